@@ -1,0 +1,63 @@
+"""The project's one family of errors: each names the field, the value, the rule and the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class AnyoError(Exception):
+    """A problem that the user can act on; entry points show its text without a traceback."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding about the input: which field holds which value, the rule it breaks, and what to do next."""
+
+    field: str
+    value: object
+    rule: str
+    next_step: str = ""
+
+    def __str__(self) -> str:
+        step = f" → {self.next_step}" if self.next_step else ""
+        return f"{self.field} = {self.value!r}: {self.rule}{step}"
+
+
+class ProblemsFound(AnyoError):
+    """One or more problems, reported together."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        if not problems:
+            raise ValueError("ProblemsFound needs at least one problem")
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    @classmethod
+    def one(cls, field: str, value: object, rule: str, next_step: str = "") -> ProblemsFound:
+        """An error of this class that holds a single problem."""
+        return cls([Problem(field, value, rule, next_step)])
+
+
+class ConfigError(ProblemsFound):
+    """The configuration breaks a rule: an unknown key, a wrong type, a value out of range."""
+
+
+class DataError(ProblemsFound):
+    """A data file is missing or malformed, or a dataset is too small or inconsistent."""
+
+
+class ArtefactError(ProblemsFound):
+    """A saved artefact does not belong to this run, is damaged, or was never finished."""
+
+
+class ModelError(ProblemsFound):
+    """A pretrained model is missing, unreadable, or of a kind that the stage cannot use."""
+
+
+class TrainingFailed(AnyoError):
+    """Training cannot go on: a loss or a metric is not finite, or the device is out of memory."""
+
+
+class StopTraining(Exception):
+    """Raised by a report callback to end the loop after the reported epoch (a pruned trial)."""

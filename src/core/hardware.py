@@ -1,0 +1,53 @@
+"""What a run stood on: machine, devices, versions. And the choice of a device by name."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from src.core.errors import ConfigError
+
+_PACKAGES = ("torch", "numpy", "pandas", "transformers", "peft", "ray", "optuna", "hydra-core", "safetensors")
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is the first GPU, else the CPU; any other name is torch's own (``cpu``, ``cuda``, ``cuda:1``).
+
+    Raises ``ConfigError`` for an unknown name and for a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError.one("runtime.device", name, "is no device name", "use auto, cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError.one("runtime.device", name, "no CUDA device is available", "use runtime.device=cpu")
+    return device
+
+
+def package_versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that decide results; None where a package is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, platform and GPUs."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {"platform": platform.platform(), "machine": platform.machine(), "cpu_cores": os.cpu_count(), "gpus": gpus}
+
+
+def command_line() -> list[str]:
+    """The command that started this process, as given."""
+    return [sys.executable, *sys.argv]

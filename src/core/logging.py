@@ -1,0 +1,62 @@
+"""One log file a run, one short screen: the file gets everything, the terminal what a person wants to see."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+#: Everything meant for a person goes through this console, so that bars and lines do not tear each other.
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+
+_NOISY = ("httpx", "urllib3", "filelock", "fsspec", "transformers", "torch", "ray", "optuna", "alembic")
+
+
+def get_logger(name: str) -> logging.Logger:
+    """The logger of a module (pass ``__name__``)."""
+    return logging.getLogger(name)
+
+
+def log_to(path: Path | None, level: int = logging.INFO) -> None:
+    """Send INFO and above to the terminal and, when ``path`` is given, DEBUG and above of `src` to that file."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()
+    screen = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S", markup=False)
+    screen.setLevel(level)
+    root.addHandler(screen)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file_handler = logging.FileHandler(path, encoding="utf-8")
+        file_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root.addHandler(file_handler)
+    root.setLevel(logging.INFO)
+    logging.getLogger("src").setLevel(logging.DEBUG if path else level)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Progress]:
+    """A bar on the terminal for long work; advance its only task with ``bar.advance(bar.task_ids[0])``.
+
+    Where the output is no terminal (a log, CI) nothing is drawn.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not sys.stdout.isatty()) as bar:
+        bar.add_task(description, total=total, note="")
+        yield bar

@@ -1,0 +1,185 @@
+"""Where the teacher's outputs meet the training examples, joined by `example_id`; and DLLM2Rec's three files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from src.core.errors import ArtefactError, DataError, Problem
+from src.core.paths import atomic_folder
+from src.data.examples import Examples, SequenceData
+from src.data.teacher_outputs import TeacherOutputs
+
+
+@dataclass(frozen=True, eq=False)
+class TeachingRows:
+    """The teacher's outputs on the training device, reached by training row number.
+
+    ``slot`` ``[N_train]`` points into the M labelled rows, or at the last, empty row M where there is no label.
+    ``candidates`` ``[M + 1, K]``, ``distances`` ``[M + 1, K]``, ``sequence_embedding`` ``[M + 1, E]``;
+    ``item_embedding`` ``[V, W]``.
+    """
+
+    slot: Tensor
+    candidates: Tensor
+    distances: Tensor
+    sequence_embedding: Tensor
+    item_embedding: Tensor
+
+    def labelled(self, rows: Tensor) -> Tensor:
+        """``[B]`` bool: whether the teacher said something about these rows."""
+        return self.slot[rows] < len(self.candidates) - 1
+
+    def ranking(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Candidates and distances ``[B, K]``; items 0..K-1 at distance 0 where a row has no label."""
+        slot = self.slot[rows]
+        return self.candidates[slot], self.distances[slot]
+
+    def embedding(self, rows: Tensor) -> Tensor:
+        """``[B, E]`` sequence embeddings; zeros where a row has no label."""
+        return self.sequence_embedding[self.slot[rows]]
+
+    @property
+    def num_labelled(self) -> int:
+        """M."""
+        return len(self.candidates) - 1
+
+
+def align(outputs: TeacherOutputs, train: Examples, topk: int, device: torch.device | str) -> TeachingRows:
+    """Join by `example_id` and keep the first ``topk`` candidates.
+
+    Raises ``ArtefactError`` when a label belongs to no training example, or when fewer than ``topk`` were exported.
+    """
+    problems = []
+    if topk > outputs.candidates.shape[1]:
+        problems.append(
+            Problem(
+                "distill.candidate_topk",
+                topk,
+                f"the teacher exported {outputs.candidates.shape[1]} candidates a row",
+                "lower it, or export more with teacher.export.top_n",
+            )
+        )
+    order = np.argsort(train.example_id, kind="stable")
+    place = np.searchsorted(train.example_id, outputs.example_id, sorter=order)
+    row = order[np.minimum(place, len(order) - 1)]
+    stray = outputs.example_id[train.example_id[row] != outputs.example_id]
+    if len(stray):
+        problems.append(
+            Problem("example_id", stray[:5].tolist(), "labels no training example of this split", "label again")
+        )
+    if problems:
+        raise ArtefactError(problems)
+    slot = np.full(len(train), len(outputs), dtype=np.int64)
+    slot[row] = np.arange(len(outputs))
+    return TeachingRows(
+        slot=torch.tensor(slot, device=device),
+        candidates=_with_empty_row(outputs.candidates[:, :topk], np.arange(topk), device),
+        distances=_with_empty_row(outputs.distances[:, :topk], np.zeros(topk, np.float32), device),
+        sequence_embedding=_with_empty_row(
+            outputs.sequence_embedding, np.zeros(outputs.sequence_embedding.shape[1], np.float32), device
+        ),
+        item_embedding=torch.tensor(np.asarray(outputs.item_embedding), dtype=torch.float32, device=device),
+    )
+
+
+def _with_empty_row(rows: NDArray[Any], empty: NDArray[Any], device: torch.device | str) -> Tensor:
+    dtype = torch.int64 if np.issubdtype(rows.dtype, np.integer) else torch.float32
+    return torch.tensor(np.concatenate([rows, empty[None]]), dtype=dtype, device=device)
+
+
+RANKING_FILE, CONFIDENCE_FILE, EMBEDDING_FILE = "myrank_train.txt", "confidence_train.txt", "all_embeddings.pt"
+
+
+def export_dllm2rec(folder: Path, outputs: TeacherOutputs, train: Examples) -> None:
+    """Write DLLM2Rec's three files, line i for training row i (golden §8).
+
+    Raises ``ArtefactError`` when some training row has no label: that format has no way to say so.
+    """
+    teaching = align(outputs, train, outputs.candidates.shape[1], "cpu")
+    missing = int((teaching.slot == teaching.num_labelled).sum())
+    if missing:
+        raise ArtefactError.one(
+            "teacher outputs",
+            f"{missing} rows without a label",
+            "DLLM2Rec's files need one line for every training row",
+            "label all rows: teacher.export.budget=1.0",
+        )
+    with atomic_folder(folder) as target:
+        np.savetxt(target / RANKING_FILE, teaching.candidates[teaching.slot].numpy(), fmt="%d")
+        np.savetxt(target / CONFIDENCE_FILE, teaching.distances[teaching.slot].numpy(), fmt="%.9g")
+        torch.save(teaching.item_embedding, target / EMBEDDING_FILE)
+
+
+def import_dllm2rec(folder: Path, data: SequenceData) -> TeacherOutputs:
+    """Read DLLM2Rec's three files as teacher outputs for every training row.
+
+    They hold no sequence embeddings (width 0 here) and no scores (−distance stands in). Raises ``DataError`` that names
+    file and line.
+    """
+    candidates = _read_table(folder / RANKING_FILE, np.int64)
+    distances = _read_table(folder / CONFIDENCE_FILE, np.float32)
+    embedding = _read_embeddings(folder / EMBEDDING_FILE)
+    problems = [
+        Problem(str(folder / name), len(table), f"needs one line for each of {len(data.train)} training rows")
+        for name, table in ((RANKING_FILE, candidates), (CONFIDENCE_FILE, distances))
+        if len(table) != len(data.train)
+    ]
+    if candidates.shape != distances.shape:
+        problems.append(Problem("columns", (candidates.shape, distances.shape), "rankings and confidences must agree"))
+    if problems:
+        raise DataError(problems)
+    outputs = TeacherOutputs(
+        data.train.example_id, candidates, -distances, distances, np.zeros((len(data.train), 0), np.float32), embedding,
+        imported_manifest(data, folder),
+    )  # fmt: skip
+    if problems := outputs.check(data.num_items):
+        raise DataError(problems)
+    return outputs
+
+
+def imported_manifest(data: SequenceData, folder: Path) -> Mapping[str, Any]:
+    """The manifest of outputs that came from files: the model and the prompt are unknown."""
+    fingerprints = {**data.fingerprints(), "model": f"imported from {folder}", "prompt": "unknown"}
+    return {"fingerprints": fingerprints, "source": str(folder)}
+
+
+def _read_table(path: Path, dtype: type) -> NDArray[Any]:
+    """Whitespace-separated numbers, ids also in float notation, the same count on every line."""
+    if not path.is_file():
+        raise DataError.one("file", str(path), "is missing")
+    rows: list[list[float]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = [float(word) for word in line.split()]
+        except ValueError:
+            raise DataError.one(f"{path}:{number}", line[:60], "must hold numbers only") from None
+        if rows and len(values) != len(rows[0]):
+            raise DataError.one(f"{path}:{number}", len(values), f"must hold {len(rows[0])} numbers like line 1")
+        if np.issubdtype(dtype, np.integer) and any(value != int(value) for value in values):
+            raise DataError.one(f"{path}:{number}", line[:60], "must hold whole item ids")
+        rows.append(values)
+    return np.array(rows, dtype=dtype)
+
+
+def _read_embeddings(path: Path) -> NDArray[np.float32]:
+    if not path.is_file():
+        raise DataError.one("file", str(path), "is missing")
+    try:
+        table = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, ValueError, EOFError, TypeError, KeyError, UnpicklingError) as error:
+        raise DataError.one("file", str(path), f"is not a saved tensor ({error})") from None
+    if not isinstance(table, Tensor) or table.dim() != 2:
+        raise DataError.one("file", str(path), "must hold one tensor [items, width]")
+    result: NDArray[np.float32] = table.float().numpy()
+    return result

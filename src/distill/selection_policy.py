@@ -1,0 +1,96 @@
+"""Which labelled rows are taught in a step. The interface is open: register a policy of your own with `register`.
+
+A policy is a pure function of tensors; ``tests/contracts/selection_policy.py`` is the suite that any policy must pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from src.core.errors import ConfigError
+from src.core.metrics import target_ranks
+from src.distill.settings import ActiveSettings
+
+
+@dataclass(frozen=True, eq=False)
+class SelectionContext:
+    """What a policy may look at, without gradients.
+
+    ``student_logits`` ``[B, V]``; ``target`` ``[B]``; ``candidates`` ``[B, K]``; ``distances`` ``[B, K]``; ``labelled``
+    ``[B]`` bool (the candidates of unlabelled rows are arbitrary valid ids); ``temperature`` τ > 0.
+    """
+
+    student_logits: Tensor
+    target: Tensor
+    candidates: Tensor
+    distances: Tensor
+    labelled: Tensor
+    temperature: float
+
+
+class SelectionPolicy(Protocol):
+    """Chooses rows; the trainer intersects the choice with ``labelled``."""
+
+    def select(self, context: SelectionContext) -> Tensor:
+        """``[B]`` bool: rows to teach. Each row's answer depends on that row alone."""
+
+
+class TeachAll:
+    """Every labelled row."""
+
+    def select(self, context: SelectionContext) -> Tensor:
+        """``[B]`` bool."""
+        return context.labelled
+
+
+def teacher_student_kl(logits: Tensor, candidates: Tensor, distances: Tensor, temperature: float) -> Tensor:
+    """KL(teacher ‖ student) over the teacher's top K, in nats: ``[B]``.
+
+    The teacher is ∝ e^{−d/τ}, the student a softmax over the same items.
+    """
+    teacher = torch.log_softmax(-distances / temperature, dim=1)
+    student = torch.log_softmax(logits.gather(1, candidates), dim=1)
+    return (teacher.exp() * (teacher - student)).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class KLDivergence:
+    """Rows in which teacher and student disagree by at least ``threshold`` nats."""
+
+    threshold: float
+
+    def select(self, context: SelectionContext) -> Tensor:
+        """``[B]`` bool."""
+        kl = teacher_student_kl(context.student_logits, context.candidates, context.distances, context.temperature)
+        return context.labelled & (kl >= self.threshold)
+
+
+@dataclass(frozen=True)
+class GroundTruthError:
+    """Rows whose target the student ranks worse than ``threshold`` (1-based)."""
+
+    threshold: int
+
+    def select(self, context: SelectionContext) -> Tensor:
+        """``[B]`` bool."""
+        return context.labelled & (target_ranks(context.student_logits, context.target) > self.threshold)
+
+
+_POLICIES: dict[str, Callable[[ActiveSettings], SelectionPolicy]] = {
+    "all": lambda settings: TeachAll(),
+    "kl_divergence": lambda settings: KLDivergence(settings.kl_threshold),
+    "ground_truth_error": lambda settings: GroundTruthError(settings.rank_threshold),
+}
+
+
+def build_policy(settings: ActiveSettings) -> SelectionPolicy:
+    """The policy that the settings name; raises ``ConfigError`` for an unknown one."""
+    try:
+        return _POLICIES[settings.policy](settings)
+    except KeyError:
+        raise ConfigError.one("active.policy", settings.policy, f"must be one of {sorted(_POLICIES)}") from None

@@ -1,0 +1,1 @@
+"""Comparisons between models on the same examples, and the tables that show them."""

@@ -1,0 +1,92 @@
+"""Models side by side on the same examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from rich.table import Table
+from torch import Tensor
+
+from src.core.metrics import summarise
+from src.data.examples import Examples
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """A model's 1-based target ranks ``[N]`` on the examples ``example_id`` ``[N]`` of users ``[N]``."""
+
+    model: str
+    split: str
+    example_id: NDArray
+    user: NDArray
+    ranks: Tensor
+
+    @classmethod
+    def of(cls, model: str, split: str, examples: Examples, ranks: Tensor) -> Ranked:
+        """Ranks of a model over a split, or over a sample of one."""
+        return cls(model, split, examples.example_id, examples.user, ranks.cpu())
+
+    def on(self, other: Ranked) -> Ranked:
+        """These ranks restricted to the examples that ``other`` holds, in that order (joined by example_id)."""
+        place = pd.Series(range(len(self.example_id)), index=self.example_id).loc[other.example_id].to_numpy()
+        return Ranked(self.model, other.split, other.example_id, other.user, self.ranks[torch.from_numpy(place.copy())])
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the comparison; ``trials`` is how many configurations were tried to find this model."""
+
+    model: str
+    split: str
+    examples: int
+    trials: int
+    metrics: Mapping[str, float]
+
+
+def row(ranked: Ranked, ks: Sequence[int], trials: int) -> Row:
+    """A model's metrics on the examples it ranked."""
+    return Row(ranked.model, ranked.split, len(ranked.ranks), trials, summarise(ranked.ranks, ks))
+
+
+def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
+    """The comparison as a table of plain columns, for CSV."""
+    return pd.DataFrame(
+        [{"model": r.model, "split": r.split, "examples": r.examples, "trials": r.trials, **r.metrics} for r in rows]
+    )
+
+
+def as_table(rows: Sequence[Row], ks: Sequence[int], title: str) -> Table:
+    """The comparison for the terminal; with one target a row HitRatio is Recall, so it is not shown."""
+    shown = {f"ndcg_{k}": f"NDCG@{k}" for k in ks} | {f"recall_{max(ks)}": f"Recall@{max(ks)}"}
+    table = Table(title=title, title_justify="left")
+    for heading in ("model", "split"):
+        table.add_column(heading)
+    for heading in ("examples", "trials", *shown.values()):
+        table.add_column(heading, justify="right")
+    for r in rows:
+        values = [f"{r.metrics[name]:.4f}" for name in shown]
+        table.add_row(r.model, r.split, f"{r.examples:,}", str(r.trials), *values)
+    return table
+
+
+def ranks_frame(rankings: Sequence[Ranked]) -> pd.DataFrame:
+    """Every target rank, one line an example and model: what paired comparisons are computed from."""
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "model": r.model,
+                    "split": r.split,
+                    "example_id": r.example_id,
+                    "user": r.user,
+                    "rank": r.ranks.numpy(),
+                }
+            )
+            for r in rankings
+        ],
+        ignore_index=True,
+    )

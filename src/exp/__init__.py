@@ -1,0 +1,1 @@
+"""Entry points. The only room that sees Hydra; everything below gets frozen settings."""

@@ -1,0 +1,29 @@
+"""What is looked at before a result folder is made and before anything is trained."""
+
+from __future__ import annotations
+
+from src.exp.door import gather
+from src.pipeline.cache import StageCache
+from src.pipeline.settings import ExperimentSettings
+from src.pipeline.stages import Stages
+from src.student.models import build_student
+from src.teacher.llm import check_llm
+
+
+def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
+    """Stages with their data loaded; raises ``ConfigError`` with the problems of data, device, student and model."""
+    stages = Stages(settings, StageCache(settings.runtime.cache, settings.runtime.reuse))
+
+    def student() -> None:
+        build_student(settings.student, 2, settings.dataset.window)
+
+    def language_model() -> None:
+        if teacher and settings.distill.outputs_from is None:
+            check_llm(settings.teacher)
+
+    def given_outputs() -> None:
+        if teacher and settings.distill.outputs_from is not None:
+            _ = stages.outputs
+
+    gather(lambda: stages.data, lambda: stages.device, student, language_model, given_outputs)
+    return stages

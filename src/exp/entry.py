@@ -1,0 +1,120 @@
+"""How every entry point runs: settings, checks, a folder of its own, the work, one last line with the result's path."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+from rich.markup import escape
+
+from src.core.errors import AnyoError, ConfigError, ProblemsFound
+from src.core.logging import console, get_logger, log_to
+from src.core.paths import reserve_folder
+from src.exp.door import CONF, expand_params, format_value, nested_plain, read_settings
+from src.exp.help import show_help
+from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
+
+_log = get_logger(__name__)
+
+S = TypeVar("S")
+LOG = "run.log"
+
+
+@dataclass(frozen=True)
+class Entry(Generic[S]):
+    """An entry point: ``check`` looks for problems before a folder is made, ``run`` does the work and ends the folder.
+
+    ``check`` returns whatever it prepared; ``run`` gets it back.
+    """
+
+    command: str
+    config_name: str
+    description: str
+    schema: type[S]
+    check: Callable[[S], Any]
+    run: Callable[[S, Any, RunFolder], None]
+
+    def main(self) -> None:
+        """Run with ``sys.argv``; leaves with exit code 0, 1 (failed while running), 2 (bad input) or 130 (Ctrl-C)."""
+        sys.exit(self.execute(sys.argv[1:]))
+
+    def execute(self, arguments: list[str]) -> int:
+        """As `main`, for given arguments; returns the exit code."""
+        if any(argument in ("--help", "-h") for argument in arguments):
+            show_help(self.command, self.description, self.config_name, self.schema)
+            return 0
+        try:
+            return self._execute(arguments)
+        except ProblemsFound as error:
+            _show_problems(error)
+            return 2
+        except AnyoError as error:
+            console.print(f"[bold red]error:[/] {escape(str(error))}")
+            return 1
+        except KeyboardInterrupt:
+            console.print("interrupted")
+            return 130
+
+    def _execute(self, arguments: list[str]) -> int:
+        log_to(None)
+        settings, wanted = read_settings(self.config_name, arguments, self.schema)
+        prepared = self.check(settings)
+        folder = RunFolder(_own_folder(wanted, arguments))
+        log_to(folder.path / LOG)
+        folder.write_yaml(SETTINGS_FILE, nested_plain(settings), "everything this run was asked for, paths absolute")
+        failure = _under_hydra(self.config_name, arguments, folder.path, lambda: self.run(settings, prepared, folder))
+        if failure is not None:
+            _log.debug("".join(traceback.format_exception(failure)))
+            if not any(folder.path.glob("*.json*")):
+                _log.info("nothing was written to %s but its log", folder.path)
+            raise failure
+        console.print(str(folder.path), markup=False)
+        return 0
+
+
+def _own_folder(wanted: Path, arguments: list[str]) -> Path:
+    """A new folder; one that the user named must be empty, the default gets a suffix when another run took it."""
+    wanted = wanted.resolve()
+    if any(argument.startswith("hydra.run.dir=") for argument in arguments):
+        if wanted.exists() and any(wanted.iterdir()):
+            raise ConfigError.one("hydra.run.dir", str(wanted), "is not empty", "name a new folder: results are kept")
+        if wanted.exists():
+            wanted.rmdir()
+    return reserve_folder(wanted)
+
+
+def _under_hydra(
+    config_name: str, arguments: list[str], folder: Path, work: Callable[[], None]
+) -> BaseException | None:
+    """Run ``work`` as a Hydra job in ``folder``, its working directory; returns the error that ended it, or None."""
+    failure: list[BaseException] = []
+
+    def job(config: DictConfig) -> None:
+        try:
+            work()
+        except (AnyoError, KeyboardInterrupt) as error:
+            # Hydra would print a traceback of its own; the entry shows the message instead
+            failure.append(error)
+
+    overrides = [a for a in expand_params(arguments) if not a.startswith("hydra.run.dir=")]
+    before, sys.argv = sys.argv, [sys.argv[0], *overrides, f"hydra.run.dir={format_value(str(folder))}"]
+    GlobalHydra.instance().clear()
+    try:
+        hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(job)()
+    finally:
+        sys.argv = before
+    return failure[0] if failure else None
+
+
+def _show_problems(error: ProblemsFound) -> None:
+    count = len(error.problems)
+    console.print(f"[bold red]{count} problem{'s' if count > 1 else ''}:[/]")
+    for problem in error.problems:
+        console.print(f"  • {problem}", markup=False)

@@ -1,0 +1,95 @@
+"""Finished stages, kept by the fingerprint of everything that determines them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from src.core.data_utils import fingerprint
+from src.core.errors import ArtefactError, ConfigError
+from src.core.logging import get_logger
+from src.core.paths import MANIFEST, atomic_folder, read_json, require_finished, write_json
+
+_log = get_logger(__name__)
+
+STAGE = "stage.json"
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """Where a stage's artefact lies, how long it took when it was built, and whether this run reused it."""
+
+    name: str
+    key: str
+    folder: Path
+    seconds: float
+    reused: bool
+
+
+@dataclass
+class StageCache:
+    """Builds a stage once for each key. ``records`` tells a run's story in order."""
+
+    root: Path
+    reuse: bool = True
+    records: list[StageRecord] = field(default_factory=list)
+
+    def stage(
+        self, name: str, determined_by: Mapping[str, Any], build: Callable[[Path], None], kind: str = ""
+    ) -> StageRecord:
+        """The finished folder ``root/kind/key``; ``build(folder)`` fills a temporary one when there is none.
+
+        ``determined_by`` must hold everything that decides the content. ``name`` is what the run calls the stage; two
+        names of one ``kind`` (the name itself by default) share their artefacts. A folder that is unfinished or damaged
+        is built again. Raises ``ConfigError`` when the cache cannot be written.
+        """
+        kind = kind or name
+        key = fingerprint(kind, determined_by)
+        folder = self.root / kind / key
+        found = _finished(folder) if self.reuse else None
+        if found is not None:
+            _log.info("%s: reused %s (built in %.1f s)", name, key, found["seconds"])
+            return self._remember(StageRecord(name, key, folder, float(found["seconds"]), reused=True))
+        _log.info("%s: building %s", name, key)
+        seconds = self._build(folder, determined_by, build)
+        _log.info("%s: built in %.1f s", name, seconds)
+        return self._remember(StageRecord(name, key, folder, seconds, reused=False))
+
+    def _build(self, folder: Path, determined_by: Mapping[str, Any], build: Callable[[Path], None]) -> float:
+        start = time.perf_counter()
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError.one("runtime.cache", str(self.root), f"cannot be written ({error.strerror})") from None
+        with atomic_folder(folder) as target:
+            build(target)
+            seconds = time.perf_counter() - start
+            write_json(target / STAGE, {"seconds": seconds, "determined_by": _readable(determined_by)})
+        return seconds
+
+    def _remember(self, record: StageRecord) -> StageRecord:
+        self.records.append(record)
+        return record
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """What was written beside a finished artefact, or None where it has to be built."""
+    if not folder.exists():
+        return None
+    try:
+        require_finished(folder)
+        stage: dict[str, Any] = read_json(folder / STAGE)
+    except ArtefactError as error:
+        _log.warning("%s is not usable and will be built again: %s", folder / MANIFEST, error)
+        return None
+    return stage
+
+
+def _readable(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value if isinstance(value, (str, int, float, type(None))) else str(value)
+        for name, value in values.items()
+    }

@@ -1,0 +1,143 @@
+"""Students and teachers of finished result folders, side by side on the splits that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass as settings_dataclass
+
+from src.core.errors import ArtefactError, ConfigError, Problem, ProblemsFound
+from src.core.hardware import resolve_device
+from src.core.paths import require_finished
+from src.core.settings import STRICT
+from src.evaluation.comparison import Ranked, Row, row
+from src.pipeline.cache import StageCache
+from src.pipeline.final import Contestant, popularity, sample, write_comparison
+from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
+from src.pipeline.runs import BEST_STUDENT
+from src.pipeline.settings import ExperimentSettings, RuntimeSettings
+from src.pipeline.stages import Stages
+from src.student.artefact import load_student
+from src.student.datamodule import TensorExamples
+from src.student.evaluator import rank_examples
+from src.student.settings import EvaluationSettings
+from src.teacher.factory import load_teacher
+from src.teacher.labelling import score_examples
+
+TEACHER = "teacher"
+
+
+@settings_dataclass(frozen=True, config=STRICT)
+class EvaluateSettings:
+    """Which results, and how they are judged."""
+
+    evaluation: EvaluationSettings
+    runtime: RuntimeSettings
+    results: Annotated[
+        tuple[Path, ...],
+        Field(min_length=1, description="finished result folders: results=[result/result_A,result/result_B]"),
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedResult:
+    """A finished result folder and the experiment behind it."""
+
+    folder: Path
+    experiment: ExperimentSettings
+
+    @classmethod
+    def read(cls, folder: Path) -> FinishedResult:
+        """Raises ``ArtefactError`` for a folder that is missing, unfinished or without its settings."""
+        require_finished(folder)
+        try:
+            content = yaml.safe_load((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        except OSError:
+            raise ArtefactError.one("folder", str(folder), f"has no {SETTINGS_FILE}") from None
+        # a search's or a teacher's settings hold more than the experiment
+        known = {field.name for field in fields(ExperimentSettings)}
+        experiment = {name: value for name, value in content.items() if name in known}
+        return cls(folder, TypeAdapter(ExperimentSettings).validate_python(experiment))
+
+    def has_student(self) -> bool:
+        """Whether the result holds a student."""
+        return (self.folder / BEST_STUDENT).is_dir()
+
+    def has_teacher(self) -> bool:
+        """Whether the result holds a teacher (those of run_teacher do)."""
+        return (self.folder / TEACHER).is_dir()
+
+
+@dataclass(frozen=True, eq=False)
+class Lineup:
+    """The results to compare, over one dataset."""
+
+    results: Sequence[FinishedResult]
+    stages: Stages
+
+
+def check_results(settings: EvaluateSettings) -> Lineup:
+    """Read every result; raises ``ConfigError`` with all that are unfinished or belong to another dataset."""
+    problems: list[Problem] = []
+    results: list[FinishedResult] = []
+    for folder in settings.results:
+        try:
+            results.append(FinishedResult.read(folder))
+        except ProblemsFound as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    stages = Stages(results[0].experiment, StageCache(settings.runtime.cache))
+    expected = stages.data.fingerprints()
+    for result in results:
+        found = require_finished(result.folder)["fingerprints"]
+        problems += [
+            Problem(
+                f"results: {name}", str(result.folder), f"has another {name} than {results[0].folder}", "compare apart"
+            )
+            for name, value in expected.items()
+            if found.get(name) != value
+        ]
+    if problems:
+        raise ConfigError(problems)
+    return Lineup(results, stages)
+
+
+def run_eval_all(settings: EvaluateSettings, field: Lineup, folder: RunFolder) -> None:
+    """Rank on validation and test (opened here, once), write the tables and the manifest."""
+    stages, device = field.stages, resolve_device(settings.runtime.device)
+    names = ", ".join(str(result.folder) for result in field.results)
+    test = stages.data.test.open(f"run_eval_all of {names}", folder.test_record)
+    ranked: list[Ranked] = []
+    for split, examples in (("validation", stages.data.validation), ("test", test)):
+        tensors = TensorExamples.of(examples, device)
+        students = [popularity(stages), *(_student(r, stages, device) for r in field.results if r.has_student())]
+        full = [
+            Ranked.of(s.name, split, examples, rank_examples(s.score, tensors, settings.evaluation)) for s in students
+        ]
+        ranked += full
+        for result in field.results:
+            if not result.has_teacher():
+                continue
+            teacher_settings = result.experiment.teacher
+            rows = teacher_settings.validation_rows if split == "validation" else teacher_settings.test_rows
+            shown = sample(examples, rows, result.experiment.seed, split)
+            teacher = load_teacher(result.folder / TEACHER, teacher_settings, stages.data, device)
+            label = f"{split} ({result.folder.name}'s sample)"
+            ranks = score_examples(teacher, shown, teacher_settings.export.batch_size)
+            own = Ranked.of(f"{result.folder.name}/teacher", label, shown, ranks)
+            ranked += [own, *(other.on(own) for other in full)]
+    rows_: list[Row] = [row(r, settings.evaluation.ks, 1) for r in ranked]
+    write_comparison(folder, rows_, ranked, settings.evaluation.ks, "results side by side")
+    results = [str(result.folder) for result in field.results]
+    folder.finish("evaluate_all", field.results[0].experiment.seed, stages.data.fingerprints(), {"results": results})
+
+
+def _student(result: FinishedResult, stages: Stages, device: object) -> Contestant:
+    student, _ = load_student(result.folder / BEST_STUDENT, stages.data)
+    return Contestant(f"{result.folder.name}/student", student.to(str(device)))

@@ -1,0 +1,102 @@
+"""Models side by side. Validation may be looked at by anyone; the test split is opened here, once a run, and logged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from src.core.logging import console
+from src.core.paths import write_text
+from src.core.seed import numpy_generator
+from src.data.examples import Examples
+from src.evaluation.comparison import Ranked, Row, as_frame, as_table, ranks_frame, row
+from src.pipeline.run_folder import RunFolder
+from src.pipeline.stages import Stages
+from src.student.datamodule import TensorExamples
+from src.student.evaluator import Score, rank_examples
+from src.student.popularity import Popularity
+from src.teacher.labelling import score_examples
+
+COMPARISON = "comparison.csv"
+RANKS = "ranks.csv"
+
+
+@dataclass(frozen=True, eq=False)
+class Contestant:
+    """A scorer with a name, and how many configurations were tried to find it."""
+
+    name: str
+    score: Score
+    trials: int = 1
+
+
+def sample(examples: Examples, count: int, seed: int, split: str) -> Examples:
+    """A seeded sample of a split in its own order; all of it where ``count`` is 0 or not smaller."""
+    if count == 0 or count >= len(examples):
+        return examples
+    rows = numpy_generator(seed, "teacher_sample", split).choice(len(examples), size=count, replace=False)
+    return examples.take(np.sort(rows))
+
+
+@dataclass
+class Comparison:
+    """Ranks contestants on the splits that it is shown, and writes what came out."""
+
+    stages: Stages
+    contestants: Sequence[Contestant]
+    with_teacher: bool
+
+    def validation(self) -> list[Ranked]:
+        """Every contestant on validation, the teacher on its sample."""
+        data, settings = self.stages.data, self.stages.settings.teacher
+        return self._rank("validation", data.validation, settings.validation_rows)
+
+    def test(self, folder: RunFolder, reason: str) -> list[Ranked]:
+        """The same on the test split, which this opens."""
+        examples = self.stages.data.test.open(reason, folder.test_record)
+        return self._rank("test", examples, self.stages.settings.teacher.test_rows)
+
+    def _rank(self, split: str, examples: Examples, teacher_rows: int) -> list[Ranked]:
+        tensors = TensorExamples.of(examples, self.stages.device)
+        evaluation = self.stages.settings.evaluation
+        ranked = [
+            Ranked.of(c.name, split, examples, rank_examples(c.score, tensors, evaluation)) for c in self.contestants
+        ]
+        if self.with_teacher:
+            ranked += self._teacher(split, sample(examples, teacher_rows, self.stages.settings.seed, split), ranked)
+        return ranked
+
+    def _teacher(self, split: str, shown: Examples, others: Sequence[Ranked]) -> list[Ranked]:
+        """The teacher on a sample, and every contestant on the same examples, so that they can be set side by side."""
+        label = f"{split} sample"
+        teacher = self.stages.trained_teacher
+        ranks = score_examples(teacher, shown, self.stages.settings.teacher.export.batch_size)
+        own = Ranked.of("teacher", label, shown, torch.as_tensor(ranks))
+        restricted = [other.on(own) for other in others]
+        return [own, *restricted]
+
+    def rows(self, ranked: Sequence[Ranked]) -> list[Row]:
+        """Metrics of each ranking."""
+        trials = {c.name: c.trials for c in self.contestants}
+        return [row(r, self.stages.settings.evaluation.ks, trials.get(r.model, 1)) for r in ranked]
+
+
+def popularity(stages: Stages) -> Contestant:
+    """The baseline that costs nothing."""
+    model = Popularity(torch.from_numpy(stages.data.item_counts)).to(stages.device)
+    return Contestant("popularity", model)
+
+
+def write_comparison(
+    folder: RunFolder, rows: Sequence[Row], ranked: Sequence[Ranked], ks: Sequence[int], title: str
+) -> None:
+    """`comparison.csv`, `ranks.csv`, one JSON a model under `metrics/`, and the table on the terminal."""
+    write_text(folder.path / COMPARISON, as_frame(rows).to_csv(index=False))
+    write_text(folder.path / RANKS, ranks_frame(ranked).to_csv(index=False))
+    for model in dict.fromkeys(r.model for r in rows):
+        by_split = {r.split: {"examples": r.examples, **r.metrics} for r in rows if r.model == model}
+        folder.write_metrics(model, by_split)
+    console.print(as_table(rows, ks, title))

@@ -1,0 +1,136 @@
+"""What each `run_*` command does with its stages, as plain functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from src.core.logging import console, get_logger, progress_bar
+from src.core.training import FitResult
+from src.data.dataset import format_statistics
+from src.distill.data_bridge import align, export_dllm2rec
+from src.distill.trainer_distill import DistillRun, train_distilled
+from src.pipeline.curves import write_curves
+from src.pipeline.final import Comparison, Contestant, popularity, write_comparison
+from src.pipeline.run_folder import RunFolder
+from src.pipeline.stages import Stages, fit_of
+from src.student.artefact import save_student
+
+_log = get_logger(__name__)
+
+BEST_STUDENT = "best_student"
+CURVES = "tb"
+
+
+def describe_data(stages: Stages) -> None:
+    """The dataset's statistics on the terminal."""
+    console.print(format_statistics(stages.data))
+
+
+def baseline_contestant(stages: Stages) -> Contestant:
+    """The student trained alone."""
+    return Contestant("baseline", stages.load_student(stages.baseline).eval())
+
+
+def run_student_baseline(stages: Stages, folder: RunFolder) -> None:
+    """Train the student alone; compare it with popularity on validation."""
+    describe_data(stages)
+    record = stages.baseline
+    folder.copy_folder(record.folder, BEST_STUDENT)
+    write_curves(folder.path / CURVES / "student_baseline", fit_of(record).history)
+    comparison = Comparison(stages, [popularity(stages), baseline_contestant(stages)], with_teacher=False)
+    _conclude(stages, folder, comparison, "student_baseline", {"student": fit_summary(fit_of(record))})
+
+
+def run_teacher(stages: Stages, folder: RunFolder, export: bool) -> None:
+    """Train the teacher and label; compare it with the student on a validation sample."""
+    describe_data(stages)
+    outputs = stages.outputs
+    folder.copy_folder(stages.teacher.folder, "teacher")
+    folder.copy_folder(stages.outputs_record.folder, "teacher_outputs")
+    if export:
+        export_dllm2rec(folder.path / "dllm2rec", outputs, stages.data.train)
+    comparison = Comparison(stages, [popularity(stages), baseline_contestant(stages)], with_teacher=True)
+    _conclude(stages, folder, comparison, "teacher", teacher_facts(stages))
+
+
+def run_distill(stages: Stages, folder: RunFolder) -> None:
+    """Train one student with the teacher; compare it with the baseline on validation."""
+    describe_data(stages)
+    run = distil(stages)
+    folder.watch.add("distill_student_train_time", run.fit.seconds)
+    data, settings = stages.data, stages.settings
+    extra = {"fit": asdict(run.fit)}
+    save_student(folder.path / BEST_STUDENT, run.student, settings.student, data.id_map, data.fingerprints(), extra)
+    write_curves(folder.path / CURVES / "distilled", run.fit.history)
+    contestants = [popularity(stages), baseline_contestant(stages), Contestant("distilled", run.student.eval())]
+    comparison = Comparison(stages, contestants, with_teacher=stages.uses_own_teacher)
+    _conclude(stages, folder, comparison, "distill", {"student": fit_summary(run.fit), **teacher_facts(stages)})
+
+
+def distil(stages: Stages) -> DistillRun:
+    """The configured student, taught by the teacher's outputs."""
+    settings = stages.settings
+    teaching = align(stages.outputs, stages.data.train, settings.distill.candidate_topk, stages.device)
+    with progress_bar("distillation", settings.student.loop.epochs) as bar:
+
+        def report(epoch: int, metrics: Mapping[str, float]) -> None:
+            monitor = settings.student.loop.monitor
+            bar.update(bar.task_ids[0], completed=epoch, note=f"{monitor} {metrics[monitor]:.4f}")
+
+        return train_distilled(
+            settings.student,
+            settings.distill,
+            settings.active,
+            settings.evaluation,
+            stages.student_data,
+            teaching,
+            settings.seed,
+            report,
+        )
+
+
+def fit_summary(fit: FitResult) -> dict[str, Any]:
+    """What a manifest says about a training."""
+    return {
+        "epochs": fit.epochs,
+        "best_epoch": fit.best_epoch,
+        "rows_trained": fit.rows_trained,
+        "seconds": fit.seconds,
+        "validation": fit.best_metrics,
+    }
+
+
+def teacher_facts(stages: Stages) -> dict[str, Any]:
+    """Rows trained, rows labelled, epochs and gate entropy of the teacher, or where its outputs came from."""
+    labelled = {"rows_labelled": len(stages.outputs), "rows_in_training_split": len(stages.data.train)}
+    if not stages.uses_own_teacher:
+        return {"teacher": {"outputs_from": str(stages.settings.distill.outputs_from), **labelled}}
+    return {"teacher": {**stages.teacher_summary, **labelled}}
+
+
+def show_teacher(facts: Mapping[str, Any]) -> None:
+    """The teacher's facts on the terminal."""
+    shown = {name: value for name, value in facts["teacher"].items() if isinstance(value, (int, float, str))}
+    words = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()]
+    _log.info("teacher: %s", ", ".join(words))
+
+
+def _conclude(stages: Stages, folder: RunFolder, comparison: Comparison, kind: str, facts: Mapping[str, Any]) -> None:
+    """The validation table, the times, and the manifest last."""
+    if "teacher" in facts:
+        show_teacher(facts)
+    ranked = comparison.validation()
+    ks = stages.settings.evaluation.ks
+    write_comparison(folder, comparison.rows(ranked), ranked, ks, "validation (the test split stays closed)")
+    finish(stages, folder, kind, facts)
+
+
+def finish(stages: Stages, folder: RunFolder, kind: str, facts: Mapping[str, Any]) -> None:
+    """Times and manifest."""
+    folder.record_stage_times(stages.cache.records)
+    artefacts = {record.name: record.key for record in stages.cache.records}
+    reused = [record.name for record in stages.cache.records if record.reused]
+    fingerprints = {**stages.data.fingerprints(), **artefacts}
+    folder.finish(kind, stages.settings.seed, fingerprints, {"reused_stages": reused, **facts})

@@ -1,0 +1,51 @@
+"""Everything that determines an experiment, room by room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from src.core.metrics import metric_names
+from src.core.settings import STRICT
+from src.data.settings import DatasetSettings
+from src.distill.settings import ActiveSettings, DistillSettings
+from src.student.settings import EvaluationSettings, StudentSettings
+from src.teacher.settings import TeacherSettings
+
+
+@dataclass(frozen=True, config=STRICT)
+class RuntimeSettings:
+    """Where a run computes and what it reuses."""
+
+    device: Annotated[str, Field(min_length=1, description="auto (first GPU, else CPU), cpu, cuda, cuda:N")] = "auto"
+    cache: Annotated[Path, Field(description="folder of finished stages, shared by all runs")] = Path("data/cache")
+    reuse: Annotated[bool, Field(description="take finished stages from the cache; false: build them again")] = True
+
+
+@dataclass(frozen=True, config=STRICT)
+class ExperimentSettings:
+    """An experiment from interactions to a distilled student."""
+
+    dataset: DatasetSettings
+    student: StudentSettings
+    teacher: TeacherSettings
+    distill: DistillSettings
+    active: ActiveSettings
+    evaluation: EvaluationSettings
+    runtime: RuntimeSettings
+    seed: Annotated[int, Field(ge=0, description="decides every random draw of a run")] = 42
+
+    def __post_init__(self) -> None:
+        names = metric_names(self.evaluation.ks)
+        loops = {"student": self.student.loop, "teacher.encoder": self.teacher.encoder.loop}
+        for where, loop in loops.items():
+            if loop.monitor not in names:
+                raise ValueError(f"{where}.loop.monitor = {loop.monitor!r} must be one of {', '.join(names)}")
+        if self.distill.needs_ranking and self.distill.candidate_topk > self.teacher.export.top_n:
+            raise ValueError(
+                f"distill.candidate_topk = {self.distill.candidate_topk} must not exceed "
+                f"teacher.export.top_n = {self.teacher.export.top_n}"
+            )

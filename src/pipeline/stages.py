@@ -1,0 +1,224 @@
+"""The stages from interactions to teacher outputs, each cached by what determines it.
+
+data ─► student baseline ─► encoder ─► language model ─► teacher ─► teacher outputs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src.core.hardware import resolve_device
+from src.core.logging import get_logger
+from src.core.paths import MANIFEST, require_finished, write_json
+from src.core.training import FitResult
+from src.data.dataset import load_dataset
+from src.data.examples import SequenceData
+from src.data.teacher_outputs import TeacherOutputs, load_teacher_outputs, save_teacher_outputs
+from src.distill.data_bridge import RANKING_FILE, import_dllm2rec
+from src.pipeline.cache import StageCache, StageRecord
+from src.pipeline.settings import ExperimentSettings
+from src.student.artefact import load_student, save_student
+from src.student.datamodule import StudentData
+from src.student.models import SASRec, SequenceStudent
+from src.student.settings import StudentSettings
+from src.student.trainer_baseline import train_student
+from src.teacher.factory import load_teacher, save_teacher
+from src.teacher.ilora_model import ILoRATeacher
+from src.teacher.labelling import choose_rows, label
+from src.teacher.llm import fingerprint_llm
+from src.teacher.tiny_llm import build_tiny_llm
+from src.teacher.training import train_teacher
+
+_log = get_logger(__name__)
+
+#: raise a stage's number when its code changes what it produces: older cache entries are then built again
+VERSIONS = {"student": 1, "tiny_llm": 1, "teacher": 1, "teacher_outputs": 1}
+
+
+@dataclass
+class Stages:
+    """The stages of one experiment; each property builds or reuses what it needs, once."""
+
+    settings: ExperimentSettings
+    cache: StageCache
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where models are trained."""
+        return resolve_device(self.settings.runtime.device)
+
+    @cached_property
+    def data(self) -> SequenceData:
+        """The dataset, split."""
+        return load_dataset(self.settings.dataset)
+
+    @cached_property
+    def student_data(self) -> StudentData:
+        """The training and validation splits as tensors."""
+        return StudentData.of(self.data, self.device)
+
+    @cached_property
+    def baseline(self) -> StageRecord:
+        """The student trained alone, with the run's seed."""
+        return self._student("student_baseline", self.settings.student)
+
+    @cached_property
+    def encoder(self) -> StageRecord:
+        """The teacher's own frozen SASRec; the same artefact as the baseline where the settings agree."""
+        return self._student("encoder", self.settings.teacher.encoder)
+
+    def load_student(self, record: StageRecord) -> SequenceStudent:
+        """A trained student on the run's device."""
+        return load_student(record.folder, self.data)[0].to(self.device)
+
+    def _student(self, name: str, settings: StudentSettings) -> StageRecord:
+        determined_by = {
+            "version": VERSIONS["student"],
+            "data": self.data.fingerprints(),
+            "settings": asdict(settings),
+            "evaluation": asdict(self.settings.evaluation),
+            "seed": self.settings.seed,
+            "device": self.device.type,
+        }
+
+        def build(folder: Path) -> None:
+            run = train_student(settings, self.settings.evaluation, self.student_data, self.settings.seed)
+            extra = {"fit": asdict(run.fit)}
+            save_student(folder, run.student, settings, self.data.id_map, self.data.fingerprints(), extra)
+
+        return self.cache.stage(name, determined_by, build, kind="student")
+
+    @cached_property
+    def llm_folder(self) -> str:
+        """A local folder or hub id of the language model; `tiny` is built and pretrained first."""
+        teacher = self.settings.teacher
+        if teacher.llm != "tiny":
+            return teacher.llm
+        determined_by = {
+            "version": VERSIONS["tiny_llm"],
+            "train": self.data.train.fingerprint,
+            "id_map": self.data.id_map.fingerprint,
+            "settings": asdict(teacher.tiny),
+            "seed": self.settings.seed,
+        }
+
+        def build(folder: Path) -> None:
+            pretraining = build_tiny_llm(folder, teacher.tiny, self.data, self.settings.seed, self.device)
+            write_json(folder / MANIFEST, {"kind": "tiny_llm", "fit": asdict(pretraining)})
+
+        return str(self.cache.stage("tiny_llm", determined_by, build).folder)
+
+    @cached_property
+    def teacher(self) -> StageRecord:
+        """iLoRA, trained."""
+        settings = self.settings.teacher
+        determined_by = {
+            "version": VERSIONS["teacher"],
+            "data": self.data.fingerprints(),
+            "encoder": self.encoder.key,
+            "llm": fingerprint_llm(self.llm_folder),
+            # labelling, the encoder and the tiny model have keys of their own
+            "settings": {
+                **asdict(settings),
+                "export": None,
+                "encoder": None,
+                "tiny": None,
+                "llm": None,
+                "test_rows": None,
+            },
+            "seed": self.settings.seed,
+        }
+
+        def build(folder: Path) -> None:
+            run = train_teacher(
+                settings,
+                self.data,
+                self._sasrec(),
+                self.llm_folder,
+                self.device,
+                self.settings.seed,
+                self.settings.evaluation,
+            )
+            save_teacher(folder, run.teacher, self.data, run.summary())
+
+        return self.cache.stage("teacher", determined_by, build)
+
+    def _sasrec(self) -> SASRec:
+        encoder = self.load_student(self.encoder)
+        assert isinstance(encoder, SASRec)
+        return encoder
+
+    @cached_property
+    def trained_teacher(self) -> ILoRATeacher:
+        """The trained teacher on the run's device."""
+        return load_teacher(self.teacher.folder, self.settings.teacher, self.data, self.device)
+
+    @cached_property
+    def teacher_summary(self) -> dict[str, Any]:
+        """Rows trained, epochs, gate entropy, validation metrics on the sample, as the teacher's manifest tells."""
+        summary: dict[str, Any] = require_finished(self.teacher.folder)["summary"]
+        return summary
+
+    @cached_property
+    def outputs_record(self) -> StageRecord:
+        """The labelled training examples."""
+        settings = self.settings.teacher
+        determined_by = {
+            "version": VERSIONS["teacher_outputs"],
+            "teacher": self.teacher.key,
+            "export": asdict(settings.export),
+            "seed": self.settings.seed,
+        }
+
+        def build(folder: Path) -> None:
+            rows = choose_rows(self.data.train, settings.export, self.settings.seed)
+            save_teacher_outputs(
+                folder, label(self.trained_teacher, self.data, rows, settings.export), self.data.id_map
+            )
+
+        return self.cache.stage("teacher_outputs", determined_by, build)
+
+    @cached_property
+    def outputs(self) -> TeacherOutputs:
+        """The teacher's outputs: this run's, or those that ``distill.outputs_from`` names."""
+        given = self.settings.distill.outputs_from
+        if given is None:
+            return load_teacher_outputs(self.outputs_record.folder, self.data.fingerprints(), self.data.num_items)
+        if (given / RANKING_FILE).exists():
+            return import_dllm2rec(given, self.data)
+        return load_teacher_outputs(given, self.data.fingerprints(), self.data.num_items)
+
+    @property
+    def uses_own_teacher(self) -> bool:
+        """Whether this experiment trains a teacher, or reads outputs that were given."""
+        return self.settings.distill.outputs_from is None
+
+
+def fit_of(record: StageRecord) -> FitResult:
+    """How a student stage's training went."""
+    return FitResult(**require_finished(record.folder)["fit"])
+
+
+def without_distillation(settings: ExperimentSettings) -> ExperimentSettings:
+    """The point of the search space at which distillation is the student baseline."""
+    neutral = no_distillation(settings)
+    fields: Mapping[str, float] = {key.removeprefix("distill."): value for key, value in neutral.items()}
+    return replace(settings, distill=replace(settings.distill, **fields))
+
+
+def no_distillation(settings: ExperimentSettings) -> dict[str, float]:
+    """The dotted keys and values that switch every distillation term off; DRO stays as the baseline has it."""
+    return {
+        "distill.lam": 0.0,
+        "distill.alpha": settings.student.dro_weight,
+        "distill.ed_weight": 0.0,
+        "distill.ce_loss_weight": 1.0,
+        "distill.embedding_loss_weight": 0.0,
+        "distill.beta": settings.student.dro_beta,
+    }

@@ -1,0 +1,1 @@
+"""The small, fast sequential recommenders: models, objectives, training without a teacher, evaluation."""

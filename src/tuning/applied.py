@@ -1,0 +1,85 @@
+"""Searched values put into an experiment's settings, under the settings' own rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from src.core.errors import ConfigError, Problem
+from src.pipeline.settings import ExperimentSettings
+from src.pipeline.stages import no_distillation
+from src.tuning.search_space import CategoricalParameter, SearchSpace, Value, flatten
+
+
+def plain(settings: ExperimentSettings) -> dict[str, Any]:
+    """Settings as nested plain data (paths as text, tuples as lists)."""
+    nested: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
+    return nested
+
+
+def apply_values(settings: ExperimentSettings, values: Mapping[str, Value]) -> ExperimentSettings:
+    """The settings with dotted keys replaced; raises ``pydantic.ValidationError`` when a value breaks a rule."""
+    nested = plain(settings)
+    for key, value in values.items():
+        *parents, leaf = key.split(".")
+        place = nested
+        for parent in parents:
+            place = place[parent]
+        place[leaf] = value
+    return TypeAdapter(ExperimentSettings).validate_json(json.dumps(nested), strict=True)
+
+
+def check_values(space: SearchSpace, settings: ExperimentSettings) -> None:
+    """Every bound and choice must be a value that its field accepts; raises ``ConfigError`` with all that are not."""
+    problems = []
+    for key, parameter in space.parameters.items():
+        ends = parameter.choices if isinstance(parameter, CategoricalParameter) else [parameter.low, parameter.high]
+        for value in ends:
+            try:
+                apply_values(settings, {key: value})
+            except ValidationError as error:
+                problems += [Problem(f"search space: {key}", value, e["msg"]) for e in error.errors()[:1]]
+    if problems:
+        raise ConfigError(problems)
+
+
+def first_trial(space: SearchSpace, settings: ExperimentSettings) -> dict[str, Value]:
+    """The searched parameters at the no-distillation point; what is not about distillation keeps the config's value.
+
+    Raises ``ConfigError`` when the space does not hold that point: the baseline must be a trial like any other.
+    """
+    neutral, current = no_distillation(settings), flatten(plain(settings))
+    chosen: dict[str, Value] = {}
+    problems = []
+    for key, parameter in space.parameters.items():
+        if any(chosen.get(other) != value for other, value in parameter.when.items()):
+            continue
+        value = neutral.get(key, current[key])
+        if isinstance(parameter, CategoricalParameter):
+            inside = value in parameter.choices
+            value = value if inside or key in neutral else parameter.choices[0]
+            inside = inside or key not in neutral
+        else:
+            inside = parameter.low <= value <= parameter.high
+            if not inside and key not in neutral:
+                value, inside = parameter.low, True
+        if not inside:
+            problems.append(
+                Problem(
+                    f"search space: {key}", value, "the no-distillation point lies outside", "let the bounds include it"
+                )
+            )
+        chosen[key] = value
+    if problems:
+        raise ConfigError(problems)
+    return chosen
+
+
+def trial_settings(settings: ExperimentSettings, number: int, values: Mapping[str, Value]) -> ExperimentSettings:
+    """The settings of a trial; number 0 has every distillation term switched off, searched or not."""
+    extra = no_distillation(settings) if number == 0 else {}
+    return apply_values(settings, {**values, **extra})

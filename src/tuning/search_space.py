@@ -1,0 +1,213 @@
+"""A search space is a YAML document: stage, metric, direction, and each parameter's scale. Bounds are inclusive.
+
+stage: distill
+metric: ndcg_20
+direction: maximize
+parameters:
+  distill.lam: {type: float, low: 0.0, high: 2.0}
+  active.policy: {type: categorical, choices: [all, kl_divergence]}
+  active.kl_threshold: {type: float, low: 0.01, high: 1.0, log: true, when: {active.policy: kl_divergence}}
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import optuna
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from src.core.errors import ConfigError, Problem
+
+Value = bool | int | float | str
+_FORM = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _Parameter(BaseModel):
+    model_config = _FORM
+    #: other parameters' values under which this one is searched; elsewhere it keeps the config's value
+    when: dict[str, Value] = Field(default_factory=dict)
+
+
+class FloatParameter(_Parameter):
+    """A real number in [low, high], drawn evenly, or evenly in its logarithm."""
+
+    type: Literal["float"]
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = Field(default=None, gt=0)
+
+
+class IntParameter(_Parameter):
+    """A whole number in [low, high]."""
+
+    type: Literal["int"]
+    low: int
+    high: int
+    log: bool = False
+    step: int = Field(default=1, gt=0)
+
+
+class CategoricalParameter(_Parameter):
+    """One of some values."""
+
+    type: Literal["categorical"]
+    choices: list[Value] = Field(min_length=1)
+
+
+Parameter = Annotated[FloatParameter | IntParameter | CategoricalParameter, Field(discriminator="type")]
+
+
+class _Document(BaseModel):
+    model_config = _FORM
+    stage: Literal["distill"]
+    metric: str = Field(min_length=1)
+    direction: Literal["maximize"] = "maximize"
+    parameters: dict[str, Parameter] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A checked search space. Plain data, so that it can be pickled."""
+
+    metric: str
+    parameters: Mapping[str, FloatParameter | IntParameter | CategoricalParameter]
+
+    def suggest(self, trial: optuna.trial.Trial) -> dict[str, Value]:
+        """Draw every parameter whose condition holds, in the document's order."""
+        drawn: dict[str, Value] = {}
+        for key, parameter in self.parameters.items():
+            if all(drawn.get(other) == value for other, value in parameter.when.items()):
+                drawn[key] = _suggest(trial, key, parameter)
+        return drawn
+
+
+def _suggest(
+    trial: optuna.trial.Trial, key: str, parameter: FloatParameter | IntParameter | CategoricalParameter
+) -> Value:
+    match parameter:
+        case FloatParameter(low=low, high=high, log=log, step=step):
+            return trial.suggest_float(key, low, high, log=log, step=step)
+        case IntParameter(low=low, high=high, log=log, step=step):
+            return trial.suggest_int(key, low, high, log=log, step=step)
+        case CategoricalParameter(choices=choices):
+            chosen: Value = trial.suggest_categorical(key, choices)
+            return chosen
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML that refuses a key used twice, which PyYAML would silently resolve to the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping; raises ``yaml.constructor.ConstructorError`` for a repeated key."""
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is used twice", key_node.start_mark)
+            seen.add(key)
+        result: dict[Any, Any] = super().construct_mapping(node, deep)
+        return result
+
+
+def load_search_space(path: Path, config: Mapping[str, Any], metrics: Sequence[str]) -> SearchSpace:
+    """Read and check a document against the config (nested, with every key) and the reported metrics.
+
+    Raises ``ConfigError`` with every problem: an unreadable file, a malformed parameter, a key that the config does not
+    have, empty bounds, a condition that cannot hold.
+    """
+    document = _read(path)
+    problems = [
+        problem
+        for key, parameter in document.parameters.items()
+        for problem in (*_check_key(path, key, config), *_check_range(path, key, parameter))
+    ]
+    problems += _check_conditions(path, document.parameters)
+    if document.metric not in metrics:
+        problems.append(Problem(f"{path.name}: metric", document.metric, f"must be one of {', '.join(metrics)}"))
+    if problems:
+        raise ConfigError(problems)
+    return SearchSpace(document.metric, document.parameters)
+
+
+def _read(path: Path) -> _Document:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except OSError as error:
+        raise ConfigError.one("tuning.search_space", str(path), f"cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise ConfigError.one("tuning.search_space", str(path), f"is not valid YAML: {error}") from None
+    try:
+        # JSON's strict mode accepts a whole number for a float and refuses a string for a number
+        return TypeAdapter(_Document).validate_json(json.dumps(content))
+    except ValidationError as error:
+        raise ConfigError(
+            [Problem(f"{path.name}: {'.'.join(map(str, e['loc']))}", e["input"], e["msg"]) for e in error.errors()]
+        ) from None
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _check_key(path: Path, key: str, config: Mapping[str, Any]) -> list[Problem]:
+    known = flatten(config)
+    if key in known:
+        return []
+    near = difflib.get_close_matches(key, known, n=1)
+    return [
+        Problem(
+            f"{path.name}: parameter", key, "is no key of the configuration", f"did you mean {near[0]}?" if near else ""
+        )
+    ]
+
+
+def _check_range(
+    path: Path, key: str, parameter: FloatParameter | IntParameter | CategoricalParameter
+) -> list[Problem]:
+    where = f"{path.name}: {key}"
+    if isinstance(parameter, CategoricalParameter):
+        repeated = len({(type(choice), choice) for choice in parameter.choices}) != len(parameter.choices)
+        return [Problem(where, parameter.choices, "names a choice twice")] if repeated else []
+    problems = []
+    if parameter.low > parameter.high:
+        problems.append(Problem(where, (parameter.low, parameter.high), "low must not exceed high"))
+    if parameter.log and parameter.low <= 0:
+        problems.append(Problem(where, parameter.low, "low must be above 0 on a logarithmic scale"))
+    stepped = parameter.step not in (None, 1)
+    if parameter.log and stepped:
+        problems.append(Problem(where, parameter.step, "a step and a logarithmic scale exclude each other"))
+    return problems
+
+
+def _check_conditions(path: Path, parameters: Mapping[str, Parameter]) -> list[Problem]:
+    """A condition must name an earlier parameter and a value that it can take."""
+    problems, earlier = [], dict[str, Parameter]()
+    for key, parameter in parameters.items():
+        for other, value in parameter.when.items():
+            where = f"{path.name}: {key}.when"
+            if other not in earlier:
+                problems.append(Problem(where, other, "must name a parameter that stands above this one"))
+            elif not _can_take(earlier[other], value):
+                problems.append(Problem(where, f"{other} = {value}", "can never hold: not a value of that parameter"))
+        earlier[key] = parameter
+    return problems
+
+
+def _can_take(parameter: Parameter, value: Value) -> bool:
+    if isinstance(parameter, CategoricalParameter):
+        return value in parameter.choices
+    return not isinstance(value, str) and parameter.low <= value <= parameter.high
