@@ -1,0 +1,165 @@
+"""Training and evaluation examples: a history and the item that came next."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.core.data_utils import fingerprint
+from src.core.errors import DataError, Problem
+from src.data.id_map import IdMap
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """N examples; item ids 0..V-1, padding id V, padding on the right.
+
+    ``example_id`` ``[N]`` int64, unique over all splits of a dataset, is what artefacts are joined by; ``user`` ``[N]``
+    int64 (-1 where the source names no users); ``history`` ``[N, L]`` int64, oldest first; ``length`` ``[N]`` int64,
+    0..L; ``target`` ``[N]`` int64; ``timestamp`` ``[N]`` float64 of the target (row number where there is no clock).
+    """
+
+    example_id: NDArray[np.int64]
+    user: NDArray[np.int64]
+    history: NDArray[np.int64]
+    length: NDArray[np.int64]
+    target: NDArray[np.int64]
+    timestamp: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.example_id)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies every column."""
+        return fingerprint(self.example_id, self.user, self.history, self.length, self.target, self.timestamp)
+
+    def take(self, rows: NDArray[Any]) -> Examples:
+        """The examples at these row numbers (or under this mask), in that order."""
+        return Examples(
+            self.example_id[rows],
+            self.user[rows],
+            self.history[rows],
+            self.length[rows],
+            self.target[rows],
+            self.timestamp[rows],
+        )
+
+    def check(self, num_items: int, split: str) -> list[Problem]:
+        """What breaks the rules of ids, lengths and padding in this split, as problems."""
+        problems = []
+        if len(self) and (self.target.min() < 0 or self.target.max() >= num_items):
+            bad = self.target[(self.target < 0) | (self.target >= num_items)][0]
+            problems.append(Problem(f"{split}.target", int(bad), f"is outside the catalogue 0..{num_items - 1}"))
+        if self.history.size and (self.history.min() < 0 or self.history.max() > num_items):
+            bad = self.history[(self.history < 0) | (self.history > num_items)][0]
+            rule = f"is outside 0..{num_items} (padding is {num_items})"
+            problems.append(Problem(f"{split}.history", int(bad), rule))
+        real = np.arange(self.history.shape[1])[None, :] < self.length[:, None]
+        misplaced = ((self.history == num_items) == real).any(axis=1)
+        if misplaced.any():
+            row = int(misplaced.argmax())
+            problems.append(
+                Problem(f"{split}.history row {row}", self.history[row].tolist(), "is not padded on the right")
+            )
+        if len(np.unique(self.example_id)) != len(self):
+            problems.append(Problem(f"{split}.example_id", len(self), "values must be unique"))
+        return problems
+
+
+class SealedExamples:
+    """The test split: it can be counted and fingerprinted, but read only through `open`, which leaves a record."""
+
+    def __init__(self, examples: Examples) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the examples without showing them."""
+        return self._examples.fingerprint
+
+    def open(self, reason: str, record: Path) -> Examples:
+        """The test examples; one line with time, reason and fingerprint is appended to ``record`` first."""
+        record.parent.mkdir(parents=True, exist_ok=True)
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "reason": reason, "test_split": self.fingerprint}
+        with record.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line, ensure_ascii=False) + "\n")
+        return self._examples
+
+    def check(self, num_items: int, split: str) -> list[Problem]:
+        """As `Examples.check`; shows ids only where they break a rule."""
+        return self._examples.check(num_items, split)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is printed about a dataset. ``users`` and ``density`` are None where a pre-split source names no users."""
+
+    users: int | None
+    items: int
+    interactions: int
+    density: float | None
+    train: int
+    validation: int
+    test: int
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceData:
+    """A dataset ready for training: three splits over one catalogue."""
+
+    name: str
+    id_map: IdMap
+    train: Examples
+    validation: Examples
+    test: SealedExamples
+    statistics: Statistics
+    dataset_fingerprint: str
+
+    def __post_init__(self) -> None:
+        items = self.id_map.num_items
+        problems = [
+            *self.train.check(items, "train"),
+            *self.validation.check(items, "validation"),
+            *self.test.check(items, "test"),
+        ]
+        if problems:
+            raise DataError(problems)
+
+    @property
+    def num_items(self) -> int:
+        """V, the size of the catalogue."""
+        return self.id_map.num_items
+
+    @property
+    def history_length(self) -> int:
+        """L, the width of a history row."""
+        return int(self.train.history.shape[1])
+
+    @cached_property
+    def split_fingerprint(self) -> str:
+        """Identifies the examples of all three splits."""
+        return fingerprint(self.train.fingerprint, self.validation.fingerprint, self.test.fingerprint)
+
+    @cached_property
+    def item_counts(self) -> NDArray[np.int64]:
+        """``[V]``: how often each item is a training target (DLLM2Rec's propensities count these only)."""
+        return np.bincount(self.train.target, minlength=self.num_items)
+
+    def fingerprints(self) -> dict[str, str]:
+        """What an artefact made from this data must carry."""
+        return {
+            "dataset": self.dataset_fingerprint,
+            "split": self.split_fingerprint,
+            "id_map": self.id_map.fingerprint,
+        }

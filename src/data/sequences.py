@@ -1,0 +1,47 @@
+"""From a log of interactions to examples: each user's history in time order, and the item that came next."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from src.data.examples import Examples
+from src.data.interactions import Interactions
+
+
+def time_order(interactions: Interactions) -> NDArray[np.int64]:
+    """Row numbers sorted by (timestamp, file order)."""
+    return np.argsort(interactions.timestamps, kind="stable")
+
+
+def build_examples(interactions: Interactions, window: int, min_history: int) -> Examples:
+    """Every target with at least ``min_history`` earlier items of its user, in (timestamp, file order).
+
+    A history is the user's last ``window`` items before the target. ``example_id`` is the target's place in the time
+    order of all interactions.
+    """
+    order = time_order(interactions)
+    users, items = interactions.users[order], interactions.items[order]
+    by_user = np.argsort(users, kind="stable")
+    grouped = users[by_user]
+    starts = np.flatnonzero(np.r_[True, grouped[1:] != grouped[:-1]]) if len(grouped) else np.zeros(0, np.int64)
+    sizes = np.diff(np.r_[starts, len(grouped)])
+    earlier = np.arange(len(grouped)) - np.repeat(starts, sizes)
+
+    targets = np.flatnonzero(earlier >= min_history)
+    targets = targets[np.argsort(by_user[targets], kind="stable")]
+    length = np.minimum(earlier[targets], window)
+    place = np.arange(window)
+    source = (targets - length)[:, None] + place
+    real = place < length[:, None]
+    history = np.where(real, items[by_user[np.where(real, source, 0)]], interactions.id_map.padding_id)
+
+    rows = by_user[targets]
+    return Examples(
+        example_id=rows.astype(np.int64),
+        user=users[rows],
+        history=history.astype(np.int64),
+        length=length.astype(np.int64),
+        target=items[rows],
+        timestamp=interactions.timestamps[order][rows],
+    )

@@ -1,0 +1,157 @@
+"""MovieLens' raw files, and fetching them: nothing unchecked reaches the disk, nothing that is there is lost."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import urllib.error
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.core.errors import ConfigError, DataError
+from src.data.adapters import movielens
+from src.data.dataset import load_dataset
+from src.data.settings import DatasetSettings
+from tests.data.toy_sources import write_movielens_1m, write_movielens_100k
+
+
+def _archive(*names: str, content: bytes = b"x") -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def _serve(monkeypatch: pytest.MonkeyPatch, content: bytes | Exception, known: bool = True) -> list[str]:
+    """Answer downloads with these bytes (whose checksum is the expected one if ``known``), or with this exception."""
+    asked = []
+
+    def urlopen(url: str, timeout: float) -> Any:
+        asked.append(url)
+        if isinstance(content, Exception):
+            raise content
+        return io.BytesIO(content)
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    if isinstance(content, bytes) and known:
+        layout = replace(movielens.LAYOUTS["ml-100k"], md5=hashlib.md5(content).hexdigest())
+        monkeypatch.setattr(movielens, "LAYOUTS", {"ml-100k": layout})
+    return asked
+
+
+def _settings(root: Path, download: bool = True) -> DatasetSettings:
+    return DatasetSettings(adapter="movielens", root=root, name="ml-100k", download=download)
+
+
+def test_published_checksums() -> None:
+    assert {name: layout.md5 for name, layout in movielens.LAYOUTS.items()} == {
+        "ml-100k": "0e33842e24a9c977be4e0107933c0723",
+        "ml-1m": "c4d9eecfca2ab87c1945afe126590906",
+    }
+
+
+def test_ratings_and_titles(tmp_path: Path) -> None:
+    settings = write_movielens_100k(tmp_path)
+    (tmp_path / "u.item").write_bytes((tmp_path / "u.item").read_bytes().replace(b"Film 2,", b"Caf\xe9 2,"))
+    log = movielens.load(settings)
+    assert log.ratings is not None
+    assert log.ratings[:5].tolist() == [2, 3, 4, 5, 1]
+    assert log.id_map.titles[1] == "The Café 2"
+    years = movielens.load(replace(settings, title_year=True))
+    assert years.id_map.titles[0] == "The Film 1 (1961)"
+
+
+def test_a_rating_threshold_drops_interactions_from_histories_too(tmp_path: Path) -> None:
+    settings = replace(write_movielens_1m(tmp_path), min_rating=3.0, min_history=1, min_items=2)
+    data = load_dataset(settings)
+    log = movielens.load(settings)
+    assert log.ratings is not None
+    assert data.statistics.interactions == (log.ratings >= 3).sum() < len(log.ratings)
+    assert data.statistics.train + data.statistics.validation + data.statistics.test == (
+        data.statistics.interactions - data.statistics.users
+    )
+
+
+def test_broken_lines_and_unknown_items(tmp_path: Path) -> None:
+    settings = write_movielens_1m(tmp_path)
+    with (tmp_path / "ratings.dat").open("a") as handle:
+        handle.write("1::77::5::9\n1::2::five::9\n")
+    with pytest.raises(DataError) as caught:
+        load_dataset(settings)
+    assert "ratings.dat line 110 = 'five': rating must be a finite number" in str(caught.value)
+    assert "ratings.dat line 109 = '77': is outside the catalogue" in str(caught.value)
+
+
+def test_missing_files_say_where_they_are_published(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        load_dataset(_settings(tmp_path, download=False))
+    assert len(caught.value.problems) == 2
+    assert "dataset.download=true" in str(caught.value)
+    assert "files.grouplens.org/datasets/movielens" in str(caught.value)
+
+
+def test_an_unknown_release(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="use ml-100k or ml-1m"):
+        load_dataset(replace(_settings(tmp_path, download=False), name="ml-20m"))
+
+
+def test_download_takes_the_wanted_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tmp_path / "source", tmp_path / "new" / "ml-100k"
+    source.mkdir()
+    write_movielens_100k(source)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("../evil.txt", "x")
+        archive.writestr("ml-100k/../../evil.txt", "x")
+        for name in ("u.data", "u.item"):
+            archive.writestr(f"ml-100k/{name}", (source / name).read_bytes())
+    asked = _serve(monkeypatch, buffer.getvalue())
+    data = load_dataset(_settings(target))
+    assert asked == ["https://files.grouplens.org/datasets/movielens/ml-100k.zip"]
+    assert data.statistics.interactions == 108
+    assert sorted(path.name for path in target.iterdir()) == ["u.data", "u.item"]
+    assert not list(tmp_path.rglob("evil.txt"))
+    load_dataset(_settings(target))
+    assert len(asked) == 1
+
+
+def test_a_file_that_is_there_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_movielens_100k(tmp_path)
+    mine = (tmp_path / "u.data").read_bytes()
+    movies = (tmp_path / "u.item").read_bytes()
+    (tmp_path / "u.item").unlink()
+    _serve(monkeypatch, _archive("ml-100k/u.data", "ml-100k/u.item", content=movies))
+    load_dataset(_settings(tmp_path))
+    assert (tmp_path / "u.data").read_bytes() == mine
+    assert (tmp_path / "u.item").read_bytes() == movies
+
+
+@pytest.mark.parametrize(
+    ("answer", "known", "message"),
+    [
+        (urllib.error.URLError("no route"), True, "no route.*cannot be reached; is there a network"),
+        (TimeoutError("timed out"), True, "timed out.*cannot be reached"),
+        (b"something else", False, "the checksum .MD5. must be 0e33842e24a9c977be4e0107933c0723"),
+        (b"no archive", True, "is not the expected archive"),
+        (_archive("ml-100k/u.data"), True, "is not the expected archive"),
+    ],
+)
+def test_failed_downloads_leave_nothing(
+    answer: bytes | Exception, known: bool, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _serve(monkeypatch, answer, known)
+    with pytest.raises(DataError, match=message) as caught:
+        load_dataset(_settings(tmp_path / "root"))
+    assert "put u.item, u.data into" in str(caught.value)
+    assert not (tmp_path / "root").exists()
+
+
+def test_a_refusing_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _serve(monkeypatch, urllib.error.HTTPError("u", 404, "gone", None, io.BytesIO()))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="404: the server refused"):
+        load_dataset(_settings(tmp_path))
