@@ -31,6 +31,9 @@ def log_to(path: Path | None, level: int = logging.INFO) -> None:
         handler.close()
     screen = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S", markup=False)
     screen.setLevel(level)
+    # libraries' warnings are for the log file
+    screen.addFilter(lambda record: record.name != "py.warnings")
+    logging.captureWarnings(capture=True)
     root.addHandler(screen)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

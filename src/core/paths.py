@@ -87,18 +87,19 @@ def reserve_folder(wanted: Path) -> Path:
     Raises ``ConfigError`` when the parent folder cannot be written.
     """
     candidate, attempt = wanted, 1
-    while True:
-        try:
-            candidate.parent.mkdir(parents=True, exist_ok=True)
-            candidate.mkdir()
-            return candidate
-        except FileExistsError:
-            attempt += 1
-            candidate = wanted.with_name(f"{wanted.name}_{attempt}")
-        except OSError as error:
-            raise ConfigError.one(
-                "result folder", str(candidate), f"cannot be created ({error.strerror})", "choose a writable folder"
-            ) from None
+    try:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                candidate.mkdir()
+                return candidate
+            except FileExistsError:
+                attempt += 1
+                candidate = wanted.with_name(f"{wanted.name}_{attempt}")
+    except OSError as error:
+        raise ConfigError.one(
+            "result folder", str(wanted), f"cannot be created ({error.strerror})", "choose a writable folder"
+        ) from None
 
 
 def require_finished(folder: Path) -> dict[str, Any]:

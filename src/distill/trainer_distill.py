@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from src.core.errors import ConfigError
 from src.core.seed import reproducible, seed_everything, torch_generator
 from src.core.training import FitResult, Report, fit, silent
 from src.distill.data_bridge import TeachingRows
@@ -26,7 +27,7 @@ from src.student.datamodule import StudentData
 from src.student.evaluator import evaluate_model
 from src.student.losses import DroTerms, dro_at, dro_terms
 from src.student.models import SequenceStudent, TeacherItemInput
-from src.student.objectives import DrawNegatives, main_loss, negative_sampler
+from src.student.objectives import DrawNegatives, main_loss, negative_sampler, sampled_bce
 from src.student.settings import EvaluationSettings, StudentSettings
 from src.student.trainer_baseline import new_student
 
@@ -71,6 +72,13 @@ def build_distilled(
         if settings.ed_weight > 0:
             item_input = TeacherItemInput(teaching.item_embedding, student.num_items, width, settings.ed_weight)
         if settings.embedding_loss_weight > 0:
+            if teaching.sequence_embedding.shape[1] == 0:
+                raise ConfigError.one(
+                    "distill.embedding_loss_weight",
+                    settings.embedding_loss_weight,
+                    "these teacher outputs hold no sequence embeddings",
+                    "set it to 0, or use outputs that run_teacher made",
+                )
             output_projection = nn.Linear(student.representation, teaching.sequence_embedding.shape[1])
         return DistilledStudent(student, item_input, output_projection).to(device)
 
@@ -94,6 +102,9 @@ class DistillObjective:
         train, settings = self.data.train, self.settings
         target, negatives = train.target[rows], self.draw(rows)
         representation = self.model.represent(train.history[rows], train.length[rows])
+        if self._reads_sampled_items_only:
+            # as the student without a teacher does it: another order of summation would be another student
+            return settings.ce_loss_weight * sampled_bce(self.model.student, representation, target, negatives)
         logits = self.model.student.scorer(representation)
         loss = settings.ce_loss_weight * main_loss(logits, target, self.student_settings, negatives)
         terms = dro_terms(logits, self.data.propensity, settings.beta) if settings.alpha > 0 else None
@@ -108,6 +119,13 @@ class DistillObjective:
         if self.model.output_projection is not None:
             loss = loss + settings.embedding_loss_weight * self._embedding(rows, representation, taught)
         return loss
+
+    @property
+    def _reads_sampled_items_only(self) -> bool:
+        """Whether no term looks at the whole catalogue."""
+        settings = self.settings
+        wide = settings.alpha > 0 or settings.needs_ranking or settings.embedding_loss_weight > 0
+        return self.student_settings.loss == "bce" and not wide
 
     def _taught(self, rows: Tensor, logits: Tensor, target: Tensor) -> Tensor:
         """``[B]`` 1.0 where a row is labelled and selected."""

@@ -129,7 +129,7 @@ def run_eval_all(settings: EvaluateSettings, field: Lineup, folder: RunFolder) -
             shown = sample(examples, rows, result.experiment.seed, split)
             teacher = load_teacher(result.folder / TEACHER, teacher_settings, stages.data, device)
             label = f"{split} ({result.folder.name}'s sample)"
-            ranks = score_examples(teacher, shown, teacher_settings.export.batch_size)
+            ranks = score_examples(teacher, shown, teacher_settings.export.batch_size, settings.evaluation.mask_history)
             own = Ranked.of(f"{result.folder.name}/teacher", label, shown, ranks)
             ranked += [own, *(other.on(own) for other in full)]
     rows_: list[Row] = [row(r, settings.evaluation.ks, 1) for r in ranked]

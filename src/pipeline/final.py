@@ -73,8 +73,9 @@ class Comparison:
         """The teacher on a sample, and every contestant on the same examples, so that they can be set side by side."""
         label = f"{split} sample"
         teacher = self.stages.trained_teacher
-        ranks = score_examples(teacher, shown, self.stages.settings.teacher.export.batch_size)
-        own = Ranked.of("teacher", label, shown, torch.as_tensor(ranks))
+        settings = self.stages.settings
+        ranks = score_examples(teacher, shown, settings.teacher.export.batch_size, settings.evaluation.mask_history)
+        own = Ranked.of("teacher", label, shown, ranks)
         restricted = [other.on(own) for other in others]
         return [own, *restricted]
 

@@ -5,8 +5,7 @@ data ─► student baseline ─► encoder ─► language model ─► teacher
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -203,22 +202,3 @@ class Stages:
 def fit_of(record: StageRecord) -> FitResult:
     """How a student stage's training went."""
     return FitResult(**require_finished(record.folder)["fit"])
-
-
-def without_distillation(settings: ExperimentSettings) -> ExperimentSettings:
-    """The point of the search space at which distillation is the student baseline."""
-    neutral = no_distillation(settings)
-    fields: Mapping[str, float] = {key.removeprefix("distill."): value for key, value in neutral.items()}
-    return replace(settings, distill=replace(settings.distill, **fields))
-
-
-def no_distillation(settings: ExperimentSettings) -> dict[str, float]:
-    """The dotted keys and values that switch every distillation term off; DRO stays as the baseline has it."""
-    return {
-        "distill.lam": 0.0,
-        "distill.alpha": settings.student.dro_weight,
-        "distill.ed_weight": 0.0,
-        "distill.ce_loss_weight": 1.0,
-        "distill.embedding_loss_weight": 0.0,
-        "distill.beta": settings.student.dro_beta,
-    }

@@ -43,14 +43,19 @@ class StudentObjective:
         target = train.target[rows]
         representation = self.model.encode(train.history[rows], train.length[rows])
         if settings.loss == "bce" and settings.dro_weight == 0:
-            scores = self.model.score_items(representation, torch.cat([target.unsqueeze(1), self.draw(rows)], dim=1))
-            return bce_loss(scores[:, 0], scores[:, 1:])
+            return sampled_bce(self.model, representation, target, self.draw(rows))
         logits = self.model.scorer(representation)
         loss = main_loss(logits, target, settings, self.draw(rows) if settings.loss == "bce" else None)
         if settings.dro_weight > 0:
             terms = dro_terms(logits, self.data.propensity, settings.dro_beta)
             loss = loss + settings.dro_weight * dro_at(terms, target.unsqueeze(1)).mean()
         return loss
+
+
+def sampled_bce(model: SequenceStudent, representation: Tensor, target: Tensor, negatives: Tensor) -> Tensor:
+    """BCE of the target against ``negatives`` ``[B, n]`` without the rest of the catalogue."""
+    scores = model.score_items(representation, torch.cat([target.unsqueeze(1), negatives], dim=1))
+    return bce_loss(scores[:, 0], scores[:, 1:])
 
 
 def main_loss(logits: Tensor, target: Tensor, settings: StudentSettings, negatives: Tensor | None) -> Tensor:

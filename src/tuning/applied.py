@@ -11,7 +11,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from src.core.errors import ConfigError, Problem
 from src.pipeline.settings import ExperimentSettings
-from src.pipeline.stages import no_distillation
 from src.tuning.search_space import CategoricalParameter, SearchSpace, Value, flatten
 
 
@@ -31,6 +30,18 @@ def apply_values(settings: ExperimentSettings, values: Mapping[str, Value]) -> E
             place = place[parent]
         place[leaf] = value
     return TypeAdapter(ExperimentSettings).validate_json(json.dumps(nested), strict=True)
+
+
+def no_distillation(settings: ExperimentSettings) -> dict[str, float]:
+    """The dotted keys and values that switch every distillation term off; DRO stays as the baseline has it."""
+    return {
+        "distill.lam": 0.0,
+        "distill.alpha": settings.student.dro_weight,
+        "distill.ed_weight": 0.0,
+        "distill.ce_loss_weight": 1.0,
+        "distill.embedding_loss_weight": 0.0,
+        "distill.beta": settings.student.dro_beta,
+    }
 
 
 def check_values(space: SearchSpace, settings: ExperimentSettings) -> None:

@@ -46,7 +46,6 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     # a worker imports `src` wherever it was started
     "PYTHONPATH": str(REPOSITORY),
-    "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
@@ -65,7 +64,6 @@ class Board:
     keep_top: int
     on_change: Callable[[], None]
     numbers: dict[str, int] = field(default_factory=dict)
-    epochs: int = 0
 
 
 _board: Board | None = None
@@ -150,7 +148,6 @@ class StudyScheduler(FIFOScheduler):
         number = state.numbers[trial.trial_id]
         if "objective" not in result or not state.record.is_running(number):
             return TrialScheduler.CONTINUE
-        state.epochs += 1
         if state.record.write_value(number, int(result["epoch"]), float(result["objective"])):
             state.record.prune(number)
             state.on_change()
@@ -184,7 +181,8 @@ def execute(
         ray.init(
             num_cpus=os.cpu_count(),
             num_gpus=gpus,
-            include_dashboard=False,
+            include_dashboard=settings.dashboard,
+            dashboard_host=settings.dashboard_host,
             log_to_driver=False,
             configure_logging=False,
             object_store_memory=settings.ray_memory_mb * 2**20,

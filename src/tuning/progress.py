@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from optuna.trial import TrialState
@@ -33,7 +32,6 @@ class Screen:
 
     record: Record
     trials: int
-    epochs: Callable[[], int]
     started: float = field(default_factory=time.perf_counter)
     _told: set[int] = field(default_factory=set)
 
@@ -65,7 +63,8 @@ class Screen:
         ended = sum(self._count(state) for state in _ENDED)
         self._bar.update(self._task, completed=ended)
         counts = ", ".join(f"{self._count(state)} {state.name.lower()}" for state in (*_ENDED, TrialState.RUNNING))
-        pace = self.epochs() / max(time.perf_counter() - self.started, 1e-9)
+        epochs = sum(len(trial.intermediate_values) for trial in self.record.trials())
+        pace = epochs / max(time.perf_counter() - self.started, 1e-9)
         return Group(self._bar, Text(f"{counts}; {pace:.2f} epochs/s"), Text(self._best()))
 
     def _best(self) -> str:

@@ -67,13 +67,18 @@ def run_search(
     settings, start = stages.settings, time.perf_counter()
     record = Record.create(folder, space, tuning, settings.seed)
     gpus = 1 if stages.device.type == "cuda" else 0
-    screen = Screen(record, tuning.trials, lambda: search_board.epochs)
+    screen = Screen(record, tuning.trials)
     search_board = Board(
         record, first_trial(space, settings), tuning.trials, folder / TRIALS, tuning.keep_top, screen.update
     )
     trainable = Trainable(settings, space.metric, folder / TRIALS)
     with screen:
         execute(search_board, trainable, TrialData.of(stages.data, outputs), tuning, gpus, settings.student.threads)
+    ended = sum(trial.state.is_finished() for trial in record.trials())
+    if ended < tuning.trials:
+        raise TrainingFailed(
+            f"the search was interrupted after {ended} of {tuning.trials} trials; {folder} is unfinished"
+        )
     best = record.best()
     if best is None:
         reasons = {t.user_attrs.get("failure", "unknown") for t in record.trials() if t.state == TrialState.FAIL}

@@ -34,4 +34,8 @@ class TuningSettings:
         float, Field(ge=0, le=1, description="share of a GPU that a trial occupies (ignored without a GPU)")
     ] = 0.25
     keep_top: Annotated[int, Field(ge=1, description="trials that keep their student on disk")] = 3
+    dashboard: Annotated[bool, Field(description="start the Ray dashboard (port 8265) while the search runs")] = False
+    dashboard_host: Annotated[
+        str, Field(min_length=1, description="address the dashboard listens on; in the container 0.0.0.0")
+    ] = "127.0.0.1"
     ray_memory_mb: Annotated[int, Field(ge=80, description="Ray's object store, in MB")] = 256

@@ -1,0 +1,148 @@
+"""iLoRA: a frozen language model whose LoRA experts are mixed per sequence, and an item head (Kong et al., 2024).
+
+The frozen SASRec turns a history into a user vector; the gate turns that into expert weights; under these weights the
+language model reads the prompt, in which projected SASRec item embeddings stand at the placeholders; the pooled state
+gives logits over the catalogue. Trained: experts, gate, projector, head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from src.core.checkpoints import snapshot
+from src.core.data_utils import fingerprint, ordered_batches
+from src.student.models import SASRec
+from src.teacher.gated_lora import GatedAdapters
+from src.teacher.interfaces import TeacherForward
+from src.teacher.llm import LanguageModel
+from src.teacher.projector import Projector
+from src.teacher.prompts import PromptBatch, Prompts
+from src.teacher.settings import TeacherSettings
+
+
+class ILoRATeacher(nn.Module):
+    """The whole teacher. Shapes: B histories, L their length, S prompt tokens, D the LLM's width, V items, E experts."""
+
+    def __init__(
+        self,
+        settings: TeacherSettings,
+        language: LanguageModel,
+        adapters: GatedAdapters,
+        encoder: SASRec,
+        gate: nn.Module,
+        prompts: Prompts,
+    ) -> None:
+        """Put the parts together; the encoder is frozen here, the language model was by `inject`."""
+        super().__init__()
+        self.settings, self.language, self.scope = settings, language, adapters.scope
+        self.llm = adapters.model
+        self.encoder = encoder.eval().requires_grad_(False)
+        self.gate = gate
+        self.projector = Projector(encoder.item_embeddings.embedding_dim, language.hidden_size)
+        self.head = nn.Linear(language.hidden_size, encoder.num_items)
+        self.prompts = prompts
+
+    @property
+    def num_items(self) -> int:
+        """V."""
+        return self.head.out_features
+
+    @property
+    def device(self) -> torch.device:
+        """Where the teacher computes."""
+        return self.head.weight.device
+
+    def train(self, mode: bool = True) -> Self:
+        """As usual, but the frozen encoder stays in eval mode (the published one leaks its dropout into the gate)."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def forward(self, history: Tensor, length: Tensor) -> TeacherForward:
+        """Logits, sequence embeddings and gate weights for histories ``[B, L]`` of lengths ``[B]``."""
+        gate_weights = self.gate_weights(history, length)
+        prompts = self.prompts(history, length)
+        with self.scope(gate_weights):
+            states = self._states(self.embed_tokens(prompts), prompts.attention_mask)
+        pooled = self._pool(states, prompts.attention_mask)
+        return TeacherForward(self.head(pooled), pooled, gate_weights)
+
+    def gate_weights(self, history: Tensor, length: Tensor) -> Tensor:
+        """``[B, E]``: the experts' weights for each history."""
+        with torch.no_grad():
+            user = self.encoder.encode(history, length)
+        weights: Tensor = self.gate(user)
+        return weights
+
+    def embed_tokens(self, prompts: PromptBatch) -> Tensor:
+        """``[B, S, D]``: the LLM's token embeddings, with projected item embeddings at the placeholders."""
+        placeholders = prompts.items != self.num_items
+        # a placeholder's id may lie beyond the table: look up any other token there, it is overwritten
+        table = self.llm.get_base_model().get_input_embeddings()
+        embedded: Tensor = table(prompts.token_ids.masked_fill(placeholders, self.prompts.pad_id))
+        projected = self.projector(self.encoder.item_embeddings(prompts.items[placeholders]))
+        return embedded.masked_scatter(placeholders.unsqueeze(2), projected.to(embedded.dtype))
+
+    def _states(self, embedded: Tensor, attention_mask: Tensor) -> Tensor:
+        states: Tensor = self.llm(inputs_embeds=embedded, attention_mask=attention_mask).last_hidden_state
+        return states
+
+    def _pool(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """One float32 vector a sequence: the last real token's state (decoder), or the mean of all (encoder)."""
+        if not self.language.is_decoder:
+            return mean_state(states, attention_mask)
+        last = attention_mask.sum(dim=1) - 1
+        return states[torch.arange(len(states), device=states.device), last].float()
+
+    def cost(self, history: Tensor, length: Tensor) -> Tensor:
+        """``[B]`` int64: prompt tokens."""
+        return self.prompts.token_counts(history, length)
+
+    @torch.no_grad()
+    def embed_items(self, batch_size: int) -> Tensor:
+        """``[V, D]`` float32: each item's title through the LLM, adapters off; the mode is left as it was.
+
+        The mean over the title's tokens, for decoders too: a decoder's last state speaks of what may follow a title.
+        """
+        training = self.training
+        self.eval()
+        order = self.prompts.sizes[: self.num_items].argsort(stable=True)
+        rows = torch.empty(self.num_items, self.language.hidden_size, device=self.device)
+        with self.llm.disable_adapter():
+            for part in ordered_batches(self.num_items, batch_size, self.device):
+                items = order[part]
+                batch = self.prompts.titles(items)
+                states = self._states(self.embed_tokens(batch), batch.attention_mask)
+                rows[items] = mean_state(states, batch.attention_mask)
+        self.train(training)
+        return rows
+
+    def fingerprints(self) -> Mapping[str, str]:
+        """``model``: the LLM and all weights that were trained; ``prompt``: the questions it is asked."""
+        state = snapshot(self)
+        weights = [fingerprint(name, state[name]) for name in sorted(state)]
+        return {"model": fingerprint(self.language.fingerprint, weights), "prompt": self.prompts.fingerprint}
+
+    def parameter_groups(self) -> Mapping[str, list[nn.Parameter]]:
+        """Exactly the parameters that are trained: ``experts``, ``projector``, ``gate``, ``head``."""
+        parts: dict[str, nn.Module] = {
+            "experts": self.llm,
+            "projector": self.projector,
+            "gate": self.gate,
+            "head": self.head,
+        }
+        return {name: list(_trained(part)) for name, part in parts.items()}
+
+
+def mean_state(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """Mean over real tokens: ``[B, S, D]`` and ``[B, S]`` → ``[B, D]`` float32."""
+    mask = attention_mask.unsqueeze(2)
+    return (states.float() * mask).sum(dim=1) / mask.sum(dim=1)
+
+
+def _trained(module: nn.Module) -> Iterator[nn.Parameter]:
+    return (parameter for parameter in module.parameters() if parameter.requires_grad)

@@ -1,0 +1,48 @@
+"""What the pipeline, the labelling and the evaluation need of any teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class TeacherForward(NamedTuple):
+    """What a teacher says about B histories.
+
+    ``logits`` ``[B, V]`` over the catalogue; ``sequence_embedding`` ``[B, D]``, the LLM's last hidden state, pooled;
+    ``gate_weights`` ``[B, E]``. All float32.
+    """
+
+    logits: Tensor
+    sequence_embedding: Tensor
+    gate_weights: Tensor
+
+
+class Teacher(Protocol):
+    """A trained teacher over a catalogue of V items. Histories are ``[B, L]`` ids, padded on the right with V."""
+
+    @property
+    def num_items(self) -> int:
+        """V."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where histories are expected."""
+
+    def __call__(self, history: Tensor, length: Tensor) -> TeacherForward:
+        """The teacher's word on histories ``[B, L]`` of lengths ``[B]``."""
+
+    def cost(self, history: Tensor, length: Tensor) -> Tensor:
+        """``[B]`` int64: a measure of each row's work (prompt tokens); rows of like cost make good batches."""
+
+    def embed_items(self, batch_size: int) -> Tensor:
+        """``[V, D]`` float32: each item's title through the LLM, adapters off."""
+
+    def fingerprints(self) -> Mapping[str, str]:
+        """``model`` and ``prompt``: what identifies its weights and its questions."""
+
+    def eval(self) -> Teacher:
+        """Switch dropout and noise off."""

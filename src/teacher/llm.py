@@ -1,0 +1,240 @@
+"""Language models and their tokenizers: any Hugging Face decoder, and encoders of the BERT kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from src.core.data_utils import fingerprint, fingerprint_file
+from src.core.errors import ConfigError, ModelError, Problem, ProblemsFound
+from src.teacher.gated_lora import resolve_targets
+from src.teacher.settings import TINY, TeacherSettings
+
+_FIELD = "teacher.llm"
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_WHOLE_FILE = 1 << 28  # bytes; a larger weights file is known by its size, its header and samples
+_SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A pretrained model without its language-model head, and its tokenizer.
+
+    ``hidden_size`` is D. ``is_decoder``: the state of the last real token speaks for a sequence, not the mean of all.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    is_decoder: bool
+    hidden_size: int
+    name: str
+    fingerprint: str
+
+
+def is_local(name_or_path: str) -> bool:
+    """Whether a name means a folder: one that exists, or one written as a path."""
+    return Path(name_or_path).is_dir() or name_or_path.startswith((".", "/", "~"))
+
+
+@contextmanager
+def _explained(name: str, what: str) -> Iterator[None]:
+    """Turn what transformers raises for a missing or damaged model into one kind of error that teaches."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if is_local(name):
+            step = "name a folder with config.json, tokenizer and weights (save_pretrained writes one)"
+        else:
+            step = "check the hub id, the network and, for a gated model, HF_TOKEN; or name a local folder"
+        raise ModelError.one(_FIELD, name, f"its {what} cannot be read ({first})", step) from error
+
+
+def _config(name: str) -> PretrainedConfig:
+    with _explained(name, "config.json"):
+        config = AutoConfig.from_pretrained(name)
+    if config.is_encoder_decoder:
+        raise ModelError.one(
+            _FIELD, name, f"{config.model_type} is an encoder-decoder", "choose a decoder or an encoder"
+        )
+    return config
+
+
+def _tokenizer(name: str) -> PreTrainedTokenizerBase:
+    with _explained(name, "tokenizer"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise ModelError.one(_FIELD, name, "its tokenizer turns text into nothing", "check the tokenizer's files")
+    return tokenizer
+
+
+def is_decoder(config: PretrainedConfig) -> bool:
+    """Causal models are decoders; those that transformers also lists for masked language modelling are encoders."""
+    return bool(getattr(config, "is_decoder", False)) or config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+
+def _dtype(config: PretrainedConfig, wanted: str, device: torch.device) -> torch.dtype:
+    if wanted != "auto":
+        return torch.float32 if wanted == "float32" else torch.bfloat16
+    stored = getattr(config, "dtype", None)
+    half = stored in (torch.float16, torch.bfloat16, "float16", "bfloat16")
+    return torch.bfloat16 if half and device.type == "cuda" else torch.float32
+
+
+def _switch_dropout_off(config: PretrainedConfig) -> None:
+    """The model is frozen: its own dropout would only blur what the adapters learn (and slow attention down)."""
+    for name, value in config.to_dict().items():
+        if "drop" in name and isinstance(value, float):
+            setattr(config, name, 0.0)
+
+
+def load_llm(name_or_path: str, dtype: str, device: torch.device) -> LanguageModel:
+    """Load a model from a folder or the hub, in eval mode, with scaled-dot-product attention.
+
+    ``dtype``: auto (float32 on a CPU; on a GPU as stored, half precision as bfloat16), float32 or bfloat16. Raises
+    ``ModelError`` when config, tokenizer or weights are missing, damaged or incomplete.
+    """
+    transformers_logging.disable_progress_bar()
+    config = _config(name_or_path)
+    config.use_cache = False
+    _switch_dropout_off(config)
+    tokenizer = _tokenizer(name_or_path)
+    with _explained(name_or_path, "model"):
+        model, loading = AutoModel.from_pretrained(
+            name_or_path,
+            config=config,
+            dtype=_dtype(config, dtype, device),
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    missing = sorted(key for key in loading["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise ModelError.one(_FIELD, name_or_path, f"{len(missing)} weights are missing, {missing[0]} among them")
+    model = model.to(device).eval()
+    width = int(model.get_input_embeddings().weight.shape[1])
+    if width != config.hidden_size:
+        raise ModelError.one(
+            _FIELD, name_or_path, f"its token embeddings have width {width}, its states {config.hidden_size}"
+        )
+    identity = fingerprint_llm(name_or_path)
+    return LanguageModel(model, tokenizer, is_decoder(config), int(config.hidden_size), name_or_path, identity)
+
+
+def check_llm(settings: TeacherSettings) -> None:
+    """Look at config, tokenizer, weight files and layer names without loading the model.
+
+    Raises ``ModelError`` with every problem found. `tiny` is built later and needs no look.
+    """
+    name = settings.llm
+    if name == TINY:
+        return
+    problems: list[Problem] = []
+    if is_local(name) and not Path(name).is_dir():
+        raise ModelError.one(_FIELD, name, "no such folder", "name a model's folder, a hub id, or tiny")
+    for check in (_check_config, _check_tokenizer, _check_weights):
+        try:
+            check(name, settings)
+        except ProblemsFound as error:
+            problems += error.problems
+    if problems:
+        raise ModelError(problems)
+
+
+def _check_config(name: str, settings: TeacherSettings) -> None:
+    config = _config(name)
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and settings.prompt.max_tokens > longest:
+        raise ConfigError.one(
+            "teacher.prompt.max_tokens",
+            settings.prompt.max_tokens,
+            f"{name} reads {longest} tokens at most",
+            "lower it",
+        )
+    with _explained(name, "config.json"), torch.device("meta"):
+        empty = AutoModel.from_config(config)
+    resolve_targets(empty, settings.lora)
+
+
+def _check_tokenizer(name: str, settings: TeacherSettings) -> None:
+    _tokenizer(name)
+
+
+def _check_weights(name: str, settings: TeacherSettings) -> None:
+    if not is_local(name):
+        return
+    files = weight_files(Path(name))
+    missing = [file.name for file in files if not file.is_file()]
+    if missing or not files:
+        rule = f"weights are missing ({', '.join(missing[:3]) or ' or '.join(_WEIGHTS[:3])})"
+        raise ModelError.one(_FIELD, name, rule, "copy the model again")
+    for file in files:
+        if file.suffix == ".safetensors":
+            with _explained(name, f"{file.name}"), safe_open(file, framework="pt") as handle:
+                handle.keys()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files that a model folder has or, by its index, should have; empty when there are none."""
+    for name in _WEIGHTS:
+        file = folder / name
+        if not file.is_file():
+            continue
+        if not name.endswith(".index.json"):
+            return [file]
+        with _explained(str(folder), name):
+            index: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return [folder / shard for shard in sorted(set(index["weight_map"].values()))]
+    return []
+
+
+def fingerprint_llm(name_or_path: str) -> str:
+    """Identifies a model: the content of its config, tokenizer and weights, or a hub id with its revision.
+
+    A weights file above 256 MiB is known by its size, its first and last part, and 64 samples between them. Raises
+    ``ModelError`` when it cannot be read.
+    """
+    if not is_local(name_or_path):
+        config = _config(name_or_path)
+        return fingerprint(name_or_path, getattr(config, "_commit_hash", None))
+    folder = Path(name_or_path)
+    with _explained(name_or_path, "files"):
+        small = [folder / "config.json", *sorted(folder.glob("token*")), *sorted(folder.glob("vocab*"))]
+        parts = [fingerprint(_without_names(file)) for file in small if file.is_file()]
+        return fingerprint(*parts, *(_fingerprint_weights(file) for file in weight_files(folder)))
+
+
+def _without_names(file: Path) -> str:
+    text = file.read_text(encoding="utf-8")
+    if file.name != "config.json":
+        return text
+    content = {key: value for key, value in json.loads(text).items() if key not in ("_name_or_path", "name_or_path")}
+    return json.dumps(content, sort_keys=True)
+
+
+def _fingerprint_weights(file: Path) -> str:
+    size = file.stat().st_size
+    if size <= _WHOLE_FILE:
+        return fingerprint_file(file)
+    parts = []
+    with file.open("rb") as handle:
+        for sample in range(_SAMPLES):
+            handle.seek((size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1))
+            parts.append(handle.read(_SAMPLE_BYTES).hex())
+    return fingerprint(size, parts)

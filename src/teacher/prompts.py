@@ -1,0 +1,180 @@
+"""What the language model reads: a history as titles, each followed by a place for its recommender embedding.
+
+Titles are tokenised once for the whole catalogue; a batch of prompts is then put together from those pieces by indexing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AddedToken, PreTrainedTokenizerBase
+
+from src.core.data_utils import fingerprint
+from src.core.errors import ConfigError, DataError, ModelError
+from src.data.id_map import IdMap
+from src.teacher.settings import PromptSettings
+
+PLACEHOLDER = "[HistoryEmb]"
+PREFIX = "Picked one after the other:"
+SUFFIX = " The next pick:"
+
+_SHOWN = 5
+
+
+class PromptBatch(NamedTuple):
+    """B prompts of at most S tokens, padded on the right.
+
+    ``token_ids`` ``[B, S]`` int64 (a placeholder has the id that the tokenizer gave it, which the embedding table need
+    not have); ``attention_mask`` ``[B, S]`` int64, 1 for real tokens; ``items`` ``[B, S]`` int64: the item whose
+    embedding belongs to a placeholder, V everywhere else.
+    """
+
+    token_ids: Tensor
+    attention_mask: Tensor
+    items: Tensor
+
+
+def check_titles(id_map: IdMap) -> None:
+    """Raises ``DataError`` when an item has no title: the teacher could not read it."""
+    missing = [raw for raw, title in zip(id_map.raw_ids, id_map.titles, strict=True) if not title.strip()]
+    if missing:
+        raise DataError.one(
+            "item titles",
+            f"{len(missing)} of {id_map.num_items} are missing (raw ids {', '.join(missing[:_SHOWN])})",
+            "the teacher reads every item's title",
+            "add the titles to the dataset's files",
+        )
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts in one call, without special tokens; a text cannot smuggle one in."""
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids
+
+
+def surrounding(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The special tokens that a tokenizer puts before and after a text (BOS; [CLS] and [SEP])."""
+    plain, full = encode(tokenizer, ["a"])[0], list(tokenizer("a")["input_ids"])
+    for start in range(len(full) - len(plain) + 1):
+        if full[start : start + len(plain)] == plain:
+            return full[:start], full[start + len(plain) :]
+    return [], []
+
+
+class Prompts(nn.Module):
+    """The catalogue as token pieces, and prompts made of them. Its tensors move with the model but are never saved."""
+
+    pieces: Tensor
+    sizes: Tensor
+
+    def __init__(self, id_map: IdMap, tokenizer: PreTrainedTokenizerBase, settings: PromptSettings) -> None:
+        """Tokenise every title, cut to ``settings.title_tokens``.
+
+        Raises ``DataError`` when a title is missing, ``ConfigError`` when not even one title fits into the prompt.
+        """
+        super().__init__()
+        check_titles(id_map)
+        self.settings, self.tokenizer, self.num_items = settings, tokenizer, id_map.num_items
+        titles = [ids[: settings.title_tokens] for ids in encode(tokenizer, [f" {title}" for title in id_map.titles])]
+        tokenizer.add_tokens([AddedToken(PLACEHOLDER, special=True)])
+        self.placeholder_id = int(tokenizer.convert_tokens_to_ids(PLACEHOLDER))
+        self.before, self.after = surrounding(tokenizer)
+        prefix, suffix = encode(tokenizer, [PREFIX, SUFFIX])
+        self._require_titles(id_map, titles)
+        frame = [self.before + prefix, suffix + self.after]
+        self._require_room(sum(map(len, frame)), 1 + max(map(len, titles)))
+        # rows 0..V-1: items; V: nothing (padding); V+1: prefix; V+2: suffix
+        table = [*(ids + [self.placeholder_id] for ids in titles), [], *frame]
+        self.register_buffer("sizes", torch.tensor([len(ids) for ids in table]), persistent=False)
+        self.register_buffer("pieces", _rectangle(table), persistent=False)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self.pad_id = int(pad) if pad is not None else 0
+        self.fingerprint = fingerprint(settings, table, self.placeholder_id)
+
+    def _require_titles(self, id_map: IdMap, titles: Sequence[Sequence[int]]) -> None:
+        lost = [title for title, ids in zip(id_map.titles, titles, strict=True) if not ids]
+        if lost:
+            raise ModelError.one(
+                "teacher.llm",
+                lost[:_SHOWN],
+                f"its tokenizer turns {len(lost)} titles into nothing",
+                "use another model",
+            )
+
+    def _require_room(self, frame: int, longest: int) -> None:
+        if frame + longest > self.settings.max_tokens:
+            raise ConfigError.one(
+                "teacher.prompt.max_tokens",
+                self.settings.max_tokens,
+                f"a prompt with the longest title needs {frame + longest} tokens",
+                "raise it, or lower teacher.prompt.title_tokens",
+            )
+
+    def choose(self, history: Tensor, length: Tensor) -> Tensor:
+        """Row numbers of `pieces` for each prompt, ``[B, L + 2]``: prefix, titles in order, suffix."""
+        place = torch.arange(history.shape[1], device=history.device)
+        recent = place >= (length.unsqueeze(1) - self.settings.history_titles)
+        sizes = self.sizes[history]
+        room = self.settings.max_tokens - self.sizes[self.num_items + 1 :].sum()
+        fits = sizes.flip(1).cumsum(1).flip(1) <= room
+        titles = torch.where(recent & fits, history, self.num_items)
+        frame = torch.full_like(length, self.num_items + 1).unsqueeze(1)
+        return torch.cat([frame, titles, frame + 1], dim=1)
+
+    def token_counts(self, history: Tensor, length: Tensor) -> Tensor:
+        """``[B]`` int64: tokens of each prompt."""
+        return self.sizes[self.choose(history, length)].sum(dim=1)
+
+    def forward(self, history: Tensor, length: Tensor) -> PromptBatch:
+        """Prompts for histories ``[B, L]`` of lengths ``[B]``.
+
+        Only the ``history_titles`` most recent titles enter, and of these the oldest give way until the prompt has
+        at most ``max_tokens`` tokens.
+        """
+        return self.lay_out(self.choose(history, length))
+
+    def titles(self, items: Tensor) -> PromptBatch:
+        """Each item's title alone (no placeholder) with the tokenizer's special tokens, for items ``[B]``."""
+        ids = self.pieces[items]
+        sizes = self.sizes[items] - 1
+        before, after = (torch.tensor(part, dtype=ids.dtype, device=ids.device) for part in (self.before, self.after))
+        rows = len(items)
+        tokens = torch.cat([before.expand(rows, -1), ids, after.expand(rows, -1)], dim=1)
+        own = torch.arange(ids.shape[1], device=ids.device) < sizes.unsqueeze(1)
+        always = torch.ones(rows, 1, dtype=torch.bool, device=ids.device)
+        real = torch.cat([always.expand(-1, len(before)), own, always.expand(-1, len(after))], dim=1)
+        return self._pack(tokens, real, torch.full_like(tokens, self.num_items))
+
+    def lay_out(self, chosen: Tensor) -> PromptBatch:
+        """The pieces with these row numbers ``[B, n]``, one after the other."""
+        tokens = self.pieces[chosen]
+        real = torch.arange(tokens.shape[2], device=tokens.device) < self.sizes[chosen].unsqueeze(2)
+        items = torch.where(tokens == self.placeholder_id, chosen.unsqueeze(2), self.num_items)
+        return self._pack(tokens.flatten(1), real.flatten(1), items.flatten(1))
+
+    def _pack(self, tokens: Tensor, real: Tensor, items: Tensor) -> PromptBatch:
+        """Move the real tokens of each row to its front, in order, and cut off what is padding in every row."""
+        place = real.cumsum(dim=1) - 1
+        counts = real.sum(dim=1)
+        width = int(counts.max())
+        rows, columns = real.nonzero(as_tuple=True)
+        token_ids = torch.full((len(tokens), width), self.pad_id, dtype=tokens.dtype, device=tokens.device)
+        packed_items = torch.full_like(token_ids, self.num_items)
+        token_ids[rows, place[rows, columns]] = tokens[rows, columns]
+        packed_items[rows, place[rows, columns]] = items[rows, columns]
+        mask = torch.arange(width, device=tokens.device) < counts.unsqueeze(1)
+        return PromptBatch(token_ids, mask.long(), packed_items)
+
+    def render(self, history: Tensor, length: Tensor) -> list[str]:
+        """The prompts as text, as the tokenizer reads its tokens back."""
+        batch = self(history, length)
+        real = [ids[mask.bool()].tolist() for ids, mask in zip(batch.token_ids, batch.attention_mask, strict=True)]
+        return [str(self.tokenizer.decode(ids)) for ids in real]
+
+
+def _rectangle(rows: Sequence[Sequence[int]]) -> Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([list(row) + [0] * (width - len(row)) for row in rows])

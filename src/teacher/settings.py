@@ -1,0 +1,194 @@
+"""How the teacher (iLoRA) is built, trained, and asked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from src.core.settings import STRICT
+from src.core.training import LoopSettings
+from src.student.settings import StudentSettings
+
+#: `llm` value that builds and pretrains a small language model from the dataset's own text
+TINY = "tiny"
+#: `lora.target_modules` value that adapts every linear layer of the language model
+AUTO = "auto"
+
+Select = Literal["random", "most_recent"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class LoraSettings:
+    """K experts, stored side by side as one LoRA of the total rank."""
+
+    rank: Annotated[int, Field(ge=1, description="r, rank of all experts together; a multiple of experts")] = 16
+    experts: Annotated[int, Field(ge=1, description="E, number of LoRA experts, each of rank r / E")] = 4
+    alpha: Annotated[float, Field(gt=0, description="LoRA's alpha; the adapters' output is scaled by alpha / r")] = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1, description="dropout on the adapters' input in training")] = 0.0
+    target_modules: Annotated[
+        tuple[str, ...],
+        Field(min_length=1, description="names of the adapted linear layers; [auto]: every one but poolers and heads"),
+    ] = (AUTO,)
+
+    def __post_init__(self) -> None:
+        if self.rank % self.experts:
+            raise ValueError(f"teacher.lora.rank = {self.rank} must be a multiple of lora.experts = {self.experts}")
+        if AUTO in self.target_modules and len(self.target_modules) > 1:
+            raise ValueError(f"teacher.lora.target_modules names layers besides {AUTO!r}: leave one of them out")
+
+
+@dataclass(frozen=True, config=STRICT)
+class GateSettings:
+    """The network from the recommender's user vector to the experts' weights."""
+
+    kind: Annotated[
+        Literal["convolutional", "linear", "mlp"], Field(description="convolutional: the published router")
+    ] = "convolutional"
+    dropout: Annotated[float, Field(ge=0, lt=1, description="linear: dropout on the gate's logits in training")] = 0.0
+    noise: Annotated[
+        float, Field(ge=0, description="linear, mlp: deviation of the noise on the logits in training")
+    ] = 0.0
+    top_k: Annotated[int, Field(ge=0, description="linear: experts that keep a weight; 0: all")] = 0
+    hidden: Annotated[int, Field(ge=1, description="mlp: width of the hidden layer")] = 128
+    learning_rate_factor: Annotated[
+        float, Field(gt=0, description="the gate's learning rate as a multiple of the adapters'")
+    ] = 0.3
+
+    def __post_init__(self) -> None:
+        readers = {"dropout": ("linear",), "noise": ("linear", "mlp"), "top_k": ("linear",)}
+        for name, kinds in readers.items():
+            if getattr(self, name) and self.kind not in kinds:
+                raise ValueError(f"teacher.gate.{name} is read only by gate.kind {' and '.join(kinds)}")
+
+
+@dataclass(frozen=True, config=STRICT)
+class PromptSettings:
+    """What the language model reads."""
+
+    history_titles: Annotated[int, Field(ge=1, description="most recent titles of the history in the prompt")] = 10
+    title_tokens: Annotated[int, Field(ge=1, description="tokens of a title at most; the rest is cut off")] = 24
+    max_tokens: Annotated[
+        int, Field(ge=8, description="tokens of a prompt at most; the oldest titles give way to the newest")
+    ] = 160
+
+
+@dataclass(frozen=True, config=STRICT)
+class HeadSettings:
+    """Where the item head starts. It is trained from there."""
+
+    init: Annotated[
+        Literal["recommender", "title", "random"],
+        Field(
+            description="recommender: the encoder's item vectors, reached by a regression from the LLM's states; "
+            "title: similarity of the LLM's states to its title embeddings, and popularity; random"
+        ),
+    ] = "recommender"
+    fit_rows: Annotated[int, Field(ge=2, description="training examples from which a start is computed")] = 2000
+    ridge: Annotated[float, Field(gt=0, description="penalty of the regression, in units of the states' variance")] = (
+        0.3
+    )
+    sharpness: Annotated[
+        float, Field(gt=0, description="deviation of the starting logits over the catalogue (init = title)")
+    ] = 1.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class TeacherTrainSettings:
+    """Steps, learning rates and their schedule (linear warm-up, then a cosine to zero)."""
+
+    loop: Annotated[LoopSettings, Field(description="epochs, batches, early stopping")] = LoopSettings(
+        epochs=1, batch_size=32, patience=1, gradient_clip=1.0
+    )
+    learning_rate: Annotated[float, Field(gt=0, description="AdamW's learning rate of the LoRA experts")] = 1e-3
+    projector_learning_rate: Annotated[float, Field(gt=0, description="learning rate of the projector")] = 1e-3
+    head_learning_rate: Annotated[float, Field(gt=0, description="learning rate of the item head")] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0, description="weight decay of projector and gate, of nothing else")] = (
+        1e-5
+    )
+    warmup_share: Annotated[float, Field(ge=0, lt=1, description="share of the steps that warm the rates up")] = 0.05
+
+
+@dataclass(frozen=True, config=STRICT)
+class ExportSettings:
+    """Which training examples the teacher labels, and how much it says about each."""
+
+    budget: Annotated[
+        float,
+        Field(gt=0, description="training examples to label: a share up to 1.0 (all of them), above 1 a whole number"),
+    ] = 0.1
+    select: Annotated[Select, Field(description="which ones: seeded at random, or the most recent")] = "random"
+    top_n: Annotated[int, Field(ge=1, description="N, items ranked for each labelled example")] = 20
+    batch_size: Annotated[int, Field(ge=1, description="prompts through the language model at once")] = 64
+
+    def __post_init__(self) -> None:
+        if self.budget > 1 and self.budget != int(self.budget):
+            raise ValueError(f"teacher.export.budget = {self.budget} above 1 must be a whole number of examples")
+
+
+@dataclass(frozen=True, config=STRICT)
+class TinySettings:
+    """The small language model that `llm: tiny` builds from the dataset's titles and training histories."""
+
+    width: Annotated[int, Field(ge=8, description="width of the LLaMA; a multiple of twice the heads")] = 96
+    layers: Annotated[int, Field(ge=1, description="transformer layers")] = 3
+    heads: Annotated[int, Field(ge=1, description="attention heads")] = 4
+    vocabulary: Annotated[int, Field(ge=300, description="tokens of the byte-level BPE tokenizer at most")] = 1500
+    context: Annotated[int, Field(ge=64, description="longest sequence in tokens")] = 256
+    rows: Annotated[int, Field(ge=1, description="training histories read in an epoch, at most")] = 4000
+    learning_rate: Annotated[float, Field(gt=0, description="AdamW's peak learning rate")] = 3e-3
+    loop: Annotated[LoopSettings, Field(description="pretraining epochs and batches")] = LoopSettings(
+        epochs=3, batch_size=32, patience=1, monitor="log_likelihood", gradient_clip=1.0
+    )
+
+    def __post_init__(self) -> None:
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"teacher.tiny.width = {self.width} must be a multiple of 2 x tiny.heads = {2 * self.heads}"
+            )
+        if self.loop.monitor != "log_likelihood":
+            raise ValueError("teacher.tiny.loop.monitor must be log_likelihood, the only metric of pretraining")
+
+
+@dataclass(frozen=True, config=STRICT)
+class TeacherSettings:
+    """iLoRA: a frozen LLM with gated LoRA experts, a frozen SASRec that feeds gate and prompt, and an item head."""
+
+    llm: Annotated[
+        str, Field(min_length=1, description="tiny (built from the dataset), a local folder, or a Hugging Face hub id")
+    ] = TINY
+    encoder: Annotated[StudentSettings, Field(description="the teacher's own frozen SASRec")] = StudentSettings()
+    lora: Annotated[LoraSettings, Field(description="the LoRA experts")] = LoraSettings()
+    gate: Annotated[GateSettings, Field(description="the gate over the experts")] = GateSettings()
+    prompt: Annotated[PromptSettings, Field(description="what the LLM reads")] = PromptSettings()
+    head: Annotated[HeadSettings, Field(description="the item head's start")] = HeadSettings()
+    train: Annotated[TeacherTrainSettings, Field(description="steps and learning rates")] = TeacherTrainSettings()
+    train_rows: Annotated[int, Field(ge=0, description="training examples the teacher learns from; 0: all")] = 5000
+    train_select: Annotated[Select, Field(description="which ones: seeded at random, or the most recent")] = "random"
+    validation_rows: Annotated[int, Field(ge=0, description="validation examples it is scored on; 0: all")] = 1000
+    test_rows: Annotated[int, Field(ge=0, description="test examples it is scored on; 0: all")] = 1000
+    export: Annotated[ExportSettings, Field(description="which examples are labelled")] = ExportSettings()
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Field(description="type of the frozen LLM; auto: float32 on a CPU, as stored (half becomes bfloat16) on a GPU"),
+    ] = "auto"
+    gradient_checkpointing: Annotated[
+        bool, Field(description="compute activations again in the backward pass: less memory, more time")
+    ] = False
+    tiny: Annotated[TinySettings, Field(description="the LLM that llm = tiny builds")] = TinySettings()
+
+    def __post_init__(self) -> None:
+        if self.encoder.architecture != "sasrec":
+            raise ValueError(
+                f"teacher.encoder.architecture = {self.encoder.architecture!r} must be sasrec: the gate reads its user vector"
+            )
+        if self.gate.top_k > self.lora.experts:
+            raise ValueError(
+                f"teacher.gate.top_k = {self.gate.top_k} must not exceed lora.experts = {self.lora.experts}"
+            )
+        if self.llm == TINY and self.prompt.max_tokens > self.tiny.context:
+            raise ValueError(
+                f"teacher.prompt.max_tokens = {self.prompt.max_tokens} must not exceed "
+                f"teacher.tiny.context = {self.tiny.context}"
+            )

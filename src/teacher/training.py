@@ -1,0 +1,230 @@
+"""Training the teacher: a story of a sample, a start, one fit on the item's cross-entropy, and what the gate learned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from src.core.errors import ConfigError
+from src.core.logging import get_logger, progress_bar
+from src.core.metrics import metric_names, summarise
+from src.core.seed import numpy_generator, seed_everything, torch_generator
+from src.core.training import FitResult, Report, fit, silent
+from src.data.examples import Examples, SequenceData
+from src.student.datamodule import TensorExamples
+from src.student.models import SASRec
+from src.student.settings import EvaluationSettings
+from src.teacher.factory import build_teacher
+from src.teacher.gates import normalised_entropy
+from src.teacher.head import LinearStart, recommender_start, title_start
+from src.teacher.ilora_model import ILoRATeacher
+from src.teacher.interfaces import TeacherForward
+from src.teacher.labelling import ask, rank, select_rows
+from src.teacher.llm import load_llm
+from src.teacher.schedule import rate
+from src.teacher.settings import TeacherSettings, TeacherTrainSettings
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherRun:
+    """A trained teacher in its best epoch's state, and how it got there.
+
+    ``gate_entropy`` is the mean over the validation sample, 1 for uniform gates and 0 for one expert a sequence;
+    ``gate_weights`` the experts' mean weights there. ``validation`` holds the metrics on that sample.
+    """
+
+    teacher: ILoRATeacher
+    fit: FitResult
+    train_rows: int
+    validation_rows: int
+    gate_entropy: float
+    gate_weights: list[float]
+    parameters: dict[str, int]
+
+    def summary(self) -> dict[str, Any]:
+        """What the manifest and the result say."""
+        return {
+            "rows_trained": self.fit.rows_trained,
+            "different_rows": self.train_rows,
+            "epochs": self.fit.epochs,
+            "best_epoch": self.fit.best_epoch,
+            "steps": self.fit.steps,
+            "gate_entropy": self.gate_entropy,
+            "gate_weights": self.gate_weights,
+            "validation_rows": self.validation_rows,
+            "validation": self.fit.best_metrics,
+            "parameters": self.parameters,
+            "seconds": self.fit.seconds,
+            "fit": asdict(self.fit),
+        }
+
+
+def train_teacher(
+    settings: TeacherSettings,
+    data: SequenceData,
+    encoder: SASRec,
+    llm: str,
+    device: torch.device,
+    seed: int,
+    evaluation: EvaluationSettings,
+    report: Report = silent,
+) -> TeacherRun:
+    """Train iLoRA on a sample of the training split; the epoch is chosen on a sample of the validation split.
+
+    ``llm`` is the folder or hub id of the language model. Raises ``ModelError``, ``DataError`` or ``ConfigError``
+    before any step, ``TrainingFailed`` when the loss is not finite or memory runs out.
+    """
+    _check_monitor(settings, evaluation)
+    seed_everything(seed, "teacher")
+    language = load_llm(llm, settings.dtype, device)
+    teacher = build_teacher(settings, data.id_map, encoder, language, device)
+    train = TensorExamples.of(_sample(data.train, settings, seed), device)
+    validation = TensorExamples.of(validation_sample(data.validation, settings.validation_rows, seed), device)
+    start(teacher, train, torch.from_numpy(data.item_counts).to(device), seed)
+    result = _fit(teacher, train, validation, evaluation, seed, report)
+    gate_weights = gate_weights_of(teacher, validation)
+    return TeacherRun(
+        teacher=teacher,
+        fit=result,
+        train_rows=len(train),
+        validation_rows=len(validation),
+        gate_entropy=float(normalised_entropy(gate_weights).mean()),
+        gate_weights=[round(weight, 4) for weight in gate_weights.mean(dim=0).tolist()],
+        parameters={name: sum(p.numel() for p in group) for name, group in teacher.parameter_groups().items()},
+    )
+
+
+def _check_monitor(settings: TeacherSettings, evaluation: EvaluationSettings) -> None:
+    names = metric_names(evaluation.ks)
+    monitor = settings.train.loop.monitor
+    if monitor not in names:
+        raise ConfigError.one("teacher.train.loop.monitor", monitor, f"must be one of {', '.join(names)}")
+
+
+def _sample(examples: Examples, settings: TeacherSettings, seed: int) -> Examples:
+    """The training examples of every epoch."""
+    count = settings.train_rows or len(examples)
+    return examples.take(
+        select_rows(examples, min(count, len(examples)), settings.train_select, numpy_generator(seed, "teacher_rows"))
+    )
+
+
+def validation_sample(examples: Examples, count: int, seed: int) -> Examples:
+    """The validation examples that choose the teacher's epoch: the same that it is later compared on; 0: all."""
+    if count == 0 or count >= len(examples):
+        return examples
+    rows = numpy_generator(seed, "teacher_sample", "validation").choice(len(examples), size=count, replace=False)
+    return examples.take(np.sort(rows))
+
+
+@torch.no_grad()
+def start(teacher: ILoRATeacher, train: TensorExamples, item_counts: Tensor, seed: int) -> None:
+    """Give projector and head a start that is worth training from (`Projector.calibrate`, `HeadSettings.init`)."""
+    settings, encoder = teacher.settings.head, teacher.encoder
+    tokens = teacher.llm.get_base_model().get_input_embeddings().weight
+    teacher.projector.calibrate(encoder.item_embeddings.weight[: teacher.num_items], tokens)
+    if settings.init == "random":
+        return
+    generator = torch_generator(seed, "head_start")
+    rows = torch.randperm(len(train), generator=generator)[: settings.fit_rows].to(teacher.device)
+    states = torch.zeros(len(rows), teacher.language.hidden_size, device=teacher.device)
+
+    def keep(places: Tensor, forward: TeacherForward) -> None:
+        states[places] = forward.sequence_embedding
+
+    shown = TensorExamples(train.history[rows], train.length[rows], train.target[rows], train.example_id[rows])
+    ask(teacher, shown, teacher.settings.export.batch_size, "teacher: starting the head", keep)
+    if settings.init == "recommender":
+        users = encoder.encode(shown.history, shown.length)
+        scorer = LinearStart(encoder.scorer.weight, encoder.scorer.bias)
+        head = recommender_start(states, users, scorer, settings.ridge)
+    else:
+        item_embedding = teacher.embed_items(teacher.settings.export.batch_size)
+        head = title_start(states, item_embedding, item_counts, settings.sharpness)
+    teacher.head.weight.copy_(head.weight)
+    teacher.head.bias.copy_(head.bias)
+
+
+@dataclass(frozen=True, eq=False)
+class ItemObjective:
+    """Cross-entropy of the next item over the whole catalogue."""
+
+    teacher: ILoRATeacher
+    train: TensorExamples
+
+    def loss(self, rows: Tensor) -> Tensor:
+        """Mean loss of these training rows."""
+        logits = self.teacher(self.train.history[rows], self.train.length[rows]).logits
+        return F.cross_entropy(logits, self.train.target[rows])
+
+
+def _fit(
+    teacher: ILoRATeacher,
+    train: TensorExamples,
+    validation: TensorExamples,
+    evaluation: EvaluationSettings,
+    seed: int,
+    report: Report,
+) -> FitResult:
+    settings = teacher.settings.train
+    steps = settings.loop.epochs * math.ceil(len(train) / settings.loop.batch_size)
+    optimiser = build_optimiser(teacher, settings)
+    batch_size = teacher.settings.export.batch_size
+    with progress_bar("teacher: training", steps) as bar:
+
+        def show(epoch: int, metrics: Mapping[str, float]) -> None:
+            monitored = settings.loop.monitor
+            bar.update(bar.task_ids[0], note=f"epoch {epoch}: {monitored} {metrics[monitored]:.4f}")
+            report(epoch, metrics)
+
+        return fit(
+            teacher,
+            ItemObjective(teacher, train),
+            optimiser,
+            settings.loop,
+            len(train),
+            lambda: judge(teacher, validation, evaluation, batch_size),
+            torch_generator(seed, "teacher_order"),
+            show,
+            lambda: bar.advance(bar.task_ids[0]),
+            torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, steps, settings.warmup_share)),
+        )
+
+
+def build_optimiser(teacher: ILoRATeacher, settings: TeacherTrainSettings) -> torch.optim.AdamW:
+    """AdamW over exactly the trained parameters; weight decay on projector and gate only (as published)."""
+    factor = teacher.settings.gate.learning_rate_factor
+    rates = {
+        "experts": (settings.learning_rate, 0.0),
+        "projector": (settings.projector_learning_rate, settings.weight_decay),
+        "gate": (settings.learning_rate * factor, settings.weight_decay),
+        "head": (settings.head_learning_rate, 0.0),
+    }
+    groups = teacher.parameter_groups()
+    return torch.optim.AdamW(
+        [{"params": groups[name], "lr": lr, "weight_decay": decay} for name, (lr, decay) in rates.items()]
+    )
+
+
+def judge(
+    teacher: ILoRATeacher, examples: TensorExamples, evaluation: EvaluationSettings, batch_size: int
+) -> dict[str, float]:
+    """Ranking metrics of the teacher on examples."""
+    ranks = rank(teacher, examples, batch_size, evaluation.mask_history, "teacher: validation")
+    return summarise(ranks, evaluation.ks)
+
+
+@torch.no_grad()
+def gate_weights_of(teacher: ILoRATeacher, examples: TensorExamples) -> Tensor:
+    """``[n, E]``: the gate's weights for examples, in eval mode, without a pass through the language model."""
+    teacher.eval()
+    return teacher.gate_weights(examples.history, examples.length).float().cpu()

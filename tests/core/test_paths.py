@@ -1,0 +1,140 @@
+"""Every write is whole or absent; every run has a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from src.core import paths
+from src.core.errors import ArtefactError, ConfigError
+from src.core.paths import (
+    MANIFEST,
+    atomic_folder,
+    read_json,
+    require_finished,
+    reserve_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+
+class _Crash(Exception):
+    pass
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_write_replaces_the_whole_content(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "file.txt"
+    write_text(file, "a long first content")
+    write_text(file, "short: é")
+    assert file.read_text(encoding="utf-8") == "short: é"
+    assert _names(file.parent) == ["file.txt"]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    file = tmp_path / "file.bin"
+    write_bytes(file, b"old")
+
+    def crash(*arguments: object) -> None:
+        raise _Crash
+
+    monkeypatch.setattr(os, step, crash)
+    with pytest.raises(_Crash):
+        write_bytes(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert _names(tmp_path) == ["file.bin"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_json_that_no_other_reader_understands_is_not_written(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "file.json", {"x": value})
+    assert _names(tmp_path) == []
+
+
+def test_json_round_trip_keeps_order_and_text(tmp_path: Path) -> None:
+    write_json(tmp_path / "file.json", {"b": 1, "a": "日本"})
+    assert list(read_json(tmp_path / "file.json").items()) == [("b", 1), ("a", "日本")]
+    assert "日本" in (tmp_path / "file.json").read_text(encoding="utf-8")
+
+
+def test_missing_and_damaged_json_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="is missing"):
+        read_json(tmp_path / "none.json")
+    (tmp_path / "half.json").write_text('{"a": ', encoding="utf-8")
+    with pytest.raises(ArtefactError, match="not valid JSON"):
+        read_json(tmp_path / "half.json")
+
+
+def test_atomic_folder_appears_only_when_it_is_filled(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with atomic_folder(target) as folder:
+        (folder / "a").write_text("1", encoding="utf-8")
+        assert not target.exists()
+    assert _names(target) == ["a"]
+    assert _names(tmp_path) == ["out"]
+
+
+def test_a_crash_while_filling_keeps_the_old_folder(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with atomic_folder(target) as folder:
+        (folder / "old").write_text("1", encoding="utf-8")
+
+    def fill_and_crash() -> None:
+        with atomic_folder(target) as folder:
+            (folder / "new").write_text("2", encoding="utf-8")
+            raise _Crash
+
+    with pytest.raises(_Crash):
+        fill_and_crash()
+    assert _names(target) == ["old"]
+    assert _names(tmp_path) == ["out"]
+
+
+def test_a_filled_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    for name in ("old", "new"):
+        with atomic_folder(target) as folder:
+            (folder / name).write_text(name, encoding="utf-8")
+    assert _names(target) == ["new"]
+    assert _names(tmp_path) == ["out"]
+
+
+def test_two_runs_of_the_same_second_get_their_own_folders(tmp_path: Path) -> None:
+    wanted = tmp_path / "result" / "result_20250101_000000"
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: reserve_folder(wanted), range(8)))
+    assert len(set(found)) == 8
+    assert {path.name for path in found} == {wanted.name, *(f"{wanted.name}_{n}" for n in range(2, 9))}
+    assert all(path.is_dir() for path in found)
+
+
+def test_a_result_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(ConfigError, match="choose a writable folder"):
+        reserve_folder(tmp_path / "file" / "result")
+
+
+def test_a_folder_without_a_manifest_is_unfinished(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match="does not exist"):
+        require_finished(tmp_path / "none")
+    with pytest.raises(ArtefactError, match="did not finish"):
+        require_finished(tmp_path)
+    (tmp_path / MANIFEST).write_text(json.dumps({"kind": "x"}), encoding="utf-8")
+    assert require_finished(tmp_path) == {"kind": "x"}
+
+
+def test_the_repository_is_where_the_sources_are() -> None:
+    assert (paths.REPOSITORY / "src" / "core" / "paths.py").is_file()
