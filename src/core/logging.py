@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -63,3 +63,14 @@ def progress_bar(description: str, total: int) -> Iterator[Progress]:
     with Progress(*columns, console=console, transient=True, disable=not sys.stdout.isatty()) as bar:
         bar.add_task(description, total=total, note="")
         yield bar
+
+
+@contextmanager
+def epoch_bar(description: str, epochs: int, monitor: str) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """A bar over epochs; yields the `Report` that moves it and shows the monitored metric."""
+    with progress_bar(description, epochs) as bar:
+
+        def report(epoch: int, metrics: Mapping[str, float]) -> None:
+            bar.update(bar.task_ids[0], completed=epoch, note=f"{monitor} {metrics[monitor]:.4f}")
+
+        yield report

@@ -13,6 +13,7 @@ from src.exp.checks import check_experiment
 from src.exp.door import gather
 from src.exp.entry import Entry
 from src.exp.replay import REPLAY_HEADING, replay_keys
+from src.pipeline.curves import write_curves
 from src.pipeline.final import Comparison, Contestant, popularity, write_comparison
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import (
@@ -79,6 +80,7 @@ def run(settings: TuneSettings, prepared: _Prepared, folder: RunFolder) -> None:
     folder.watch.add("distill_student_train_time", outcome.student_seconds)
     folder.watch.add("search_time", outcome.seconds)
     _publish(outcome, folder)
+    write_curves(folder.path / CURVES / "student_baseline", fit_of(stages.baseline).history)
     _compare(stages, outcome, folder)
     finish(stages, folder, "tune_distill", {"search": _facts(stages, outcome), **facts})
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from src.core.logging import console, get_logger, progress_bar
+from src.core.logging import console, epoch_bar, get_logger
 from src.core.training import FitResult
 from src.data.dataset import format_statistics
 from src.distill.data_bridge import align, export_dllm2rec
@@ -73,12 +73,8 @@ def distil(stages: Stages) -> DistillRun:
     """The configured student, taught by the teacher's outputs."""
     settings = stages.settings
     teaching = align(stages.outputs, stages.data.train, settings.distill.candidate_topk, stages.device)
-    with progress_bar("distillation", settings.student.loop.epochs) as bar:
-
-        def report(epoch: int, metrics: Mapping[str, float]) -> None:
-            monitor = settings.student.loop.monitor
-            bar.update(bar.task_ids[0], completed=epoch, note=f"{monitor} {metrics[monitor]:.4f}")
-
+    loop = settings.student.loop
+    with epoch_bar("distillation", loop.epochs, loop.monitor) as report:
         return train_distilled(
             settings.student,
             settings.distill,

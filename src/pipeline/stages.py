@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from src.core.hardware import resolve_device
-from src.core.logging import get_logger
+from src.core.logging import epoch_bar
 from src.core.paths import MANIFEST, require_finished, write_json
 from src.core.training import FitResult
 from src.data.dataset import load_dataset
@@ -33,8 +33,6 @@ from src.teacher.labelling import choose_rows, label
 from src.teacher.llm import fingerprint_llm
 from src.teacher.tiny_llm import build_tiny_llm
 from src.teacher.training import train_teacher
-
-_log = get_logger(__name__)
 
 #: raise a stage's number when its code changes what it produces: older cache entries are then built again
 VERSIONS = {"student": 1, "tiny_llm": 1, "teacher": 1, "teacher_outputs": 1}
@@ -87,7 +85,9 @@ class Stages:
         }
 
         def build(folder: Path) -> None:
-            run = train_student(settings, self.settings.evaluation, self.student_data, self.settings.seed)
+            evaluation, seed = self.settings.evaluation, self.settings.seed
+            with epoch_bar(name, settings.loop.epochs, settings.loop.monitor) as report:
+                run = train_student(settings, evaluation, self.student_data, seed, report)
             extra = {"fit": asdict(run.fit)}
             save_student(folder, run.student, settings, self.data.id_map, self.data.fingerprints(), extra)
 

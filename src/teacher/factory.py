@@ -121,7 +121,7 @@ def _check(folder: Path, manifest: Mapping[str, Any], data: SequenceData) -> Non
 
 
 def _find_llm(folder: Path, settings: TeacherSettings, manifest: Mapping[str, Any]) -> str:
-    """The teacher's own copy, else where the settings say, else where it was in training; checked by its fingerprint."""
+    """The teacher's own copy, else where the settings say, else where training found it; checked by fingerprint."""
     if (folder / LLM_FOLDER).is_dir():
         name = str(folder / LLM_FOLDER)
     else:

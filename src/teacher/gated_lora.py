@@ -9,6 +9,7 @@ k·r/E..(k+1)·r/E−1 of `lora_A` and the same columns of `lora_B`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ class _GateHook:
             raise RuntimeError("LoRA experts ran without a gate: open `with scope(gate_weights):` around the model")
         if gate.shape != (activations.shape[0], self.experts):
             raise ValueError(
-                f"gate_weights are {tuple(gate.shape)}, but {activations.shape[0]} sequences meet {self.experts} experts"
+                f"gate_weights are {tuple(gate.shape)}; {activations.shape[0]} sequences met {self.experts} experts"
             )
         weights = (self.experts * gate).repeat_interleave(activations.shape[-1] // self.experts, dim=1)
         middle = [1] * (activations.dim() - 2)
@@ -123,6 +124,14 @@ def resolve_targets(llm: nn.Module, settings: LoraSettings) -> tuple[list[str], 
     return wanted, excluded
 
 
+@contextmanager
+def _both_names() -> Iterator[None]:
+    """Newer versions of transformers warn about the names that older ones, and PEFT, know gradient checkpointing by."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
+        yield
+
+
 def inject(llm: PreTrainedModel, settings: LoraSettings) -> GatedAdapters:
     """Freeze a language model and give it gated LoRA experts. B starts at zero, so the model is unchanged at first.
 
@@ -136,7 +145,9 @@ def inject(llm: PreTrainedModel, settings: LoraSettings) -> GatedAdapters:
         target_modules=targets,
         exclude_modules=excluded or None,
     )
-    return attach(get_peft_model(llm, config, adapter_name=ADAPTER), settings.experts)
+    with _both_names():
+        model = get_peft_model(llm, config, adapter_name=ADAPTER)
+    return attach(model, settings.experts)
 
 
 def attach(model: PeftModel, experts: int) -> GatedAdapters:
@@ -160,4 +171,5 @@ def checkpoint_activations(adapters: GatedAdapters) -> None:
             "teacher.gradient_checkpointing", True, f"{type(llm).__name__} cannot do it", "set it to false"
         )
     kwargs = {"use_reentrant": False, "context_fn": adapters.scope.checkpoint_contexts}
-    llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
+    with _both_names():
+        llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)

@@ -102,7 +102,7 @@ class ResidualBlock(nn.Module):
 
 
 class ConvolutionalRouter(nn.Module):
-    """The published router: u as a one-channel signal through a small residual network, averaged, then a linear softmax.
+    """The published router: u as a one-channel signal through a small residual network, averaged, then a softmax.
 
     BatchNorm behaves as usual: batch statistics in training, running ones in eval.
     """
@@ -141,7 +141,7 @@ def build_gate(settings: GateSettings, width: int, experts: int) -> nn.Module:
 
 
 def normalised_entropy(gate_weights: Tensor) -> Tensor:
-    """Entropy of each row of ``[B, E]`` over log E: 1 for uniform weights (and for one expert), 0 for a single expert."""
+    """Entropy of each row of ``[B, E]`` over log E: 1 for uniform weights (or E = 1), 0 where one expert has all."""
     experts = gate_weights.shape[1]
     if experts == 1:
         return torch.ones_like(gate_weights[:, 0])

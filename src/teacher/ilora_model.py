@@ -25,7 +25,7 @@ from src.teacher.settings import TeacherSettings
 
 
 class ILoRATeacher(nn.Module):
-    """The whole teacher. Shapes: B histories, L their length, S prompt tokens, D the LLM's width, V items, E experts."""
+    """The whole teacher. B histories of length L, S prompt tokens, D the LLM's width, V items, E experts."""
 
     def __init__(
         self,

@@ -30,9 +30,9 @@ class Projector(nn.Module):
         embeddings are small; without this all placeholders would begin as nearly the same vector, the biases.
         """
         centre, spread = items.mean(dim=0), (items - items.mean(dim=0)).square().mean().sqrt().clamp(min=_SMALLEST)
-        self.inner.weight /= spread
-        self.inner.bias -= self.inner.weight @ centre
+        self.inner.weight.div_(spread)
+        self.inner.bias.sub_(self.inner.weight @ centre)
         projected = self(items)
         wanted = tokens.float().std(dim=0).mean() / projected.std(dim=0).mean().clamp(min=_SMALLEST)
-        self.outer.weight *= wanted
+        self.outer.weight.mul_(wanted)
         self.outer.bias.copy_(tokens.float().mean(dim=0) - (projected.mean(dim=0) - self.outer.bias) * wanted)

@@ -1,6 +1,6 @@
 """What the language model reads: a history as titles, each followed by a place for its recommender embedding.
 
-Titles are tokenised once for the whole catalogue; a batch of prompts is then put together from those pieces by indexing.
+Titles are tokenised once for the whole catalogue; a batch of prompts is put together from those pieces by indexing.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Prompts(nn.Module):
         frame = [self.before + prefix, suffix + self.after]
         self._require_room(sum(map(len, frame)), 1 + max(map(len, titles)))
         # rows 0..V-1: items; V: nothing (padding); V+1: prefix; V+2: suffix
-        table = [*(ids + [self.placeholder_id] for ids in titles), [], *frame]
+        table = [*([*ids, self.placeholder_id] for ids in titles), [], *frame]
         self.register_buffer("sizes", torch.tensor([len(ids) for ids in table]), persistent=False)
         self.register_buffer("pieces", _rectangle(table), persistent=False)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id

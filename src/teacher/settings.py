@@ -181,7 +181,8 @@ class TeacherSettings:
     def __post_init__(self) -> None:
         if self.encoder.architecture != "sasrec":
             raise ValueError(
-                f"teacher.encoder.architecture = {self.encoder.architecture!r} must be sasrec: the gate reads its user vector"
+                f"teacher.encoder.architecture = {self.encoder.architecture!r} must be sasrec: "
+                "the gate reads its user vector"
             )
         if self.gate.top_k > self.lora.experts:
             raise ValueError(

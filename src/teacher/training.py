@@ -1,4 +1,4 @@
-"""Training the teacher: a story of a sample, a start, one fit on the item's cross-entropy, and what the gate learned."""
+"""Training the teacher: a sample, a start, one fit on the item's cross-entropy, and what the gate learned."""
 
 from __future__ import annotations
 

@@ -165,12 +165,10 @@ class StudyScheduler(FIFOScheduler):
             shutil.copyfile(source, target / "error.txt")
 
 
-def execute(
-    search_board: Board, trainable: Trainable, data: TrialData, settings: TuningSettings, gpus: int, threads: int
-) -> None:
+def execute(search_board: Board, trainable: Trainable, data: TrialData, settings: TuningSettings, gpus: int) -> None:
     """Run trials until the study holds the configured number, then shut Ray down.
 
-    ``threads`` are the CPU threads a student trains with; ``gpus`` is 0 where trials run on the CPU.
+    ``gpus`` is 0 where trials run on the CPU.
     """
     global _board
     os.environ.update(_ENVIRONMENT)

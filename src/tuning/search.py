@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from src.core.errors import TrainingFailed
+from src.core.errors import ConfigError, TrainingFailed
 from src.core.logging import get_logger
 from src.core.metrics import metric_names
 from src.core.paths import require_finished
@@ -51,6 +51,8 @@ def prepare_space(settings: ExperimentSettings, tuning: TuningSettings) -> Searc
     names = metric_names(settings.evaluation.ks)
     space = load_search_space(tuning.search_space, plain(settings), names)
     if tuning.metric:
+        if tuning.metric not in names:
+            raise ConfigError.one("tuning.metric", tuning.metric, f"must be one of {', '.join(names)}")
         space = SearchSpace(tuning.metric, space.parameters)
     check_values(space, settings)
     first_trial(space, settings)
@@ -73,7 +75,7 @@ def run_search(
     )
     trainable = Trainable(settings, space.metric, folder / TRIALS)
     with screen:
-        execute(search_board, trainable, TrialData.of(stages.data, outputs), tuning, gpus, settings.student.threads)
+        execute(search_board, trainable, TrialData.of(stages.data, outputs), tuning, gpus)
     ended = sum(trial.state.is_finished() for trial in record.trials())
     if ended < tuning.trials:
         raise TrainingFailed(
