@@ -58,7 +58,7 @@ def outputs_for(
     """A teacher that knows the answer of these training rows: target first, then the items after it."""
     target = train.target[rows]
     candidates = (target[:, None] + np.arange(top_n)) % num_items
-    distances = np.tile(np.arange(top_n, dtype=np.float32) / 2, (len(rows), 1)) + rows[:, None].astype(np.float32) / 64
+    distances = (np.arange(top_n)[None, :] / 2 + rows[:, None] / 64).astype(np.float32)
     random = np.random.default_rng(0)
     return TeacherOutputs(
         example_id=train.example_id[rows],

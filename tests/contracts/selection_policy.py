@@ -10,6 +10,7 @@ class TestMyPolicy(SelectionPolicyContract):
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,10 +36,9 @@ def any_context(seed: int = 0, rows: int = B) -> SelectionContext:
 
 def at_rows(context: SelectionContext, rows: Tensor) -> SelectionContext:
     """The context of these rows only."""
-    tensors = {field.name: getattr(context, field.name) for field in fields(context)}
-    return SelectionContext(
-        **{name: value[rows] if isinstance(value, Tensor) else value for name, value in tensors.items()}
-    )
+    values = {field.name: getattr(context, field.name) for field in fields(context)}
+    taken: dict[str, Any] = {name: value[rows] for name, value in values.items() if isinstance(value, Tensor)}
+    return replace(context, **taken)
 
 
 class SelectionPolicyContract:

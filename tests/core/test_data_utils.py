@@ -56,6 +56,7 @@ def test_another_shape_type_value_or_division_has_another_fingerprint(other: tup
 
 def test_parts_do_not_run_into_each_other() -> None:
     assert fingerprint("ab", "c") != fingerprint("a", "bc")
+    assert fingerprint(12, 3) != fingerprint(1, 23)
 
 
 def test_what_cannot_be_identified_is_refused() -> None:

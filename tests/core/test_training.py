@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from src.core.errors import StopTraining, TrainingFailed
-from src.core.training import FitResult, LoopSettings, fit, train_step
+from src.core.training import FitResult, LoopSettings, Report, fit, silent, train_step
 
 
 class Scalar(nn.Module):
@@ -39,7 +39,7 @@ def run_fit(
     objective: Any,
     scores: list[float],
     rows: int = 4,
-    report: Callable[[int, Mapping[str, float]], None] | None = None,
+    report: Report = silent,
     **settings: Any,
 ) -> FitResult:
     """Fit with plain gradient descent of rate 1; epoch e is scored ``scores[e - 1]``."""
@@ -52,7 +52,7 @@ def run_fit(
         rows,
         lambda: {"score": next(values)},
         torch.Generator().manual_seed(0),
-        **({"report": report} if report else {}),
+        report,
     )
 
 

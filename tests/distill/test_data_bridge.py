@@ -183,7 +183,7 @@ def test_a_missing_file_is_named(files: Path, name: str) -> None:
 class _Payload:
     """What a hostile pickle does when it is loaded."""
 
-    def __reduce__(self) -> tuple[object, tuple[str]]:
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
         return (open, ("owned", "w"))
 
 

@@ -103,11 +103,12 @@ def test_with_the_baselines_dro_it_is_that_baseline_to_the_last_bit(
 
 
 @pytest.mark.parametrize(
-    "policy", [{"policy": name} for name in ("all", "kl_divergence", "ground_truth_error")], ids=str
+    "active",
+    [ActiveSettings("all"), ActiveSettings("kl_divergence"), ActiveSettings("ground_truth_error")],
+    ids=lambda active: active.policy,
 )
-def test_a_policy_alone_changes_nothing(data: StudentData, teaching: TeachingRows, policy: dict[str, Any]) -> None:
+def test_a_policy_alone_changes_nothing(data: StudentData, teaching: TeachingRows, active: ActiveSettings) -> None:
     settings = student_settings()
-    active = ActiveSettings(**policy)
     taught = train_distilled(settings, NOTHING, active, EVALUATION, data, teaching, seed=7)
     assert same_weights(taught.student, train_student(settings, EVALUATION, data, seed=7).student)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.golden.families import FAMILIES, Case, cases_of, check_coverage, unknown_families
 from tests.golden.sources import check_integrity, read_manifest
@@ -17,15 +15,6 @@ def golden_dir(request: pytest.FixtureRequest) -> Path:
     """The folder under test."""
     folder: Path = request.config.getoption("--golden-dir")
     return folder.resolve()
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums in a fixed order, and no thread start-up for tiny tensors."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
