@@ -8,7 +8,6 @@ import json
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import torch
 from recbole.config import Config
@@ -62,5 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    Path(tempfile.gettempdir()).mkdir(exist_ok=True)
     main()

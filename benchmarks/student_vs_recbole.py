@@ -19,6 +19,7 @@ import argparse
 import json
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,10 +57,20 @@ def our_epochs(root: Path, threads: int) -> Iterator[float]:
 
 def recbole_epochs(python: Path, root: Path, threads: int) -> Iterator[float]:
     """The same of RecBole's trainer, in its own process."""
-    command = [str(python), str(Path(__file__).with_name("recbole_side.py")), str(root.parent), root.name, str(threads)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
+    command = [
+        str(python.absolute()),
+        str(Path(__file__).with_name("recbole_side.py")),
+        str(root.parent),
+        root.name,
+        str(threads),
+    ]
+    # RecBole writes logs beside itself
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        subprocess.Popen(
+            command, cwd=scratch, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process,
+    ):
         assert process.stdin is not None
         assert process.stdout is not None
         try:

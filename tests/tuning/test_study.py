@@ -1,0 +1,149 @@
+"""The study as the record of a search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from src.tuning.report import trials_frame, write_tensorboard
+from src.tuning.search_space import CategoricalParameter, FloatParameter, SearchSpace
+from src.tuning.settings import TuningSettings
+from src.tuning.study import JOURNAL, STUDY_NAME, Record
+
+SPACE = SearchSpace(
+    "ndcg_20",
+    {
+        "distill.lam": FloatParameter(type="float", low=0.0, high=1.0),
+        "active.policy": CategoricalParameter(type="categorical", choices=["all", "kl_divergence"]),
+        "active.kl_threshold": FloatParameter(type="float", low=0.1, high=1.0, when={"active.policy": "kl_divergence"}),
+    },
+)
+FIRST = {"distill.lam": 0.0, "active.policy": "all"}
+
+
+def _record(folder: Path, seed: int = 1, **settings: object) -> Record:
+    folder.mkdir(exist_ok=True)
+    return Record.create(folder, SPACE, TuningSettings(**settings), seed)  # type: ignore[arg-type]
+
+
+def _finish(record: Record, number: int, value: float) -> None:
+    record.complete(number, value, {"epochs": 1})
+
+
+def test_a_trial_is_one_line_of_the_journal(tmp_path: Path) -> None:
+    record = _record(tmp_path)
+    journal = tmp_path / JOURNAL
+    before = len(journal.read_text().splitlines())
+    record.ask(FIRST)
+    record.ask()
+    assert len(journal.read_text().splitlines()) == before + 2
+
+
+def test_the_first_trial_has_the_given_values_and_proposals_depend_on_seed_and_number(tmp_path: Path) -> None:
+    proposals = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        record = _record(tmp_path / name, seed)
+        assert record.ask(FIRST).params == FIRST
+        _finish(record, 0, 0.1)
+        proposals.append([record.ask().params for _ in range(5)])
+    assert proposals[0] == proposals[1]
+    assert proposals[0] != proposals[2]
+
+
+def test_optuna_opens_the_journal_and_finds_every_state(tmp_path: Path) -> None:
+    record = _record(tmp_path)
+    for _ in range(4):
+        record.ask()
+    record.write_value(0, 1, 0.3)
+    _finish(record, 0, 0.3)
+    record.write_value(1, 1, 0.2)
+    record.prune(1)
+    record.fail(2, "out of memory")
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL)))
+    loaded = optuna.load_study(study_name=STUDY_NAME, storage=storage)
+    states = [trial.state for trial in loaded.trials]
+    assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING]
+    assert loaded.trials[1].intermediate_values == {1: 0.2}
+    assert loaded.trials[2].user_attrs["failure"] == "out of memory"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_not_finite_fails_the_trial(tmp_path: Path, value: float) -> None:
+    record = _record(tmp_path)
+    record.ask()
+    record.complete(0, value, {})
+    assert record.trials()[0].state == TrialState.FAIL
+    assert str(value) in record.trials()[0].user_attrs["failure"]
+    assert record.best() is None
+
+
+def test_a_poor_trial_is_stopped_but_never_the_first(tmp_path: Path) -> None:
+    record = _record(tmp_path, pruner_startup_trials=1, pruner_warmup_epochs=0)
+    for _ in range(3):
+        record.ask()
+    record.write_value(1, 1, 0.5)
+    _finish(record, 1, 0.5)
+    assert not record.write_value(0, 1, 0.1)
+    assert record.write_value(2, 1, 0.1)
+
+
+def test_the_earlier_of_two_equal_trials_is_the_best_and_a_pruned_one_never(tmp_path: Path) -> None:
+    record = _record(tmp_path)
+    for _ in range(3):
+        record.ask()
+    _finish(record, 0, 0.4)
+    _finish(record, 1, 0.4)
+    record.write_value(2, 1, 0.9)
+    record.prune(2)
+    best = record.best()
+    assert best is not None
+    assert best.number == 0
+
+
+def _searched(tmp_path: Path) -> Record:
+    record = _record(tmp_path)
+    record.ask(FIRST)
+    record.ask({"distill.lam": 0.5, "active.policy": "kl_divergence", "active.kl_threshold": 0.25})
+    for number, values in enumerate(([0.1, 0.3], [0.2, 0.15])):
+        for epoch, value in enumerate(values, start=1):
+            record.write_value(number, epoch, value)
+        _finish(record, number, max(values))
+    return record
+
+
+def test_the_trials_table_has_every_parameter_and_state(tmp_path: Path) -> None:
+    frame = trials_frame(_searched(tmp_path))
+    assert frame["trial"].tolist() == [0, 1]
+    assert frame["state"].tolist() == ["COMPLETE", "COMPLETE"]
+    assert frame["ndcg_20"].tolist() == [0.3, 0.2]
+    assert frame["epochs"].tolist() == [2, 2]
+    assert frame["active.kl_threshold"].isna().tolist() == [True, False]
+
+
+def test_hparams_read_back_conditional_columns_and_best_values(tmp_path: Path) -> None:
+    write_tensorboard(tmp_path / "tb", _searched(tmp_path))
+    top = _summary(tmp_path / "tb")["_hparams_/experiment"]
+    assert [info.name for info in top.experiment.hparam_infos] == list(SPACE.parameters)
+    assert [info.name.tag for info in top.experiment.metric_infos] == ["best/ndcg_20"]
+    start = _summary(tmp_path / "tb" / "trial_0001")["_hparams_/session_start_info"].session_start_info
+    assert start.hparams["active.kl_threshold"].number_value == 0.25
+    assert start.hparams["active.policy"].string_value == "kl_divergence"
+    events = EventAccumulator(str(tmp_path / "tb" / "trial_0001"))
+    events.Reload()
+    assert [round(event.value, 6) for event in events.Scalars("ndcg_20")] == [0.2, 0.15]
+    assert round(events.Scalars("best/ndcg_20")[0].value, 6) == 0.2
+
+
+def _summary(folder: Path) -> dict[str, plugin_data_pb2.HParamsPluginData]:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    content = events.SummaryMetadata
+    return {
+        tag: plugin_data_pb2.HParamsPluginData.FromString(content(tag).plugin_data.content)
+        for tag in events.PluginTagToContent("hparams")
+    }
