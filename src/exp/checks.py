@@ -11,7 +11,7 @@ from src.teacher.llm import check_llm
 
 
 def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
-    """Stages with their data loaded; raises ``ConfigError`` with the problems of data, device, student and model."""
+    """Stages with their data loaded; raises ``ConfigError`` with those of data, device, cache, student and model."""
     stages = Stages(settings, StageCache(settings.runtime.cache, settings.runtime.reuse))
 
     def student() -> None:
@@ -25,5 +25,5 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
         if teacher and settings.distill.outputs_from is not None:
             _ = stages.outputs
 
-    gather(lambda: stages.data, lambda: stages.device, student, language_model, given_outputs)
+    gather(lambda: stages.data, lambda: stages.device, stages.cache.check, student, language_model, given_outputs)
     return stages

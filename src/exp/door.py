@@ -6,6 +6,7 @@ import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -24,16 +25,19 @@ from src.core.paths import REPOSITORY
 
 CONF = REPOSITORY / "conf"
 PARAMS = "params"
+RUN_DIR = "hydra.run.dir"
 
 S = TypeVar("S")
 
 
-def groups() -> dict[str, list[str]]:
-    """Config groups and their options, from the files in `conf/`."""
+@cache
+def groups(config_name: str) -> Mapping[str, list[str]]:
+    """The groups of a config in `conf/` and their options."""
+    content, _ = compose_plain(config_name, [])
     return {
         folder.name: sorted(f.stem for f in folder.glob("*.yaml") if f.stem != "base")
         for folder in sorted(CONF.iterdir())
-        if folder.is_dir() and folder.name != "hydra"
+        if folder.is_dir() and folder.name in content
     }
 
 
@@ -42,7 +46,7 @@ def compose_plain(config_name: str, overrides: Sequence[str]) -> tuple[dict[str,
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(config_name, list(overrides), return_hydra_config=True)
-        folder = Path(config.hydra.run.dir)
+        folder = Path(str(config.hydra.run.dir))
         content = OmegaConf.to_container(
             cast(DictConfig, OmegaConf.masked_copy(config, _own_keys(config))), resolve=True
         )
@@ -56,7 +60,7 @@ def _own_keys(config: DictConfig) -> list[str]:
 def expand_params(arguments: Sequence[str]) -> list[str]:
     """Replace ``params=FILE`` by the overrides that the file holds; what else stands on the command line wins.
 
-    Raises ``ConfigError`` when the file cannot be read or is no mapping.
+    Raises ``ConfigError`` when the file cannot be read, is no mapping, or holds values that no override can say.
     """
     given = [a for a in arguments if a.startswith(f"{PARAMS}=")]
     rest = [a for a in arguments if not a.startswith(f"{PARAMS}=")]
@@ -65,12 +69,22 @@ def expand_params(arguments: Sequence[str]) -> list[str]:
     path = Path(given[-1].split("=", 1)[1])
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError.one(PARAMS, str(path), f"cannot be read ({error})", "name a best_params.yaml") from None
     if not isinstance(content, dict):
         raise ConfigError.one(PARAMS, str(path), "must be a mapping of dotted keys to values")
+    rule, step = "must be a number, text, true, false, null or a list of them", "write nested keys with dots"
+    problems = [Problem(f"{path.name}: {key}", v, rule, step) for key, v in content.items() if not _is_plain(v)]
+    if problems:
+        raise ConfigError(problems)
     taken = {a.split("=", 1)[0].lstrip("+~") for a in rest}
     return [f"{key}={format_value(value)}" for key, value in content.items() if key not in taken] + rest
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_plain(part) for part in value)
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def format_value(value: Any) -> str:
@@ -103,19 +117,18 @@ def read_settings(config_name: str, arguments: Sequence[str], schema: type[S]) -
 
 def _check_overrides(config_name: str, overrides: Sequence[str], problems: list[Problem]) -> list[str]:
     """The overrides that can be composed; the others become problems."""
-    parsed = [(text, _parse(text, problems)) for text in overrides]
-    options = groups()
-    known_groups = [(text, o) for text, o in parsed if o is not None and o.key_or_group in options]
-    chosen = [text for text, o in known_groups if _option_exists(text, o, options, problems)]
-    valid_keys = _dotted(compose_plain(config_name, chosen)[0])
+    parsed = [(text, o) for text in overrides if (o := _parse(text, problems)) is not None]
+    options = groups(config_name)
+    chosen = [text for text, o in parsed if o.key_or_group in options and _option_exists(o, options, problems)]
+    valid = [*_dotted(compose_plain(config_name, chosen)[0]), RUN_DIR]
     accepted = list(chosen)
     for text, override in parsed:
-        if override is None or override.key_or_group in options:
+        if override.key_or_group in options:
             continue
-        if _key_exists(override, valid_keys, options):
+        if override.key_or_group in valid:
             accepted.append(text)
         else:
-            problems.append(_unknown("key", override.key_or_group, [*valid_keys, *options]))
+            problems.append(_unknown("key", override.key_or_group, valid))
     return accepted
 
 
@@ -128,22 +141,21 @@ def _parse(text: str, problems: list[Problem]) -> Override | None:
     except HydraException as error:
         problems.append(Problem("override", text, str(error).splitlines()[0], "write key=value"))
         return None
+    if override.is_sweep_override():
+        problems.append(Problem("override", text, "names several values", "give one value a run, or use tune_distill"))
+        return None
+    if override.type != OverrideType.CHANGE or override.package is not None:
+        problems.append(Problem("override", text, "keys can be changed, not added or removed", "write key=value"))
+        return None
     return override
 
 
-def _option_exists(text: str, override: Override, options: Mapping[str, list[str]], problems: list[Problem]) -> bool:
+def _option_exists(override: Override, options: Mapping[str, list[str]], problems: list[Problem]) -> bool:
     option = str(override.value())
     if option in options[override.key_or_group]:
         return True
     problems.append(_unknown(override.key_or_group, option, options[override.key_or_group]))
     return False
-
-
-def _key_exists(override: Override, valid: Iterable[str], options: Mapping[str, list[str]]) -> bool:
-    key = override.key_or_group
-    if override.type not in (OverrideType.CHANGE, OverrideType.ADD, OverrideType.FORCE_ADD):
-        return False
-    return key.startswith("hydra.") or key in valid
 
 
 def _unknown(what: str, value: str, valid: Iterable[str]) -> Problem:

@@ -17,7 +17,7 @@ from rich.markup import escape
 from src.core.errors import AnyoError, ConfigError, ProblemsFound
 from src.core.logging import console, get_logger, log_to
 from src.core.paths import reserve_folder
-from src.exp.door import CONF, expand_params, format_value, nested_plain, read_settings
+from src.exp.door import CONF, RUN_DIR, expand_params, format_value, nested_plain, read_settings
 from src.exp.help import show_help
 from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
 
@@ -82,12 +82,18 @@ class Entry(Generic[S]):
 def _own_folder(wanted: Path, arguments: list[str]) -> Path:
     """A new folder; one that the user named must be empty, the default gets a suffix when another run took it."""
     wanted = wanted.resolve()
-    if any(argument.startswith("hydra.run.dir=") for argument in arguments):
-        if wanted.exists() and any(wanted.iterdir()):
-            raise ConfigError.one("hydra.run.dir", str(wanted), "is not empty", "name a new folder: results are kept")
-        if wanted.exists():
-            wanted.rmdir()
-    return reserve_folder(wanted)
+    if not (any(argument.startswith(f"{RUN_DIR}=") for argument in arguments) and wanted.exists()):
+        return reserve_folder(wanted)
+    try:
+        empty = not any(wanted.iterdir())
+        if empty:
+            # of two runs that name the same empty folder, only one can make this file
+            (wanted / LOG).touch(exist_ok=False)
+    except OSError as error:
+        raise ConfigError.one(RUN_DIR, str(wanted), f"cannot be used ({error.strerror})", "name a new folder") from None
+    if not empty:
+        raise ConfigError.one(RUN_DIR, str(wanted), "is not empty", "name a new folder: results are kept")
+    return wanted
 
 
 def _under_hydra(
@@ -103,8 +109,8 @@ def _under_hydra(
             # Hydra would print a traceback of its own; the entry shows the message instead
             failure.append(error)
 
-    overrides = [a for a in expand_params(arguments) if not a.startswith("hydra.run.dir=")]
-    before, sys.argv = sys.argv, [sys.argv[0], *overrides, f"hydra.run.dir={format_value(str(folder))}"]
+    overrides = [a for a in expand_params(arguments) if not a.startswith(f"{RUN_DIR}=")]
+    before, sys.argv = sys.argv, [sys.argv[0], *overrides, f"{RUN_DIR}={format_value(str(folder))}"]
     GlobalHydra.instance().clear()
     try:
         hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(job)()

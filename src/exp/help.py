@@ -20,7 +20,7 @@ def show_help(command: str, description: str, config_name: str, schema: type) ->
     console.print(f"[bold]python -m src.exp.{command}[/bold] \\[group=option ...] \\[key=value ...]\n")
     console.print(escape(description.strip()) + "\n")
     console.print("Groups (choose an option with group=option):")
-    for group, options in groups().items():
+    for group, options in groups(config_name).items():
         console.print(f"  {group}: {', '.join(options)}")
     console.print("\nparams=FILE starts from the keys of a best_params.yaml; other arguments win.")
     table = Table(title="Keys (key=value)", title_justify="left", box=None, pad_edge=False)

@@ -76,6 +76,7 @@ def run(settings: TuneSettings, prepared: _Prepared, folder: RunFolder) -> None:
     outputs = stages.outputs
     facts = teacher_facts(stages)
     show_teacher(facts)
+    stages.release_teacher()
     outcome = run_search(stages, outputs, prepared.space, settings.tuning, folder.path)
     folder.watch.add("distill_student_train_time", outcome.student_seconds)
     folder.watch.add("search_time", outcome.seconds)

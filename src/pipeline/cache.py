@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -58,12 +59,18 @@ class StageCache:
         _log.info("%s: built in %.1f s", name, seconds)
         return self._remember(StageRecord(name, key, folder, seconds, reused=False))
 
+    def check(self) -> None:
+        """Raises ``ConfigError`` when the cache cannot be written."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.root).close()
+        except OSError as error:
+            rule = f"cannot be written ({error.strerror})"
+            raise ConfigError.one("runtime.cache", str(self.root), rule, "choose a writable folder") from None
+
     def _build(self, folder: Path, determined_by: Mapping[str, Any], build: Callable[[Path], None]) -> float:
         start = time.perf_counter()
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError.one("runtime.cache", str(self.root), f"cannot be written ({error.strerror})") from None
+        self.check()
         with atomic_folder(folder) as target:
             build(target)
             seconds = time.perf_counter() - start

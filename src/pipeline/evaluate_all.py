@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as settings_dataclass
 
 from src.core.errors import ArtefactError, ConfigError, Problem, ProblemsFound
@@ -30,6 +30,7 @@ from src.teacher.factory import load_teacher
 from src.teacher.labelling import score_examples
 
 TEACHER = "teacher"
+_NAME_A_RUN = "name a result of run_student_baseline, run_teacher, run_distill or tune_distill"
 
 
 @settings_dataclass(frozen=True, config=STRICT)
@@ -50,23 +51,37 @@ class FinishedResult:
 
     folder: Path
     experiment: ExperimentSettings
+    manifest: Mapping[str, Any]
 
     @classmethod
     def read(cls, folder: Path) -> FinishedResult:
-        """Raises ``ArtefactError`` for a folder that is missing, unfinished or without its settings."""
-        require_finished(folder)
+        """Raises ``ArtefactError`` for a folder that is missing, unfinished, or without an experiment's settings."""
+        manifest = require_finished(folder)
         try:
             content = yaml.safe_load((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        except OSError:
-            raise ArtefactError.one("folder", str(folder), f"has no {SETTINGS_FILE}") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            raise ArtefactError.one(
+                "folder", str(folder), f"its {SETTINGS_FILE} is missing or damaged", _NAME_A_RUN
+            ) from None
         # a search's or a teacher's settings hold more than the experiment
         known = {field.name for field in fields(ExperimentSettings)}
-        experiment = {name: value for name, value in content.items() if name in known}
-        return cls(folder, TypeAdapter(ExperimentSettings).validate_python(experiment))
+        held = content if isinstance(content, dict) else {}
+        experiment = {name: value for name, value in held.items() if name in known}
+        try:
+            settings = TypeAdapter(ExperimentSettings).validate_python(experiment)
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            rule = f"its {SETTINGS_FILE} holds no experiment of this version ({where}: {error.errors()[0]['msg']})"
+            raise ArtefactError.one("folder", str(folder), rule, _NAME_A_RUN) from None
+        return cls(folder, settings, manifest)
 
     def has_student(self) -> bool:
         """Whether the result holds a student."""
         return (self.folder / BEST_STUDENT).is_dir()
+
+    def trials(self) -> int:
+        """How many configurations were tried to find its student."""
+        return sum(self.manifest.get("search", {}).get("trials", {}).values()) or 1
 
     def has_teacher(self) -> bool:
         """Whether the result holds a teacher (those of run_teacher do)."""
@@ -83,7 +98,10 @@ class Lineup:
 
 def check_results(settings: EvaluateSettings) -> Lineup:
     """Read every result; raises ``ConfigError`` with all that are unfinished or belong to another dataset."""
-    problems: list[Problem] = []
+    names = [folder.name for folder in settings.results]
+    repeated = [str(folder) for folder in settings.results if names.count(folder.name) > 1]
+    rule = "two results of one name could not be told apart in the table"
+    problems = [Problem("results", repeated, rule, "rename one folder, name each once")] if repeated else []
     results: list[FinishedResult] = []
     for folder in settings.results:
         try:
@@ -92,10 +110,13 @@ def check_results(settings: EvaluateSettings) -> Lineup:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    stages = Stages(results[0].experiment, StageCache(settings.runtime.cache))
+    # where it computes is this run's choice, not that of the run which is looked at
+    experiment = replace(results[0].experiment, runtime=settings.runtime)
+    stages = Stages(experiment, StageCache(settings.runtime.cache))
+    resolve_device(settings.runtime.device)
     expected = stages.data.fingerprints()
     for result in results:
-        found = require_finished(result.folder)["fingerprints"]
+        found = result.manifest["fingerprints"]
         problems += [
             Problem(
                 f"results: {name}", str(result.folder), f"has another {name} than {results[0].folder}", "compare apart"
@@ -110,13 +131,13 @@ def check_results(settings: EvaluateSettings) -> Lineup:
 
 def run_eval_all(settings: EvaluateSettings, field: Lineup, folder: RunFolder) -> None:
     """Rank on validation and test (opened here, once), write the tables and the manifest."""
-    stages, device = field.stages, resolve_device(settings.runtime.device)
+    stages, device = field.stages, field.stages.device
     names = ", ".join(str(result.folder) for result in field.results)
+    students = [popularity(stages), *(_student(r, stages, device) for r in field.results if r.has_student())]
     test = stages.data.test.open(f"run_eval_all of {names}", folder.test_record)
     ranked: list[Ranked] = []
     for split, examples in (("validation", stages.data.validation), ("test", test)):
         tensors = TensorExamples.of(examples, device)
-        students = [popularity(stages), *(_student(r, stages, device) for r in field.results if r.has_student())]
         full = [
             Ranked.of(s.name, split, examples, rank_examples(s.score, tensors, settings.evaluation)) for s in students
         ]
@@ -125,15 +146,16 @@ def run_eval_all(settings: EvaluateSettings, field: Lineup, folder: RunFolder) -
             if not result.has_teacher():
                 continue
             teacher_settings = result.experiment.teacher
-            rows = teacher_settings.validation_rows if split == "validation" else teacher_settings.test_rows
-            shown = sample(examples, rows, result.experiment.seed, split)
+            count = teacher_settings.validation_rows if split == "validation" else teacher_settings.test_rows
+            shown = sample(examples, count, result.experiment.seed, split)
             teacher = load_teacher(result.folder / TEACHER, teacher_settings, stages.data, device)
             label = f"{split} ({result.folder.name}'s sample)"
             ranks = score_examples(teacher, shown, teacher_settings.export.batch_size, settings.evaluation.mask_history)
             own = Ranked.of(f"{result.folder.name}/teacher", label, shown, ranks)
             ranked += [own, *(other.on(own) for other in full)]
-    rows_: list[Row] = [row(r, settings.evaluation.ks, 1) for r in ranked]
-    write_comparison(folder, rows_, ranked, settings.evaluation.ks, "results side by side")
+    trials = {f"{r.folder.name}/student": r.trials() for r in field.results}
+    rows: list[Row] = [row(r, settings.evaluation.ks, trials.get(r.model, 1)) for r in ranked]
+    write_comparison(folder, rows, ranked, settings.evaluation.ks, "results side by side")
     results = [str(result.folder) for result in field.results]
     folder.finish("evaluate_all", field.results[0].experiment.seed, stages.data.fingerprints(), {"results": results})
 

@@ -5,6 +5,7 @@ data ─► student baseline ─► encoder ─► language model ─► teacher
 
 from __future__ import annotations
 
+import gc
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -157,6 +158,13 @@ class Stages:
     def trained_teacher(self) -> ILoRATeacher:
         """The trained teacher on the run's device."""
         return load_teacher(self.teacher.folder, self.settings.teacher, self.data, self.device)
+
+    def release_teacher(self) -> None:
+        """Give the memory of a loaded teacher back: a search's trials share the device with nothing else."""
+        self.__dict__.pop("trained_teacher", None)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @cached_property
     def teacher_summary(self) -> dict[str, Any]:

@@ -34,24 +34,23 @@ def ce_loss(logits: Tensor, target: Tensor) -> Tensor:
 class DroTerms(NamedTuple):
     """What DRO needs of the whole catalogue, computed once for any number of items a row.
 
-    ``exponent`` ``[B, V]`` is a_j = p_j x_j² / β; ``top_item`` ``[B, 1]`` the largest one's index; ``rest`` ``[B, 1]``
-    is log Σ_{j ≠ top} e^{a_j}.
+    With a_j = p_j x_j² / β: ``scale`` ``[V]`` is p / β, ``top_item`` ``[B, 1]`` the index of the largest a_j, and
+    ``rest`` ``[B, 1]`` is log Σ_{j ≠ top} e^{a_j}.
     """
 
     logits: Tensor
-    propensity: Tensor
-    beta: float
-    exponent: Tensor
+    scale: Tensor
     top_item: Tensor
     rest: Tensor
 
 
 def dro_terms(logits: Tensor, p: Tensor, beta: float) -> DroTerms:
     """The catalogue-wide part of DRO (one pass over ``[B, V]``)."""
-    exponent = p * logits.square() / beta
+    scale = p / beta
+    exponent = logits.square() * scale
     top_item = exponent.detach().argmax(dim=1, keepdim=True)
     rest = exponent.scatter(1, top_item, float("-inf")).logsumexp(dim=1, keepdim=True)
-    return DroTerms(logits, p, beta, exponent, top_item, rest)
+    return DroTerms(logits, scale, top_item, rest)
 
 
 def dro_at(terms: DroTerms, items: Tensor) -> Tensor:
@@ -61,9 +60,11 @@ def dro_at(terms: DroTerms, items: Tensor) -> Tensor:
     the largest exponent is kept apart: for that item the answer is the sum of the rest; for any other the largest stays
     in the difference, which is then at least e^{a_top}. The published + 1e-24 is below rounding, as every a_j ≥ 0.
     """
-    own = terms.exponent.gather(1, items)
-    top = terms.exponent.gather(1, terms.top_item)
+    # one gather, because each one costs a catalogue-wide gradient of zeros in the backward pass
+    places = torch.cat([items, terms.top_item], dim=1)
+    x, scale = terms.logits.gather(1, places), terms.scale[places]
+    exponent = x.square() * scale
+    own, top = exponent[:, :-1], exponent[:, -1:]
     others = (terms.rest - top).exp() - (own - top).exp()
     without = torch.where(items == terms.top_item, terms.rest, top + others.clamp(min=0).log1p())
-    corrected = terms.propensity[items] * (terms.logits.gather(1, items) - 1).square() / terms.beta
-    return torch.logaddexp(without, corrected)
+    return torch.logaddexp(without, (x[:, :-1] - 1).square() * scale[:, :-1])

@@ -24,7 +24,7 @@ from src.data.examples import SequenceData
 from src.data.id_map import IdMap
 from src.student.artefact import load_student, save_student
 from src.student.models import SASRec
-from src.teacher.gated_lora import ADAPTER, attach, checkpoint_activations, inject
+from src.teacher.gated_lora import ADAPTER, attach, both_names, checkpoint_activations, inject
 from src.teacher.gates import build_gate
 from src.teacher.ilora_model import ILoRATeacher
 from src.teacher.llm import LanguageModel, fingerprint_llm, is_local, load_llm
@@ -140,7 +140,8 @@ def _find_llm(folder: Path, settings: TeacherSettings, manifest: Mapping[str, An
 
 def _load_adapter(llm: LanguageModel, folder: Path) -> PeftModel:
     try:
-        return PeftModel.from_pretrained(llm.model, str(folder), adapter_name=ADAPTER, is_trainable=True)
+        with both_names():
+            return PeftModel.from_pretrained(llm.model, str(folder), adapter_name=ADAPTER, is_trainable=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise ArtefactError.one("adapter", str(folder), f"cannot be read ({error})", _AGAIN) from None
 

@@ -125,7 +125,7 @@ def resolve_targets(llm: nn.Module, settings: LoraSettings) -> tuple[list[str], 
 
 
 @contextmanager
-def _both_names() -> Iterator[None]:
+def both_names() -> Iterator[None]:
     """Newer versions of transformers warn about the names that older ones, and PEFT, know gradient checkpointing by."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
@@ -145,7 +145,7 @@ def inject(llm: PreTrainedModel, settings: LoraSettings) -> GatedAdapters:
         target_modules=targets,
         exclude_modules=excluded or None,
     )
-    with _both_names():
+    with both_names():
         model = get_peft_model(llm, config, adapter_name=ADAPTER)
     return attach(model, settings.experts)
 
@@ -171,5 +171,5 @@ def checkpoint_activations(adapters: GatedAdapters) -> None:
             "teacher.gradient_checkpointing", True, f"{type(llm).__name__} cannot do it", "set it to false"
         )
     kwargs = {"use_reentrant": False, "context_fn": adapters.scope.checkpoint_contexts}
-    with _both_names():
+    with both_names():
         llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -51,27 +52,31 @@ def ask(
     teacher: Teacher,
     examples: TensorExamples,
     batch_size: int,
-    description: str,
     keep: Callable[[Tensor, TeacherForward], None],
+    description: str = "",
 ) -> None:
     """Show every example to the teacher in eval mode; ``keep(rows, forward)`` takes what it needs of each batch.
 
-    Rows come in batches of like cost, so that little is computed on padding; ``rows`` are their numbers. Raises
-    ``TrainingFailed`` when a logit is not finite.
+    Rows come in batches of like cost, so that little is computed on padding; ``rows`` are their numbers. A
+    ``description`` draws a bar, which must not happen inside of another one. Raises ``TrainingFailed`` when a logit is
+    not finite.
     """
     teacher.eval()
     order = teacher.cost(examples.history, examples.length).argsort(stable=True)
-    with progress_bar(description, len(examples)) as bar:
+    with progress_bar(description, len(examples)) if description else nullcontext() as bar:
         for part in ordered_batches(len(examples), batch_size, order.device):
             rows = order[part]
             forward = teacher(examples.history[rows], examples.length[rows])
             if not torch.isfinite(forward.logits).all():
                 raise TrainingFailed("the teacher's logits are not finite; lower teacher.train's learning rates")
             keep(rows, forward)
-            bar.advance(bar.task_ids[0], len(rows))
+            if bar is not None:
+                bar.advance(bar.task_ids[0], len(rows))
 
 
-def rank(teacher: Teacher, examples: TensorExamples, batch_size: int, mask_history: bool, description: str) -> Tensor:
+def rank(
+    teacher: Teacher, examples: TensorExamples, batch_size: int, mask_history: bool, description: str = ""
+) -> Tensor:
     """1-based rank of each example's target in the teacher's full ranking, ``[n]`` int64 on the CPU."""
     ranks = torch.zeros(len(examples), dtype=torch.int64)
 
@@ -81,7 +86,7 @@ def rank(teacher: Teacher, examples: TensorExamples, batch_size: int, mask_histo
             scores = mask_seen(scores, examples.history[rows], target)
         ranks[rows.cpu()] = target_ranks(scores, target).cpu()
 
-    ask(teacher, examples, batch_size, description, keep)
+    ask(teacher, examples, batch_size, keep, description)
     return ranks
 
 
@@ -112,7 +117,7 @@ def label(teacher: Teacher, data: SequenceData, rows: NDArray[np.int64], setting
                 found[name] = np.zeros((len(examples), values.shape[1]), dtype=values.dtype)
             found[name][batch.cpu().numpy()] = values
 
-    ask(teacher, TensorExamples.of(examples, teacher.device), settings.batch_size, "teacher: labelling", keep)
+    ask(teacher, TensorExamples.of(examples, teacher.device), settings.batch_size, keep, "teacher: labelling")
     return TeacherOutputs(
         example_id=examples.example_id,
         candidates=found["candidates"],

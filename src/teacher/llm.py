@@ -48,6 +48,11 @@ class LanguageModel:
     fingerprint: str
 
 
+def hide_progress() -> None:
+    """No bars of transformers on the terminal: ours say enough."""
+    transformers_logging.disable_progress_bar()
+
+
 def is_local(name_or_path: str) -> bool:
     """Whether a name means a folder: one that exists, or one written as a path."""
     return Path(name_or_path).is_dir() or name_or_path.startswith((".", "/", "~"))
@@ -111,7 +116,7 @@ def load_llm(name_or_path: str, dtype: str, device: torch.device) -> LanguageMod
     ``dtype``: auto (float32 on a CPU; on a GPU as stored, half precision as bfloat16), float32 or bfloat16. Raises
     ``ModelError`` when config, tokenizer or weights are missing, damaged or incomplete.
     """
-    transformers_logging.disable_progress_bar()
+    hide_progress()
     config = _config(name_or_path)
     config.use_cache = False
     _switch_dropout_off(config)

@@ -120,7 +120,7 @@ class ExportSettings:
     ] = 0.1
     select: Annotated[Select, Field(description="which ones: seeded at random, or the most recent")] = "random"
     top_n: Annotated[int, Field(ge=1, description="N, items ranked for each labelled example")] = 20
-    batch_size: Annotated[int, Field(ge=1, description="prompts through the language model at once")] = 64
+    batch_size: Annotated[int, Field(ge=1, description="prompts through the language model at once")] = 32
 
     def __post_init__(self) -> None:
         if self.budget > 1 and self.budget != int(self.budget):

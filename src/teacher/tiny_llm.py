@@ -25,6 +25,7 @@ from src.core.training import FitResult, fit
 from src.data.examples import Examples, SequenceData
 from src.data.id_map import IdMap
 from src.student.datamodule import TensorExamples
+from src.teacher.llm import hide_progress
 from src.teacher.prompts import PLACEHOLDER, PREFIX, SUFFIX, PromptBatch, Prompts, check_titles
 from src.teacher.schedule import rate
 from src.teacher.settings import PromptSettings, TinySettings
@@ -53,6 +54,7 @@ def build_tiny_llm(
     learn, held_out = split_rows(data.train, settings.rows, seed)
     objective = LanguageObjective(model, training_texts(prompts, learn, device))
     result = _pretrain(objective, training_texts(prompts, held_out, device), settings, seed)
+    hide_progress()
     with atomic_folder(folder) as target:
         model.save_pretrained(target)
         tokenizer.save_pretrained(target)

@@ -38,12 +38,14 @@ _log = get_logger(__name__)
 class TeacherRun:
     """A trained teacher in its best epoch's state, and how it got there.
 
+    ``train_rows`` different examples were learned from; ``start_rows`` were read for the head's start.
     ``gate_entropy`` is the mean over the validation sample, 1 for uniform gates and 0 for one expert a sequence;
     ``gate_weights`` the experts' mean weights there. ``validation`` holds the metrics on that sample.
     """
 
     teacher: ILoRATeacher
     fit: FitResult
+    start_rows: int
     train_rows: int
     validation_rows: int
     gate_entropy: float
@@ -55,6 +57,7 @@ class TeacherRun:
         return {
             "rows_trained": self.fit.rows_trained,
             "different_rows": self.train_rows,
+            "start_rows": self.start_rows,
             "epochs": self.fit.epochs,
             "best_epoch": self.fit.best_epoch,
             "steps": self.fit.steps,
@@ -83,18 +86,19 @@ def train_teacher(
     ``llm`` is the folder or hub id of the language model. Raises ``ModelError``, ``DataError`` or ``ConfigError``
     before any step, ``TrainingFailed`` when the loss is not finite or memory runs out.
     """
-    _check_monitor(settings, evaluation)
+    check_monitor(settings, evaluation)
     seed_everything(seed, "teacher")
     language = load_llm(llm, settings.dtype, device)
     teacher = build_teacher(settings, data.id_map, encoder, language, device)
     train = TensorExamples.of(_sample(data.train, settings, seed), device)
     validation = TensorExamples.of(validation_sample(data.validation, settings.validation_rows, seed), device)
-    start(teacher, train, torch.from_numpy(data.item_counts).to(device), seed)
+    start_rows = start(teacher, data, seed)
     result = _fit(teacher, train, validation, evaluation, seed, report)
     gate_weights = gate_weights_of(teacher, validation)
     return TeacherRun(
         teacher=teacher,
         fit=result,
+        start_rows=start_rows,
         train_rows=len(train),
         validation_rows=len(validation),
         gate_entropy=float(normalised_entropy(gate_weights).mean()),
@@ -103,7 +107,8 @@ def train_teacher(
     )
 
 
-def _check_monitor(settings: TeacherSettings, evaluation: EvaluationSettings) -> None:
+def check_monitor(settings: TeacherSettings, evaluation: EvaluationSettings) -> None:
+    """Raises ``ConfigError`` when the metric that chooses the epoch is not evaluated."""
     names = metric_names(evaluation.ks)
     monitor = settings.train.loop.monitor
     if monitor not in names:
@@ -127,31 +132,36 @@ def validation_sample(examples: Examples, count: int, seed: int) -> Examples:
 
 
 @torch.no_grad()
-def start(teacher: ILoRATeacher, train: TensorExamples, item_counts: Tensor, seed: int) -> None:
-    """Give projector and head a start that is worth training from (`Projector.calibrate`, `HeadSettings.init`)."""
+def start(teacher: ILoRATeacher, data: SequenceData, seed: int) -> int:
+    """Give projector and head a start that is worth training from (`Projector.calibrate`, `HeadSettings.init`).
+
+    Returns the number of training examples that were read for it, without their targets.
+    """
     settings, encoder = teacher.settings.head, teacher.encoder
     tokens = teacher.llm.get_base_model().get_input_embeddings().weight
     teacher.projector.calibrate(encoder.item_embeddings.weight[: teacher.num_items], tokens)
     if settings.init == "random":
-        return
-    generator = torch_generator(seed, "head_start")
-    rows = torch.randperm(len(train), generator=generator)[: settings.fit_rows].to(teacher.device)
+        return 0
+    count = min(settings.fit_rows, len(data.train))
+    rows = select_rows(data.train, count, "random", numpy_generator(seed, "head_start"))
+    shown = TensorExamples.of(data.train.take(rows), teacher.device)
     states = torch.zeros(len(rows), teacher.language.hidden_size, device=teacher.device)
 
     def keep(places: Tensor, forward: TeacherForward) -> None:
         states[places] = forward.sequence_embedding
 
-    shown = TensorExamples(train.history[rows], train.length[rows], train.target[rows], train.example_id[rows])
-    ask(teacher, shown, teacher.settings.export.batch_size, "teacher: starting the head", keep)
+    ask(teacher, shown, teacher.settings.export.batch_size, keep, "teacher: starting the head")
     if settings.init == "recommender":
         users = encoder.encode(shown.history, shown.length)
         scorer = LinearStart(encoder.scorer.weight, encoder.scorer.bias)
         head = recommender_start(states, users, scorer, settings.ridge)
     else:
         item_embedding = teacher.embed_items(teacher.settings.export.batch_size)
-        head = title_start(states, item_embedding, item_counts, settings.sharpness)
+        counts = torch.from_numpy(data.item_counts).to(teacher.device)
+        head = title_start(states, item_embedding, counts, settings.sharpness)
     teacher.head.weight.copy_(head.weight)
     teacher.head.bias.copy_(head.bias)
+    return count
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +229,7 @@ def judge(
     teacher: ILoRATeacher, examples: TensorExamples, evaluation: EvaluationSettings, batch_size: int
 ) -> dict[str, float]:
     """Ranking metrics of the teacher on examples."""
-    ranks = rank(teacher, examples, batch_size, evaluation.mask_history, "teacher: validation")
+    ranks = rank(teacher, examples, batch_size, evaluation.mask_history)
     return summarise(ranks, evaluation.ks)
 
 

@@ -61,7 +61,8 @@ def check_values(space: SearchSpace, settings: ExperimentSettings) -> None:
 def first_trial(space: SearchSpace, settings: ExperimentSettings) -> dict[str, Value]:
     """The searched parameters at the no-distillation point; what is not about distillation keeps the config's value.
 
-    Raises ``ConfigError`` when the space does not hold that point: the baseline must be a trial like any other.
+    Raises ``ConfigError`` when the space does not hold that point, or not the student that the baseline is: the
+    baseline must be a trial like any other.
     """
     neutral, current = no_distillation(settings), flatten(plain(settings))
     chosen: dict[str, Value] = {}
@@ -70,20 +71,12 @@ def first_trial(space: SearchSpace, settings: ExperimentSettings) -> dict[str, V
         if any(chosen.get(other) != value for other, value in parameter.when.items()):
             continue
         value = neutral.get(key, current[key])
-        if isinstance(parameter, CategoricalParameter):
-            inside = value in parameter.choices
-            value = value if inside or key in neutral else parameter.choices[0]
-            inside = inside or key not in neutral
-        else:
-            inside = parameter.low <= value <= parameter.high
-            if not inside and key not in neutral:
-                value, inside = parameter.low, True
-        if not inside:
-            problems.append(
-                Problem(
-                    f"search space: {key}", value, "the no-distillation point lies outside", "let the bounds include it"
-                )
-            )
+        if not parameter.holds(value):
+            if key in neutral or key.startswith("student."):
+                rule = "the no-distillation point, which is the first trial and repeats the baseline, lies outside"
+                problems.append(Problem(f"search space: {key}", value, rule, "let the bounds or choices include it"))
+            else:
+                value = parameter.first
         chosen[key] = value
     if problems:
         raise ConfigError(problems)

@@ -5,6 +5,7 @@ Ray counts resources, starts workers and carries reports; every decision and eve
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -165,6 +167,19 @@ class StudyScheduler(FIFOScheduler):
             shutil.copyfile(source, target / "error.txt")
 
 
+class NoLines(TrialProgressCallback):
+    """In place of Tune's own lines about trials: the screen tells them."""
+
+    def on_trial_result(self, *_: object, **__: object) -> None:
+        """Nothing."""
+
+    def on_trial_error(self, *_: object, **__: object) -> None:
+        """Nothing."""
+
+    def on_trial_complete(self, *_: object, **__: object) -> None:
+        """Nothing."""
+
+
 def execute(search_board: Board, trainable: Trainable, data: TrialData, settings: TuningSettings, gpus: int) -> None:
     """Run trials until the study holds the configured number, then shut Ray down.
 
@@ -186,6 +201,8 @@ def execute(search_board: Board, trainable: Trainable, data: TrialData, settings
             object_store_memory=settings.ray_memory_mb * 2**20,
             _temp_dir=str(scratch / "ray"),
         )
+        # a failed trial's traceback lies in its folder; the screen tells it in a line
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
         resources = {"cpu": max(settings.cpu_per_trial, 0.01), "gpu": settings.gpu_per_trial if gpus else 0}
         _run(trainable, data, settings, resources, scratch)
     finally:
@@ -210,6 +227,7 @@ def _run(
             name="search",
             storage_path=str(scratch / "tune"),
             verbose=0,
+            callbacks=[NoLines()],
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )

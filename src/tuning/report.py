@@ -7,7 +7,6 @@ from typing import Any
 
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
-from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb, hparams_pb
 from torch.utils.tensorboard import SummaryWriter
 
@@ -76,7 +75,3 @@ def _write_trial(folder: Path, trial: FrozenTrial, metric: str) -> None:
 def _as_torch_summary(summary: Any) -> Any:
     """TensorBoard's own summary message; torch's writer takes it as it is."""
     return summary
-
-
-#: HParams' session status, for readers of the event files
-SESSION_SUCCESS = api_pb2.STATUS_SUCCESS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from src.core.errors import ConfigError, TrainingFailed
+from src.core.errors import ConfigError, Problem, ProblemsFound, TrainingFailed
 from src.core.logging import get_logger
 from src.core.metrics import metric_names
-from src.core.paths import require_finished
 from src.data.teacher_outputs import TeacherOutputs
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages, fit_of
@@ -49,14 +49,22 @@ class SearchOutcome:
 def prepare_space(settings: ExperimentSettings, tuning: TuningSettings) -> SearchSpace:
     """Load and check the search space; raises ``ConfigError`` with every problem, before anything is trained."""
     names = metric_names(settings.evaluation.ks)
-    space = load_search_space(tuning.search_space, plain(settings), names)
-    if tuning.metric:
-        if tuning.metric not in names:
-            raise ConfigError.one("tuning.metric", tuning.metric, f"must be one of {', '.join(names)}")
-        space = SearchSpace(tuning.metric, space.parameters)
-    check_values(space, settings)
-    first_trial(space, settings)
-    return space
+    problems: list[Problem] = []
+    if tuning.metric and tuning.metric not in names:
+        problems.append(Problem("tuning.metric", tuning.metric, f"must be one of {', '.join(names)}"))
+    cores = os.cpu_count() or 1
+    if tuning.cpu_per_trial > cores:
+        rule = f"this machine has {cores} cores: no trial could ever start"
+        problems.append(Problem("tuning.cpu_per_trial", tuning.cpu_per_trial, rule, "lower it"))
+    try:
+        space = load_search_space(tuning.search_space, plain(settings), names)
+        check_values(space, settings)
+        first_trial(space, settings)
+    except ProblemsFound as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return SearchSpace(tuning.metric or space.metric, space.parameters)
 
 
 def run_search(
@@ -107,15 +115,3 @@ def _reproduces_baseline(stages: Stages, record: Record) -> bool:
     if not same:
         _log.warning("the no-distillation trial differs from the baseline: %s against %s", found, baseline)
     return same
-
-
-def search_fingerprints(stages: Stages) -> dict[str, str]:
-    """What a search's manifest names: the data, and the artefacts that it stood on."""
-    named = dict(stages.data.fingerprints())
-    named.update({record.name: record.key for record in stages.cache.records})
-    return named
-
-
-def student_manifest(folder: Path) -> dict[str, Any]:
-    """The saved winner's manifest."""
-    return require_finished(folder)

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +26,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from src.core.errors import ConfigError, Problem
 
 Value = bool | int | float | str
+#: data, teacher and metric stay as they are while students are searched: other keys would change nothing
+_SEARCHED = {"distill": ("distill", "active", "student")}
+_FIXED = ("distill.outputs_from",)
+_ON_GRID = 1e-8  # as Optuna judges it
 _FORM = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
@@ -43,6 +48,15 @@ class FloatParameter(_Parameter):
     log: bool = False
     step: float | None = Field(default=None, gt=0)
 
+    @property
+    def first(self) -> float:
+        """A value that it can take."""
+        return self.low
+
+    def holds(self, value: object) -> bool:
+        """Whether it can take this value."""
+        return _in_range(self, value)
+
 
 class IntParameter(_Parameter):
     """A whole number in [low, high]."""
@@ -53,6 +67,15 @@ class IntParameter(_Parameter):
     log: bool = False
     step: int = Field(default=1, gt=0)
 
+    @property
+    def first(self) -> int:
+        """A value that it can take."""
+        return self.low
+
+    def holds(self, value: object) -> bool:
+        """Whether it can take this value."""
+        return _in_range(self, value)
+
 
 class CategoricalParameter(_Parameter):
     """One of some values."""
@@ -60,7 +83,29 @@ class CategoricalParameter(_Parameter):
     type: Literal["categorical"]
     choices: list[Value] = Field(min_length=1)
 
+    @property
+    def first(self) -> Value:
+        """A value that it can take."""
+        return self.choices[0]
 
+    def holds(self, value: object) -> bool:
+        """Whether it can take this value."""
+        return value in self.choices
+
+
+def _in_range(parameter: FloatParameter | IntParameter, value: object) -> bool:
+    """Inside the bounds, and on the grid where there is one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    if not parameter.low <= value <= parameter.high:
+        return False
+    if parameter.step is None:
+        return True
+    steps = (value - parameter.low) / parameter.step
+    return abs(steps - round(steps)) < _ON_GRID
+
+
+_FORMS = (FloatParameter, IntParameter, CategoricalParameter)
 Parameter = Annotated[FloatParameter | IntParameter | CategoricalParameter, Field(discriminator="type")]
 
 
@@ -106,14 +151,21 @@ class _UniqueKeys(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """A mapping; raises ``yaml.constructor.ConstructorError`` for a repeated key."""
+        # first, because it refuses keys that cannot be compared
+        result: dict[Any, Any] = super().construct_mapping(node, deep)
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key!r} is used twice", key_node.start_mark)
             seen.add(key)
-        result: dict[Any, Any] = super().construct_mapping(node, deep)
         return result
+
+
+# YAML 1.1 reads 1e-4 as text; who writes it means a number
+_UniqueKeys.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def load_search_space(path: Path, config: Mapping[str, Any], metrics: Sequence[str]) -> SearchSpace:
@@ -122,11 +174,11 @@ def load_search_space(path: Path, config: Mapping[str, Any], metrics: Sequence[s
     Raises ``ConfigError`` with every problem: an unreadable file, a malformed parameter, a key that the config does not
     have, empty bounds, a condition that cannot hold.
     """
-    document = _read(path)
+    document, known = _read(path), flatten(config)
     problems = [
         problem
         for key, parameter in document.parameters.items()
-        for problem in (*_check_key(path, key, config), *_check_range(path, key, parameter))
+        for problem in (*_check_key(path, key, known, document.stage), *_check_range(path, key, parameter))
     ]
     problems += _check_conditions(path, document.parameters)
     if document.metric not in metrics:
@@ -140,16 +192,28 @@ def _read(path: Path) -> _Document:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except OSError as error:
-        raise ConfigError.one("tuning.search_space", str(path), f"cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
+        step = "name a document such as search_spaces/distill.yaml; relative paths start where the command was started"
+        raise ConfigError.one("tuning.search_space", str(path), f"cannot be read ({error.strerror})", step) from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError.one("tuning.search_space", str(path), f"is not valid YAML: {error}") from None
     try:
         # JSON's strict mode accepts a whole number for a float and refuses a string for a number
-        return TypeAdapter(_Document).validate_json(json.dumps(content))
+        return TypeAdapter(_Document).validate_json(json.dumps(content, default=str))
     except ValidationError as error:
-        raise ConfigError(
-            [Problem(f"{path.name}: {'.'.join(map(str, e['loc']))}", e["input"], e["msg"]) for e in error.errors()]
-        ) from None
+        raise ConfigError([_malformed(path, e) for e in error.errors()]) from None
+
+
+def _malformed(path: Path, error: Mapping[str, Any]) -> Problem:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        return Problem(f"{path.name}: {where or 'document'}", error["input"], error["msg"])
+    known = {*_Document.model_fields, *(name for form in _FORMS for name in form.model_fields)}
+    return Problem(f"{path.name}: {where}", error["input"], "is no key of a search space", _nearest(where, known))
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(key.rsplit(".", 1)[-1], list(known), n=1)
+    return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -163,16 +227,16 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_key(path: Path, key: str, config: Mapping[str, Any]) -> list[Problem]:
-    known = flatten(config)
-    if key in known:
-        return []
-    near = difflib.get_close_matches(key, known, n=1)
-    return [
-        Problem(
-            f"{path.name}: parameter", key, "is no key of the configuration", f"did you mean {near[0]}?" if near else ""
-        )
-    ]
+def _check_key(path: Path, key: str, known: Mapping[str, Any], stage: str) -> list[Problem]:
+    where, rooms = f"{path.name}: parameter", _SEARCHED[stage]
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1)
+        step = f"did you mean {near[0]}?" if near else "see --help for every key"
+        return [Problem(where, key, "is no key of the configuration", step)]
+    if key.split(".", 1)[0] not in rooms or key in _FIXED:
+        step = f"search keys of {', '.join(rooms)}; set this one for the whole search instead"
+        return [Problem(where, key, f"is the same for every trial of stage {stage}", step)]
+    return []
 
 
 def _check_range(
@@ -187,27 +251,28 @@ def _check_range(
         problems.append(Problem(where, (parameter.low, parameter.high), "low must not exceed high"))
     if parameter.log and parameter.low <= 0:
         problems.append(Problem(where, parameter.low, "low must be above 0 on a logarithmic scale"))
-    stepped = parameter.step not in (None, 1)
+    stepped = parameter.step not in ((1,) if isinstance(parameter, IntParameter) else (None,))
     if parameter.log and stepped:
         problems.append(Problem(where, parameter.step, "a step and a logarithmic scale exclude each other"))
+    elif not parameter.holds(parameter.high) and not problems:
+        problems.append(Problem(where, parameter.high, "high must be low plus a whole number of steps"))
     return problems
 
 
 def _check_conditions(path: Path, parameters: Mapping[str, Parameter]) -> list[Problem]:
-    """A condition must name an earlier parameter and a value that it can take."""
-    problems, earlier = [], dict[str, Parameter]()
+    """A condition must name an earlier parameter and a value that it can take, and agree with what that one needs."""
+    problems, needs = [], dict[str, dict[str, Value]]()
     for key, parameter in parameters.items():
+        needs[key] = dict(parameter.when)
         for other, value in parameter.when.items():
             where = f"{path.name}: {key}.when"
-            if other not in earlier:
+            if other == key or other not in needs:
                 problems.append(Problem(where, other, "must name a parameter that stands above this one"))
-            elif not _can_take(earlier[other], value):
+                continue
+            if not parameters[other].holds(value):
                 problems.append(Problem(where, f"{other} = {value}", "can never hold: not a value of that parameter"))
-        earlier[key] = parameter
+            for third, needed in needs[other].items():
+                if needs[key].setdefault(third, needed) != needed:
+                    rule = f"can never hold: {other} is searched only where {third} = {needed}"
+                    problems.append(Problem(where, f"{third} = {needs[key][third]}", rule))
     return problems
-
-
-def _can_take(parameter: Parameter, value: Value) -> bool:
-    if isinstance(parameter, CategoricalParameter):
-        return value in parameter.choices
-    return not isinstance(value, str) and parameter.low <= value <= parameter.high

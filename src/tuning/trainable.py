@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from ray import tune
 
 from src.core.data_utils import fingerprint
-from src.core.errors import TrainingFailed
+from src.core.errors import AnyoError, TrainingFailed
 from src.core.hardware import resolve_device
 from src.core.paths import write_json, write_text
 from src.core.seed import seed_everything
@@ -87,9 +87,9 @@ class Trainable:
         log.setLevel(logging.DEBUG)
         try:
             self._train(number, config["values"], data, folder)
-        except TrainingFailed as error:
+        except (AnyoError, ValidationError) as error:
+            # without a result this trial counts as failed; raised, the error would also cost its worker
             write_text(folder / FAILURE, f"{error}\n")
-            raise
         finally:
             log.removeHandler(handler)
             handler.close()

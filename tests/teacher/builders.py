@@ -105,7 +105,7 @@ def encoder_of(settings: StudentSettings = ENCODER, num_items: int = NUM_ITEMS) 
 
 
 def teacher_of(folder: Path, settings: TeacherSettings = SETTINGS, awake: bool = True, **changes: Any) -> ILoRATeacher:
-    """A teacher in eval mode around the model in a folder; ``awake``: its experts' B are not zero, as after training."""
+    """A teacher in eval mode around a folder's model; ``awake``: its experts' B are not zero, as after training."""
     settings = replace(settings, llm=str(folder), **changes)
     language = load_llm(str(folder), settings.dtype, CPU)
     torch.manual_seed(4)

@@ -173,3 +173,14 @@ def test_fingerprints_follow_the_trained_weights_and_the_prompt(llama: Path) -> 
 def test_an_empty_history_gets_an_answer(llm: Path) -> None:
     empty = torch.full((1, WINDOW), NUM_ITEMS)
     assert torch.isfinite(teacher_of(llm)(empty, torch.tensor([0])).logits).all()
+
+
+def test_a_bfloat16_language_model_has_float32_experts_and_outputs(llm: Path) -> None:
+    teacher = teacher_of(llm, dtype="bfloat16").train()
+    forward = teacher(HISTORY, LENGTH)
+    assert {value.dtype for value in forward} == {torch.float32}
+    nn.functional.cross_entropy(forward.logits, torch.tensor([1, 2, 3])).backward()
+    trained = [value for value in teacher.parameters() if value.requires_grad]
+    assert {value.dtype for value in trained} == {torch.float32}
+    assert all(value.grad is not None and value.grad.any() for value in trained)
+    assert teacher.llm.get_base_model().dtype == torch.bfloat16

@@ -48,6 +48,12 @@ def test_a_conditional_parameter_is_drawn_only_under_its_condition(tmp_path: Pat
         assert ("active.kl_threshold" in values) == (values["active.policy"] == "kl_divergence")
 
 
+def test_a_number_with_an_exponent_is_a_number(tmp_path: Path) -> None:
+    path = _write(tmp_path, "  distill.lam: {type: float, low: 1e-4, high: 1.0e2, log: true}\n")
+    parameter = load_search_space(path, CONFIG, METRICS).parameters["distill.lam"]
+    assert (parameter.low, parameter.high) == (0.0001, 100.0)  # type: ignore[union-attr]
+
+
 def test_bounds_are_inclusive(tmp_path: Path) -> None:
     path = _write(tmp_path, "  active.rank_threshold: {type: int, low: 3, high: 4}\n")
     space = load_search_space(path, CONFIG, METRICS)

@@ -1,0 +1,109 @@
+"""Labelling: which rows, what is said about them, and in which order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from src.core.errors import ConfigError, TrainingFailed
+from src.data.teacher_outputs import load_teacher_outputs, save_teacher_outputs
+from src.teacher.labelling import choose_rows, label, score_examples
+from src.teacher.settings import ExportSettings
+from tests.fixtures import NUM_ITEMS, cycle_data, cycle_examples
+from tests.teacher.builders import WIDTH, teacher_of
+
+TRAIN = cycle_examples(40, 100)
+
+
+@pytest.mark.parametrize(("budget", "count"), [(0.1, 4), (1.0, 40), (3.0, 3), (40.0, 40)])
+def test_the_budget_is_a_share_or_a_number(budget: float, count: int) -> None:
+    rows = choose_rows(TRAIN, ExportSettings(budget=budget), seed=1)
+    assert len(rows) == len(np.unique(rows)) == count
+    assert (np.diff(rows) > 0).all()
+
+
+@pytest.mark.parametrize("budget", [0.01, 41.0])
+def test_a_budget_of_nothing_or_more_than_there_is_is_refused(budget: float) -> None:
+    with pytest.raises(ConfigError, match=r"teacher.export.budget = .* of 40 training examples"):
+        choose_rows(TRAIN, ExportSettings(budget=budget), seed=1)
+
+
+def test_a_larger_budget_keeps_what_a_smaller_one_chose() -> None:
+    chosen = [set(choose_rows(TRAIN, ExportSettings(budget=budget), seed=1).tolist()) for budget in (0.1, 0.3, 1.0)]
+    assert chosen[0] < chosen[1] < chosen[2]
+    assert chosen[0] != set(choose_rows(TRAIN, ExportSettings(budget=0.1), seed=2).tolist())
+
+
+def test_most_recent_takes_the_latest_targets() -> None:
+    shuffled = TRAIN.take(np.random.default_rng(0).permutation(40))
+    rows = choose_rows(shuffled, ExportSettings(budget=5.0, select="most_recent"), seed=1)
+    assert sorted(shuffled.timestamp[rows].tolist()) == [35.0, 36.0, 37.0, 38.0, 39.0]
+
+
+def test_labels_are_the_teachers_own_ranking_row_by_row(llm: Path, tmp_path: Path) -> None:
+    teacher, data = teacher_of(llm), cycle_data()
+    rows = np.array([3, 4, 11, 12, 38])
+    outputs = label(teacher, data, rows, ExportSettings(top_n=4, batch_size=2))
+    assert outputs.example_id.tolist() == data.train.example_id[rows].tolist()
+    for place, row in enumerate(rows.tolist()):
+        history, length = (
+            torch.from_numpy(column[row : row + 1]) for column in (data.train.history, data.train.length)
+        )
+        forward = teacher(history, length)
+        wanted = forward.logits.log_softmax(dim=1)[0].topk(4)
+        assert outputs.candidates[place].tolist() == wanted.indices.tolist()
+        np.testing.assert_allclose(outputs.scores[place], wanted.values.detach().numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(outputs.distances[place], -outputs.scores[place])
+        np.testing.assert_allclose(
+            outputs.sequence_embedding[place], forward.sequence_embedding[0].detach().numpy(), rtol=1e-4, atol=1e-5
+        )
+    assert outputs.item_embedding.shape == (NUM_ITEMS, WIDTH)
+    save_teacher_outputs(tmp_path / "outputs", outputs, data.id_map)
+    expected = {**data.fingerprints(), **teacher.fingerprints()}
+    assert len(load_teacher_outputs(tmp_path / "outputs", expected, NUM_ITEMS)) == 5
+
+
+def test_a_sure_teacher_has_distances_of_zero_not_below(llama: Path) -> None:
+    teacher = teacher_of(llama)
+    with torch.no_grad():
+        teacher.head.bias[0] = 1000.0
+    outputs = label(teacher, cycle_data(), np.arange(3), ExportSettings(top_n=1))
+    assert outputs.distances.tolist() == [[0.0]] * 3
+    assert not np.signbit(outputs.distances).any()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_ranks_come_back_in_order_whatever_the_batch(llm: Path, batch_size: int) -> None:
+    teacher, examples = teacher_of(llm), cycle_examples(12, 0)
+    logits = teacher(torch.from_numpy(examples.history), torch.from_numpy(examples.length)).logits
+    own = logits.gather(1, torch.from_numpy(examples.target).unsqueeze(1))
+    assert torch.equal(score_examples(teacher, examples, batch_size), (logits >= own).sum(dim=1))
+
+
+def test_seen_items_can_be_masked(llama: Path) -> None:
+    teacher, examples = teacher_of(llama), cycle_examples(12, 0)
+    assert (score_examples(teacher, examples, 4, mask_history=True) <= score_examples(teacher, examples, 4)).all()
+    assert (score_examples(teacher, examples, 4, mask_history=True) < score_examples(teacher, examples, 4)).any()
+
+
+def test_scores_that_are_not_finite_never_pass_as_ranks(llama: Path) -> None:
+    teacher = teacher_of(llama)
+    with torch.no_grad():
+        teacher.head.bias[0] = float("nan")
+    with pytest.raises(TrainingFailed, match="not finite"):
+        score_examples(teacher, cycle_examples(3, 0), 4)
+
+
+def test_more_items_than_the_catalogue_has_are_refused(llama: Path) -> None:
+    with pytest.raises(ConfigError, match=r"teacher.export.top_n = 13: must not exceed the catalogue's 12"):
+        label(teacher_of(llama), cycle_data(), np.arange(3), ExportSettings(top_n=13))
+
+
+def test_labelling_switches_dropout_off(llama: Path) -> None:
+    teacher = teacher_of(llama)
+    quiet = score_examples(teacher, cycle_examples(6, 0), 4)
+    assert torch.equal(score_examples(teacher.train(), cycle_examples(6, 0), 4), quiet)
+    assert not teacher.training
