@@ -1,10 +1,12 @@
-"""Which labelled rows are taught in a step. The interface is open: register a policy of your own with `register`.
+"""Which labelled rows are taught in a step. The interface is open: ``active.policy=package.module:factory`` names one
+of your own, where ``factory(settings: ActiveSettings)`` returns a `SelectionPolicy`.
 
 A policy is a pure function of tensors; ``tests/contracts/selection_policy.py`` is the suite that any policy must pass.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -89,8 +91,15 @@ _POLICIES: dict[str, Callable[[ActiveSettings], SelectionPolicy]] = {
 
 
 def build_policy(settings: ActiveSettings) -> SelectionPolicy:
-    """The policy that the settings name; raises ``ConfigError`` for an unknown one."""
-    try:
+    """The policy that the settings name; raises ``ConfigError`` for one that does not exist or cannot be imported."""
+    if settings.policy in _POLICIES:
         return _POLICIES[settings.policy](settings)
-    except KeyError:
-        raise ConfigError.one("active.policy", settings.policy, f"must be one of {sorted(_POLICIES)}") from None
+    module, _, factory = settings.policy.partition(":")
+    try:
+        policy: SelectionPolicy = getattr(importlib.import_module(module), factory)(settings)
+    except (ImportError, AttributeError, ValueError) as error:
+        names = ", ".join(_POLICIES)
+        raise ConfigError.one(
+            "active.policy", settings.policy, f"cannot be found ({error})", f"use {names}, or package.module:factory"
+        ) from None
+    return policy

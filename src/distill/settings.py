@@ -64,8 +64,12 @@ class ActiveSettings:
     """Which labelled rows are taught in a step."""
 
     policy: Annotated[
-        Literal["all", "kl_divergence", "ground_truth_error"],
-        Field(description="all labelled rows; where teacher and student disagree; where the student errs"),
+        str,
+        Field(
+            pattern=r"^(all|kl_divergence|ground_truth_error|[\w.]+:\w+)$",
+            description="all labelled rows; kl_divergence: where teacher and student disagree; ground_truth_error: "
+            "where the student errs; package.module:factory: a policy of your own",
+        ),
     ] = "all"
     kl_threshold: Annotated[
         float, Field(ge=0, description="kl_divergence: least KL(teacher || student) in nats that is taught")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from src.distill.selection_policy import build_policy
 from src.exp.door import gather
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
@@ -25,5 +26,10 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
         if teacher and settings.distill.outputs_from is not None:
             _ = stages.outputs
 
-    gather(lambda: stages.data, lambda: stages.device, stages.cache.check, student, language_model, given_outputs)
+    def policy() -> None:
+        build_policy(settings.active)
+
+    gather(
+        lambda: stages.data, lambda: stages.device, stages.cache.check, student, policy, language_model, given_outputs
+    )
     return stages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from functools import cache
@@ -93,7 +94,8 @@ def format_value(value: Any) -> str:
         return f"[{','.join(format_value(part) for part in value)}]"
     if isinstance(value, str):
         # in a double-quoted string only the quote and backslashes before it are special
-        return '"' + value.replace('"', '\\"') + '"'
+        escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), value)
+        return f'"{escaped}"'
     return json.dumps(value)
 
 
@@ -120,7 +122,7 @@ def _check_overrides(config_name: str, overrides: Sequence[str], problems: list[
     parsed = [(text, o) for text in overrides if (o := _parse(text, problems)) is not None]
     options = groups(config_name)
     chosen = [text for text, o in parsed if o.key_or_group in options and _option_exists(o, options, problems)]
-    valid = [*_dotted(compose_plain(config_name, chosen)[0]), RUN_DIR]
+    valid = _known_keys(config_name, tuple(chosen))
     accepted = list(chosen)
     for text, override in parsed:
         if override.key_or_group in options:
@@ -132,6 +134,12 @@ def _check_overrides(config_name: str, overrides: Sequence[str], problems: list[
     return accepted
 
 
+@cache
+def _known_keys(config_name: str, chosen: tuple[str, ...]) -> tuple[str, ...]:
+    """Every key that can be changed once these group options are chosen."""
+    return (*_dotted(compose_plain(config_name, chosen)[0]), RUN_DIR)
+
+
 def _parse(text: str, problems: list[Problem]) -> Override | None:
     if text.startswith("-"):
         problems.append(Problem("option", text, "is unknown", "see --help"))
@@ -139,7 +147,8 @@ def _parse(text: str, problems: list[Problem]) -> Override | None:
     try:
         override: Override = OverridesParser.create().parse_override(text)
     except HydraException as error:
-        problems.append(Problem("override", text, str(error).splitlines()[0], "write key=value"))
+        step = "write key=value, and quotes around a value with special characters: 'key=\"~/a b\"'"
+        problems.append(Problem("override", text, str(error).splitlines()[0], step))
         return None
     if override.is_sweep_override():
         problems.append(Problem("override", text, "names several values", "give one value a run, or use tune_distill"))

@@ -85,7 +85,7 @@ class HeadSettings:
             "title: similarity of the LLM's states to its title embeddings, and popularity; random"
         ),
     ] = "recommender"
-    fit_rows: Annotated[int, Field(ge=2, description="training examples from which a start is computed")] = 2000
+    fit_rows: Annotated[int, Field(ge=2, description="training examples from which a start is computed")] = 5000
     ridge: Annotated[float, Field(gt=0, description="penalty of the regression, in units of the states' variance")] = (
         0.3
     )
@@ -101,9 +101,9 @@ class TeacherTrainSettings:
     loop: Annotated[LoopSettings, Field(description="epochs, batches, early stopping")] = LoopSettings(
         epochs=1, batch_size=32, patience=1, gradient_clip=1.0
     )
-    learning_rate: Annotated[float, Field(gt=0, description="AdamW's learning rate of the LoRA experts")] = 1e-3
-    projector_learning_rate: Annotated[float, Field(gt=0, description="learning rate of the projector")] = 1e-3
-    head_learning_rate: Annotated[float, Field(gt=0, description="learning rate of the item head")] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0, description="AdamW's learning rate of the LoRA experts")] = 3e-4
+    projector_learning_rate: Annotated[float, Field(gt=0, description="learning rate of the projector")] = 3e-4
+    head_learning_rate: Annotated[float, Field(gt=0, description="learning rate of the item head")] = 1e-4
     weight_decay: Annotated[float, Field(ge=0, description="weight decay of projector and gate, of nothing else")] = (
         1e-5
     )
@@ -136,10 +136,10 @@ class TinySettings:
     heads: Annotated[int, Field(ge=1, description="attention heads")] = 4
     vocabulary: Annotated[int, Field(ge=300, description="tokens of the byte-level BPE tokenizer at most")] = 1500
     context: Annotated[int, Field(ge=64, description="longest sequence in tokens")] = 256
-    rows: Annotated[int, Field(ge=1, description="training histories read in an epoch, at most")] = 4000
+    rows: Annotated[int, Field(ge=1, description="training histories read in an epoch, at most")] = 3000
     learning_rate: Annotated[float, Field(gt=0, description="AdamW's peak learning rate")] = 3e-3
     loop: Annotated[LoopSettings, Field(description="pretraining epochs and batches")] = LoopSettings(
-        epochs=3, batch_size=32, patience=1, monitor="log_likelihood", gradient_clip=1.0
+        epochs=2, batch_size=32, patience=1, monitor="log_likelihood", gradient_clip=1.0
     )
 
     def __post_init__(self) -> None:

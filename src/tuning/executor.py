@@ -46,8 +46,6 @@ _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     # a trial with no GPU share must not reach for the GPU
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    # a worker imports `src` wherever it was started
-    "PYTHONPATH": str(REPOSITORY),
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 
@@ -187,6 +185,8 @@ def execute(search_board: Board, trainable: Trainable, data: TrialData, settings
     """
     global _board
     os.environ.update(_ENVIRONMENT)
+    # a worker imports `src`, and the user's own modules, wherever it was started
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     scratch = Path(tempfile.mkdtemp(prefix="anyo-"))
     _board = search_board
     try:
