@@ -131,12 +131,12 @@ class ExportSettings:
 class TinySettings:
     """The small language model that `llm: tiny` builds from the dataset's titles and training histories."""
 
-    width: Annotated[int, Field(ge=8, description="width of the LLaMA; a multiple of twice the heads")] = 96
-    layers: Annotated[int, Field(ge=1, description="transformer layers")] = 3
+    width: Annotated[int, Field(ge=8, description="width of the LLaMA; a multiple of twice the heads")] = 64
+    layers: Annotated[int, Field(ge=1, description="transformer layers")] = 2
     heads: Annotated[int, Field(ge=1, description="attention heads")] = 4
-    vocabulary: Annotated[int, Field(ge=300, description="tokens of the byte-level BPE tokenizer at most")] = 1500
+    vocabulary: Annotated[int, Field(ge=300, description="tokens of the byte-level BPE tokenizer at most")] = 1000
     context: Annotated[int, Field(ge=64, description="longest sequence in tokens")] = 256
-    rows: Annotated[int, Field(ge=1, description="training histories read in an epoch, at most")] = 3000
+    rows: Annotated[int, Field(ge=1, description="training histories read in an epoch, at most")] = 2000
     learning_rate: Annotated[float, Field(gt=0, description="AdamW's peak learning rate")] = 3e-3
     loop: Annotated[LoopSettings, Field(description="pretraining epochs and batches")] = LoopSettings(
         epochs=2, batch_size=32, patience=1, monitor="log_likelihood", gradient_clip=1.0
@@ -165,7 +165,9 @@ class TeacherSettings:
     head: Annotated[HeadSettings, Field(description="the item head's start")] = HeadSettings()
     train: Annotated[TeacherTrainSettings, Field(description="steps and learning rates")] = TeacherTrainSettings()
     train_rows: Annotated[int, Field(ge=0, description="training examples the teacher learns from; 0: all")] = 5000
-    train_select: Annotated[Select, Field(description="which ones: seeded at random, or the most recent")] = "random"
+    train_select: Annotated[
+        Select, Field(description="which ones, and which ones the head's start reads: the most recent, or random ones")
+    ] = "most_recent"
     validation_rows: Annotated[int, Field(ge=0, description="validation examples it is scored on; 0: all")] = 1000
     test_rows: Annotated[int, Field(ge=0, description="test examples it is scored on; 0: all")] = 1000
     export: Annotated[ExportSettings, Field(description="which examples are labelled")] = ExportSettings()

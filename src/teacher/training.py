@@ -143,7 +143,7 @@ def start(teacher: ILoRATeacher, data: SequenceData, seed: int) -> int:
     if settings.init == "random":
         return 0
     count = min(settings.fit_rows, len(data.train))
-    rows = select_rows(data.train, count, "random", numpy_generator(seed, "head_start"))
+    rows = select_rows(data.train, count, teacher.settings.train_select, numpy_generator(seed, "teacher_rows"))
     shown = TensorExamples.of(data.train.take(rows), teacher.device)
     states = torch.zeros(len(rows), teacher.language.hidden_size, device=teacher.device)
 
