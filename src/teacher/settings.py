@@ -101,8 +101,8 @@ class TeacherTrainSettings:
     loop: Annotated[LoopSettings, Field(description="epochs, batches, early stopping")] = LoopSettings(
         epochs=1, batch_size=32, patience=1, gradient_clip=1.0
     )
-    learning_rate: Annotated[float, Field(gt=0, description="AdamW's learning rate of the LoRA experts")] = 3e-4
-    projector_learning_rate: Annotated[float, Field(gt=0, description="learning rate of the projector")] = 3e-4
+    learning_rate: Annotated[float, Field(gt=0, description="AdamW's learning rate of the LoRA experts")] = 2e-4
+    projector_learning_rate: Annotated[float, Field(gt=0, description="learning rate of the projector")] = 2e-4
     head_learning_rate: Annotated[float, Field(gt=0, description="learning rate of the item head")] = 1e-4
     weight_decay: Annotated[float, Field(ge=0, description="weight decay of projector and gate, of nothing else")] = (
         1e-5
