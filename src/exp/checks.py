@@ -9,6 +9,7 @@ from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.student.models import build_student
 from src.teacher.llm import check_llm
+from src.teacher.prompts import check_titles
 
 
 def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
@@ -19,17 +20,20 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
         build_student(settings.student, 2, settings.dataset.window)
 
     def language_model() -> None:
-        if teacher and settings.distill.outputs_from is None:
+        if teacher and stages.uses_own_teacher:
             check_llm(settings.teacher)
 
+    def data() -> None:
+        id_map = stages.data.id_map
+        if teacher and stages.uses_own_teacher:
+            check_titles(id_map)
+
     def given_outputs() -> None:
-        if teacher and settings.distill.outputs_from is not None:
+        if teacher and not stages.uses_own_teacher:
             _ = stages.outputs
 
     def policy() -> None:
         build_policy(settings.active)
 
-    gather(
-        lambda: stages.data, lambda: stages.device, stages.cache.check, student, policy, language_model, given_outputs
-    )
+    gather(data, lambda: stages.device, stages.cache.check, student, policy, language_model, given_outputs)
     return stages

@@ -40,7 +40,11 @@ class ExperimentSettings:
 
     def __post_init__(self) -> None:
         names = metric_names(self.evaluation.ks)
-        loops = {"student": self.student.loop, "teacher.encoder": self.teacher.encoder.loop}
+        loops = {
+            "student": self.student.loop,
+            "teacher.encoder": self.teacher.encoder.loop,
+            "teacher.train": self.teacher.train.loop,
+        }
         for where, loop in loops.items():
             if loop.monitor not in names:
                 raise ValueError(f"{where}.loop.monitor = {loop.monitor!r} must be one of {', '.join(names)}")
