@@ -1,7 +1,7 @@
 """RecBole's side of `student_vs_recbole.py`; runs in RecBole's own environment and prints one JSON line a round.
 
-A round is one epoch of RecBole's own trainer over its own data loader. It calls the trainer's epoch and not `fit`, which
-would add its logging and bookkeeping: the clock sees training alone, as it does on our side.
+A round is one epoch of RecBole's own trainer over its own data loader. It calls the trainer's epoch and not `fit`,
+which would add its logging and bookkeeping: the clock sees training alone, as it does on our side.
 """
 
 import json
