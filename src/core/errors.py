@@ -59,5 +59,9 @@ class TrainingFailed(AnyoError):
     """Training cannot go on: a loss or a metric is not finite, or the device is out of memory."""
 
 
+class OutOfMemory(TrainingFailed):
+    """The device has too little memory for this training, even with the smallest micro-batch that was allowed."""
+
+
 class StopTraining(Exception):
     """Raised by a report callback to end the loop after the reported epoch (a pruned trial)."""

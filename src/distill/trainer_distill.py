@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from src.core.checkpoints import Checkpoint
 from src.core.errors import ConfigError
 from src.core.seed import reproducible, seed_everything, torch_generator
-from src.core.training import FitResult, Report, fit, silent
+from src.core.training import NO_CHECKPOINT, FitResult, Report, fit, silent
 from src.distill.data_bridge import TeachingRows
 from src.distill.kd_losses import (
     confidence_weights,
@@ -190,8 +191,9 @@ def train_distilled(
     teaching: TeachingRows,
     seed: int,
     report: Report = silent,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> DistillRun:
-    """Build, fit, keep the best validation epoch, fold.
+    """Build, fit, keep the best validation epoch, fold; goes on from ``checkpoint`` where it holds a state.
 
     With lam = alpha = ed_weight = embedding_loss_weight = 0 this is `train_student` to the last bit.
     Raises ``TrainingFailed`` when the loss or the scores are not finite.
@@ -199,7 +201,8 @@ def train_distilled(
     with reproducible(student_settings.threads):
         model = build_distilled(new_student(student_settings, data, seed), settings, teaching, seed)
         count = student_settings.negatives if student_settings.loss == "bce" else 1
-        draw = negative_sampler(data, count, torch_generator(seed, "negatives"))
+        negatives = torch_generator(seed, "negatives")
+        draw = negative_sampler(data, count, negatives)
         objective = DistillObjective(model, data, teaching, student_settings, settings, build_policy(active), draw)
         optimiser = torch.optim.Adam(
             model.parameters(), student_settings.learning_rate, weight_decay=student_settings.weight_decay, fused=True
@@ -209,5 +212,16 @@ def train_distilled(
             return {**evaluate_model(model, data.validation, evaluation), "taught_share": objective.taught_share()}
 
         order = torch_generator(seed, "order")
-        result = fit(model, objective, optimiser, student_settings.loop, len(data.train), evaluate, order, report)
+        result = fit(
+            model,
+            objective,
+            optimiser,
+            student_settings.loop,
+            len(data.train),
+            evaluate,
+            order,
+            report,
+            checkpoint=checkpoint,
+            streams=(negatives,),
+        )
         return DistillRun(model.fold(), result)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from src.core.checkpoints import Checkpoint
 from src.core.seed import reproducible, seed_everything, torch_generator
-from src.core.training import FitResult, Report, fit, silent
+from src.core.training import NO_CHECKPOINT, FitResult, Report, fit, silent
 from src.student.datamodule import StudentData
 from src.student.evaluator import evaluate_model
 from src.student.models import SequenceStudent, build_student
@@ -30,15 +31,21 @@ def new_student(settings: StudentSettings, data: StudentData, seed: int) -> Sequ
 
 
 def train_student(
-    settings: StudentSettings, evaluation: EvaluationSettings, data: StudentData, seed: int, report: Report = silent
+    settings: StudentSettings,
+    evaluation: EvaluationSettings,
+    data: StudentData,
+    seed: int,
+    report: Report = silent,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> StudentRun:
-    """Build, fit, keep the best validation epoch.
+    """Build, fit, keep the best validation epoch; goes on from ``checkpoint`` where it holds a state.
 
     Raises ``TrainingFailed`` when the loss or the scores are not finite.
     """
     with reproducible(settings.threads):
         student = new_student(settings, data, seed)
-        draw = negative_sampler(data, settings.negatives, torch_generator(seed, "negatives"))
+        negatives = torch_generator(seed, "negatives")
+        draw = negative_sampler(data, settings.negatives, negatives)
         result = fit(
             student,
             StudentObjective(student, data, settings, draw),
@@ -50,5 +57,7 @@ def train_student(
             lambda: evaluate_model(student, data.validation, evaluation),
             torch_generator(seed, "order"),
             report,
+            checkpoint=checkpoint,
+            streams=(negatives,),
         )
         return StudentRun(student, result)

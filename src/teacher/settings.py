@@ -99,7 +99,7 @@ class TeacherTrainSettings:
     """Steps, learning rates and their schedule (linear warm-up, then a cosine to zero)."""
 
     loop: Annotated[LoopSettings, Field(description="epochs, batches, early stopping")] = LoopSettings(
-        epochs=1, batch_size=32, patience=1, gradient_clip=1.0
+        epochs=1, batch_size=32, patience=1, gradient_clip=1.0, adapt_micro_batch=True
     )
     learning_rate: Annotated[float, Field(gt=0, description="AdamW's learning rate of the LoRA experts")] = 2e-4
     projector_learning_rate: Annotated[float, Field(gt=0, description="learning rate of the projector")] = 2e-4

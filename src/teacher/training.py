@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from src.core.checkpoints import Checkpoint
 from src.core.errors import ConfigError
 from src.core.logging import get_logger, progress_bar
 from src.core.metrics import metric_names, summarise
 from src.core.seed import numpy_generator, seed_everything, torch_generator
-from src.core.training import FitResult, Report, fit, silent
+from src.core.training import NO_CHECKPOINT, FitResult, Report, fit, silent
 from src.data.examples import Examples, SequenceData
 from src.student.datamodule import TensorExamples
 from src.student.models import SASRec
@@ -80,8 +81,11 @@ def train_teacher(
     seed: int,
     evaluation: EvaluationSettings,
     report: Report = silent,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> TeacherRun:
     """Train iLoRA on a sample of the training split; the epoch is chosen on a sample of the validation split.
+
+    Goes on from ``checkpoint`` where it holds a state.
 
     ``llm`` is the folder or hub id of the language model. Raises ``ModelError``, ``DataError`` or ``ConfigError``
     before any step, ``TrainingFailed`` when the loss is not finite or memory runs out.
@@ -93,7 +97,7 @@ def train_teacher(
     train = TensorExamples.of(_sample(data.train, settings, seed), device)
     validation = TensorExamples.of(validation_sample(data.validation, settings.validation_rows, seed), device)
     start_rows = start(teacher, data, seed)
-    result = _fit(teacher, train, validation, evaluation, seed, report)
+    result = _fit(teacher, train, validation, evaluation, seed, report, checkpoint)
     gate_weights = gate_weights_of(teacher, validation)
     return TeacherRun(
         teacher=teacher,
@@ -184,6 +188,7 @@ def _fit(
     evaluation: EvaluationSettings,
     seed: int,
     report: Report,
+    checkpoint: Checkpoint,
 ) -> FitResult:
     settings = teacher.settings.train
     steps = settings.loop.epochs * math.ceil(len(train) / settings.loop.batch_size)
@@ -207,6 +212,7 @@ def _fit(
             show,
             lambda: bar.advance(bar.task_ids[0]),
             torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, steps, settings.warmup_share)),
+            checkpoint,
         )
 
 
