@@ -33,7 +33,9 @@ class Killed(Exception):
     """Stands for SIGKILL."""
 
 
-def train(folder: Path | None, die_in_report: int = 0, scores: tuple[float, ...] = ()) -> tuple[FitResult, nn.Module]:
+def train(
+    folder: Path | None, die_in_report: int = 0, scores: tuple[float, ...] = (), patience: int = EPOCHS
+) -> tuple[FitResult, nn.Module]:
     """A fit with dropout, Adam, a schedule and an extra stream; dies in the report of an epoch when asked to."""
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.3), nn.Linear(8, 1))
@@ -57,7 +59,7 @@ def train(folder: Path | None, die_in_report: int = 0, scores: tuple[float, ...]
         model,
         objective,
         optimiser,
-        LoopSettings(epochs=EPOCHS, batch_size=8, patience=3, monitor="score"),
+        LoopSettings(epochs=EPOCHS, batch_size=8, patience=patience, monitor="score"),
         40,
         evaluate,
         torch.Generator().manual_seed(3),
@@ -106,7 +108,7 @@ def test_every_epoch_is_reported_again_on_resume_and_none_is_trained_again(tmp_p
         model,
         Noisy(model, torch.Generator()),
         optimiser,
-        LoopSettings(epochs=EPOCHS, batch_size=8, patience=3, monitor="score"),
+        LoopSettings(epochs=EPOCHS, batch_size=8, patience=EPOCHS, monitor="score"),
         40,
         never,
         torch.Generator(),
@@ -122,8 +124,8 @@ def test_every_epoch_is_reported_again_on_resume_and_none_is_trained_again(tmp_p
 def test_patience_that_ran_out_is_remembered(tmp_path: Path) -> None:
     scores = (0.5, 0.4, 0.3, 0.2, 0.9, 0.9)
     with pytest.raises(Killed):
-        train(tmp_path, die_in_report=4, scores=scores)
-    result, _ = train(tmp_path, scores=())
+        train(tmp_path, die_in_report=4, scores=scores, patience=3)
+    result, _ = train(tmp_path, patience=3)
     assert (result.epochs, result.best_epoch) == (4, 1)
 
 
