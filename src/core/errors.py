@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+#: why a run was paused by a signal
+INTERRUPTED, TERMINATED = "interrupted", "terminated"
+
 
 class AnyoError(Exception):
     """A problem that the user can act on; entry points show its text without a traceback."""
@@ -61,6 +64,15 @@ class TrainingFailed(AnyoError):
 
 class OutOfMemory(TrainingFailed):
     """The device has too little memory for this training, even with the smallest micro-batch that was allowed."""
+
+
+class Paused(AnyoError):
+    """A run was ended in order before it was through; what it has is on disk, and it can be resumed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        #: as a shell tells it: 128 + the signal's number, 1 for other reasons
+        self.exit_code = {INTERRUPTED: 130, TERMINATED: 143}.get(reason, 1)
 
 
 class StopTraining(Exception):

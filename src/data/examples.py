@@ -74,6 +74,21 @@ class Examples:
         return problems
 
 
+def openings(record: Path) -> list[dict[str, Any]]:
+    """What a record tells of earlier openings of the test split."""
+    if not record.is_file():
+        return []
+    return [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def already_open(record: Path) -> Problem:
+    """The problem of a second opening."""
+    first = openings(record)[0]
+    rule = f"was opened for this search at {first['time']} ({first['reason']})"
+    step = "a second look makes its figures less than a test: reopen_test=true does it all the same, and is logged"
+    return Problem("test split", str(record), rule, step)
+
+
 class SealedExamples:
     """The test split: it can be counted and fingerprinted, but read only through `open`, which leaves a record."""
 
@@ -88,12 +103,19 @@ class SealedExamples:
         """Identifies the examples without showing them."""
         return self._examples.fingerprint
 
-    def open(self, reason: str, record: Path) -> Examples:
-        """The test examples; one line with time, reason and fingerprint is appended to ``record`` first."""
+    def open(self, reason: str, record: Path, judged: str = "", again: bool = False) -> Examples:
+        """The test examples; one line with time, reason and fingerprint is appended to ``record`` first.
+
+        ``judged`` identifies the models that will be ranked. Raises ``DataError`` when ``record`` tells of an opening
+        for other models, unless ``again`` is true; the same models may be measured once more, which tells nothing new.
+        """
+        earlier = openings(record)
+        if not again and any(line.get("judged", "") != judged for line in earlier):
+            raise DataError([already_open(record)])
         record.parent.mkdir(parents=True, exist_ok=True)
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "reason": reason, "test_split": self.fingerprint}
         with record.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(line, ensure_ascii=False) + "\n")
+            handle.write(json.dumps({**line, "judged": judged, "again": again}, ensure_ascii=False) + "\n")
         return self._examples
 
     def check(self, num_items: int, split: str) -> list[Problem]:

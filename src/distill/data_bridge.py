@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -47,10 +47,23 @@ class TeachingRows:
         """``[B, E]`` sequence embeddings; zeros where a row has no label."""
         return self.sequence_embedding[self.slot[rows]]
 
+    def first(self, topk: int) -> TeachingRows:
+        """The same with the first ``topk`` candidates only (views); raises ``ArtefactError`` when there are fewer."""
+        if problem := _too_few(topk, self.candidates.shape[1]):
+            raise ArtefactError([problem])
+        return replace(self, candidates=self.candidates[:, :topk], distances=self.distances[:, :topk])
+
     @property
     def num_labelled(self) -> int:
         """M."""
         return len(self.candidates) - 1
+
+
+def _too_few(topk: int, exported: int) -> Problem | None:
+    if topk <= exported:
+        return None
+    rule, step = f"the teacher exported {exported} candidates a row", "lower it, or export more: teacher.export.top_n"
+    return Problem("distill.candidate_topk", topk, rule, step)
 
 
 def align(outputs: TeacherOutputs, train: Examples, topk: int, device: torch.device | str) -> TeachingRows:
@@ -59,15 +72,8 @@ def align(outputs: TeacherOutputs, train: Examples, topk: int, device: torch.dev
     Raises ``ArtefactError`` when a label belongs to no training example, or when fewer than ``topk`` were exported.
     """
     problems = []
-    if topk > outputs.candidates.shape[1]:
-        problems.append(
-            Problem(
-                "distill.candidate_topk",
-                topk,
-                f"the teacher exported {outputs.candidates.shape[1]} candidates a row",
-                "lower it, or export more with teacher.export.top_n",
-            )
-        )
+    if problem := _too_few(topk, outputs.candidates.shape[1]):
+        problems.append(problem)
     order = np.argsort(train.example_id, kind="stable")
     place = np.searchsorted(train.example_id, outputs.example_id, sorter=order)
     row = order[np.minimum(place, len(order) - 1)]

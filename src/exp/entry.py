@@ -14,17 +14,19 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from rich.markup import escape
 
-from src.core.errors import AnyoError, ConfigError, ProblemsFound
+from src.core.errors import AnyoError, ConfigError, Paused, ProblemsFound
 from src.core.logging import console, get_logger, log_to
-from src.core.paths import reserve_folder
+from src.core.paths import MANIFEST, reserve_folder
 from src.exp.door import CONF, RUN_DIR, expand_params, format_value, nested_plain, read_settings
 from src.exp.help import show_help
+from src.exp.resume import log_resume, read_resumed, remember_command, resume_argument
 from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
 
 _log = get_logger(__name__)
 
 S = TypeVar("S")
 LOG = "run.log"
+SETTINGS_HEADING = "everything this run was asked for, paths absolute"
 
 
 @dataclass(frozen=True)
@@ -40,9 +42,12 @@ class Entry(Generic[S]):
     schema: type[S]
     check: Callable[[S], Any]
     run: Callable[[S, Any, RunFolder], None]
+    #: the keys that `resume=FOLDER` may change; empty where a run cannot be resumed
+    resumable: frozenset[str] = frozenset()
 
     def main(self) -> None:
-        """Run with ``sys.argv``; leaves with exit code 0, 1 (failed while running), 2 (bad input) or 130 (Ctrl-C)."""
+        """Run with ``sys.argv``; leaves with exit code 0, 1 (failed or paused while running), 2 (bad input),
+        130 (Ctrl-C) or 143 (SIGTERM)."""
         sys.exit(self.execute(sys.argv[1:]))
 
     def execute(self, arguments: list[str]) -> int:
@@ -55,6 +60,9 @@ class Entry(Generic[S]):
         except ProblemsFound as error:
             _show_problems(error)
             return 2
+        except Paused as error:
+            console.print(f"paused: {escape(str(error))}")
+            return error.exit_code
         except AnyoError as error:
             console.print(f"[bold red]error:[/] {escape(str(error))}")
             return 1
@@ -64,16 +72,38 @@ class Entry(Generic[S]):
 
     def _execute(self, arguments: list[str]) -> int:
         log_to(None)
-        settings, wanted = read_settings(self.config_name, arguments, self.schema)
+        wanted = resume_argument(arguments) if self.resumable else None
+        if wanted is not None:
+            return self._resume(wanted, arguments)
+        settings, folder_wanted = read_settings(self.config_name, arguments, self.schema)
         prepared = self.check(settings)
-        folder = RunFolder(_own_folder(wanted, arguments))
+        folder = RunFolder(_own_folder(folder_wanted, arguments))
         log_to(folder.path / LOG)
-        folder.write_yaml(SETTINGS_FILE, nested_plain(settings), "everything this run was asked for, paths absolute")
+        folder.write_yaml(SETTINGS_FILE, nested_plain(settings), SETTINGS_HEADING)
+        if self.resumable:
+            remember_command(folder.path, self.command, expand_params(arguments))
+        return self._work(arguments, settings, prepared, folder)
+
+    def _resume(self, wanted: Path, arguments: list[str]) -> int:
+        resumed = read_resumed(wanted, self.command, self.config_name, self.schema, self.resumable, arguments)
+        if (wanted / MANIFEST).exists() and not resumed.changes:
+            _log.info("%s is finished: nothing is left to do (trials=N adds trials)", wanted)
+            console.print(str(wanted), markup=False)
+            return 0
+        prepared = self.check(resumed.settings)
+        log_to(wanted / LOG)
+        log_resume(resumed)
+        return self._work(resumed.arguments, resumed.settings, prepared, RunFolder(wanted))
+
+    def _work(self, arguments: list[str], settings: S, prepared: Any, folder: RunFolder) -> int:
         failure = _under_hydra(self.config_name, arguments, folder.path, lambda: self.run(settings, prepared, folder))
         if failure is not None:
             _log.debug("".join(traceback.format_exception(failure)))
             if not any(folder.path.glob("*.json*")):
                 _log.info("nothing was written to %s but its log", folder.path)
+            if self.resumable and not isinstance(failure, ProblemsFound):
+                step = f"python -m src.exp.{self.command} resume={folder.path}"
+                console.print(f"to go on: {step}", markup=False)
             raise failure
         console.print(str(folder.path), markup=False)
         return 0

@@ -1,18 +1,38 @@
 """The main job: data, student baseline, teacher and its outputs (reused where they are in the cache), then a search
 over the distillation with Optuna through Ray Tune. The result holds the best student beside the baseline.
+
+protocol=fair asks whether distillation helped: every arm gets the same trials, and several seeds.
+resume=result/result_… goes on with a search that was interrupted, or adds trials (trials=N).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import numpy as np
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from src.core.data_utils import fingerprint
+from src.core.logging import console
 from src.core.settings import STRICT
-from src.exp.checks import check_experiment
-from src.exp.door import gather
+from src.data.teacher_outputs import TeacherOutputs
 from src.exp.entry import Entry
 from src.exp.replay import REPLAY_HEADING, replay_keys
+from src.exp.searching import (
+    RESUMABLE,
+    Prepared,
+    SearchSettings,
+    begin,
+    check_search,
+    check_test_split,
+    conclude,
+    facts,
+    plan,
+    publish,
+)
 from src.pipeline.curves import write_curves
 from src.pipeline.final import Comparison, Contestant, popularity, write_comparison
 from src.pipeline.run_folder import RunFolder
@@ -21,102 +41,146 @@ from src.pipeline.runs import (
     CURVES,
     baseline_contestant,
     describe_data,
-    finish,
-    fit_summary,
     show_teacher,
     teacher_facts,
 )
-from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages, fit_of
 from src.student.artefact import load_student
+from src.tuning.arms import ARMS, check_arms
+from src.tuning.fair import POPULARITY, FairSearch, best_final, judge, run_fair, save_answer
+from src.tuning.journal import single_driver
 from src.tuning.report import write_tensorboard, write_trials_table
-from src.tuning.search import SearchOutcome, prepare_space, run_search
-from src.tuning.search_space import SearchSpace
-from src.tuning.settings import TuningSettings
+from src.tuning.search import SearchOutcome, Workplace, reproduces_baseline, run_search
 
 
 @dataclass(frozen=True, config=STRICT)
-class TuneSettings(ExperimentSettings):
-    """An experiment and the search over it."""
+class TuneSettings(SearchSettings):
+    """An experiment, the search over it, and what the search is to answer."""
 
-    tuning: TuningSettings = TuningSettings()
-
-
-@dataclass
-class _Prepared:
-    stages: Stages
-    space: SearchSpace
+    protocol: Annotated[
+        Literal["single", "fair"],
+        Field(description="single: one search for the best student; fair: arms with equal budgets, several seeds"),
+    ] = "single"
 
 
-def check(settings: TuneSettings) -> _Prepared:
+def _document(settings: TuneSettings) -> str:
+    return "fair" if settings.protocol == "fair" else "distill"
+
+
+def check(settings: TuneSettings) -> Prepared:
     """Everything that can be known to be wrong before training."""
-    found: dict[str, Any] = {}
-
-    def space() -> None:
-        found["space"] = prepare_space(experiment(settings), settings.tuning)
-
-    def stages() -> None:
-        found["stages"] = check_experiment(experiment(settings), teacher=True)
-
-    gather(space, stages)
-    return _Prepared(found["stages"], found["space"])
+    extra = check_arms if settings.protocol == "fair" else None
+    return check_search(settings, "distill", _document(settings), extra)
 
 
-def experiment(settings: TuneSettings) -> ExperimentSettings:
-    """The settings without the search."""
-    names = ("dataset", "student", "teacher", "distill", "active", "evaluation", "runtime", "seed")
-    return ExperimentSettings(**{name: getattr(settings, name) for name in names})
-
-
-def run(settings: TuneSettings, prepared: _Prepared, folder: RunFolder) -> None:
+def run(settings: TuneSettings, prepared: Prepared, folder: RunFolder) -> None:
     """Stages, search, the winner's artefacts, one look at the test split, the manifest."""
+    with single_driver(folder.path):
+        check_test_split(settings, folder)
+        place = begin(settings, folder, _document(settings))
+        stages = prepared.stages
+        describe_data(stages)
+        _ = stages.baseline
+        outputs = stages.outputs
+        show_teacher(teacher_facts(stages))
+        stages.release_teacher()
+        write_curves(folder.path / CURVES / "student_baseline", fit_of(stages.baseline).history)
+        work = _run_fair if settings.protocol == "fair" else _run_single
+        work(settings, prepared, folder, place, outputs)
+
+
+# ------------------------------------------------------------------------------------------------------- one search
+
+
+def _run_single(
+    settings: TuneSettings, prepared: Prepared, folder: RunFolder, place: Workplace, outputs: TeacherOutputs
+) -> None:
     stages = prepared.stages
-    describe_data(stages)
-    _ = stages.baseline
-    outputs = stages.outputs
-    facts = teacher_facts(stages)
-    show_teacher(facts)
-    stages.release_teacher()
-    outcome = run_search(stages, outputs, prepared.space, settings.tuning, folder.path)
-    folder.watch.add("distill_student_train_time", outcome.student_seconds)
+    with run_search(place, plan(settings, prepared), stages, outputs) as outcome:
+        publish(outcome, folder, BEST_STUDENT)
+    folder.watch.add("distill_student_train_time", float(outcome.best.user_attrs["seconds"]))
     folder.watch.add("search_time", outcome.seconds)
-    _publish(outcome, folder)
-    write_curves(folder.path / CURVES / "student_baseline", fit_of(stages.baseline).history)
-    _compare(stages, outcome, folder)
-    finish(stages, folder, "tune_distill", {"search": _facts(stages, outcome), **facts})
+    _compare(stages, outcome, folder, settings.reopen_test)
+    same = {"first_trial_reproduces_baseline": reproduces_baseline(stages, outcome.search.record)}
+    found = {"search": {**facts(outcome, stages, folder), **same}, **teacher_facts(stages)}
+    conclude(stages, folder, "tune_distill", found)
 
 
-def _publish(outcome: SearchOutcome, folder: RunFolder) -> None:
-    folder.copy_folder(outcome.student_folder, BEST_STUDENT)
-    folder.write_yaml("best_params.yaml", replay_keys(outcome.settings), REPLAY_HEADING.format(folder=folder.path))
-    write_trials_table(folder.path, outcome.record)
-    write_tensorboard(folder.path / CURVES, outcome.record)
-
-
-def _compare(stages: Stages, outcome: SearchOutcome, folder: RunFolder) -> None:
+def _compare(stages: Stages, outcome: SearchOutcome, folder: RunFolder, again: bool) -> None:
     student = load_student(folder.path / BEST_STUDENT, stages.data)[0].to(stages.device)
-    trials = len(outcome.record.trials())
+    trials = len(outcome.search.record.trials())
     contestants = [popularity(stages), baseline_contestant(stages), Contestant("distilled", student, trials)]
     comparison = Comparison(stages, contestants, with_teacher=stages.uses_own_teacher)
-    ranked = [
-        *comparison.validation(),
-        *comparison.test(folder, f"the winner (trial {outcome.best.number}) and the baselines"),
-    ]
+    reason = f"the winner (trial {outcome.best.number}) and the baselines"
+    judged = fingerprint(outcome.best.user_attrs["weights"], stages.baseline.key)
+    ranked = [*comparison.validation(), *comparison.test(folder, reason, judged, again)]
     ks = stages.settings.evaluation.ks
     write_comparison(folder, comparison.rows(ranked), ranked, ks, "best distilled student beside its baselines")
 
 
-def _facts(stages: Stages, outcome: SearchOutcome) -> dict[str, Any]:
-    states = [trial.state.name for trial in outcome.record.trials()]
+# --------------------------------------------------------------------------------------------------- the fair protocol
+
+
+def _run_fair(
+    settings: TuneSettings, prepared: Prepared, folder: RunFolder, place: Workplace, outputs: TeacherOutputs
+) -> None:
+    stages = prepared.stages
+    with folder.watch.measure("search_time"):
+        fair, models = run_fair(place, stages.settings, prepared.space, settings.trials, stages, outputs)
+    best = best_final(fair)
+    arm, seed = str(best.params["arm"]), best.params["seed"]
+    seeds = [trial.params["seed"] for trial in fair.finals_of(arm)]
+    folder.copy_folder(models[arm][seeds.index(seed)], BEST_STUDENT)
+    keys = replay_keys(fair.final_settings(best))
+    folder.write_yaml("best_params.yaml", keys, REPLAY_HEADING.format(folder=folder.path))
+    folder.watch.add("distill_student_train_time", float(best.user_attrs["seconds"]))
+    searches = [*fair.arms.values(), fair.finals]
+    write_trials_table(folder.path, searches)
+    for search in searches:
+        write_tensorboard(folder.path / CURVES / search.name, search.record)
+    _answer(settings, stages, fair, models, folder)
+    conclude(stages, folder, "tune_distill", {"search": _fair_facts(fair, arm, seed), **teacher_facts(stages)})
+
+
+def _answer(
+    settings: TuneSettings,
+    stages: Stages,
+    fair: FairSearch,
+    models: Mapping[str, Sequence[Path]],
+    folder: RunFolder,
+) -> None:
+    """Every final model on validation and on the test split, opened once; the verdicts in plain sentences."""
+    contestants, owners = [popularity(stages)], [POPULARITY]
+    for arm in ARMS:
+        for trial, model in zip(fair.finals_of(arm.name), models[arm.name], strict=True):
+            student = load_student(model, stages.data)[0].to(stages.device)
+            name = f"{arm.name} (seed {trial.params['seed']})"
+            contestants.append(Contestant(name, student, fair.arms[arm.name].trials))
+            owners.append(arm.name)
+    comparison = Comparison(stages, contestants, with_teacher=False)
+    judged = fingerprint(*(trial.user_attrs["weights"] for trial in fair.finals.record.trials()))
+    reason = f"the arms' {len(contestants) - 1} final models and popularity"
+    test = stages.data.test.open(reason, folder.test_record, judged, settings.reopen_test)
+    on_test = comparison.rank("test", test, 0)
+    ranks = {
+        owner: np.stack([ranked.ranks.numpy() for ranked, own in zip(on_test, owners, strict=True) if own == owner])
+        for owner in dict.fromkeys(owners)
+    }
+    answer = judge(fair, ranks, test.user, settings.tuning.resamples)
+    save_answer(folder.path, answer)
+    ranked = [*comparison.validation(), *on_test]
+    ks = stages.settings.evaluation.ks
+    write_comparison(folder, comparison.rows(ranked), ranked, ks, "the arms' final models")
+    for line in answer["comparisons"]:
+        console.print(line["sentence"], markup=False)
+
+
+def _fair_facts(fair: FairSearch, arm: str, seed: object) -> dict[str, Any]:
     return {
-        "trials": {name: states.count(name) for name in sorted(set(states))},
-        "baseline_trials": 1,
-        "best_trial": outcome.best.number,
-        "best_value": outcome.best.value,
-        "metric": outcome.record.space.metric,
-        "best_params": outcome.best.params,
-        "first_trial_reproduces_baseline": outcome.reproduces_baseline,
-        "baseline": fit_summary(fit_of(stages.baseline)),
+        "protocol": "fair",
+        "metric": fair.finals.record.space.metric,
+        "trials": {name: len(search.record.trials()) for name, search in fair.arms.items()},
+        "published": {"arm": arm, "seed": seed},
     }
 
 
@@ -127,6 +191,7 @@ ENTRY: Entry[TuneSettings] = Entry(
     schema=TuneSettings,
     check=check,
     run=run,
+    resumable=RESUMABLE,
 )
 
 

@@ -18,6 +18,7 @@ from src.pipeline.stages import Stages
 from src.student.datamodule import TensorExamples
 from src.student.evaluator import Score, rank_examples
 from src.student.popularity import Popularity
+from src.teacher.ilora_model import ILoRATeacher
 from src.teacher.labelling import score_examples
 
 COMPARISON = "comparison.csv"
@@ -43,23 +44,28 @@ def sample(examples: Examples, count: int, seed: int, split: str) -> Examples:
 
 @dataclass
 class Comparison:
-    """Ranks contestants on the splits that it is shown, and writes what came out."""
+    """Ranks contestants on the splits that it is shown, and writes what came out.
+
+    ``teacher`` stands in for the experiment's own one.
+    """
 
     stages: Stages
     contestants: Sequence[Contestant]
     with_teacher: bool
+    teacher: ILoRATeacher | None = None
 
     def validation(self) -> list[Ranked]:
         """Every contestant on validation, the teacher on its sample."""
         data, settings = self.stages.data, self.stages.settings.teacher
-        return self._rank("validation", data.validation, settings.validation_rows)
+        return self.rank("validation", data.validation, settings.validation_rows)
 
-    def test(self, folder: RunFolder, reason: str) -> list[Ranked]:
-        """The same on the test split, which this opens."""
-        examples = self.stages.data.test.open(reason, folder.test_record)
-        return self._rank("test", examples, self.stages.settings.teacher.test_rows)
+    def test(self, folder: RunFolder, reason: str, judged: str, again: bool = False) -> list[Ranked]:
+        """The same on the test split, which this opens (see `SealedExamples.open`)."""
+        examples = self.stages.data.test.open(reason, folder.test_record, judged, again)
+        return self.rank("test", examples, self.stages.settings.teacher.test_rows)
 
-    def _rank(self, split: str, examples: Examples, teacher_rows: int) -> list[Ranked]:
+    def rank(self, split: str, examples: Examples, teacher_rows: int) -> list[Ranked]:
+        """Every contestant on a split, the teacher on a sample of it."""
         tensors = TensorExamples.of(examples, self.stages.device)
         evaluation = self.stages.settings.evaluation
         ranked = [
@@ -72,7 +78,7 @@ class Comparison:
     def _teacher(self, split: str, shown: Examples, others: Sequence[Ranked]) -> list[Ranked]:
         """The teacher on a sample, and every contestant on the same examples, so that they can be set side by side."""
         label = f"{split} sample"
-        teacher = self.stages.trained_teacher
+        teacher = self.teacher or self.stages.trained_teacher
         settings = self.stages.settings
         ranks = score_examples(teacher, shown, settings.teacher.export.batch_size, settings.evaluation.mask_history)
         own = Ranked.of("teacher", label, shown, ranks)

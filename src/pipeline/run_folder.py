@@ -5,9 +5,10 @@ The manifest is written last: a folder without one is unfinished.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,15 @@ import yaml
 
 from src.core.git_info import git_info
 from src.core.hardware import command_line, hardware, package_versions
-from src.core.paths import MANIFEST, write_json, write_text
+from src.core.paths import MANIFEST, atomic_folder, write_json, write_text
 from src.core.timing import Stopwatch
 from src.pipeline.cache import StageRecord
 
 #: the frozen settings of the run, which `run_eval_all` reads
 SETTINGS_FILE = "settings.yaml"
+
+#: the manifest of a search before trials were added
+EARLIER_MANIFEST = "manifest_before.json"
 
 #: names in `metrics/time.json` that are always there (mission, "Evaluation and time")
 TIMES = (
@@ -55,8 +59,15 @@ class RunFolder:
         write_text(self.path / name, comment + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     def copy_folder(self, source: Path, name: str) -> None:
-        """Copy an artefact folder into the result."""
-        shutil.copytree(source, self.path / name)
+        """Copy an artefact folder into the result, in place of an earlier one."""
+        with atomic_folder(self.path / name) as target:
+            shutil.copytree(source, target, dirs_exist_ok=True)
+
+    def begin_again(self) -> None:
+        """Make a finished folder an unfinished one: its manifest is set aside until the run has ended again."""
+        if (self.path / MANIFEST).exists():
+            os.replace(self.path / MANIFEST, self.path / EARLIER_MANIFEST)
+        shutil.rmtree(self.path / "tb", ignore_errors=True)
 
     def record_stage_times(self, records: Sequence[StageRecord]) -> None:
         """Add the seconds that each stage took when it was built, also where this run reused it."""
@@ -69,8 +80,15 @@ class RunFolder:
             if record.name in names:
                 self.watch.add(names[record.name], record.seconds)
 
-    def finish(self, kind: str, seed: int, fingerprints: Mapping[str, str], extra: Mapping[str, Any]) -> None:
-        """Write `metrics/time.json` and then, last and atomically, the manifest."""
+    def finish(
+        self,
+        kind: str,
+        seed: int,
+        fingerprints: Mapping[str, str],
+        extra: Mapping[str, Any],
+        last: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        """Write `metrics/time.json` and then, last and atomically, the manifest, which ``last`` gets to see before."""
         times = {name: self.watch.seconds.get(name, 0.0) for name in TIMES}
         self.write_metrics("time", {**times, **self.watch.seconds, "wall_time": time.time() - self.started})
         manifest = {
@@ -85,4 +103,6 @@ class RunFolder:
             "fingerprints": dict(fingerprints),
             **extra,
         }
+        if last is not None:
+            last(manifest)
         write_json(self.path / MANIFEST, manifest)

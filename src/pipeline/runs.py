@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -123,10 +123,16 @@ def _conclude(stages: Stages, folder: RunFolder, comparison: Comparison, kind: s
     finish(stages, folder, kind, facts)
 
 
-def finish(stages: Stages, folder: RunFolder, kind: str, facts: Mapping[str, Any]) -> None:
-    """Times and manifest."""
+def finish(
+    stages: Stages,
+    folder: RunFolder,
+    kind: str,
+    facts: Mapping[str, Any],
+    last: Callable[[Mapping[str, Any]], None] | None = None,
+) -> None:
+    """Times and manifest; ``last`` sees the manifest before it is written."""
     folder.record_stage_times(stages.cache.records)
     artefacts = {record.name: record.key for record in stages.cache.records}
     reused = [record.name for record in stages.cache.records if record.reused]
     fingerprints = {**stages.data.fingerprints(), **artefacts}
-    folder.finish(kind, stages.settings.seed, fingerprints, {"reused_stages": reused, **facts})
+    folder.finish(kind, stages.settings.seed, fingerprints, {"reused_stages": reused, **facts}, last)

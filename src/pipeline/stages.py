@@ -139,7 +139,7 @@ class Stages:
             run = train_teacher(
                 settings,
                 self.data,
-                self._sasrec(),
+                self.load_encoder(),
                 self.llm_folder,
                 self.device,
                 self.settings.seed,
@@ -149,7 +149,8 @@ class Stages:
 
         return self.cache.stage("teacher", determined_by, build)
 
-    def _sasrec(self) -> SASRec:
+    def load_encoder(self) -> SASRec:
+        """The teacher's frozen SASRec on the run's device."""
         encoder = self.load_student(self.encoder)
         assert isinstance(encoder, SASRec)
         return encoder

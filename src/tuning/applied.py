@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from src.core.errors import ConfigError, Problem
 from src.pipeline.settings import ExperimentSettings
-from src.tuning.search_space import CategoricalParameter, SearchSpace, Value, flatten
+from src.tuning.search_space import CategoricalParameter, SearchSpace, Stage, Value, flatten
 
 
 def plain(settings: ExperimentSettings) -> dict[str, Any]:
@@ -58,32 +58,61 @@ def check_values(space: SearchSpace, settings: ExperimentSettings) -> None:
         raise ConfigError(problems)
 
 
-def first_trial(space: SearchSpace, settings: ExperimentSettings) -> dict[str, Value]:
+def neutral_trial(space: SearchSpace, settings: ExperimentSettings) -> dict[str, Value]:
     """The searched parameters at the no-distillation point; what is not about distillation keeps the config's value.
 
     Raises ``ConfigError`` when the space does not hold that point, or not the student that the baseline is: the
     baseline must be a trial like any other.
     """
-    neutral, current = no_distillation(settings), flatten(plain(settings))
-    chosen: dict[str, Value] = {}
-    problems = []
-    for key, parameter in space.parameters.items():
-        if any(chosen.get(other) != value for other, value in parameter.when.items()):
-            continue
-        value = neutral.get(key, current[key])
-        if not parameter.holds(value):
-            if key in neutral or key.startswith("student."):
-                rule = "the no-distillation point, which is the first trial and repeats the baseline, lies outside"
-                problems.append(Problem(f"search space: {key}", value, rule, "let the bounds or choices include it"))
-            else:
-                value = parameter.first
-        chosen[key] = value
+    neutral = no_distillation(settings)
+    chosen, outside = _point(space, {**flatten(plain(settings)), **neutral})
+    rule = "the no-distillation point, which is the first trial and repeats the baseline, lies outside"
+    problems = [
+        Problem(f"search space: {key}", value, rule, "let the bounds or choices include it")
+        for key, value in outside.items()
+        if key in neutral or key.startswith("student.")
+    ]
     if problems:
         raise ConfigError(problems)
     return chosen
 
 
-def trial_settings(settings: ExperimentSettings, number: int, values: Mapping[str, Value]) -> ExperimentSettings:
-    """The settings of a trial; number 0 has every distillation term switched off, searched or not."""
-    extra = no_distillation(settings) if number == 0 else {}
-    return apply_values(settings, {**values, **extra})
+def configured_trial(space: SearchSpace, settings: ExperimentSettings) -> dict[str, Value]:
+    """The searched parameters as the config has them; one that lies outside the space takes its first value."""
+    return _point(space, flatten(plain(settings)))[0]
+
+
+def _point(space: SearchSpace, wanted: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value]]:
+    """The point of the space that is nearest to the wanted values, and the wanted values that it cannot take."""
+    chosen: dict[str, Value] = {}
+    outside: dict[str, Value] = {}
+    for key, parameter in space.parameters.items():
+        if any(chosen.get(other) != value for other, value in parameter.when.items()):
+            continue
+        held = parameter.holds(wanted[key])
+        chosen[key] = wanted[key] if held else parameter.first
+        if not held:
+            outside[key] = wanted[key]
+    return chosen, outside
+
+
+def fitting(space: SearchSpace, values: Mapping[str, Value]) -> dict[str, Value] | None:
+    """An earlier search's values as a point of this space, None where it shares no parameter with them.
+
+    What the earlier search did not have, or had outside these bounds, is left to the sampler.
+    """
+    kept: dict[str, Value] = {}
+    for key, parameter in space.parameters.items():
+        if all(kept.get(other) == value for other, value in parameter.when.items()):
+            value = values.get(key)
+            if value is not None and parameter.holds(value):
+                kept[key] = value
+    return kept or None
+
+
+def trial_values(
+    stage: Stage, settings: ExperimentSettings, number: int, values: Mapping[str, Value]
+) -> dict[str, Value]:
+    """The configuration keys of a trial; in a distillation number 0 has every term switched off, searched or not."""
+    extra = no_distillation(settings) if stage == "distill" and number == 0 else {}
+    return {**values, **extra}

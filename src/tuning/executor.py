@@ -1,119 +1,70 @@
-"""Ray Tune as the executor: a searcher that asks the study, a scheduler that lets the study's pruner decide.
+"""Ray Tune as the executor: a searcher that asks the dispatcher, a scheduler that tells it every report.
 
-Ray counts resources, starts workers and carries reports; every decision and every record is the study's.
+Ray counts resources, starts workers and carries reports; every decision is the dispatcher's, every record the study's.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
+from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from src.core.errors import AnyoError
-from src.core.logging import get_logger
-from src.core.paths import REPOSITORY, read_json
-from src.tuning.search_space import Value
-from src.tuning.settings import TuningSettings
-from src.tuning.study import Record
-from src.tuning.trainable import FAILURE, RESULT, STUDENT, Trainable, TrialData
+from src.core.errors import AnyoError, Paused
+from src.tuning.dispatch import Dispatcher, Job
+from src.tuning.processes import remember_children
+from src.tuning.resources import Resources
+from src.tuning.trainable import MESSAGE, Trainable
 
-_log = get_logger(__name__)
 
-_ENVIRONMENT = {
-    # a report without the objective must not end the whole search
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    # a worker that takes long to clean up would otherwise be lost, and with it a slot, for ever
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
-    # Tune's own snapshots are never read: the study is the record
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    # only our own lines on the terminal
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # trials keep the caller's folder, so relative paths mean what they say
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # a trial with no GPU share must not reach for the GPU
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
+class _Halt(Exception):
+    """Leaves Tune's loop between two steps."""
 
 
 @dataclass
-class Board:
-    """What the searcher, the scheduler and the screen share: the record, and which Ray trial is which number.
+class _Desk:
+    """What searcher, scheduler and callback share. It lives in the driver only; Ray pickles searchers, so they find it
+    here, in an importable module."""
 
-    It lives in the driver only; Ray pickles searchers, so they find it here, in an importable module.
-    """
-
-    record: Record
-    first: dict[str, Value]
-    trials: int
+    dispatcher: Dispatcher
+    resources: Resources
     folder: Path
-    keep_top: int
-    on_change: Callable[[], None]
-    numbers: dict[str, int] = field(default_factory=dict)
+    scratch: Path
+    starts: dict[str, int] = field(default_factory=dict)
 
 
-_board: Board | None = None
+_desk: _Desk | None = None
 
 
-def board() -> Board:
-    """The running search's board."""
-    if _board is None:
+def desk() -> _Desk:
+    """The running search's desk."""
+    if _desk is None:
         raise AnyoError("no search is running in this process")
-    return _board
+    return _desk
 
 
 class StudySearcher(Searcher):
-    """Proposals come from the study; ends are told to it."""
+    """Trials come from the dispatcher; ends are told to it."""
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next trial's number and values, or `FINISHED` at the configured number of trials."""
-        state = board()
-        number = len(state.record.trials())
-        if number >= state.trials:
-            return Searcher.FINISHED
-        frozen = state.record.ask(state.first if number == 0 else None)
-        state.numbers[trial_id] = frozen.number
-        return {"number": frozen.number, "values": dict(frozen.params)}
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial, `FINISHED` when all have ended, None while only running ones may come back."""
+        state = desk()
+        job = state.dispatcher.next()
+        if job is None:
+            return Searcher.FINISHED if state.dispatcher.finished or state.dispatcher.halted else None
+        state.starts[trial_id] = job.start
+        return configuration(job, state.resources)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell how a trial ended; the value comes from the trial's own file."""
-        state = board()
-        number = state.numbers[trial_id]
-        if not state.record.is_running(number):
-            return
-        folder = state.folder / str(number)
-        if error or not (folder / RESULT).is_file():
-            state.record.fail(number, _failure(folder, error))
-        else:
-            self._complete(state, number, read_json(folder / RESULT))
-        state.on_change()
-
-    @staticmethod
-    def _complete(state: Board, number: int, result: dict[str, Any]) -> None:
-        fit = result["fit"]
-        attributes = {
-            "epochs": fit["epochs"],
-            "best_epoch": fit["best_epoch"],
-            "seconds": fit["seconds"],
-            "weights": result["weights"],
-            "metrics": fit["best_metrics"],
-        }
-        state.record.complete(number, fit["best_metrics"][state.record.space.metric], attributes)
-        _drop_students(state)
+        """A worker is through; how its trial ended was in its last report."""
+        desk().dispatcher.on_end(desk().starts[trial_id])
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is on disk already."""
@@ -122,51 +73,46 @@ class StudySearcher(Searcher):
         """Nothing: a search goes on from its study."""
 
 
-def _failure(folder: Path, error: bool) -> str:
-    if (folder / FAILURE).is_file():
-        return (folder / FAILURE).read_text(encoding="utf-8").strip()
-    if (folder / "error.txt").is_file():
-        return (folder / "error.txt").read_text(encoding="utf-8").strip().splitlines()[-1]
-    return "the worker died" if error else "the trial ended without a result"
-
-
-def _drop_students(state: Board) -> None:
-    """Only the best ``keep_top`` completed trials keep their student on disk."""
-    ended = [
-        t for t in state.record.trials() if t.value is not None and (state.folder / str(t.number) / STUDENT).exists()
-    ]
-    for trial in sorted(ended, key=lambda t: (-(t.value or 0.0), t.number))[state.keep_top :]:
-        shutil.rmtree(state.folder / str(trial.number) / STUDENT)
+def configuration(job: Job, resources: Resources) -> dict[str, Any]:
+    """What a worker gets of a job."""
+    share = resources.share(job.memory_retries)
+    return {"number": job.number, "values": dict(job.values), "folder": job.folder, "share": share}
 
 
 class StudyScheduler(FIFOScheduler):
-    """First come, first served; each epoch's value goes to the study, whose pruner may stop the trial."""
+    """First come, first served; every report goes to the dispatcher, which may stop the trial."""
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """CONTINUE or STOP."""
-        state = board()
-        number = state.numbers[trial.trial_id]
-        if "objective" not in result or not state.record.is_running(number):
+        if MESSAGE not in result:  # a trial that ends without a word: `on_trial_complete` says so
             return TrialScheduler.CONTINUE
-        if state.record.write_value(number, int(result["epoch"]), float(result["objective"])):
-            state.record.prune(number)
-            state.on_change()
-            return TrialScheduler.STOP
-        state.on_change()
-        return TrialScheduler.CONTINUE
+        report = json.loads(result[MESSAGE])
+        stop = desk().dispatcher.on_report(desk().starts[trial.trial_id], report)
+        # a trial that has told its end leaves by itself: a stop would also have to wait for its thread
+        return TrialScheduler.STOP if stop and report.get("kind") == "epoch" else TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Keep the traceback's text in the trial's folder before the end is told."""
-        state = board()
-        source = Path(trial.error_file) if trial.error_file else None
-        target = state.folder / str(state.numbers[trial.trial_id])
-        target.mkdir(parents=True, exist_ok=True)
-        if source is not None and source.is_file():
-            shutil.copyfile(source, target / "error.txt")
+        """A dead worker's trial goes on elsewhere; an exception is a defect."""
+        start, error = desk().starts[trial.trial_id], trial.get_pickled_error()
+        if isinstance(error, RayActorError):
+            desk().dispatcher.on_death(start, "its worker died")
+        else:
+            file = Path(trial.error_file) if trial.error_file else None
+            text = file.read_text(encoding="utf-8") if file is not None and file.is_file() else "unknown error"
+            desk().dispatcher.on_error(start, text.strip())
 
 
-class NoLines(TrialProgressCallback):
-    """In place of Tune's own lines about trials: the screen tells them."""
+class Watch(TrialProgressCallback):
+    """In place of Tune's own lines about trials; and the place where a halted search leaves Tune's loop."""
+
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
+        """Leave when the search was halted."""
+        if desk().dispatcher.halted:
+            raise _Halt
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
+        """Note the workers, which Ray starts as it needs them."""
+        remember_children(desk().folder, desk().scratch)
 
     def on_trial_result(self, *_: object, **__: object) -> None:
         """Nothing."""
@@ -178,44 +124,31 @@ class NoLines(TrialProgressCallback):
         """Nothing."""
 
 
-def execute(search_board: Board, trainable: Trainable, data: TrialData, settings: TuningSettings, gpus: int) -> None:
-    """Run trials until the study holds the configured number, then shut Ray down.
+def execute(dispatcher: Dispatcher, trainable: Trainable, resources: Resources, folder: Path, scratch: Path) -> None:
+    """Work through the dispatcher's searches in the running Ray session.
 
-    ``gpus`` is 0 where trials run on the CPU.
+    Raises ``Paused`` when the dispatcher was halted.
     """
-    global _board
-    os.environ.update(_ENVIRONMENT)
-    # a worker imports `src`, and the user's own modules, wherever it was started
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    scratch = Path(tempfile.mkdtemp(prefix="anyo-"))
-    _board = search_board
+    global _desk
+    _desk = _Desk(dispatcher, resources, folder, scratch)
     try:
-        # Ray listens on the network and looks for GPUs: its session lives in a short folder that is removed at the end
-        ray.init(
-            num_cpus=os.cpu_count(),
-            num_gpus=gpus,
-            include_dashboard=settings.dashboard,
-            dashboard_host=settings.dashboard_host,
-            log_to_driver=False,
-            configure_logging=False,
-            object_store_memory=settings.ray_memory_mb * 2**20,
-            _temp_dir=str(scratch / "ray"),
-        )
-        # a failed trial's traceback lies in its folder; the screen tells it in a line
-        logging.getLogger("ray").setLevel(logging.CRITICAL)
-        resources = {"cpu": max(settings.cpu_per_trial, 0.01), "gpu": settings.gpu_per_trial if gpus else 0}
-        _run(trainable, data, settings, resources, scratch)
+        if not (dispatcher.halted or dispatcher.finished):
+            _tuner(trainable, resources, scratch).fit()
+    except _Halt:
+        pass
     finally:
-        ray.shutdown()
-        _board = None
-        shutil.rmtree(scratch, ignore_errors=True)
+        _desk = None
+    if dispatcher.halted:
+        raise Paused(dispatcher.halted)
 
 
-def _run(
-    trainable: Trainable, data: TrialData, settings: TuningSettings, resources: dict[str, float], scratch: Path
-) -> None:
-    tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(trainable, data=data), resources),
+def _tuner(trainable: Trainable, resources: Resources, scratch: Path) -> tune.Tuner:
+    def needs(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        share = float(config["share"])
+        return tune.PlacementGroupFactory([{"CPU": max(resources.cpu, 0.01), **({"GPU": share} if share else {})}])
+
+    return tune.Tuner(
+        tune.with_resources(trainable, needs),
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(),
             scheduler=StudyScheduler(),
@@ -227,8 +160,7 @@ def _run(
             name="search",
             storage_path=str(scratch / "tune"),
             verbose=0,
-            callbacks=[NoLines()],
+            callbacks=[Watch()],
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
-    tuner.fit()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from src.core.logging import console, get_logger
-from src.tuning.study import Record
+from src.tuning.dispatch import Search, states
 
 _log = get_logger(__name__)
 
@@ -28,20 +29,31 @@ def format_values(values: dict[str, object]) -> str:
 
 @dataclass
 class Screen:
-    """Follows a record; on a terminal as a live display, elsewhere as one line an ended trial."""
+    """Follows searches; on a terminal as a live display, elsewhere as one line an ended trial."""
 
-    record: Record
-    trials: int
+    searches: Sequence[Search]
+    first_name: str = ""
     started: float = field(default_factory=time.perf_counter)
-    _told: set[int] = field(default_factory=set)
+    _told: set[tuple[str, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        columns = (TextColumn("search"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("search"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+        )
         self._bar = Progress(*columns, console=console)
-        self._task = self._bar.add_task("search", total=self.trials)
-        self._live = Live(self._render(), console=console, refresh_per_second=4, transient=True)
+        self._task = self._bar.add_task("search", total=sum(search.trials for search in self.searches), left="")
+        self._ended_before = self._told_now()
+        self._told = {key for key, _ in self._ended_before}
+        self._epochs_before = self._epochs()
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Screen:
+        if self._told:
+            _log.info("going on after %d ended trials", len(self._told))
         if sys.stdout.isatty():
             self._live.start()
         return self
@@ -51,37 +63,57 @@ class Screen:
             self._live.stop()
 
     def update(self) -> None:
-        """Show the record's state; called after each epoch and each end of a trial."""
-        self._tell_ended()
-        if self._live.is_started:
-            self._live.update(self._render())
+        """Tell of trials that have ended meanwhile; the live display refreshes by itself."""
+        for key, line in self._told_now():
+            if key not in self._told:
+                self._told.add(key)
+                _log.info("%s", line)
 
-    def _count(self, state: TrialState) -> int:
-        return sum(trial.state == state for trial in self.record.trials())
+    def _epochs(self) -> int:
+        return sum(len(trial.intermediate_values) for search in self.searches for trial in search.record.trials())
 
     def _render(self) -> Group:
-        ended = sum(self._count(state) for state in _ENDED)
-        self._bar.update(self._task, completed=ended)
-        counts = ", ".join(f"{self._count(state)} {state.name.lower()}" for state in (*_ENDED, TrialState.RUNNING))
-        epochs = sum(len(trial.intermediate_values) for trial in self.record.trials())
-        pace = epochs / max(time.perf_counter() - self.started, 1e-9)
-        return Group(self._bar, Text(f"{counts}; {pace:.2f} epochs/s"), Text(self._best()))
+        counts = states(self.searches)
+        ended = sum(counts[state] for state in _ENDED)
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        self._bar.update(self._task, completed=ended, left=self._time_left(ended, seconds))
+        words = ", ".join(f"{count} {state.name.lower()}" for state, count in counts.items())
+        pace = (self._epochs() - self._epochs_before) / seconds
+        best = [Text(self._best(search)) for search in self.searches]
+        return Group(self._bar, Text(f"{words}; {pace:.2f} epochs/s"), *best)
 
-    def _best(self) -> str:
-        best = self.record.best()
+    def _time_left(self, ended: int, seconds: float) -> str:
+        here = ended - len(self._ended_before)
+        if here <= 0:
+            return "time left: unknown"
+        left = round(seconds / here * (self._bar.tasks[0].total or 0.0) - seconds / here * ended)
+        return f"about {left // 60} min {left % 60} s left"
+
+    def _best(self, search: Search) -> str:
+        name = "" if len(self.searches) == 1 else f"{search.name}: "
+        best = search.record.best()
         if best is None:
-            return "no finished trial yet"
-        return f"best {self.record.space.metric} {best.value:.4f} (trial {best.number}: {format_values(best.params)})"
+            return f"{name}no finished trial yet"
+        value, values = best.values[0], format_values(best.params)
+        return f"{name}best {search.record.space.metric} {value:.4f} (trial {best.number}: {values})"
 
-    def _tell_ended(self) -> None:
-        for trial in self.record.trials():
-            if trial.state not in _ENDED or trial.number in self._told:
-                continue
-            self._told.add(trial.number)
-            outcome = {
-                TrialState.COMPLETE: f"{self.record.space.metric} {trial.value or 0.0:.4f}",
-                TrialState.PRUNED: f"stopped after {len(trial.intermediate_values)} epochs",
-                TrialState.FAIL: f"failed: {trial.user_attrs.get('failure', 'unknown')}",
-            }[trial.state]
-            name = "no distillation" if trial.number == 0 else format_values(trial.params)
-            _log.info("trial %d/%d  %s  (%s)", trial.number + 1, self.trials, outcome, name)
+    def _told_now(self) -> list[tuple[tuple[str, int], str]]:
+        return [
+            ((search.name, trial.number), self._line(search, trial))
+            for search in self.searches
+            for trial in search.record.trials()
+            if trial.state in _ENDED
+        ]
+
+    def _line(self, search: Search, trial: FrozenTrial) -> str:
+        outcome = {
+            TrialState.COMPLETE: ", ".join(
+                f"{name} {value:.4g}"
+                for name, value in zip(search.record.space.objectives, trial.values or (), strict=False)
+            ),
+            TrialState.PRUNED: f"stopped after {len(trial.intermediate_values)} epochs",
+            TrialState.FAIL: f"failed: {trial.user_attrs.get('failure', 'unknown')}",
+        }[trial.state]
+        name = "" if len(self.searches) == 1 else f"{search.name} "
+        what = self.first_name if self.first_name and trial.number == 0 else format_values(trial.params)
+        return f"{name}trial {trial.number + 1}/{search.trials}  {outcome}  ({what})"

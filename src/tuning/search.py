@@ -1,110 +1,313 @@
-"""A whole search, told in order: check the space, run the trials, name the winner."""
+"""A whole search, told in order: check the space, open the record, run the trials, name the winner."""
 
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from src.core.errors import ConfigError, Problem, ProblemsFound, TrainingFailed
+from src.core.data_utils import fingerprint
+from src.core.errors import ArtefactError, ConfigError, Problem, ProblemsFound, TrainingFailed
 from src.core.logging import get_logger
 from src.core.metrics import metric_names
+from src.core.paths import REPOSITORY
 from src.data.teacher_outputs import TeacherOutputs
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages, fit_of
-from src.tuning.applied import check_values, first_trial, plain, trial_settings
-from src.tuning.executor import Board, execute
+from src.tuning.applied import (
+    apply_values,
+    check_values,
+    configured_trial,
+    fitting,
+    neutral_trial,
+    plain,
+    trial_values,
+)
+from src.tuning.dispatch import MODEL, Dispatcher, Search
+from src.tuning.executor import execute
+from src.tuning.journal import JOURNAL, open_journal
+from src.tuning.processes import end_survivors, graceful_signals
 from src.tuning.progress import Screen
-from src.tuning.search_space import SearchSpace, load_search_space
-from src.tuning.settings import TuningSettings
-from src.tuning.study import Record
-from src.tuning.trainable import STUDENT, Trainable, TrialData
+from src.tuning.ray_session import check_shared, ray_session
+from src.tuning.resources import Resources, decide
+from src.tuning.search_space import SearchSpace, Stage, Value, load_search_space
+from src.tuning.settings import RaySettings, TuningSettings
+from src.tuning.shared_data import FOLDER, SharedData
+from src.tuning.store import Store, folder_bytes
+from src.tuning.study import SEARCH, Record
+from src.tuning.trainable import TOKEN, Trainable
 
 _log = get_logger(__name__)
 
 TRIALS = "trials"
 
 
-@dataclass(frozen=True, eq=False)
-class SearchOutcome:
-    """The winner and the record it stands in."""
-
-    record: Record
-    best: FrozenTrial
-    settings: ExperimentSettings
-    student_folder: Path
-    seconds: float
-    reproduces_baseline: bool
-
-    @property
-    def student_seconds(self) -> float:
-        """Seconds that the winning trial trained."""
-        return float(self.best.user_attrs["seconds"])
+# ---------------------------------------------------------------------------------------------------- before training
 
 
-def prepare_space(settings: ExperimentSettings, tuning: TuningSettings) -> SearchSpace:
-    """Load and check the search space; raises ``ConfigError`` with every problem, before anything is trained."""
+def space_document(tuning: TuningSettings, document: str) -> Path:
+    """The search space's file: the one that the settings name, or ``document`` in `search_spaces/`."""
+    return tuning.search_space or REPOSITORY / "search_spaces" / f"{document}.yaml"
+
+
+def prepare_space(settings: ExperimentSettings, tuning: TuningSettings, stage: Stage, document: str) -> SearchSpace:
+    """Load and check the search space; raises ``ConfigError`` with every problem, before anything is trained.
+
+    ``document`` is the stage's own in `search_spaces/`, where the settings name none.
+    """
     names = metric_names(settings.evaluation.ks)
     problems: list[Problem] = []
     if tuning.metric and tuning.metric not in names:
         problems.append(Problem("tuning.metric", tuning.metric, f"must be one of {', '.join(names)}"))
-    cores = os.cpu_count() or 1
-    if tuning.cpu_per_trial > cores:
-        rule = f"this machine has {cores} cores: no trial could ever start"
-        problems.append(Problem("tuning.cpu_per_trial", tuning.cpu_per_trial, rule, "lower it"))
     try:
-        space = load_search_space(tuning.search_space, plain(settings), names)
+        path = space_document(tuning, document)
+        space = load_search_space(path, plain(settings), names)
+        problems += _check_kind(space, tuning, stage, path)
         check_values(space, settings)
-        first_trial(space, settings)
+        if stage == "distill" and space.stage == stage and document == stage and tuning.sampler != "grid":
+            neutral_trial(space, settings)
+        if tuning.sampler == "grid":
+            space.grid()
     except ProblemsFound as error:
         problems += error.problems
     if problems:
         raise ConfigError(problems)
-    return SearchSpace(tuning.metric or space.metric, space.parameters)
+    if not tuning.metric or tuning.metric == space.metric:
+        return space
+    rest = {
+        name: direction for name, direction in space.objectives.items() if name not in (space.metric, tuning.metric)
+    }
+    return SearchSpace(space.stage, {tuning.metric: "maximize", **rest}, space.parameters)
 
 
-def run_search(
-    stages: Stages, outputs: TeacherOutputs, space: SearchSpace, tuning: TuningSettings, folder: Path
-) -> SearchOutcome:
-    """Search in ``folder`` (the study and the trials' folders are made there).
+def _check_kind(space: SearchSpace, tuning: TuningSettings, stage: Stage, path: Path) -> list[Problem]:
+    problems = []
+    if space.stage != stage:
+        problems.append(Problem(f"{path.name}: stage", space.stage, f"this command searches stage {stage}"))
+    if len(space.objectives) > 1 and tuning.pruner != "none":
+        rule = f"early stopping needs a single objective; {path.name} has {', '.join(space.objectives)}"
+        problems.append(Problem("tuning.pruner", tuning.pruner, rule, "tuning.pruner=none"))
+    if len(space.objectives) > 1 and tuning.sampler == "cmaes":
+        problems.append(Problem("tuning.sampler", "cmaes", "works on one objective", "tuning.sampler=tpe"))
+    return problems
 
-    Raises ``TrainingFailed`` when no trial completed.
+
+def check_resources(tuning: TuningSettings, ray: RaySettings) -> None:
+    """Raises ``ConfigError`` when no trial could ever start on this machine."""
+    cores = os.cpu_count() or 1
+    if tuning.cpu_per_trial > cores and not ray.address:
+        rule = f"this machine has {cores} cores: no trial could ever start"
+        raise ConfigError.one("tuning.cpu_per_trial", tuning.cpu_per_trial, rule, "lower it")
+
+
+def with_threads(settings: ExperimentSettings, tuning: TuningSettings) -> ExperimentSettings:
+    """A trial computes with as many threads as it occupies cores; so does the baseline, which a trial repeats."""
+    return apply_values(settings, {"student.threads": max(1, int(tuning.cpu_per_trial))})
+
+
+def warm_trials(folder: Path, space: SearchSpace, count: int) -> list[dict[str, Value]]:
+    """The best trials of an earlier result as points of this space, best first.
+
+    Raises ``ArtefactError`` when it holds no study, or none of its parameters is searched here.
     """
-    settings, start = stages.settings, time.perf_counter()
-    record = Record.create(folder, space, tuning, settings.seed)
-    gpus = 1 if stages.device.type == "cuda" else 0
-    screen = Screen(record, tuning.trials)
-    search_board = Board(
-        record, first_trial(space, settings), tuning.trials, folder / TRIALS, tuning.keep_top, screen.update
-    )
-    trainable = Trainable(settings, space.metric, folder / TRIALS)
-    with screen:
-        execute(search_board, trainable, TrialData.of(stages.data, outputs), tuning, gpus)
-    ended = sum(trial.state.is_finished() for trial in record.trials())
-    if ended < tuning.trials:
-        raise TrainingFailed(
-            f"the search was interrupted after {ended} of {tuning.trials} trials; {folder} is unfinished"
+    journal = folder / JOURNAL
+    if not journal.is_file():
+        step = "name the result folder of a search"
+        raise ArtefactError.one("warm_start", str(folder), f"holds no {JOURNAL}", step)
+    backend = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    try:
+        studies = optuna.get_all_study_names(backend)
+        study = optuna.load_study(study_name=SEARCH if SEARCH in studies else "everything", storage=backend)
+    except (KeyError, ValueError) as error:
+        raise ArtefactError.one("warm_start", str(folder), f"its study cannot be read ({error})") from None
+    sign = -1.0 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1.0
+    completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    best = sorted(completed, key=lambda trial: (sign * trial.values[0], trial.number))
+    points = [point for trial in best if (point := fitting(space, trial.params)) is not None]
+    if not points:
+        rule = f"none of its completed trials has a parameter of this search: {', '.join(space.parameters)}"
+        raise ArtefactError.one("warm_start", str(folder), rule)
+    return points[:count]
+
+
+# ---------------------------------------------------------------------------------------------------- the workshop
+
+
+@dataclass(frozen=True, eq=False)
+class Workplace:
+    """Where and how a search runs. The caller holds `journal.single_driver` of ``folder``."""
+
+    folder: Path
+    tuning: TuningSettings
+    ray: RaySettings
+    dashboard: bool = False
+    storage: str = ""
+
+
+@dataclass
+class Workshop:
+    """A running Ray session with a search's data in place."""
+
+    place: Workplace
+    store: Store
+    trainable: Trainable
+    resources: Resources
+    scratch: Path
+    interrupted: str = ""
+    _dispatcher: Dispatcher | None = field(default=None)
+
+    def work_through(self, searches: Sequence[Search], first_name: str = "") -> None:
+        """Run the searches' trials until each has its number; raises ``Paused`` when something stops that."""
+        screen = Screen(searches, first_name)
+        retries = self.place.tuning.retries
+        self._dispatcher = Dispatcher(searches, self.store, retries, screen.update, self._over_bound, self.interrupted)
+        with screen:
+            execute(self._dispatcher, self.trainable, self.resources, self.place.folder, self.scratch)
+
+    def interrupt(self, reason: str) -> None:
+        """End in order (a signal's handler calls this)."""
+        self.interrupted = reason
+        if self._dispatcher is not None:
+            self._dispatcher.halt(reason)
+
+    def _over_bound(self) -> str:
+        bound = self.place.tuning.max_folder_mb
+        used = folder_bytes(self.place.folder) / 2**20 if bound else 0.0
+        if used <= bound:
+            return ""
+        return f"the result folder holds {used:.0f} MB of tuning.max_folder_mb={bound}; raise it to go on"
+
+    def fetch(self, search: Search, number: int) -> Path:
+        """A trial's model on this machine."""
+        name = f"{search.folder(number)}/{MODEL}"
+        return self.store.download(name, self.scratch / "models" / name)
+
+
+@contextmanager
+def open_workshop(
+    place: Workplace, stages: Stages, outputs: TeacherOutputs | None, space: SearchSpace, probe: Mapping[str, Value]
+) -> Iterator[Workshop]:
+    """Ray, the trials' store and the shared data, for the block. ``probe`` is measured where trials share a GPU."""
+    end_survivors(place.folder)
+    store = Store.open(place.storage or str(place.folder / TRIALS))
+    token = secrets.token_hex(16)
+    store.write(TOKEN, token.encode())  # from here on a worker of an earlier start writes nothing more
+    SharedData.of(stages.data, outputs).save(store)
+    wants_gpu = stages.device.type == "cuda"
+    try:
+        with ray_session(place.ray, place.dashboard, wants_gpu, place.folder) as scratch:
+            if place.ray.address:
+                check_shared(store)
+            trainable = Trainable(stages.settings, space, store, token)
+            shop = Workshop(place, store, trainable, Resources(place.tuning.cpu_per_trial, 0.0), scratch)
+            with graceful_signals(shop.interrupt):
+                shop.resources = decide(place.tuning, stages.settings, space.stage, probe, store)
+                yield shop
+    finally:
+        store.remove(FOLDER)
+
+
+# ---------------------------------------------------------------------------------------------------- one search
+
+
+@dataclass(frozen=True, eq=False)
+class SearchOutcome:
+    """The winner and the record it stands in."""
+
+    search: Search
+    best: FrozenTrial
+    settings: ExperimentSettings
+    model_folder: Path
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class SearchPlan:
+    """What is searched: ``trials`` in all, ``first`` of them given (a grid: all of them), ``protected`` not pruned."""
+
+    name: str
+    settings: ExperimentSettings
+    space: SearchSpace
+    trials: int
+    first: Sequence[Mapping[str, Value]]
+    protected: int
+    place: str = ""
+
+    def open(self, storage: Any, tuning: TuningSettings, values: Callable[[FrozenTrial], dict[str, Value]]) -> Search:
+        """The search over a journal; raises ``ArtefactError`` when the journal is another search's."""
+        space, settings = self.space, self.settings
+        loop = settings.teacher.train.loop if space.stage == "teacher" else settings.student.loop
+        rules = [
+            tuning.sampler, tuning.startup_trials, tuning.pruner, tuning.pruner_startup_trials,
+            tuning.pruner_warmup_epochs, tuning.reduction_factor,
+        ]  # fmt: skip
+        shape = {key: str(parameter) for key, parameter in space.parameters.items()}
+        described = {"stage": space.stage, "objectives": list(space.objectives.items()), "space": shape}
+        identity = fingerprint(described, {**plain(settings), "runtime": None}, rules)
+        record = Record.open(
+            storage, self.name, space, tuning, settings.seed, loop.epochs, identity, self.first, self.protected
         )
-    best = record.best()
+        return Search(record, self.trials, tuning.keep_top, values, self.place)
+
+
+def plan_search(
+    settings: ExperimentSettings, space: SearchSpace, tuning: TuningSettings, trials: int, warm: Path | None
+) -> SearchPlan:
+    """One search over a stage: the first trial is the baseline (distillation switched off), or the configuration."""
+    if tuning.sampler == "grid":
+        grid = space.grid()
+        return SearchPlan(SEARCH, settings, space, len(grid), grid, 0)
+    start = neutral_trial(space, settings) if space.stage == "distill" else configured_trial(space, settings)
+    warmed = warm_trials(warm, space, tuning.warm_start_trials) if warm is not None else []
+    return SearchPlan(SEARCH, settings, space, max(trials, 1), [start, *warmed], 1)
+
+
+@contextmanager
+def run_search(
+    place: Workplace, plan: SearchPlan, stages: Stages, outputs: TeacherOutputs | None
+) -> Iterator[SearchOutcome]:
+    """Search, and yield the outcome while the models are still in reach.
+
+    Raises ``TrainingFailed`` when no trial completed, ``Paused`` when the search was ended before it was through.
+    """
+    start, stage, given = time.perf_counter(), plan.space.stage, place.tuning.sampler == "grid"
+
+    def values(trial: FrozenTrial) -> dict[str, Value]:
+        # a grid's first point is a point like any other
+        return trial_values(stage, plan.settings, 1 if given else trial.number, trial.params)
+
+    search = plan.open(open_journal(place.folder), place.tuning, values)
+    probe = configured_trial(plan.space, plan.settings)
+    with open_workshop(place, stages, outputs, plan.space, probe) as shop:
+        shop.work_through([search], "no distillation" if stage == "distill" and not given else "")
+        best = winner(search)
+        settings = apply_values(plan.settings, values(best))
+        yield SearchOutcome(search, best, settings, shop.fetch(search, best.number), time.perf_counter() - start)
+
+
+def winner(search: Search) -> FrozenTrial:
+    """The best completed trial; raises ``TrainingFailed`` with the reasons when there is none."""
+    best = search.record.best()
     if best is None:
-        reasons = {t.user_attrs.get("failure", "unknown") for t in record.trials() if t.state == TrialState.FAIL}
+        failed = [trial for trial in search.record.trials() if trial.state == TrialState.FAIL]
+        reasons = {str(trial.user_attrs.get("failure", "unknown")) for trial in failed}
         raise TrainingFailed(f"no trial completed; reasons: {'; '.join(sorted(reasons)) or 'all were stopped early'}")
-    return SearchOutcome(
-        record=record,
-        best=best,
-        settings=trial_settings(settings, best.number, best.params),
-        student_folder=folder / TRIALS / str(best.number) / STUDENT,
-        seconds=time.perf_counter() - start,
-        reproduces_baseline=_reproduces_baseline(stages, record),
-    )
+    return best
 
 
-def _reproduces_baseline(stages: Stages, record: Record) -> bool:
-    """Whether the first trial, without distillation, gave the baseline's metrics to the last digit."""
+def reproduces_baseline(stages: Stages, record: Record) -> bool | None:
+    """Whether the first trial, without distillation, gave the baseline's metrics to the last digit; None for a grid."""
+    if record.settings.sampler == "grid":
+        return None
     first = record.trials()[0]
     baseline: dict[str, Any] = fit_of(stages.baseline).best_metrics
     if first.state != TrialState.COMPLETE:
@@ -115,3 +318,10 @@ def _reproduces_baseline(stages: Stages, record: Record) -> bool:
     if not same:
         _log.warning("the no-distillation trial differs from the baseline: %s against %s", found, baseline)
     return same
+
+
+def remove_work(folder: Path) -> None:
+    """What only a running search needs."""
+    for name in ("driver.lock", f"{TRIALS}/{TOKEN}"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / TRIALS / FOLDER, ignore_errors=True)

@@ -3,6 +3,7 @@
 stage: distill
 metric: ndcg_20
 direction: maximize
+also: {parameters: minimize}     # further objectives; without them there is one winner, with them a Pareto front
 parameters:
   distill.lam: {type: float, low: 0.0, high: 2.0}
   active.policy: {type: categorical, choices: [all, kl_divergence]}
@@ -26,9 +27,17 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from src.core.errors import ConfigError, Problem
 
 Value = bool | int | float | str
-#: data, teacher and metric stay as they are while students are searched: other keys would change nothing
-_SEARCHED = {"distill": ("distill", "active", "student")}
-_FIXED = ("distill.outputs_from",)
+Stage = Literal["student", "teacher", "distill"]
+Direction = Literal["maximize", "minimize"]
+#: what may be searched in a stage: other keys would change nothing there, or would need another stage anew each trial
+_SEARCHED = {"student": ("student",), "teacher": ("teacher",), "distill": ("distill", "active", "student")}
+_FIXED = (
+    "distill.outputs_from", "teacher.llm", "teacher.tiny", "teacher.encoder", "teacher.export",
+    "teacher.validation_rows", "teacher.test_rows",
+)  # fmt: skip
+#: objectives besides the validation metrics: a student's or a teacher's trained parameters, milliseconds to score one
+#: history against the catalogue, seconds of training
+COSTS = ("parameters", "latency_ms", "seconds")
 _ON_GRID = 1e-8  # as Optuna judges it
 _FORM = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -111,18 +120,59 @@ Parameter = Annotated[FloatParameter | IntParameter | CategoricalParameter, Fiel
 
 class _Document(BaseModel):
     model_config = _FORM
-    stage: Literal["distill"]
+    stage: Stage
     metric: str = Field(min_length=1)
-    direction: Literal["maximize"] = "maximize"
+    direction: Direction = "maximize"
+    also: dict[str, Direction] = Field(default_factory=dict)
     parameters: dict[str, Parameter] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A checked search space. Plain data, so that it can be pickled."""
+    """A checked search space. Plain data, so that it can be pickled. ``objectives``: name to direction, in order."""
 
-    metric: str
+    stage: Stage
+    objectives: Mapping[str, Direction]
     parameters: Mapping[str, FloatParameter | IntParameter | CategoricalParameter]
+
+    @property
+    def metric(self) -> str:
+        """The first objective, by which trials are stopped early and a winner is named."""
+        return next(iter(self.objectives))
+
+    def only(self, keys: Iterable[str]) -> SearchSpace:
+        """The part with these parameters; one whose condition is left out is left out, too."""
+        kept: dict[str, FloatParameter | IntParameter | CategoricalParameter] = {}
+        wanted = set(keys)
+        for key, parameter in self.parameters.items():
+            if key in wanted and all(other in kept for other in parameter.when):
+                kept[key] = parameter
+        return SearchSpace(self.stage, self.objectives, kept)
+
+    def grid(self) -> list[dict[str, Value]]:
+        """Every point once, the last parameter turning fastest; conditional parameters only where they are searched.
+
+        Raises ``ConfigError`` for a parameter without steps.
+        """
+        problems = [
+            Problem(f"search space: {key}", (p.low, p.high), "has no step, so it has no grid", "add step, or choices")
+            for key, p in self.parameters.items()
+            if isinstance(p, FloatParameter) and p.step is None
+        ]
+        if problems:
+            raise ConfigError(problems)
+        points: list[dict[str, Value]] = [{}]
+        for key, parameter in self.parameters.items():
+            points = [
+                extended
+                for point in points
+                for extended in (
+                    [{**point, key: value} for value in _levels(parameter)]
+                    if all(point.get(other) == value for other, value in parameter.when.items())
+                    else [point]
+                )
+            ]
+        return points
 
     def suggest(self, trial: optuna.trial.Trial) -> dict[str, Value]:
         """Draw every parameter whose condition holds, in the document's order."""
@@ -131,6 +181,17 @@ class SearchSpace:
             if all(drawn.get(other) == value for other, value in parameter.when.items()):
                 drawn[key] = _suggest(trial, key, parameter)
         return drawn
+
+
+def _levels(parameter: FloatParameter | IntParameter | CategoricalParameter) -> list[Value]:
+    if isinstance(parameter, CategoricalParameter):
+        return list(parameter.choices)
+    assert parameter.step is not None
+    steps = round((parameter.high - parameter.low) / parameter.step)
+    if isinstance(parameter, IntParameter):
+        return [parameter.low + number * parameter.step for number in range(steps + 1)]
+    # as decimal numbers: 0.1 + 2 * 0.1 should be 0.3
+    return [round(parameter.low + number * parameter.step, 12) for number in range(steps + 1)]
 
 
 def _suggest(
@@ -181,11 +242,27 @@ def load_search_space(path: Path, config: Mapping[str, Any], metrics: Sequence[s
         for problem in (*_check_key(path, key, known, document.stage), *_check_range(path, key, parameter))
     ]
     problems += _check_conditions(path, document.parameters)
-    if document.metric not in metrics:
-        problems.append(Problem(f"{path.name}: metric", document.metric, f"must be one of {', '.join(metrics)}"))
+    problems += _check_objectives(path, document, metrics)
     if problems:
         raise ConfigError(problems)
-    return SearchSpace(document.metric, document.parameters)
+    return SearchSpace(document.stage, {document.metric: document.direction, **document.also}, document.parameters)
+
+
+def _check_objectives(path: Path, document: _Document, metrics: Sequence[str]) -> list[Problem]:
+    problems = []
+    if document.metric not in metrics:
+        problems.append(Problem(f"{path.name}: metric", document.metric, f"must be one of {', '.join(metrics)}"))
+    if document.metric in metrics and document.direction == "minimize":
+        problems.append(
+            Problem(f"{path.name}: direction", "minimize", f"{document.metric} is better where it is higher")
+        )
+    known = (*metrics, *COSTS)
+    if document.stage == "teacher":
+        known = (*metrics, "parameters", "seconds")
+    for name in document.also:
+        if name not in known or name == document.metric:
+            problems.append(Problem(f"{path.name}: also", name, f"must be another one of {', '.join(known)}"))
+    return problems
 
 
 def _read(path: Path) -> _Document:
@@ -233,7 +310,7 @@ def _check_key(path: Path, key: str, known: Mapping[str, Any], stage: str) -> li
         near = difflib.get_close_matches(key, known, n=1)
         step = f"did you mean {near[0]}?" if near else "see --help for every key"
         return [Problem(where, key, "is no key of the configuration", step)]
-    if key.split(".", 1)[0] not in rooms or key in _FIXED:
+    if key.split(".", 1)[0] not in rooms or any(key == fixed or key.startswith(f"{fixed}.") for fixed in _FIXED):
         step = f"search keys of {', '.join(rooms)}; set this one for the whole search instead"
         return [Problem(where, key, f"is the same for every trial of stage {stage}", step)]
     return []

@@ -10,32 +10,62 @@ from pydantic.dataclasses import dataclass
 
 from src.core.settings import STRICT
 
+Sampler = Literal["tpe", "random", "grid", "cmaes"]
+Pruner = Literal["median", "asha", "hyperband", "none"]
+
 
 @dataclass(frozen=True, config=STRICT)
 class TuningSettings:
-    """Trials, sampler, early stopping and resources of a search."""
+    """Sampler, early stopping, resources and what is kept."""
 
-    search_space: Annotated[Path, Field(description="YAML document of the search space")] = Path(
-        "search_spaces/distill.yaml"
-    )
-    trials: Annotated[int, Field(ge=1, description="trials in all; the first is the no-distillation point")] = 20
+    search_space: Annotated[
+        Path | None, Field(description="YAML document of the search space; null: the stage's own in search_spaces/")
+    ] = None
     metric: Annotated[
-        str, Field(description="validation metric to maximise; empty: the one that the search space names")
+        str, Field(description="validation metric to optimise first; empty: the one that the search space names")
     ] = ""
-    sampler: Annotated[Literal["tpe", "random"], Field(description="Optuna's sampler")] = "tpe"
-    startup_trials: Annotated[int, Field(ge=0, description="random trials before TPE models the objective")] = 6
+    sampler: Annotated[Sampler, Field(description="Optuna's sampler; grid: every point of the space once")] = "tpe"
+    startup_trials: Annotated[int, Field(ge=0, description="random trials before TPE or CMA-ES models anything")] = 6
     pruner: Annotated[
-        Literal["median", "none"], Field(description="early stopping of poor trials: Optuna's median rule, or none")
+        Pruner, Field(description="early stopping of poor trials: Optuna's median rule, ASHA, Hyperband, or none")
     ] = "median"
-    pruner_startup_trials: Annotated[int, Field(ge=0, description="finished trials before any trial is stopped")] = 4
+    pruner_startup_trials: Annotated[
+        int, Field(ge=0, description="finished trials before the median rule stops any")
+    ] = 4
     pruner_warmup_epochs: Annotated[int, Field(ge=0, description="epochs of a trial before it may be stopped")] = 4
-    cpu_per_trial: Annotated[float, Field(gt=0, description="CPU cores that a trial occupies")] = 1.0
+    reduction_factor: Annotated[
+        int, Field(ge=2, description="ASHA and Hyperband keep one in so many trials at each rung")
+    ] = 3
+    cpu_per_trial: Annotated[
+        float, Field(gt=0, description="CPU cores that a trial occupies; it computes with as many threads, at least 1")
+    ] = 1.0
     gpu_per_trial: Annotated[
-        float, Field(ge=0, le=1, description="share of a GPU that a trial occupies (ignored without a GPU)")
-    ] = 0.25
-    keep_top: Annotated[int, Field(ge=1, description="trials that keep their student on disk")] = 3
-    dashboard: Annotated[bool, Field(description="start the Ray dashboard (port 8265) while the search runs")] = False
+        Literal["auto"] | Annotated[float, Field(ge=0, le=1)],
+        Field(description="share of a GPU that a trial occupies at most; auto: measured before the first trial"),
+    ] = "auto"
+    retries: Annotated[
+        int, Field(ge=0, description="how often a trial goes on after its worker died or ran out of GPU memory")
+    ] = 2
+    keep_top: Annotated[int, Field(ge=1, description="ended trials that keep their student and checkpoint on disk")] = 3
+    max_folder_mb: Annotated[
+        int, Field(ge=0, description="the result folder's bound in MB, at which the search pauses; 0: none")
+    ] = 0
+    warm_start_trials: Annotated[
+        int, Field(ge=1, description="best trials of the result that warm_start names, tried first")
+    ] = 3
+    seeds: Annotated[int, Field(ge=1, description="protocol=fair: trainings of each arm's best configuration")] = 5
+    resamples: Annotated[int, Field(ge=1000, description="protocol=fair: bootstrap resamples")] = 10_000
+
+
+@dataclass(frozen=True, config=STRICT)
+class RaySettings:
+    """Where trials run."""
+
+    address: Annotated[
+        str, Field(description="an existing Ray cluster: auto or HOST:PORT; empty: this machine, for this search only")
+    ] = ""
+    memory_mb: Annotated[int, Field(ge=80, description="Ray's object store on this machine, in MB")] = 128
     dashboard_host: Annotated[
         str, Field(min_length=1, description="address the dashboard listens on; in the container 0.0.0.0")
     ] = "127.0.0.1"
-    ray_memory_mb: Annotated[int, Field(ge=80, description="Ray's object store, in MB")] = 256
+    dashboard_port: Annotated[int, Field(ge=1, le=65535, description="port the dashboard listens on")] = 8265

@@ -1,4 +1,4 @@
-"""The Optuna study is the record of a search: a journal file in the result folder, written as the search goes.
+"""An Optuna study is the record of a search: every decision is in it before anything acts on that decision.
 
 A trial enters it as one record with all its parameters (measured: with several records, an interruption between them
 shifts later draws). `optuna.load_study` and optuna-dashboard open the file.
@@ -7,92 +7,147 @@ shifts later draws). `optuna.load_study` and optuna-dashboard open the file.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.storages import InMemoryStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from src.core.seed import derive_seed
+from src.core.errors import ArtefactError
+from src.tuning.samplers import make_pruner, make_sampler
 from src.tuning.search_space import SearchSpace, Value
 from src.tuning.settings import TuningSettings
 
-JOURNAL = "study.journal"
-STUDY_NAME = "search"
-
-
-def _sampler(settings: TuningSettings, seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """A sampler whose draws depend on the study's seed and the trial's number alone."""
-    own = derive_seed(seed, "sampler", number) % 2**32
-    if settings.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=own)
-    return optuna.samplers.TPESampler(n_startup_trials=settings.startup_trials, seed=own)
-
-
-def make_pruner(settings: TuningSettings) -> optuna.pruners.BasePruner:
-    """Optuna's rule that stops poor trials."""
-    if settings.pruner == "none":
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(settings.pruner_startup_trials, settings.pruner_warmup_epochs)
+SEARCH = "search"
+IDENTITY, METRICS, FIRST = "identity", "metrics", "first_trials"
+_RUNG = "completed_rung_"  # what Optuna's successive halving and Hyperband write before they decide
 
 
 @dataclass
 class Record:
-    """The study and what the search asks of it. All values are maximised."""
+    """A study and what the search asks of it.
+
+    ``fixed`` are the parameters of its first trials; ``protected`` of these are never stopped early. ``epochs`` is what
+    a trial trains at most. A trial's value list follows ``space.objectives``.
+    """
 
     study: optuna.Study
     space: SearchSpace
     settings: TuningSettings
     seed: int
+    epochs: int
+    fixed: Sequence[Mapping[str, Value]] = field(default_factory=list)
+    protected: int = 0
 
     @classmethod
-    def create(cls, folder: Path, space: SearchSpace, settings: TuningSettings, seed: int) -> Record:
-        """A new study in ``folder/study.journal``."""
+    def open(
+        cls,
+        storage: BaseStorage,
+        name: str,
+        space: SearchSpace,
+        settings: TuningSettings,
+        seed: int,
+        epochs: int,
+        identity: str,
+        fixed: Sequence[Mapping[str, Value]] = (),
+        protected: int = 0,
+    ) -> Record:
+        """The study ``name`` of a storage, made when it is not there; ``identity`` fingerprints the search.
+
+        Pruning decisions that were lost between a value and the state that follows from it are made again. Raises
+        ``ArtefactError`` when the study belongs to another search.
+        """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
-        study = optuna.create_study(
-            storage=storage, study_name=STUDY_NAME, direction="maximize", pruner=make_pruner(settings)
-        )
-        return cls(study, space, settings, seed)
+        pruner = make_pruner(settings, epochs)
+        if name in optuna.get_all_study_names(storage):  # `load_if_exists` would append a record at each start
+            study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
+        else:
+            directions = list(space.objectives.values())
+            study = optuna.create_study(storage=storage, study_name=name, directions=directions, pruner=pruner)
+        record = cls(study, space, settings, seed, epochs, fixed, protected)
+        record._claim(identity)
+        for trial in record.running():
+            record._decide_again(trial)
+        return record
+
+    def _claim(self, identity: str) -> None:
+        known = self.study.user_attrs
+        if known.get(IDENTITY, identity) != identity:
+            rule = "belongs to another search: its space, sampler, seed or experiment differ"
+            raise ArtefactError.one(
+                "study", self.study.study_name, rule, "resume with the settings it was started with"
+            )
+        # the first trials are kept, because where they came from (an earlier result) may be gone on resume
+        first = [dict(point) for point in self.fixed]
+        for key, value in ((METRICS, list(self.space.objectives)), (FIRST, first), (IDENTITY, identity)):
+            if key not in known:
+                self.study.set_user_attr(key, value)
+        self.fixed = self.study.user_attrs[FIRST]
+
+    # ------------------------------------------------------------------------------------------------ reading
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, by number (not copied)."""
         return self.study.get_trials(deepcopy=False)
 
-    def ask(self, fixed: Mapping[str, Value] | None = None) -> FrozenTrial:
-        """A new RUNNING trial, with ``fixed`` parameters or drawn ones, written as one record."""
+    def running(self) -> list[FrozenTrial]:
+        """Trials that were started and have not ended, by number."""
+        return [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
+
+    def ended(self) -> int:
+        """How many trials have ended."""
+        return sum(trial.state.is_finished() for trial in self.trials())
+
+    def is_running(self, number: int) -> bool:
+        """Whether a trial has not ended."""
+        return self.trials()[number].state == TrialState.RUNNING
+
+    def ranked(self) -> list[FrozenTrial]:
+        """Completed trials, the best by the first objective first; the earlier one where two are equal."""
+        sign = -1.0 if self.study.directions[0] == StudyDirection.MAXIMIZE else 1.0
+        completed = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
+        return sorted(completed, key=lambda trial: (sign * trial.values[0], trial.number))
+
+    def best(self) -> FrozenTrial | None:
+        """The completed trial that is best by the first objective."""
+        return next(iter(self.ranked()), None)
+
+    def front(self) -> list[int]:
+        """Numbers of the trials that no other one beats in every objective."""
+        return sorted(trial.number for trial in self.study.best_trials) if self.ranked() else []
+
+    # ------------------------------------------------------------------------------------------------ writing
+
+    def ask(self) -> FrozenTrial:
+        """A new RUNNING trial, fixed or drawn, written as one record."""
         trials = self.trials()
-        draft = optuna.create_study(
-            storage=InMemoryStorage(),
-            study_name=STUDY_NAME,
-            direction="maximize",
-            sampler=_sampler(self.settings, self.seed, len(trials)),
-        )
-        draft.add_trials(trials)
-        if fixed is not None:
-            draft.enqueue_trial(dict(fixed))
+        number = len(trials)
+        draft = self._draft(trials, make_sampler(self.settings, self.seed, number))
+        if number < len(self.fixed):
+            draft.enqueue_trial(dict(self.fixed[number]))
         self.space.suggest(draft.ask())
-        self.study.add_trial(draft.get_trials(deepcopy=False)[len(trials)])
-        return self.trials()[len(trials)]
+        self.study.add_trial(draft.get_trials(deepcopy=False)[number])
+        return self.trials()[number]
 
     def write_value(self, number: int, epoch: int, value: float) -> bool:
-        """Record an epoch's value; returns whether the trial should be stopped. The first trial never is."""
-        frozen = self.trials()[number]
-        trial = optuna.trial.Trial(self.study, frozen._trial_id)
-        trial.report(value, epoch)
-        return number != 0 and trial.should_prune()
+        """Record an epoch's value; returns whether the trial should be stopped. A known value changes nothing."""
+        trial = self.trials()[number]
+        if epoch in trial.intermediate_values:
+            return False
+        # `Trial.report` refuses studies with several objectives, whose curves are wanted all the same
+        self.study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
+        return self._may_stop(number) and optuna.trial.Trial(self.study, trial._trial_id).should_prune()
 
-    def complete(self, number: int, value: float, attributes: Mapping[str, Any]) -> None:
-        """End a trial with its best value; a value that is not finite fails it."""
-        self._describe(number, attributes)
-        if math.isfinite(value):
-            self.study.tell(number, value)
+    def complete(self, number: int, values: Sequence[float], attributes: Mapping[str, Any]) -> None:
+        """End a trial with its objectives; values that are not finite fail it."""
+        self.note(number, attributes)
+        if all(math.isfinite(value) for value in values):
+            self.study.tell(number, list(values))
         else:
-            self.fail(number, f"the objective is {value}")
+            self.fail(number, f"the objectives {list(self.space.objectives)} are {list(values)}")
 
     def prune(self, number: int) -> None:
         """End a trial as stopped early; its intermediate values stay."""
@@ -100,19 +155,57 @@ class Record:
 
     def fail(self, number: int, reason: str) -> None:
         """End a trial as failed, with the reason."""
-        self._describe(number, {"failure": reason})
+        self.note(number, {"failure": reason})
         self.study.tell(number, state=TrialState.FAIL)
 
-    def is_running(self, number: int) -> bool:
-        """Whether a trial has not ended."""
-        return self.trials()[number].state == TrialState.RUNNING
-
-    def best(self) -> FrozenTrial | None:
-        """The completed trial with the highest value; the earlier one where two are equal."""
-        completed = [t for t in self.trials() if t.state == TrialState.COMPLETE]
-        return max(completed, key=lambda t: (t.value, -t.number), default=None)
-
-    def _describe(self, number: int, attributes: Mapping[str, Any]) -> None:
-        trial_id = self.trials()[number]._trial_id
+    def note(self, number: int, attributes: Mapping[str, Any]) -> None:
+        """Write attributes of a running trial; those that it has from before an interruption are not written again."""
+        trial = self.trials()[number]
         for key, value in attributes.items():
-            self.study._storage.set_trial_user_attr(trial_id, key, value)
+            if key not in trial.user_attrs or trial.user_attrs[key] != value:
+                self.study._storage.set_trial_user_attr(trial._trial_id, key, value)
+
+    # ------------------------------------------------------------------------------------------------ in memory
+
+    def _draft(self, trials: Sequence[FrozenTrial], sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+        """A copy in memory. Its name is the study's: Hyperband's brackets are a checksum of name and number."""
+        draft = optuna.create_study(
+            storage=InMemoryStorage(),
+            study_name=self.study.study_name,
+            directions=self.study.directions,
+            sampler=sampler,
+            pruner=self.study.pruner,
+        )
+        draft.add_trials(trials)
+        return draft
+
+    def _may_stop(self, number: int) -> bool:
+        return number >= self.protected and len(self.study.directions) == 1
+
+    def _decide_again(self, trial: FrozenTrial) -> None:
+        """Replay a running trial's values on a copy and prune it where the last of them said so.
+
+        The pruner's own attributes are left out of the copy and those that are missing are written back: successive
+        halving notes a rung before it decides on it.
+        """
+        if not (trial.intermediate_values and self._may_stop(trial.number)):
+            return
+        trials = self.trials()
+        copy = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs=trial.user_attrs,
+            system_attrs={k: v for k, v in trial.system_attrs.items() if not k.startswith(_RUNG)},
+        )
+        draft = self._draft([*trials[: trial.number], copy, *trials[trial.number + 1 :]])
+        again = optuna.trial.Trial(draft, draft.get_trials(deepcopy=False)[trial.number]._trial_id)
+        stop = False
+        for epoch, value in sorted(trial.intermediate_values.items()):
+            again.report(value, epoch)
+            stop = again.should_prune()
+        for key, value in again.storage.get_trial_system_attrs(again._trial_id).items():
+            if key not in trial.system_attrs:
+                self.study._storage.set_trial_system_attr(trial._trial_id, key, value)
+        if stop:
+            self.prune(trial.number)

@@ -1,140 +1,189 @@
-"""One trial: the plain distillation function under Ray Tune."""
+"""One trial: a stage's plain training function in a worker, with a thread to the search and a checkpoint an epoch.
+
+What it reports (`kind`):
+  epoch   {epoch, objective}            after each epoch, its checkpoint being saved already
+  done    {values, attributes}          trained to the end; values follow the space's objectives
+  failed  {reason}                      this configuration cannot be trained
+  memory  {reason}                      its share of the GPU was too small
+  disk    {reason}                      nothing can be written: the search must pause
+"""
 
 from __future__ import annotations
 
+import errno
 import gc
+import json
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from ray import tune
 
+from src.core.checkpoints import pack, unpack
 from src.core.data_utils import fingerprint
-from src.core.errors import AnyoError, TrainingFailed
+from src.core.errors import AnyoError, ArtefactError, OutOfMemory, TrainingFailed
 from src.core.hardware import resolve_device
-from src.core.paths import write_json, write_text
+from src.core.logging import get_logger
+from src.core.paths import write_json
 from src.core.seed import seed_everything
-from src.data.examples import Examples, SequenceData
-from src.data.id_map import IdMap
-from src.data.teacher_outputs import TeacherOutputs
-from src.distill.data_bridge import align
-from src.distill.trainer_distill import DistillRun, train_distilled
 from src.pipeline.settings import ExperimentSettings
-from src.student.artefact import save_student
-from src.student.datamodule import StudentData, TensorExamples
-from src.student.losses import propensity
-from src.tuning.applied import plain, trial_settings
+from src.tuning.applied import apply_values, plain
+from src.tuning.dispatch import CHECKPOINT, MODEL
+from src.tuning.search_space import SearchSpace
+from src.tuning.shared_data import FOLDER, SharedData
+from src.tuning.stage_functions import Trained, train_stage
+from src.tuning.store import Store
 
-#: what a trial leaves in ``trials/<number>/``
-RESULT, STUDENT, FAILURE = "result.json", "student", "failure.txt"
+_log = get_logger(__name__)
+
+#: which start of the driver the store belongs to; a worker that outlived its driver finds another one and gives up
+TOKEN = "driver.token"
+LOG = "trial.log"
+MESSAGE = "report"
 
 
-@dataclass(frozen=True, eq=False)
-class TrialData:
-    """What every trial reads, once in Ray's object store. It holds no test example."""
+def tell(report: Mapping[str, Any]) -> None:
+    """Carry a report to the driver, as text: Tune would flatten nested values and mix its own keys in."""
+    tune.report({MESSAGE: json.dumps(dict(report))})
 
-    train: Examples
-    validation: Examples
-    id_map: IdMap
-    item_counts: NDArray[np.int64]
-    fingerprints: dict[str, str]
-    outputs: TeacherOutputs
 
-    @classmethod
-    def of(cls, data: SequenceData, outputs: TeacherOutputs) -> TrialData:
-        """From a loaded dataset and verified outputs (memory-mapped arrays are read)."""
-        names = ("example_id", "candidates", "scores", "distances", "sequence_embedding", "item_embedding")
-        arrays = {name: np.array(getattr(outputs, name)) for name in names}
-        loaded = TeacherOutputs(**arrays, manifest=dict(outputs.manifest))
-        return cls(data.train, data.validation, data.id_map, data.item_counts, data.fingerprints(), loaded)
+class Superseded(Exception):
+    """Another driver has taken over: this worker must not write."""
 
-    def tensors(self, device: torch.device) -> StudentData:
-        """Copies on the trial's device: what Ray shares is writable memory, and one trial must not change another's."""
-        return StudentData(
-            train=TensorExamples.of(self.train, device),
-            validation=TensorExamples.of(self.validation, device),
-            num_items=self.id_map.num_items,
-            history_length=int(self.train.history.shape[1]),
-            propensity=propensity(torch.tensor(self.item_counts)).float().to(device),
-        )
+
+@dataclass
+class TrialCheckpoint:
+    """A trial's last epoch in the store. A damaged one is told and trained anew, which gives the same epochs."""
+
+    store: Store
+    name: str
+    identity: str
+    token: str
+    note: str = ""
+
+    def load(self) -> Mapping[str, Any] | None:
+        """As `Checkpoint.load`."""
+        content = self.store.read(self.name)
+        if content is None:
+            return None
+        try:
+            return unpack(content, self.identity, self.name)
+        except ArtefactError as error:
+            self.note = f"trained again from the start: {error}"
+            _log.warning(self.note)
+            return None
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """As `Checkpoint.save`; raises ``Superseded`` in a worker that outlived its driver."""
+        if self.store.read(TOKEN) != self.token.encode():
+            raise Superseded
+        self.store.write(self.name, pack(state, self.identity))
 
 
 class Trainable:
     """Importable and picklable, as Ray needs; called once a trial in a reused worker."""
 
-    __name__ = "distill"
+    __name__ = "trial"
 
-    def __init__(self, settings: ExperimentSettings, metric: str, folder: Path) -> None:
+    def __init__(self, settings: ExperimentSettings, space: SearchSpace, store: Store, token: str) -> None:
         # plain data: pydantic's generated classes do not all survive pickling between processes
-        self.settings, self.metric, self.folder = plain(settings), metric, folder
+        self.settings = plain(settings)
+        self.stage, self.objectives = space.stage, list(space.objectives)
+        self.store, self.token = store, token
 
-    def __call__(self, config: Mapping[str, Any], data: TrialData) -> None:
-        """Train the student of ``config = {number, values}`` and leave its result in the trial's folder."""
-        number = int(config["number"])
-        folder = self.folder / str(number)
-        folder.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(folder / "trial.log", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        log = logging.getLogger("src")
-        log.addHandler(handler)
-        log.setLevel(logging.DEBUG)
+    def __call__(self, config: Mapping[str, Any]) -> None:
+        """Train ``config = {number, values, folder, share}`` and report how it ended."""
         try:
-            self._train(number, config["values"], data, folder)
+            with self._log_file(str(config["folder"])):
+                tell(self._run(config))
+        except Superseded:
+            _log.warning("trial %s: another driver has taken over", config["number"])
+
+    def _run(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return self._train(config)
+        except (OutOfMemory, torch.OutOfMemoryError) as error:
+            return {"kind": "memory", "reason": f"out of GPU memory with a share of {config['share']:.3g}: {error}"}
         except (AnyoError, ValidationError) as error:
-            # without a result this trial counts as failed; raised, the error would also cost its worker
-            write_text(folder / FAILURE, f"{error}\n")
-        finally:
-            log.removeHandler(handler)
-            handler.close()
+            return {"kind": "failed", "reason": str(error)}
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return {"kind": "disk", "reason": f"the disk is full ({self.store.root})"}
 
-    def _train(self, number: int, values: Mapping[str, Any], data: TrialData, folder: Path) -> None:
+    def _train(self, config: Mapping[str, Any]) -> dict[str, Any]:
         base = TypeAdapter(ExperimentSettings).validate_python(self.settings)
-        settings = trial_settings(base, number, values)
+        settings = apply_values(base, config["values"])
         device = resolve_device(settings.runtime.device)
-        _clean_worker(settings.seed, device)
-        students = data.tensors(device)
-        teaching = align(data.outputs, data.train, settings.distill.candidate_topk, device)
+        _clean_worker(settings.seed, device, float(config["share"]))
+        identity = fingerprint(self.stage, {**plain(settings), "runtime": None})
+        checkpoint = TrialCheckpoint(self.store, f"{config['folder']}/{CHECKPOINT}", identity, self.token)
+        with TemporaryDirectory(prefix="anyo-trial-") as scratch:
+            data = SharedData.load(self.store.download(FOLDER, Path(scratch)), device)
+            trained = train_stage(self.stage, settings, data, device, self._report, checkpoint)
+            return self._finish(trained, config, checkpoint.note, Path(scratch))
 
-        def report(epoch: int, metrics: Mapping[str, float]) -> None:
-            value = float(metrics[self.metric])
-            if not math.isfinite(value):
-                raise TrainingFailed(f"{self.metric} of epoch {epoch} is {value}")
-            tune.report({**{name: float(v) for name, v in metrics.items()}, "epoch": epoch, "objective": value})
+    def _report(self, epoch: int, metrics: Mapping[str, float]) -> None:
+        metric = self.objectives[0]
+        if metric not in metrics:
+            raise TrainingFailed(f"{metric} is not among the metrics of epoch {epoch}: {sorted(metrics)}")
+        value = float(metrics[metric])
+        if not math.isfinite(value):
+            raise TrainingFailed(f"{metric} of epoch {epoch} is {value}")
+        tell({"kind": "epoch", "epoch": epoch, "objective": value})
 
-        run = train_distilled(
-            settings.student,
-            settings.distill,
-            settings.active,
-            settings.evaluation,
-            students,
-            teaching,
-            settings.seed,
-            report,
-        )
-        _save(folder, settings, data, run, values)
+    def _finish(self, trained: Trained, config: Mapping[str, Any], note: str, scratch: Path) -> dict[str, Any]:
+        """Save the model, then say so: a trial is complete only when its model is on disk."""
+        fit, wanted = trained.fit, set(self.objectives)
+        found = {**fit.best_metrics, **trained.costs(wanted)}
+        if missing := wanted - set(found):
+            raise TrainingFailed(f"{', '.join(sorted(missing))} not among the metrics: {sorted(found)}")
+        attributes = {
+            "epochs": fit.epochs,
+            "best_epoch": fit.best_epoch,
+            "seconds": fit.seconds,
+            "weights": trained.weights,
+            "metrics": {name: float(value) for name, value in found.items()},
+            **({"note": note} if note else {}),
+        }
+        trained.save(scratch / MODEL)
+        write_json(scratch / MODEL / "trial.json", {"values": dict(config["values"]), **attributes})
+        self.store.upload(scratch / MODEL, f"{config['folder']}/{MODEL}")
+        return {"kind": "done", "values": [float(found[name]) for name in self.objectives], "attributes": attributes}
+
+    @contextmanager
+    def _log_file(self, folder: str) -> Iterator[None]:
+        """Everything that `src` logs meanwhile goes into the trial's own log, after what an earlier start wrote."""
+        with TemporaryDirectory(prefix="anyo-log-") as scratch:
+            local = self.store.local
+            path = Path(scratch) / LOG if local is None else local / folder / LOG
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handler = logging.FileHandler(path, encoding="utf-8")
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            log = logging.getLogger("src")
+            log.addHandler(handler)
+            log.setLevel(logging.DEBUG)
+            try:
+                yield
+            finally:
+                log.removeHandler(handler)
+                handler.close()
+                if local is None:
+                    self.store.write(f"{folder}/{LOG}", path.read_bytes())
 
 
-def _clean_worker(seed: int, device: torch.device) -> None:
-    """A reused worker must not remember the trial before."""
+def _clean_worker(seed: int, device: torch.device, share: float) -> None:
+    """A reused worker must not remember the trial before, and a trial must stay within its share of the GPU."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+        # the rest of the share is for the process's CUDA context, which this cap does not count
+        torch.cuda.set_per_process_memory_fraction(min(0.95 * share, 1.0) if share < 1 else 1.0, device)
     seed_everything(seed, "worker")
-
-
-def _save(
-    folder: Path, settings: ExperimentSettings, data: TrialData, run: DistillRun, values: Mapping[str, Any]
-) -> None:
-    fit = asdict(run.fit)
-    weights = fingerprint(*(value for _, value in sorted(run.student.state_dict().items())))
-    extra = {"fit": fit, "values": dict(values), "weights": weights}
-    save_student(folder / STUDENT, run.student, settings.student, data.id_map, data.fingerprints, extra)
-    # the driver reads this file, not Ray's last result: it is there only when the trial really ended
-    write_json(folder / RESULT, {"values": dict(values), "fit": fit, "weights": weights})

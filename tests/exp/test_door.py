@@ -128,8 +128,8 @@ def test_relative_paths_start_where_the_command_was_started(tmp_path: Path, monk
     assert settings.distill.outputs_from == tmp_path / "outputs"
     assert read("teacher.llm=org/model").teacher.llm == "org/model"  # a hub id stays one
     assert read("distill.outputs_from=null").distill.outputs_from is None
-    tuning = read_settings("tune", [], TuneSettings)[0].tuning
-    assert tuning.search_space == tmp_path / "search_spaces" / "distill.yaml"
+    tuning = read_settings("tune", ["tuning.search_space=my.yaml"], TuneSettings)[0].tuning
+    assert tuning.search_space == tmp_path / "my.yaml"
     results = read_settings("evaluate", ["results=[a,../b]"], EvaluateSettings)[0].results
     assert results == (tmp_path / "a", tmp_path.parent / "b")
 

@@ -14,7 +14,15 @@ import yaml
 from src.core.errors import ConfigError, TrainingFailed
 from src.core.logging import log_to
 from src.core.paths import MANIFEST
-from src.exp import run_distill, run_eval_all, run_student_baseline, run_teacher, tune_distill
+from src.exp import (
+    run_distill,
+    run_eval_all,
+    run_student_baseline,
+    run_teacher,
+    tune_distill,
+    tune_student,
+    tune_teacher,
+)
 from src.exp.door import compose_plain, format_value, groups
 from src.exp.entry import LOG, Entry
 from src.exp.help import _rows
@@ -22,7 +30,8 @@ from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
 from src.pipeline.settings import ExperimentSettings
 from tests.pipeline.toy import toy_arguments
 
-ENTRIES = [module.ENTRY for module in (run_student_baseline, run_teacher, run_distill, run_eval_all, tune_distill)]
+MODULES = (run_student_baseline, run_teacher, run_distill, run_eval_all, tune_student, tune_teacher, tune_distill)
+ENTRIES = [module.ENTRY for module in MODULES]
 
 
 @pytest.fixture(autouse=True)
@@ -247,5 +256,6 @@ def test_help_lists_every_key_with_its_note(
     assert f"python -m src.exp.{command.command}" in shown
     section = shown.split("Groups", 1)[1].split("params=FILE", 1)[0]
     assert set(re.findall(r"^  (\w+): ", section, re.MULTILINE)) == set(groups(command.config_name))
-    assert set(groups(command.config_name)) == set(content) - {"seed", "export_dllm2rec", "results"}
+    searching = {"trials", "warm_start", "resume", "storage", "dashboard", "reopen_test", "protocol"}
+    assert set(groups(command.config_name)) == set(content) - {"seed", "export_dllm2rec", "results"} - searching
     assert folders(workplace) == []

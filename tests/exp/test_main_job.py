@@ -52,7 +52,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "space.yaml").write_text(SPACE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        arguments = [*OVERRIDES, "distill.outputs_from=outputs", "tuning.search_space=space.yaml", "tuning.trials=4"]
+        arguments = [*OVERRIDES, "distill.outputs_from=outputs", "tuning.search_space=space.yaml", "trials=4"]
         before = set(psutil.Process().children(recursive=True))
         assert TUNE.execute([*arguments, "hydra.run.dir=found"]) == 0
         # Ray's own processes may take a moment to go
@@ -66,13 +66,15 @@ def test_the_result_folder(workplace: Path) -> None:
     found = workplace / "found"
     names = {path.name for path in found.iterdir()}
     assert names == {
-        "best_params.yaml", "best_student", "comparison.csv", "config", "manifest.json", "metrics", "ranks.csv",
-        "run.log", "settings.yaml", "study.journal", "tb", "test_openings.jsonl", "trials", "trials.csv",
+        "best_params.yaml", "best_student", "command.json", "comparison.csv", "config", "manifest.json", "metrics",
+        "ranks.csv", "report.html", "run.log", "search_space.yaml", "settings.yaml", "study.journal", "tb",
+        "test_openings.jsonl", "trials", "trials.csv",
     }  # fmt: skip
     assert {path.name for path in (found / "best_student").iterdir()} == {
         "id_map.json",
         "manifest.json",
         "model.safetensors",
+        "trial.json",
     }
     times = json.loads((found / "metrics" / "time.json").read_text())
     assert times["student_baseline_train_time"] > 0
@@ -93,7 +95,7 @@ def test_the_first_trial_is_the_baseline_and_the_winner_is_never_worse(workplace
     assert ("popularity", "test") in table.index
     (cached,) = (workplace / "data" / "cache" / "student").iterdir()
     # at most three trials completed, and so many keep their students
-    first = found / "trials" / "0" / "student" / "model.safetensors"
+    first = found / "trials" / "0" / "model" / "model.safetensors"
     alone, taught = load_weights(cached / "model.safetensors"), load_weights(first)
     assert set(alone) == set(taught)
     assert all(torch.equal(alone[name], taught[name]) for name in alone)

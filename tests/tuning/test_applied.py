@@ -6,10 +6,14 @@ import pytest
 from pydantic import ValidationError
 
 from src.exp.door import read_settings
-from src.exp.tune_distill import TuneSettings, experiment
+from src.exp.searching import experiment
+from src.exp.tune_distill import TuneSettings
 from src.pipeline.settings import ExperimentSettings
-from src.tuning.applied import apply_values, first_trial, no_distillation, trial_settings
+from src.tuning.applied import apply_values, fitting, neutral_trial, no_distillation, trial_values
+from src.tuning.journal import open_journal
 from src.tuning.search_space import CategoricalParameter, FloatParameter, IntParameter, SearchSpace
+from src.tuning.settings import TuningSettings
+from src.tuning.study import Record
 
 
 def settings_with(*overrides: str) -> ExperimentSettings:
@@ -48,7 +52,7 @@ def test_the_neutral_point_is_the_baselines_own_loss() -> None:
 
 def test_the_first_trial_switches_off_what_is_not_searched_either() -> None:
     settings = settings_with("distill.embedding_loss_weight=0.5", "distill.ce_loss_weight=0.7")
-    first = trial_settings(settings, 0, {"distill.temperature": 2.0}).distill
+    first = apply_values(settings, trial_values("distill", settings, 0, {"distill.temperature": 2.0})).distill
     assert (first.lam, first.alpha, first.ed_weight, first.embedding_loss_weight, first.ce_loss_weight) == (
         0,
         0,
@@ -57,13 +61,14 @@ def test_the_first_trial_switches_off_what_is_not_searched_either() -> None:
         1,
     )
     assert first.temperature == 2.0
-    second = trial_settings(settings, 1, {"distill.lam": 0.9}).distill
+    second = apply_values(settings, trial_values("distill", settings, 1, {"distill.lam": 0.9})).distill
     assert (second.lam, second.alpha, second.embedding_loss_weight, second.ce_loss_weight) == (0.9, 0.1, 0.5, 0.7)
 
 
 def test_the_first_trials_values(settings: ExperimentSettings) -> None:
     space = SearchSpace(
-        "ndcg_20",
+        "distill",
+        {"ndcg_20": "maximize"},
         {
             "distill.lam": FloatParameter(type="float", low=0.0, high=1.0),
             "distill.temperature": FloatParameter(type="float", low=2.0, high=4.0),  # the config's 1.0 lies outside
@@ -76,7 +81,7 @@ def test_the_first_trials_values(settings: ExperimentSettings) -> None:
             "active.rank_threshold": IntParameter(type="int", low=1, high=50, when={"active.policy": "all"}),
         },
     )
-    assert first_trial(space, settings) == {
+    assert neutral_trial(space, settings) == {
         "distill.lam": 0.0,
         "distill.temperature": 2.0,
         "distill.gamma_position": 0.0,
@@ -87,11 +92,30 @@ def test_the_first_trials_values(settings: ExperimentSettings) -> None:
 
 
 def test_the_first_trials_values_can_be_enqueued(settings: ExperimentSettings, tmp_path) -> None:
-    from src.tuning.settings import TuningSettings
-    from src.tuning.study import Record
-
     space = SearchSpace(
-        "ndcg_20", {"distill.gamma_position": FloatParameter(type="float", low=0.0, high=1.0, step=0.25)}
+        "distill",
+        {"ndcg_20": "maximize"},
+        {"distill.gamma_position": FloatParameter(type="float", low=0.0, high=1.0, step=0.25)},
     )
-    record = Record.create(tmp_path, space, TuningSettings(), seed=0)
-    assert record.ask(first_trial(space, settings)).params == {"distill.gamma_position": 0.0}
+    first = neutral_trial(space, settings)
+    record = Record.open(open_journal(tmp_path), "search", space, TuningSettings(), 0, 9, "identity", [first])
+    assert record.ask().params == {"distill.gamma_position": 0.0}
+
+
+def test_an_earlier_trial_as_a_point_of_another_space() -> None:
+    space = SearchSpace(
+        "distill",
+        {"ndcg_20": "maximize"},
+        {
+            "student.dropout": FloatParameter(type="float", low=0.0, high=0.5),
+            "distill.lam": FloatParameter(type="float", low=0.0, high=1.0),
+            "active.policy": CategoricalParameter(type="categorical", choices=["kl_divergence", "all"]),
+            "active.kl_threshold": FloatParameter(
+                type="float", low=0.1, high=1.0, when={"active.policy": "kl_divergence"}
+            ),
+        },
+    )
+    earlier = {"student.dropout": 0.3, "student.learning_rate": 0.01, "distill.lam": 7.0, "active.kl_threshold": 0.2}
+    # lam lies outside, the threshold's condition is not met, the learning rate is not searched here
+    assert fitting(space, earlier) == {"student.dropout": 0.3}
+    assert fitting(space, {"student.learning_rate": 0.01}) is None

@@ -7,14 +7,15 @@ import pytest
 
 from src.core.errors import ConfigError
 from src.core.metrics import metric_names
-from src.core.paths import REPOSITORY
 from src.exp.door import read_settings
-from src.exp.tune_distill import TuneSettings, experiment
+from src.exp.searching import experiment
+from src.exp.tune_distill import TuneSettings
 from src.pipeline.settings import ExperimentSettings
-from src.tuning.applied import plain
-from src.tuning.search import prepare_space
+from src.tuning.applied import configured_trial, plain
+from src.tuning.arms import check_arms
+from src.tuning.search import check_resources, prepare_space
 from src.tuning.search_space import FloatParameter, IntParameter, load_search_space
-from src.tuning.settings import TuningSettings
+from src.tuning.settings import RaySettings, TuningSettings
 
 HEAD = "stage: distill\nmetric: ndcg_20\nparameters:\n"
 
@@ -32,12 +33,14 @@ def document(tmp_path, content: str):
 
 def refusal(tmp_path, settings: ExperimentSettings, content: str, **tuning: object) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
-        prepare_space(settings, TuningSettings(search_space=document(tmp_path, content), **tuning))
+        prepare_space(
+            settings, TuningSettings(search_space=document(tmp_path, content), **tuning), "distill", "distill"
+        )
     return caught.value
 
 
 def test_the_shipped_document_fits_the_default_config(settings: ExperimentSettings) -> None:
-    space = prepare_space(settings, TuningSettings(search_space=REPOSITORY / "search_spaces" / "distill.yaml"))
+    space = prepare_space(settings, TuningSettings(), "distill", "distill")
     assert list(space.parameters) == [
         "distill.lam",
         "distill.alpha",
@@ -149,17 +152,63 @@ def test_a_file_that_is_not_text_is_an_error_of_its_own(tmp_path, settings) -> N
 
 def test_problems_of_options_and_document_are_reported_together(tmp_path, settings) -> None:
     content = HEAD + "  distill.lamb: {type: float, low: 0, high: 1}\n  distill.alpha: {type: float, low: 3, high: 1}\n"
-    error = refusal(tmp_path, settings, content, metric="ndcg_7", cpu_per_trial=100_000.0)
+    error = refusal(tmp_path, settings, content, metric="ndcg_7")
     said = str(error)
-    assert len(error.problems) == 4
-    for part in ("tuning.metric", "no trial could ever start", "did you mean distill.lam?", "low must not exceed high"):
+    assert len(error.problems) == 3
+    for part in ("tuning.metric", "did you mean distill.lam?", "low must not exceed high"):
         assert part in said
+
+
+def test_more_cores_than_the_machine_has() -> None:
+    with pytest.raises(ConfigError, match="no trial could ever start"):
+        check_resources(TuningSettings(cpu_per_trial=100_000.0), RaySettings())
+    check_resources(TuningSettings(cpu_per_trial=100_000.0), RaySettings(address="head:6379"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "document"), [("distill", "distill"), ("distill", "fair"), ("student", "student"), ("teacher", "teacher")]
+)
+def test_every_shipped_document_is_valid_and_of_its_stage(settings, stage, document) -> None:
+    space = prepare_space(settings, TuningSettings(), stage, document)
+    assert (space.stage, space.objectives) == (stage, {"ndcg_20": "maximize"})
+    assert configured_trial(space, settings).keys() <= space.parameters.keys()
+    if document == "fair":
+        check_arms(space, settings)
+
+
+def test_further_objectives(tmp_path, settings) -> None:
+    content = HEAD.replace("parameters:", "also: {parameters: minimize, latency_ms: minimize}\nparameters:")
+    content += "  student.width: {type: categorical, choices: [32, 64]}\n"
+    path = document(tmp_path, content)
+    with pytest.raises(ConfigError, match="early stopping needs a single objective"):
+        prepare_space(settings, TuningSettings(search_space=path), "distill", "distill")
+    space = prepare_space(settings, TuningSettings(search_space=path, pruner="none"), "distill", "distill")
+    assert space.objectives == {"ndcg_20": "maximize", "parameters": "minimize", "latency_ms": "minimize"}
+    unknown = document(tmp_path, content.replace("latency_ms", "latency"))
+    with pytest.raises(ConfigError, match="must be another one of"):
+        prepare_space(settings, TuningSettings(search_space=unknown, pruner="none"), "distill", "distill")
+
+
+def test_a_document_of_another_stage(tmp_path, settings) -> None:
+    path = document(tmp_path, HEAD + "  distill.lam: {type: float, low: 0, high: 1}\n")
+    with pytest.raises(ConfigError, match="this command searches stage student"):
+        prepare_space(settings, TuningSettings(search_space=path), "student", "student")
+
+
+def test_a_grid_needs_steps(tmp_path, settings) -> None:
+    path = document(tmp_path, HEAD + "  distill.lam: {type: float, low: 0, high: 1}\n")
+    with pytest.raises(ConfigError, match="has no step, so it has no grid"):
+        prepare_space(settings, TuningSettings(search_space=path, sampler="grid"), "distill", "distill")
+    stepped = document(tmp_path, HEAD + "  distill.lam: {type: float, low: 0.1, high: 0.5, step: 0.1}\n")
+    space = prepare_space(settings, TuningSettings(search_space=stepped, sampler="grid"), "distill", "distill")
+    assert space.grid() == [{"distill.lam": value} for value in (0.1, 0.2, 0.3, 0.4, 0.5)]
 
 
 def test_the_metric_can_be_chosen_by_option(tmp_path, settings) -> None:
     path = document(tmp_path, HEAD + "  distill.lam: {type: float, low: 0, high: 1}\n")
-    assert prepare_space(settings, TuningSettings(search_space=path)).metric == "ndcg_20"
-    assert prepare_space(settings, TuningSettings(search_space=path, metric="recall_5")).metric == "recall_5"
+    assert prepare_space(settings, TuningSettings(search_space=path), "distill", "distill").metric == "ndcg_20"
+    tuning = TuningSettings(search_space=path, metric="recall_5")
+    assert prepare_space(settings, tuning, "distill", "distill").metric == "recall_5"
 
 
 def test_bounds_and_grid_as_optuna_judges_them() -> None:

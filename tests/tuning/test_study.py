@@ -10,13 +10,16 @@ from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from src.tuning.dispatch import Search
+from src.tuning.journal import JOURNAL, open_journal
 from src.tuning.report import trials_frame, write_tensorboard
 from src.tuning.search_space import CategoricalParameter, FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
-from src.tuning.study import JOURNAL, STUDY_NAME, Record
+from src.tuning.study import SEARCH, Record
 
 SPACE = SearchSpace(
-    "ndcg_20",
+    "distill",
+    {"ndcg_20": "maximize"},
     {
         "distill.lam": FloatParameter(type="float", low=0.0, high=1.0),
         "active.policy": CategoricalParameter(type="categorical", choices=["all", "kl_divergence"]),
@@ -24,22 +27,24 @@ SPACE = SearchSpace(
     },
 )
 FIRST = {"distill.lam": 0.0, "active.policy": "all"}
+SECOND = {"distill.lam": 0.5, "active.policy": "kl_divergence", "active.kl_threshold": 0.25}
 
 
 def _record(folder: Path, seed: int = 1, **settings: object) -> Record:
     folder.mkdir(exist_ok=True)
-    return Record.create(folder, SPACE, TuningSettings(**settings), seed)  # type: ignore[arg-type]
+    tuning = TuningSettings(**settings)  # type: ignore[arg-type]
+    return Record.open(open_journal(folder), SEARCH, SPACE, tuning, seed, 9, "identity", [FIRST, SECOND], 1)
 
 
 def _finish(record: Record, number: int, value: float) -> None:
-    record.complete(number, value, {"epochs": 1})
+    record.complete(number, [value], {"epochs": 1})
 
 
 def test_a_trial_is_one_line_of_the_journal(tmp_path: Path) -> None:
     record = _record(tmp_path)
     journal = tmp_path / JOURNAL
     before = len(journal.read_text().splitlines())
-    record.ask(FIRST)
+    record.ask()
     record.ask()
     assert len(journal.read_text().splitlines()) == before + 2
 
@@ -48,7 +53,8 @@ def test_the_first_trial_has_the_given_values_and_proposals_depend_on_seed_and_n
     proposals = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         record = _record(tmp_path / name, seed)
-        assert record.ask(FIRST).params == FIRST
+        assert record.ask().params == FIRST
+        assert record.ask().params == SECOND
         _finish(record, 0, 0.1)
         proposals.append([record.ask().params for _ in range(5)])
     assert proposals[0] == proposals[1]
@@ -65,7 +71,7 @@ def test_optuna_opens_the_journal_and_finds_every_state(tmp_path: Path) -> None:
     record.prune(1)
     record.fail(2, "out of memory")
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL)))
-    loaded = optuna.load_study(study_name=STUDY_NAME, storage=storage)
+    loaded = optuna.load_study(study_name=SEARCH, storage=storage)
     states = [trial.state for trial in loaded.trials]
     assert states == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING]
     assert loaded.trials[1].intermediate_values == {1: 0.2}
@@ -76,7 +82,7 @@ def test_optuna_opens_the_journal_and_finds_every_state(tmp_path: Path) -> None:
 def test_a_value_that_is_not_finite_fails_the_trial(tmp_path: Path, value: float) -> None:
     record = _record(tmp_path)
     record.ask()
-    record.complete(0, value, {})
+    record.complete(0, [value], {})
     assert record.trials()[0].state == TrialState.FAIL
     assert str(value) in record.trials()[0].user_attrs["failure"]
     assert record.best() is None
@@ -107,8 +113,8 @@ def test_the_earlier_of_two_equal_trials_is_the_best_and_a_pruned_one_never(tmp_
 
 def _searched(tmp_path: Path) -> Record:
     record = _record(tmp_path)
-    record.ask(FIRST)
-    record.ask({"distill.lam": 0.5, "active.policy": "kl_divergence", "active.kl_threshold": 0.25})
+    record.ask()
+    record.ask()
     for number, values in enumerate(([0.1, 0.3], [0.2, 0.15])):
         for epoch, value in enumerate(values, start=1):
             record.write_value(number, epoch, value)
@@ -117,7 +123,7 @@ def _searched(tmp_path: Path) -> Record:
 
 
 def test_the_trials_table_has_every_parameter_and_state(tmp_path: Path) -> None:
-    frame = trials_frame(_searched(tmp_path))
+    frame = trials_frame([Search(_searched(tmp_path), 2, 1)])
     assert frame["trial"].tolist() == [0, 1]
     assert frame["state"].tolist() == ["COMPLETE", "COMPLETE"]
     assert frame["ndcg_20"].tolist() == [0.3, 0.2]

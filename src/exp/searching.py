@@ -1,0 +1,172 @@
+"""What the tune_* commands share: their settings, their checks, and what a search leaves."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass as settings_dataclass
+
+from src.core.errors import ConfigError
+from src.core.paths import MANIFEST
+from src.core.settings import STRICT
+from src.data.examples import already_open, openings
+from src.exp.checks import check_experiment
+from src.exp.door import gather
+from src.exp.replay import REPLAY_HEADING, replay_keys
+from src.exp.resume import SPACE_FILE, previous_resumes
+from src.pipeline.run_folder import RunFolder
+from src.pipeline.runs import CURVES, finish, fit_summary
+from src.pipeline.settings import ExperimentSettings
+from src.pipeline.stages import Stages, fit_of
+from src.tuning.dispatch import states
+from src.tuning.html_report import write_report
+from src.tuning.ray_session import check_ray
+from src.tuning.report import write_tensorboard, write_trials_table
+from src.tuning.search import (
+    SearchOutcome,
+    SearchPlan,
+    Workplace,
+    check_resources,
+    plan_search,
+    prepare_space,
+    remove_work,
+    space_document,
+    warm_trials,
+    with_threads,
+)
+from src.tuning.search_space import SearchSpace, Stage
+from src.tuning.settings import RaySettings, TuningSettings
+
+#: what `resume=FOLDER` may change: how much is searched and with what, never what is searched
+RESUMABLE = frozenset(
+    {
+        "trials", "storage", "dashboard", "reopen_test", "ray.address", "ray.memory_mb", "ray.dashboard_host",
+        "ray.dashboard_port", "tuning.gpu_per_trial", "tuning.retries", "tuning.keep_top", "tuning.max_folder_mb",
+        "tuning.resamples",
+    }
+)  # fmt: skip
+
+
+@settings_dataclass(frozen=True, config=STRICT)
+class SearchSettings(ExperimentSettings):
+    """An experiment and the search over it."""
+
+    trials: Annotated[
+        int, Field(ge=1, description="trials in all (protocol=fair: of each arm); resume may raise it")
+    ] = 20
+    warm_start: Annotated[
+        Path | None, Field(description="an earlier search's result folder, whose best trials are tried first")
+    ] = None
+    resume: Annotated[
+        Path | None, Field(description="a result folder whose search goes on; few other keys may change")
+    ] = None
+    storage: Annotated[
+        str, Field(description="where trials keep their files: a shared folder or s3://…; empty: the result folder")
+    ] = ""
+    dashboard: Annotated[bool, Field(description="start the Ray dashboard while the search runs")] = False
+    reopen_test: Annotated[
+        bool, Field(description="open the test split once more for a search whose test split was opened already")
+    ] = False
+    ray: RaySettings = RaySettings()
+    tuning: TuningSettings = TuningSettings()
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What `check_search` found out."""
+
+    stages: Stages
+    space: SearchSpace
+    warm: Path | None
+
+
+def experiment(settings: SearchSettings) -> ExperimentSettings:
+    """The settings without the search, with as many threads as a trial has cores."""
+    values = {field.name: getattr(settings, field.name) for field in fields(ExperimentSettings)}
+    return with_threads(ExperimentSettings(**values), settings.tuning)
+
+
+def check_search(settings: SearchSettings, stage: Stage, document: str, extra: Any = None) -> Prepared:
+    """Everything that can be known to be wrong before training. ``extra(space, experiment)`` may look for more."""
+    if settings.resume is not None:  # on the command line it is dealt with before anything is composed
+        rule = "is an argument of its own: it brings all other settings with it"
+        raise ConfigError.one("resume", str(settings.resume), rule, f"resume={settings.resume} on the command line")
+    found: dict[str, Any] = {}
+    asked = experiment(settings)
+
+    def space() -> None:
+        found["space"] = prepare_space(asked, settings.tuning, stage, document)
+        if extra is not None:
+            extra(found["space"], asked)
+        if settings.warm_start is not None:
+            warm_trials(settings.warm_start, found["space"], settings.tuning.warm_start_trials)
+
+    def stages() -> None:
+        found["stages"] = check_experiment(asked, teacher=stage != "student")
+
+    gather(
+        space,
+        stages,
+        lambda: check_resources(settings.tuning, settings.ray),
+        lambda: check_ray(settings.ray, settings.dashboard),
+    )
+    return Prepared(found["stages"], found["space"], settings.warm_start)
+
+
+def check_test_split(settings: SearchSettings, folder: RunFolder) -> None:
+    """Raises ``ConfigError`` when this search's test split was opened and more is asked, before anything is trained."""
+    if (folder.path / MANIFEST).exists() and openings(folder.test_record) and not settings.reopen_test:
+        raise ConfigError([already_open(folder.test_record)])
+
+
+def begin(settings: SearchSettings, folder: RunFolder, document: str) -> Workplace:
+    """Before a search starts or goes on: what a finished folder says is set aside, the space is kept beside it."""
+    folder.begin_again()
+    if not (folder.path / SPACE_FILE).exists():
+        shutil.copyfile(space_document(settings.tuning, document), folder.path / SPACE_FILE)
+    return Workplace(folder.path, settings.tuning, settings.ray, settings.dashboard, settings.storage)
+
+
+def plan(settings: SearchSettings, prepared: Prepared) -> SearchPlan:
+    """The single search of a stage."""
+    return plan_search(prepared.stages.settings, prepared.space, settings.tuning, settings.trials, prepared.warm)
+
+
+def publish(outcome: SearchOutcome, folder: RunFolder, name: str) -> None:
+    """The winner's model and keys, the trials table, the curves."""
+    folder.copy_folder(outcome.model_folder, name)
+    folder.write_yaml("best_params.yaml", replay_keys(outcome.settings), REPLAY_HEADING.format(folder=folder.path))
+    write_trials_table(folder.path, [outcome.search])
+    write_tensorboard(folder.path / CURVES, outcome.search.record)
+
+
+def facts(outcome: SearchOutcome, stages: Stages, folder: RunFolder) -> dict[str, Any]:
+    """What the manifest says about the search."""
+    record = outcome.search.record
+    return {
+        "trials": {state.name: count for state, count in states([outcome.search]).items() if count},
+        "baseline_trials": 1,
+        "best_trial": outcome.best.number,
+        "best_values": dict(zip(record.space.objectives, outcome.best.values, strict=True)),
+        "best_value": outcome.best.values[0],
+        "metric": record.space.metric,
+        "best_params": outcome.best.params,
+        "pareto_front": record.front() if len(record.space.objectives) > 1 else [],
+        "baseline": fit_summary(fit_of(stages.baseline)),
+        "resumed": previous_resumes(folder.path),
+    }
+
+
+def conclude(stages: Stages, folder: RunFolder, kind: str, found: Mapping[str, Any]) -> None:
+    """Times, `report.html`, and the manifest last."""
+
+    def last(manifest: Mapping[str, Any]) -> None:
+        write_report(folder.path, manifest)
+        remove_work(folder.path)
+
+    finish(stages, folder, kind, found, last)

@@ -1,0 +1,238 @@
+"""Which trial is worked on next, and what a report means. Decisions only: no Ray, no processes.
+
+The record is written first, files are tidied second, so that an interruption anywhere leaves a state from which the
+same decisions follow.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from optuna.trial import FrozenTrial, TrialState
+
+from src.core.logging import get_logger
+from src.tuning.search_space import Value
+from src.tuning.store import Store
+from src.tuning.study import Record
+
+_log = get_logger(__name__)
+
+T = TypeVar("T")
+
+#: what a trial leaves in its folder: the best epoch's model, the last epoch's whole state, an unexpected exception
+MODEL, CHECKPOINT, TRACEBACK = "model", "checkpoint.pt", "error.txt"
+RESTARTS, MEMORY_RETRIES = "restarts", "memory_retries"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial handed to a worker. ``values`` are dotted configuration keys; ``start`` tells one start from another."""
+
+    study: str
+    number: int
+    values: Mapping[str, Value]
+    folder: str
+    start: int
+    memory_retries: int = 0
+
+
+def own_values(trial: FrozenTrial) -> dict[str, Value]:
+    """A trial's parameters, as they are."""
+    return dict(trial.params)
+
+
+@dataclass
+class Search:
+    """A record and how it is worked through: ``trials`` in all, files of the best ``keep`` stay.
+
+    ``values`` turns a trial into configuration keys. ``place`` is the prefix of its trials' folders in the store.
+    """
+
+    record: Record
+    trials: int
+    keep: int
+    values: Callable[[FrozenTrial], dict[str, Value]] = own_values
+    place: str = ""
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return str(self.record.study.study_name)
+
+    def folder(self, number: int) -> str:
+        """A trial's folder in the store."""
+        return f"{self.place}{number}"
+
+
+@dataclass
+class Dispatcher:
+    """Hands out the trials of one or more searches, one after the other, and takes their reports.
+
+    ``room`` is called with the number of ended trials that may keep files and returns whether the result folder is
+    inside its bound. ``halted`` is the reason why no more is handed out and nothing more is written: what runs is
+    left for the next start.
+    """
+
+    searches: Sequence[Search]
+    store: Store
+    retries: int
+    on_change: Callable[[], None] = lambda: None
+    over_bound: Callable[[], str] = lambda: ""
+    halted: str = ""
+    _waiting: deque[Job] = field(default_factory=deque)
+    _open: dict[int, Job] = field(default_factory=dict)
+    _starts: int = 0
+
+    def __post_init__(self) -> None:
+        for search in self.searches:
+            self._waiting.extend(self._job(search, trial) for trial in search.record.running())
+
+    # ------------------------------------------------------------------------------------------------ handing out
+
+    def next(self) -> Job | None:
+        """The next trial to work on: an interrupted one first, then a new one; None where there is nothing now."""
+        job = self._guarded(self._next, None)
+        if job is not None:
+            self._open[job.start] = job
+            self.on_change()
+        return job
+
+    def _next(self) -> Job | None:
+        if self.halted:
+            return None
+        if self._waiting:
+            return self._waiting.popleft()
+        for search in self.searches:
+            if len(search.record.trials()) < search.trials:
+                self._keep_inside_bound()
+                return None if self.halted else self._job(search, search.record.ask())
+        return None
+
+    def _job(self, search: Search, trial: FrozenTrial) -> Job:
+        self._starts += 1
+        retries = int(trial.user_attrs.get(MEMORY_RETRIES, 0))
+        folder = search.folder(trial.number)
+        return Job(search.name, trial.number, search.values(trial), folder, self._starts, retries)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every search has its number of ended trials."""
+        return all(search.record.ended() >= search.trials for search in self.searches)
+
+    def halt(self, reason: str) -> None:
+        """End in order: nothing is handed out or written from now on."""
+        self.halted = self.halted or reason
+
+    # ------------------------------------------------------------------------------------------------ taking reports
+
+    def on_report(self, start: int, report: Mapping[str, Any]) -> bool:
+        """Take a report in; returns whether the worker should stop. See `Trainable` for the kinds."""
+        if start not in self._open or self.halted:
+            return True
+        stop = self._guarded(lambda: self._take(self._open[start], report), True)
+        self.on_change()
+        return stop
+
+    def on_end(self, start: int) -> None:
+        """A worker is through; a trial that never said how it ended has failed."""
+        self._settle(start, "the training function ended without a result")
+
+    def on_error(self, start: int, traceback: str) -> None:
+        """A worker raised something that no trial should raise: a defect, which another try would only repeat."""
+        if start in self._open:
+            name = f"{self._open[start].folder}/{TRACEBACK}"
+            self._guarded(lambda: self.store.write(name, f"{traceback}\n".encode()), None)
+        self._settle(start, traceback.splitlines()[-1])
+
+    def on_death(self, start: int, reason: str) -> None:
+        """A worker died (killed, node lost): its trial goes on from its last checkpoint, some times."""
+        job = self._open.pop(start, None)
+        if job is not None and not self.halted:
+            self._guarded(lambda: self._again(job, RESTARTS, reason), None)
+        self.on_change()
+
+    def _settle(self, start: int, reason: str) -> None:
+        job = self._open.pop(start, None)
+        if job is not None and not self.halted:
+            self._guarded(lambda: self._fail(job, reason), None)
+        self.on_change()
+
+    def _take(self, job: Job, report: Mapping[str, Any]) -> bool:
+        record, kind = self._search(job).record, report.get("kind")
+        if kind == "epoch":
+            if not record.write_value(job.number, int(report["epoch"]), float(report["objective"])):
+                return False
+            record.prune(job.number)
+        elif kind == "done":
+            record.complete(job.number, report["values"], report["attributes"])
+        elif kind == "memory":
+            self._open.pop(job.start)
+            self._again(job, MEMORY_RETRIES, str(report["reason"]))
+            return True
+        elif kind == "disk":
+            self.halt(str(report["reason"]))
+            return True
+        else:
+            reason = report["reason"] if kind == "failed" else f"a report without a known kind: {sorted(report)}"
+            record.fail(job.number, str(reason))
+        self._open.pop(job.start)
+        self._tidy(self._search(job))
+        return True
+
+    def _again(self, job: Job, counter: str, reason: str) -> None:
+        record = self._search(job).record
+        tried = int(record.trials()[job.number].user_attrs.get(counter, 0))
+        if tried >= self.retries:
+            self._fail(job, f"{reason} (tried {tried + 1} times)")
+            return
+        record.note(job.number, {counter: tried + 1})
+        _log.warning("trial %d goes on: %s", job.number, reason)
+        self._starts += 1
+        retries = job.memory_retries + (counter == MEMORY_RETRIES)
+        self._waiting.append(replace(job, start=self._starts, memory_retries=retries))
+
+    def _fail(self, job: Job, reason: str) -> None:
+        self._search(job).record.fail(job.number, reason)
+        self._tidy(self._search(job))
+
+    # ------------------------------------------------------------------------------------------------ files
+
+    def _tidy(self, search: Search, keep: int | None = None) -> None:
+        """Only the best ``keep`` of the ended trials keep their model and checkpoint."""
+        kept = {trial.number for trial in search.record.ranked()[: search.keep if keep is None else keep]}
+        if len(search.record.space.objectives) > 1:
+            kept |= set(search.record.front())
+        for trial in search.record.trials():
+            if trial.state.is_finished() and trial.number not in kept:
+                for name in (MODEL, CHECKPOINT):
+                    self.store.remove(f"{search.folder(trial.number)}/{name}")
+
+    def _keep_inside_bound(self) -> None:
+        if self.over_bound():
+            for search in self.searches:
+                self._tidy(search, keep=1)
+        if reason := self.over_bound():
+            self.halt(reason)
+
+    def _search(self, job: Job) -> Search:
+        return next(search for search in self.searches if search.name == job.study)
+
+    def _guarded(self, work: Callable[[], T], otherwise: T) -> T:
+        """A record that cannot be written ends the search in order: what follows would not be recorded either."""
+        try:
+            return work()
+        except OSError as error:
+            self.halt(f"the record cannot be written ({error.strerror or error})")
+            return otherwise
+
+
+def states(searches: Sequence[Search]) -> dict[TrialState, int]:
+    """How many trials of some searches are in each state."""
+    counts = dict.fromkeys((TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING), 0)
+    for search in searches:
+        for trial in search.record.trials():
+            counts[trial.state] = counts.get(trial.state, 0) + 1
+    return counts

@@ -1,0 +1,91 @@
+"""The real driver, killed once: nothing lost, nothing trained twice, the same trials as without."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from src.core.paths import MANIFEST
+from tests.exp.driver import ONE_AT_A_TIME, SMALL, end, records, start, trained_epochs, trial_table, wait_until
+
+TRIALS = 6
+ARGUMENTS = [*SMALL, ONE_AT_A_TIME, f"trials={TRIALS}", "runtime.cache=cache"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A result folder of a search that nobody disturbed."""
+    place = tmp_path_factory.mktemp("whole")
+    assert start(place, *ARGUMENTS, "hydra.run.dir=found").wait(timeout=300) == 0, (place / "out.txt").read_text()
+    return place / "found"
+
+
+def survivors(children: list[psutil.Process]) -> list[psutil.Process]:
+    return [process for process in children if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.slow
+def test_sigkill_and_resume(uninterrupted: Path, tmp_path: Path) -> None:
+    found = tmp_path / "found"
+    driver = start(tmp_path, *ARGUMENTS, "hydra.run.dir=found")
+    half = records(uninterrupted) // 2
+    assert wait_until(lambda: records(found) >= half, driver)
+    children = psutil.Process(driver.pid).children(recursive=True)
+    end(driver, signal.SIGKILL)
+    assert not (found / MANIFEST).exists()
+    assert start(tmp_path, f"resume={found}").wait(timeout=300) == 0, (tmp_path / "out.txt").read_text()
+    assert trial_table(found) == trial_table(uninterrupted)
+    epochs = trained_epochs(found)
+    assert sorted(set(epochs)) == sorted(set(trained_epochs(uninterrupted)))
+    # a worker outlives its driver for a moment: at most the epoch that it was in is trained again
+    assert len(epochs) - len(set(epochs)) <= 1
+    assert survivors(children) == []
+    (line,) = (found / "resumes.jsonl").read_text().splitlines()
+    assert json.loads(line)["changes"] == []
+    text = (tmp_path / "out.txt").read_text()
+    # what is finished is finished
+    assert start(tmp_path, f"resume={found}").wait(timeout=60) == 0
+    assert "nothing is left to do" in (tmp_path / "out.txt").read_text()[len(text) :]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_in_order_and_trials_can_be_added(
+    uninterrupted: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    found = tmp_path / "found"
+    driver = start(tmp_path, *ARGUMENTS[:-2], "trials=4", ARGUMENTS[-1], "hydra.run.dir=found")
+    assert wait_until(lambda: records(found) >= 12, driver)
+    children = psutil.Process(driver.pid).children(recursive=True)
+    assert end(driver, number) == code
+    text = (tmp_path / "out.txt").read_text()
+    assert f"paused: {'terminated' if number == signal.SIGTERM else 'interrupted'}" in text
+    assert f"tune_student resume={found}" in text
+    assert "Traceback" not in text
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
+    assert start(tmp_path, f"resume={found}", f"trials={TRIALS}").wait(timeout=300) == 0
+    assert trial_table(found) == trial_table(uninterrupted)
+
+
+@pytest.mark.slow
+def test_the_test_split_is_not_opened_a_second_time_without_being_asked(uninterrupted: Path, tmp_path: Path) -> None:
+    place = uninterrupted.parent
+    before = trial_table(uninterrupted)
+    assert start(tmp_path, f"resume={uninterrupted}", f"trials={TRIALS + 1}").wait(timeout=60) == 2
+    text = (tmp_path / "out.txt").read_text()
+    assert "was opened for this search at" in text
+    assert "reopen_test=true" in text
+    assert trial_table(uninterrupted) == before
+    assert (uninterrupted / MANIFEST).exists()
+    for argument, said in (
+        ("tuning.sampler=random", "is fixed"),
+        ("student.width=8", "is fixed"),
+        (f"trials={TRIALS - 1}", "may be raised"),
+    ):
+        assert start(place, f"resume={uninterrupted}", argument).wait(timeout=60) == 2
+        assert said in (place / "out.txt").read_text()

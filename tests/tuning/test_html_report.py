@@ -1,0 +1,433 @@
+"""The report of a search: one file, the answer first, everything else in its order."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState, create_trial
+
+from src.tuning.html_report import write_report
+from src.tuning.html_report.arms import arms
+from src.tuning.html_report.coordinates import parallel_coordinates
+from src.tuning.html_report.costs import cost, seconds_of
+from src.tuning.html_report.figures import history, learning_curves, pareto
+from src.tuning.html_report.sources import Searched, read_studies
+from src.tuning.html_report.spaces import importance_shares, slices
+
+LAM, POLICY, THRESHOLD = "distill.lam", "active.policy", "active.kl_threshold"
+RATE = "student.learning_rate"
+KINDS: dict[str, BaseDistribution] = {
+    LAM: FloatDistribution(0.0, 1.0),
+    POLICY: CategoricalDistribution(["all", "kl_divergence"]),
+    THRESHOLD: FloatDistribution(0.01, 1.0, log=True),
+    RATE: FloatDistribution(1e-4, 1e-1, log=True),
+    "arm": CategoricalDistribution(["student", "ranking"]),
+    "seed": IntDistribution(0, 9),
+}
+START = datetime(2026, 1, 2, 3, 4, 5)
+MANIFEST = {"kind": "tune_distill", "started": "2026-01-02T03:04:05+0000", "seed": 7, "search": {"metric": "ndcg_20"}}
+ORDER = ["Comparison", "Arms", "Optimisation history", "Parameter importances", "Parallel coordinates", "Slices"]
+ORDER += ["Learning curves", "Cost", "Trials", "Configuration", "Manifest"]
+
+Trial = tuple[TrialState, Sequence[float] | None, Mapping[str, Any], Sequence[float], Mapping[str, Any]]
+
+
+def trial(
+    state: str,
+    values: Sequence[float] | float | None = None,
+    curve: Sequence[float] = (),
+    seconds: float = 60,
+    **more: Any,
+) -> Trial:
+    """A trial of ``lam`` unless ``params`` are given; ``more`` are user attributes."""
+    params = more.pop("params", {LAM: 0.5})
+    values = [values] if isinstance(values, float) else values
+    if state == "COMPLETE":
+        more = {"epochs": len(curve), "seconds": seconds, **more}
+    return TrialState[state], values, params, curve, more
+
+
+def add_study(folder: Path, trials: Sequence[Trial], name: str = "search", **options: Any) -> None:
+    """A study in the folder's journal; trials start a minute apart and take two."""
+    metrics = options.pop("metrics", ["ndcg_20"])
+    directions = options.pop("directions", ["maximize"])
+    storage = JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions)
+    study.set_user_attr("metrics", metrics)
+    for number, (state, values, params, curve, attributes) in enumerate(trials):
+        frozen = create_trial(
+            state=state,
+            values=values,
+            params=dict(params),
+            distributions={key: KINDS[key] for key in params},
+            intermediate_values=dict(enumerate(curve, start=1)),
+            user_attrs=dict(attributes),
+        )
+        frozen.datetime_start = START + timedelta(minutes=number)
+        frozen.datetime_complete = frozen.datetime_start + timedelta(minutes=2) if state.is_finished() else None
+        study.add_trial(frozen)
+
+
+PLAIN = [
+    trial("COMPLETE", 0.25, [0.2, 0.25], params={LAM: 0.0, POLICY: "all"}),
+    trial("COMPLETE", 0.31, [0.21, 0.31, 0.3, 0.29], params={LAM: 0.7, POLICY: "kl_divergence", THRESHOLD: 0.1}),
+    trial("PRUNED", None, [0.123456], params={LAM: 0.1, POLICY: "all"}),
+    trial("FAIL", None, [], params={LAM: 0.2, POLICY: "all"}, failure="<script>alert('x')</script> no memory"),
+    trial("COMPLETE", 0.3, [0.22, 0.3, 0.29], params={LAM: 0.6, POLICY: "all"}),
+    trial("COMPLETE", 0.29, [0.22, 0.28, 0.29], params={LAM: 0.4, POLICY: "all"}),
+    trial("RUNNING", None, [0.17], params={LAM: 0.9, POLICY: "all"}),
+]
+COMPARISON = """model,split,examples,trials,recall_20,ndcg_20,hit_ratio_20
+popularity,validation,10,1,0.1,0.05,0.1
+baseline,validation,10,1,0.4,0.25,0.4
+distilled,validation,10,7,0.5,0.31,0.5
+popularity,test,10,1,0.1,0.04,0.1
+baseline,test,10,1,0.4,0.24,0.4
+distilled,test,10,7,0.5,0.27,0.5
+"""
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A finished search with every optional file."""
+    add_study(tmp_path, PLAIN)
+    (tmp_path / "comparison.csv").write_text(COMPARISON)
+    settings = "dataset:\n  name: toys\nstudent:\n  loop:\n    epochs: 10\ntuning:\n  trials: 7\n  sampler: tpe\n"
+    (tmp_path / "settings.yaml").write_text(settings)
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "time.json").write_text('{"search_time": 3725.0}')
+    (tmp_path / "test_openings.jsonl").write_text('{"time": "2026-01-02T04:00:00+0000", "reason": "the winner"}\n')
+    return tmp_path
+
+
+def page_of(folder: Path, manifest: Mapping[str, Any] = MANIFEST) -> str:
+    return write_report(folder, manifest).read_text()
+
+
+def prose(page: str) -> str:
+    """The page without its scripts and styles, tags replaced by blanks."""
+    bare = re.sub(r"<(script|style).*?</\1>", " ", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", bare))
+
+
+def drawn(page: str) -> list[list[dict[str, Any]]]:
+    """The traces of every figure, as the page hands them to plotly.js."""
+    starts = [match.start(1) for match in re.finditer(r'Plotly\.newPlot\(\s*"figure-\d+",\s*(\[)', page)]
+    return [json.JSONDecoder().raw_decode(page, start)[0] for start in starts]
+
+
+def search(folder: Path, name: str = "search") -> Searched:
+    return next(searched for searched in read_studies(folder, MANIFEST, None) if searched.name == name)
+
+
+def test_sections_stand_in_order_after_the_answer(plain: Path) -> None:
+    page = page_of(plain)
+    assert re.findall(r"<h2>(.*?)</h2>", page) == ORDER
+    assert page.index('id="answer"') < page.index("<h2>")
+    assert prose(page).strip().startswith("Search over distillation, dataset toys")
+
+
+def test_the_answer_names_the_winner_and_its_lead_on_both_splits(plain: Path) -> None:
+    text = prose(page_of(plain))
+    # 0.31 / 0.25 = 1.24 and 0.27 / 0.24 = 1.125
+    assert "Trial 1 is the best of 7 trials: NDCG@20 0.3100 on validation, 24.0 % above the baseline (0.2500)." in text
+    assert "On the test split its model scores 0.2700, 12.5 % above the baseline (0.2400)." in text
+    assert "Of 7 trials, 4 completed, 1 stopped early, 1 failed and 1 still running." in text
+    assert "The test split was opened 1 time: 2026-01-02 04:00:00+0000 for the winner." in text
+
+
+def test_the_page_loads_nothing_from_a_network(plain: Path) -> None:
+    page = page_of(plain)
+    bare = re.sub(r"<script>.*?</script>", "", page, count=1, flags=re.DOTALL)  # plotly.js, which is text, not a load
+    links = re.findall(r"(?:src|href)\s*=\s*[\"']?([^\"'\s>]+)", bare)
+    assert set(links) == set(re.findall(r"#\w+", " ".join(links)))  # places on the page itself
+    assert "@import" not in bare
+    assert not re.findall(r"url\(|https?://", bare)
+    assert "default-src 'none'" in bare  # and the browser refuses what a later change might add
+
+
+def test_figures_need_no_webgl(plain: Path) -> None:
+    kinds = {trace["type"] for traces in drawn(page_of(plain)) for trace in traces}
+    assert kinds == {"scatter", "bar"}  # plotly's WebGL kinds evaluate code, which the page's own policy forbids
+
+
+def test_plotly_js_is_inlined_once(plain: Path) -> None:
+    page = page_of(plain)
+    assert page.count("plotly.js v") == 1
+    assert 4_000_000 < len(page) < 6_000_000
+
+
+def test_text_of_the_data_is_inert(plain: Path) -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    manifest = {**MANIFEST, "command": [evil], "kind": evil}
+    page = page_of(plain, manifest)
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; no memory" in page
+    assert evil not in page
+
+
+def test_hostile_choices_and_studies_are_inert_in_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evil = "</script><b>x</b>"
+    monkeypatch.setitem(KINDS, POLICY, CategoricalDistribution(["all", evil]))
+    for name in ("a", evil):
+        add_study(tmp_path, [trial("COMPLETE", 0.1 * i, [0.1], params={POLICY: evil}) for i in range(1, 6)], name)
+    page = page_of(tmp_path)
+    assert evil not in page
+    assert "\\u003cb\\u003ex" not in page  # plotly would make it bold: its labels know a few tags
+    assert "&lt;b&gt;x" in json.dumps(drawn(page))
+
+
+def test_learning_curves_hold_the_values_of_pruned_trials(plain: Path) -> None:
+    curves = {trace["name"]: trace for trace in learning_curves([search(plain)]).to_plotly_json()["data"]}
+    assert list(curves["stopped early"]["y"]) == list(curves["stopped early: end"]["y"]) == [0.123456]
+    assert list(curves["running"]["customdata"]) == [6]
+    assert list(curves["best"]["y"]) == [0.21, 0.31, 0.3, 0.29]
+    # trials 0, 4 and 5, parted by gaps
+    assert list(curves["completed"]["x"]) == [1, 2, None, 1, 2, 3, None, 1, 2, 3]
+    embedded = [trace for traces in drawn(page_of(plain)) for trace in traces if trace.get("name") == "stopped early"]
+    assert [0.123456] in [trace["y"] for trace in embedded]
+
+
+def test_history_shows_the_best_so_far_and_the_value_without_distillation(plain: Path) -> None:
+    figure = history([search(plain)], 0.25)
+    dots, best = figure.data
+    assert list(dots.x) == [0, 1, 4, 5]
+    assert list(best.y) == [0.25, 0.31, 0.31, 0.31]
+    assert figure.layout.shapes[0].y0 == 0.25
+
+
+def test_a_minimised_study_takes_the_least(tmp_path: Path) -> None:
+    add_study(tmp_path, [trial("COMPLETE", value) for value in (3.0, 1.0, 2.0)], directions=["minimize"])
+    best = search(tmp_path).best()
+    assert best is not None
+    assert best.number == 1
+    assert list(history([search(tmp_path)], None).data[1].y) == [3.0, 1.0, 1.0]
+    assert [line.name for line in parallel_coordinates([search(tmp_path)]).data[1:]] == [
+        "trial 0",
+        "trial 2",
+        "trial 1",
+    ]
+
+
+def test_conditional_parameters_have_their_own_place(plain: Path) -> None:
+    titles = [note.text for note in slices(search(plain)).layout.annotations]
+    assert titles == ["lam", "policy", "kl_threshold (1 of 4)"]
+    figure = parallel_coordinates([search(plain)])
+    lines = {line.name: line for line in figure.data[1:]}
+    assert list(lines) == ["trial 0", "trial 5", "trial 4", "trial 1"]  # the best lies on top
+    assert lines["trial 0"].y[2] == 0.0
+    assert "kl_threshold not used" in lines["trial 0"].hovertemplate
+    assert lines["trial 1"].y[2] > 0.1
+    assert [line.y[3] for line in figure.data[1:]] == pytest.approx([0, 4 / 6, 5 / 6, 1])  # 0.25, 0.29, 0.30, 0.31
+
+
+def test_importances_cover_conditional_parameters_and_sum_to_one(tmp_path: Path) -> None:
+    trials = [
+        trial("COMPLETE", place / 20, params={LAM: place / 20, POLICY: "all" if place % 2 else "kl_divergence"})
+        for place in range(20)
+    ]
+    trials += [trial("COMPLETE", 0.5, params={LAM: 0.5, POLICY: "kl_divergence", THRESHOLD: 0.1}) for _ in range(5)]
+    add_study(tmp_path, trials)
+    shares = importance_shares(search(tmp_path))
+    assert isinstance(shares, dict)
+    assert set(shares) == {"lam", "policy", "kl_threshold"}
+    assert next(iter(shares)) == "lam"
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ([0.3], "it takes at least 4 completed trials to say what mattered; here are 1."),
+        ([0.3] * 6, "all 6 completed trials have the same value: no parameter can be said to matter."),
+        ([0.31, 0.3, 0.3, 0.3], "the best trials cannot be told from the others by any parameter."),
+        ([], "it takes at least 4 completed trials to say what mattered; here are 0."),
+    ],
+)
+def test_importances_that_cannot_be_told_are_a_sentence(tmp_path: Path, values: list[float], sentence: str) -> None:
+    add_study(tmp_path, [trial("COMPLETE", value, [value]) for value in values])
+    text = prose(page_of(tmp_path))
+    assert sentence in text
+    assert ("No trial has completed, so there is no winner." in text) == (not values)
+
+
+def test_pruning_saves_what_completed_trials_train_on_average(plain: Path) -> None:
+    spent = cost(search(plain), 10)
+    assert spent.usual == (2 + 4 + 3 + 3) / 4
+    assert spent.saved == 3 - 1
+    assert spent.saved_of_limit == 10 - 1
+    assert spent.epochs == 12 + 1 + 0 + 1
+    assert spent.seconds[TrialState.COMPLETE] == 4 * 60
+    assert spent.seconds[TrialState.PRUNED] == 120  # not measured: from start to end
+    assert seconds_of(search(plain).trials[6]) == 0
+    text = prose(page_of(plain))
+    assert "early saved about 2 epochs beside the 14 that were trained" in text
+    assert "(3.0 epochs); against the limit of 10 epochs, 9." in text
+    assert "search time 1 h 02 min" in text
+
+
+def test_trials_are_listed_as_in_the_trials_table(plain: Path) -> None:
+    page = page_of(plain)
+    rows = re.findall(
+        r"<tr[^>]*>.*?</tr>", page[page.index('id="trials"') : page.index('id="configuration"')], re.DOTALL
+    )
+    cells = [[prose(cell).strip() for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)] for row in rows]
+    trials = [row for row in cells if len(row) == 9]
+    assert [row[:2] for row in trials][:3] == [["0", "COMPLETE"], ["1", "COMPLETE"], ["2", "PRUNED"]]
+    assert trials[1] == ["1", "COMPLETE", "0.3100", "4", "–", "60.0", "0.7000", "kl_divergence", "0.1000"]
+    assert '<tr class="marked">' in page
+    assert f'title="{LAM}"' in page
+
+
+def test_two_keys_that_would_look_alike_keep_their_whole_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "teacher.learning_rate", KINDS[RATE])
+    params = {RATE: 1e-3, "teacher.learning_rate": 1e-2, LAM: 0.1}
+    add_study(tmp_path, [trial("COMPLETE", 0.1, params=params), trial("COMPLETE", 0.2, params={**params, RATE: 1e-4})])
+    assert [note.text for note in slices(search(tmp_path)).layout.annotations] == [RATE, "teacher.learning_rate", "lam"]
+
+
+def test_several_objectives_have_a_pareto_front(tmp_path: Path) -> None:
+    pairs = [(0.3, 1000.0), (0.2, 500.0), (0.25, 900.0), (0.1, 600.0)]
+    trials = [trial("COMPLETE", pair, [pair[0]], params={LAM: place / 10}) for place, pair in enumerate(pairs)]
+    options = {"metrics": ["ndcg_20", "parameters"], "directions": ["maximize", "minimize"]}
+    add_study(tmp_path, trials, **options)
+    others, front = pareto(search(tmp_path), 1).data
+    assert sorted(front.customdata) == [0, 1, 2]
+    assert list(others.customdata) == [3]
+    page = page_of(tmp_path)
+    assert re.findall(r"<h2>(.*?)</h2>", page) == [*ORDER[:3], "Pareto front", *ORDER[3:]]
+    text = prose(page)
+    assert "Trial 0 is the best of 4 trials by NDCG@20: NDCG@20 0.3000 on validation." in text
+    assert "In NDCG@20 and parameters together, trials 0, 1 and 2 cannot be improved" in text
+
+
+FAIR = {
+    "metric": "ndcg_20",
+    "arms": [
+        {
+            "arm": "student", "title": "student alone", "trials": 5, "seeds": [0, 1], "test": 0.07, "low": 0.065,
+            "high": 0.075, "validation": 0.08, "values_per_seed": [0.069, 0.071], "params": {RATE: 0.001}, "epochs": 9,
+        },
+        {
+            "arm": "ranking", "title": "student + ranking", "trials": 5, "seeds": [0, 1], "test": 0.08, "low": 0.074,
+            "high": 0.086, "validation": 0.09, "values_per_seed": [0.079, 0.081], "params": {LAM: 0.5}, "epochs": 9,
+        },
+        {"arm": "popularity", "test": 0.02},
+    ],
+    "comparisons": [
+        {
+            "name": "ranking", "against": "student", "difference": 0.01, "low": 0.004, "high": 0.016, "relative": 1 / 7,
+            "p": 0.001, "p_corrected": 0.004, "verdict": "helped", "sentence": "Ranking helped: +14.3 %.",
+        }
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def fair(tmp_path: Path) -> Path:
+    """Two arms, their final trainings and the comparison."""
+    for place, name in enumerate(("student", "ranking")):
+        values = [0.05 + 0.01 * place + 0.001 * number for number in range(5)]
+        key = LAM if place else RATE
+        add_study(tmp_path, [trial("COMPLETE", v, [v / 2, v], params={key: v}) for v in values], name)
+    finals = [(arm, seed) for arm in ("student", "ranking") for seed in (0, 1)]
+    trained = [trial("COMPLETE", 0.07, [0.06, 0.07], params={"arm": arm, "seed": seed}) for arm, seed in finals]
+    add_study(tmp_path, trained, "finals")
+    (tmp_path / "fair.json").write_text(json.dumps(FAIR))
+    return tmp_path
+
+
+def test_a_fair_comparison_says_its_verdicts_first(fair: Path) -> None:
+    text = prose(page_of(fair))
+    first = text.index("Against student alone: student + ranking helped.")
+    assert first < text.index("Ranking helped: +14.3 %.") < text.index("Comparison")
+    assert "0.0650 to 0.0750" in text
+    assert "+14.3 %" in text
+
+
+def test_arms_are_drawn_with_intervals_and_seeds(fair: Path) -> None:
+    traces = drawn(page_of(fair))[0]
+    means = traces[0]
+    assert means["text"] == ["student alone", "student + ranking"]
+    assert means["x"] == [0.07, 0.08]
+    assert means["error_x"]["array"] == pytest.approx([0.005, 0.006])
+    assert means["error_x"]["arrayminus"] == pytest.approx([0.005, 0.006])
+    assert traces[1]["x"] == [0.069, 0.071, 0.079, 0.081]
+    assert traces[2]["x"] == [0.01]
+
+
+def test_an_arm_far_off_is_written_at_the_edge() -> None:
+    figure = arms(FAIR)
+    assert "◂ 0.0200" in [note.text for note in figure.layout.annotations]
+    assert list(figure.layout.yaxis.ticktext) == ["student alone", "student + ranking", "popularity"]
+    assert figure.layout.xaxis.range[0] > 0.06
+    assert figure.layout.xaxis2.range[0] < 0 < figure.layout.xaxis2.range[1]
+
+
+def test_arms_share_figures_and_finals_are_no_search(fair: Path) -> None:
+    page = page_of(fair)
+    text = prose(page)
+    assert "finals: 4 trials" in text
+    section = page[page.index('id="slices"') : page.index('id="curves"')]
+    assert re.findall(r"<h3>(.*?)</h3>", section) == ["student alone", "student + ranking"]
+    studies = read_studies(fair, MANIFEST, FAIR)[:2]
+    assert len(learning_curves(studies).data) == 8  # completed and best, each with its ends, twice
+    figure = parallel_coordinates(studies)
+    assert [note.text for note in figure.layout.annotations[:4]] == [
+        "<b>arm</b>", "<b>learning_rate</b>", "<b>lam</b>", "<b>NDCG@20</b>"
+    ]  # fmt: skip
+    assert len(figure.data) == 1 + 10
+
+
+def test_arms_with_different_choices_share_an_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, choices in (("a", ["all"]), ("b", ["kl_divergence", "mine"])):
+        monkeypatch.setitem(KINDS, POLICY, CategoricalDistribution([*choices, "last"]))
+        add_study(tmp_path, [trial("COMPLETE", 0.1, params={POLICY: choices[-1]})], name)
+    figure = parallel_coordinates(read_studies(tmp_path, MANIFEST, None))
+    heights = {line.name: line.y[1] for line in figure.data[1:]}
+    assert heights == {"a, trial 0": 0.0, "b, trial 0": 1.0}  # all, last, kl_divergence, mine
+
+
+def test_arms_that_were_not_compared_yet_are_said_to_be_so(fair: Path) -> None:
+    (fair / "fair.json").unlink()
+    text = prose(page_of(fair))
+    assert "The arms have been searched; they have not been compared yet." in text
+    assert "ranking: Trial 4 is the best of 5 trials: NDCG@20 0.0640 on validation." in text
+
+
+def test_missing_files_are_sentences(tmp_path: Path) -> None:
+    text = prose(page_of(tmp_path, {}))
+    assert "There is no study in this folder, so there is no answer." in text
+    for sentence in (
+        "comparison.csv is not in this folder",
+        "The test split has not been opened",
+        "There is no study.journal in this folder.",
+        "settings.yaml is not in this folder",
+    ):
+        assert sentence in text
+    add_study(tmp_path, PLAIN[:1])
+    assert "metrics/time.json is not in this folder" in prose(page_of(tmp_path, {}))
+
+
+def test_the_journal_is_left_as_it_was_even_with_an_unfinished_line(plain: Path) -> None:
+    journal = plain / "study.journal"
+    before = journal.read_bytes() + b'{"op_code": 7, "tri'
+    journal.write_bytes(before)
+    page_of(plain)
+    with (plain / "test_openings.jsonl").open("a") as openings:
+        openings.write('{"time": "2026-')
+    assert "The test split was opened 1 time" in prose(page_of(plain))
+    assert journal.read_bytes() == before
+    with pytest.raises(PermissionError, match="only reads the journal"):
+        search(plain).study.set_user_attr("written", True)
+    assert journal.read_bytes() == before
