@@ -204,6 +204,8 @@ def fit(
             loss = _train_epoch(module, count, train_rows, settings.batch_size, generator, device)
             metrics = _evaluate(module, evaluate, loss, progress.epoch + 1, settings.monitor)
             progress.judge(metrics, settings.monitor, module)
+            shown = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())
+            _log.debug("epoch %d: %s", progress.epoch, shown)
             progress.seconds += time.perf_counter() - start
             checkpoint.save(state.save(progress))
             report(progress.epoch, metrics)

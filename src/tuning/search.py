@@ -247,15 +247,14 @@ class SearchPlan:
         space, settings = self.space, self.settings
         loop = settings.teacher.train.loop if space.stage == "teacher" else settings.student.loop
         rules = [
-            tuning.sampler, tuning.startup_trials, tuning.pruner, tuning.pruner_startup_trials,
+            tuning.sampler, tuning.seed, tuning.startup_trials, tuning.pruner, tuning.pruner_startup_trials,
             tuning.pruner_warmup_epochs, tuning.reduction_factor,
         ]  # fmt: skip
         shape = {key: str(parameter) for key, parameter in space.parameters.items()}
         described = {"stage": space.stage, "objectives": list(space.objectives.items()), "space": shape}
         identity = fingerprint(described, {**plain(settings), "runtime": None}, rules)
-        record = Record.open(
-            storage, self.name, space, tuning, settings.seed, loop.epochs, identity, self.first, self.protected
-        )
+        seed = settings.seed if tuning.seed is None else tuning.seed
+        record = Record.open(storage, self.name, space, tuning, seed, loop.epochs, identity, self.first, self.protected)
         return Search(record, self.trials, tuning.keep_top, values, self.place)
 
 

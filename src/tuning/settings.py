@@ -25,6 +25,9 @@ class TuningSettings:
         str, Field(description="validation metric to optimise first; empty: the one that the search space names")
     ] = ""
     sampler: Annotated[Sampler, Field(description="Optuna's sampler; grid: every point of the space once")] = "tpe"
+    seed: Annotated[
+        int | None, Field(ge=0, description="decides the sampler's draws; null: the run's seed, which also trains")
+    ] = None
     startup_trials: Annotated[int, Field(ge=0, description="random trials before TPE or CMA-ES models anything")] = 6
     pruner: Annotated[
         Pruner, Field(description="early stopping of poor trials: Optuna's median rule, ASHA, Hyperband, or none")

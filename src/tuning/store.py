@@ -106,7 +106,8 @@ class Store:
         system, root = self._place
         for info in system.get_file_info(FileSelector(f"{root}/{name}", recursive=True)):
             if info.type == FileType.File:
-                target = folder / Path(info.path).relative_to(f"{root}/{name}".lstrip("/"))
+                # some file systems tell paths with the leading slash, some without
+                target = folder / Path(info.path.lstrip("/")).relative_to(f"{root}/{name}".lstrip("/"))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with system.open_input_file(info.path) as stream:
                     write_bytes(target, stream.readall())

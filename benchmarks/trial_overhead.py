@@ -1,0 +1,148 @@
+"""What the platform costs a trial, and what trials that run side by side cost each other.
+
+1. overhead: the same trainings called plainly, one after the other, in one process, against a search that runs them one
+   at a time (first trial excluded: it starts the worker). Per trial, and as a share of a trial of 60 s.
+2. throughput: a search with 1 worker of one thread against 2 on 2 cores.
+3. memory: the driver and the workers with 1 and with 4 trials at a time (USS: what is not shared).
+
+    python -m benchmarks.trial_overhead [--dataset recbole --root PATH --name ml-100k]
+
+On a GPU, ``--fractions`` prints trials an hour at shares 1, 1/2, 1/4 and 1/8.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import torch
+
+from src.core.checkpoints import FileCheckpoint
+from src.core.logging import log_to
+from src.exp.door import read_settings
+from src.exp.searching import SearchSettings
+from src.pipeline.cache import StageCache
+from src.pipeline.settings import ExperimentSettings
+from src.pipeline.stages import Stages
+from src.tuning.applied import apply_values
+from src.tuning.search import SearchPlan, Workplace, prepare_space, run_search
+from src.tuning.settings import RaySettings, TuningSettings
+from src.tuning.shared_data import SharedData
+from src.tuning.stage_functions import train_stage
+
+
+def trials_of(settings: ExperimentSettings, tuning: TuningSettings, count: int) -> SearchPlan:
+    """The same points for every measurement: learning rates that differ a little."""
+    space = prepare_space(settings, tuning, "student", "student").only(["student.learning_rate"])
+    points = [{"student.learning_rate": 1e-3 * (1 + 0.01 * number)} for number in range(count)]
+    return SearchPlan("search", settings, space, count, points, count)
+
+
+def plainly(plan: SearchPlan, stages: Stages, folder: Path) -> list[float]:
+    """Seconds of each training called as a function, with its checkpoints."""
+    data, seconds = SharedData.of(stages.data, None), []
+    for number, point in enumerate(plan.first):
+        settings = apply_values(plan.settings, point)
+        start = time.perf_counter()
+        checkpoint = FileCheckpoint(folder / f"{number}.pt", "benchmark")
+        trained = train_stage("student", settings, data, stages.device, lambda *_: None, checkpoint)
+        trained.save(folder / f"model_{number}")
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+class Memory:
+    """The largest sum of private memory (USS) of this process's children that are Ray workers, sampled."""
+
+    def __init__(self) -> None:
+        self.peak, self._on = 0, True
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while self._on:
+            total = 0
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    if process.cmdline()[:1] and "ImplicitFunc" in process.cmdline()[0]:
+                        total += process.memory_full_info().uss
+                except psutil.Error:
+                    continue
+            self.peak = max(self.peak, total)
+            time.sleep(0.2)
+
+    def __enter__(self) -> Memory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._on = False
+        self._thread.join()
+
+
+def searched(plan: SearchPlan, stages: Stages, tuning: TuningSettings, gpu: float = 0.0) -> tuple[list[float], int]:
+    """Seconds between the ends of trials, in order of their ends, and the workers' peak memory in bytes."""
+    tuning = replace(tuning, gpu_per_trial=gpu) if gpu else tuning
+    with tempfile.TemporaryDirectory(prefix="anyo-bench-") as folder, Memory() as memory:
+        place = Workplace(Path(folder), tuning, RaySettings())
+        with run_search(place, plan, stages, None) as outcome:
+            trials = outcome.search.record.trials()
+    starts = sorted(trial.datetime_start.timestamp() for trial in trials if trial.datetime_start)
+    ends = sorted(trial.datetime_complete.timestamp() for trial in trials if trial.datetime_complete)
+    return [b - a for a, b in zip([starts[0], *ends[:-1]], ends, strict=True)], memory.peak
+
+
+def tell(name: str, values: Sequence[float]) -> None:
+    """Median and range."""
+    print(f"{name:44} median {statistics.median(values):6.2f} s   ({min(values):.2f} to {max(values):.2f})")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="sample")
+    parser.add_argument("--root", default="")
+    parser.add_argument("--name", default="")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--fractions", action="store_true")
+    options = parser.parse_args()
+    log_to(None)
+    chosen = [f"dataset={options.dataset}", f"student.loop.epochs={options.epochs}", "student.loop.patience=99"]
+    chosen += [f"dataset.root={options.root}"] if options.root else []
+    chosen += [f"dataset.name={options.name}"] if options.name else []
+    asked, _ = read_settings("tune_student", chosen, SearchSettings)
+    names = ("dataset", "student", "teacher", "distill", "active", "evaluation", "runtime", "seed")
+    settings = ExperimentSettings(**{name: getattr(asked, name) for name in names})
+    stages = Stages(settings, StageCache(settings.runtime.cache))
+    tuning = TuningSettings(pruner="none", keep_top=1)
+    plan = trials_of(settings, tuning, options.trials)
+    if options.fractions:
+        for share in (1.0, 0.5, 0.25, 0.125):
+            seconds, _ = searched(plan, stages, tuning, share)
+            print(f"share {share:5.3f}: {3600 / statistics.mean(seconds[1:]):8.0f} trials an hour")
+        return
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="anyo-bench-") as folder:
+        alone = plainly(plan, stages, Path(folder))
+    cores = float(psutil.cpu_count() or 1)
+    single, one = searched(plan, stages, replace(tuning, cpu_per_trial=cores))
+    pair, _ = searched(plan, stages, replace(tuning, cpu_per_trial=cores / 2))
+    _, four = searched(plan, stages, replace(tuning, cpu_per_trial=cores / 4))
+    tell("called plainly", alone[1:])
+    tell("in a search, one at a time", single[1:])
+    extra = statistics.median(single[1:]) - statistics.median(alone[1:])
+    print(f"overhead a trial: {extra:.2f} s, {extra / 60:.1%} of a trial of 60 s")
+    ratio = statistics.mean(single[1:]) / statistics.mean(pair[2:])
+    print(f"throughput of 2 workers against 1: {ratio:.2f}x")
+    print(f"workers' private memory: {one / 1e6:.0f} MB with 1 trial at a time, {four / 1e6:.0f} MB with 4")
+
+
+if __name__ == "__main__":
+    main()
