@@ -25,6 +25,8 @@ def get_logger(name: str) -> logging.Logger:
 
 def log_to(path: Path | None, level: int = logging.INFO) -> None:
     """Send INFO and above to the terminal and, when ``path`` is given, DEBUG and above of `src` to that file."""
+    # a full disk is told once by whoever cannot write its results, not with a traceback for every line of the log
+    logging.raiseExceptions = False
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)

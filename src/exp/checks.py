@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from src.core.errors import ConfigError
 from src.distill.selection_policy import build_policy
 from src.exp.door import gather
 from src.pipeline.cache import StageCache
@@ -10,6 +11,14 @@ from src.pipeline.stages import Stages
 from src.student.models import build_student
 from src.teacher.llm import check_llm
 from src.teacher.prompts import check_titles
+from src.teacher.selection import budget_rows, build_selector
+
+
+def check_objective(settings: ExperimentSettings) -> None:
+    """Raises ``ConfigError`` for an objective whose teacher the stages cannot label with."""
+    if settings.teacher.objective != "item_ce":
+        rule = "is trained and evaluated by src.teacher.title, but the stages do not label with it yet"
+        raise ConfigError.one("teacher.objective", settings.teacher.objective, rule, "teacher.objective=item_ce")
 
 
 def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
@@ -21,12 +30,14 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
 
     def language_model() -> None:
         if teacher and stages.uses_own_teacher:
+            check_objective(settings)
             check_llm(settings.teacher)
 
     def data() -> None:
         id_map = stages.data.id_map
         if teacher and stages.uses_own_teacher:
             check_titles(id_map)
+            budget_rows(settings.teacher.export, len(stages.data.train))
 
     def given_outputs() -> None:
         if teacher and not stages.uses_own_teacher:
@@ -35,5 +46,9 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
     def policy() -> None:
         build_policy(settings.active)
 
-    gather(data, lambda: stages.device, stages.cache.check, student, policy, language_model, given_outputs)
+    def selector() -> None:
+        if teacher and stages.uses_own_teacher:
+            build_selector(settings.teacher.export)
+
+    gather(data, lambda: stages.device, stages.cache.check, student, policy, selector, language_model, given_outputs)
     return stages

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import hydra
@@ -14,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from rich.markup import escape
 
-from src.core.errors import AnyoError, ConfigError, Paused, ProblemsFound
+from src.core.errors import TERMINATED, AnyoError, ConfigError, Paused, ProblemsFound
 from src.core.logging import console, get_logger, log_to
 from src.core.paths import MANIFEST, reserve_folder
 from src.exp.door import CONF, RUN_DIR, expand_params, format_value, nested_plain, read_settings
@@ -96,7 +99,13 @@ class Entry(Generic[S]):
         return self._work(resumed.arguments, resumed.settings, prepared, RunFolder(wanted))
 
     def _work(self, arguments: list[str], settings: S, prepared: Any, folder: RunFolder) -> int:
-        failure = _under_hydra(self.config_name, arguments, folder.path, lambda: self.run(settings, prepared, folder))
+        before = signal.signal(signal.SIGTERM, _terminate) if self.resumable else None
+        try:
+            work = partial(self.run, settings, prepared, folder)
+            failure = _under_hydra(self.config_name, arguments, folder.path, work)
+        finally:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
         if failure is not None:
             _log.debug("".join(traceback.format_exception(failure)))
             if not any(folder.path.glob("*.json*")):
@@ -107,6 +116,11 @@ class Entry(Generic[S]):
             raise failure
         console.print(str(folder.path), markup=False)
         return 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """SIGTERM while a stage is built: what is finished is in the cache."""
+    raise Paused(TERMINATED)
 
 
 def _own_folder(wanted: Path, arguments: list[str]) -> Path:

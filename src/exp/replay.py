@@ -10,7 +10,9 @@ from hydra.utils import get_original_cwd
 from src.exp.door import compose_plain, nested_plain, to_settings
 from src.pipeline.settings import ExperimentSettings
 
-REPLAY_HEADING = "Replay from the repository's root:\n  python -m src.exp.run_distill params={folder}/best_params.yaml"
+#: which command trains the winner of each stage once more
+REPLAY_WITH = {"distill": "run_distill", "student": "run_student_baseline", "teacher": "run_teacher"}
+REPLAY_HEADING = "Replay from the repository's root:\n  python -m src.exp.{command} params={folder}/best_params.yaml"
 _CONFIG = "config"
 
 

@@ -77,6 +77,7 @@ def read_resumed(
         _copy(change.split("=", 1)[0], nested, saved)
     if (folder / SPACE_FILE).is_file():
         saved["tuning"]["search_space"] = str(folder / SPACE_FILE)
+        saved["warm_start"] = None  # its trials are in the study, and the earlier result may be gone
     try:
         settings = TypeAdapter(schema).validate_json(json.dumps(saved), strict=True)
     except ValidationError as error:
@@ -86,7 +87,7 @@ def read_resumed(
 
 
 def _only_groups(arguments: Sequence[str]) -> list[str]:
-    """Group choices decide which keys exist; values come from the saved settings, whose paths are absolute."""
+    """Top-level arguments: group choices decide which keys exist. Values come from the saved settings anyway."""
     return [argument for argument in arguments if "." not in argument.split("=", 1)[0] and "=" in argument]
 
 

@@ -17,7 +17,7 @@ from src.core.settings import STRICT
 from src.data.examples import already_open, openings
 from src.exp.checks import check_experiment
 from src.exp.door import gather
-from src.exp.replay import REPLAY_HEADING, replay_keys
+from src.exp.replay import REPLAY_HEADING, REPLAY_WITH, replay_keys
 from src.exp.resume import SPACE_FILE, previous_resumes
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import CURVES, finish, fit_summary
@@ -41,11 +41,12 @@ from src.tuning.search import (
 )
 from src.tuning.search_space import SearchSpace, Stage
 from src.tuning.settings import RaySettings, TuningSettings
+from src.tuning.store import Store
 
 #: what `resume=FOLDER` may change: how much is searched and with what, never what is searched
 RESUMABLE = frozenset(
     {
-        "trials", "storage", "dashboard", "reopen_test", "ray.address", "ray.memory_mb", "ray.dashboard_host",
+        "trials", "dashboard", "reopen_test", "ray.address", "ray.memory_mb", "ray.dashboard_host",
         "ray.dashboard_port", "tuning.gpu_per_trial", "tuning.retries", "tuning.keep_top", "tuning.max_folder_mb",
         "tuning.resamples",
     }
@@ -91,6 +92,14 @@ def experiment(settings: SearchSettings) -> ExperimentSettings:
     return with_threads(ExperimentSettings(**values), settings.tuning)
 
 
+def check_threads(settings: SearchSettings) -> None:
+    """Raises ``ConfigError`` when the student's threads were set to something else than its share of the cores."""
+    wanted, given = experiment(settings).student.threads, settings.student.threads
+    if given not in (1, wanted):
+        rule = f"in a search a trial computes with as many threads as it occupies cores ({wanted})"
+        raise ConfigError.one("student.threads", given, rule, f"tuning.cpu_per_trial={given}")
+
+
 def check_search(settings: SearchSettings, stage: Stage, document: str, extra: Any = None) -> Prepared:
     """Everything that can be known to be wrong before training. ``extra(space, experiment)`` may look for more."""
     if settings.resume is not None:  # on the command line it is dealt with before anything is composed
@@ -103,6 +112,9 @@ def check_search(settings: SearchSettings, stage: Stage, document: str, extra: A
         found["space"] = prepare_space(asked, settings.tuning, stage, document)
         if extra is not None:
             extra(found["space"], asked)
+        if settings.warm_start is not None and settings.tuning.sampler == "grid":
+            rule = "a grid has its points already"
+            raise ConfigError.one("warm_start", str(settings.warm_start), rule, "leave one of the two out")
         if settings.warm_start is not None:
             warm_trials(settings.warm_start, found["space"], settings.tuning.warm_start_trials)
 
@@ -112,7 +124,9 @@ def check_search(settings: SearchSettings, stage: Stage, document: str, extra: A
     gather(
         space,
         stages,
+        lambda: check_threads(settings),
         lambda: check_resources(settings.tuning, settings.ray),
+        lambda: Store.open(settings.storage) if settings.storage else None,
         lambda: check_ray(settings.ray, settings.dashboard),
     )
     return Prepared(found["stages"], found["space"], settings.warm_start)
@@ -140,7 +154,9 @@ def plan(settings: SearchSettings, prepared: Prepared) -> SearchPlan:
 def publish(outcome: SearchOutcome, folder: RunFolder, name: str) -> None:
     """The winner's model and keys, the trials table, the curves."""
     folder.copy_folder(outcome.model_folder, name)
-    folder.write_yaml("best_params.yaml", replay_keys(outcome.settings), REPLAY_HEADING.format(folder=folder.path))
+    command = REPLAY_WITH[outcome.search.record.space.stage]
+    heading = REPLAY_HEADING.format(command=command, folder=folder.path)
+    folder.write_yaml("best_params.yaml", replay_keys(outcome.settings), heading)
     write_trials_table(folder.path, [outcome.search])
     write_tensorboard(folder.path / CURVES, outcome.search.record)
 

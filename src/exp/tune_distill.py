@@ -16,9 +16,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from src.core.data_utils import fingerprint
+from src.core.errors import ConfigError, Problem
 from src.core.logging import console
 from src.core.settings import STRICT
 from src.data.teacher_outputs import TeacherOutputs
+from src.exp.door import gather
 from src.exp.entry import Entry
 from src.exp.replay import REPLAY_HEADING, replay_keys
 from src.exp.searching import (
@@ -34,12 +36,13 @@ from src.exp.searching import (
     publish,
 )
 from src.pipeline.curves import write_curves
-from src.pipeline.final import Comparison, Contestant, popularity, write_comparison
+from src.pipeline.final import Comparison, Contestant, popularity, write_comparison, write_tables
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import (
     BEST_STUDENT,
     CURVES,
     baseline_contestant,
+    check_teacher,
     describe_data,
     show_teacher,
     teacher_facts,
@@ -47,7 +50,7 @@ from src.pipeline.runs import (
 from src.pipeline.stages import Stages, fit_of
 from src.student.artefact import load_student
 from src.tuning.arms import ARMS, check_arms
-from src.tuning.fair import POPULARITY, FairSearch, best_final, judge, run_fair, save_answer
+from src.tuning.fair import POPULARITY, FairSearch, arms_table, best_final, judge, run_fair, save_answer
 from src.tuning.journal import single_driver
 from src.tuning.report import write_tensorboard, write_trials_table
 from src.tuning.search import SearchOutcome, Workplace, reproduces_baseline, run_search
@@ -69,8 +72,22 @@ def _document(settings: TuneSettings) -> str:
 
 def check(settings: TuneSettings) -> Prepared:
     """Everything that can be known to be wrong before training."""
-    extra = check_arms if settings.protocol == "fair" else None
-    return check_search(settings, "distill", _document(settings), extra)
+    if settings.protocol == "fair":
+        gather(lambda: _check_fair(settings))
+        return check_search(settings, "distill", "fair", check_arms)
+    return check_search(settings, "distill", "distill")
+
+
+def _check_fair(settings: TuneSettings) -> None:
+    problems = []
+    if settings.tuning.sampler == "grid":
+        rule = "protocol=fair gives every arm the same number of trials, which their grids do not have"
+        problems.append(Problem("tuning.sampler", "grid", rule, "tpe, random or cmaes"))
+    if settings.warm_start is not None:
+        rule = "protocol=fair starts every arm alike"
+        problems.append(Problem("warm_start", str(settings.warm_start), rule, "leave it out"))
+    if problems:
+        raise ConfigError(problems)
 
 
 def run(settings: TuneSettings, prepared: Prepared, folder: RunFolder) -> None:
@@ -81,6 +98,7 @@ def run(settings: TuneSettings, prepared: Prepared, folder: RunFolder) -> None:
         stages = prepared.stages
         describe_data(stages)
         _ = stages.baseline
+        check_teacher(stages, folder)
         outputs = stages.outputs
         show_teacher(teacher_facts(stages))
         stages.release_teacher()
@@ -131,8 +149,8 @@ def _run_fair(
     arm, seed = str(best.params["arm"]), best.params["seed"]
     seeds = [trial.params["seed"] for trial in fair.finals_of(arm)]
     folder.copy_folder(models[arm][seeds.index(seed)], BEST_STUDENT)
-    keys = replay_keys(fair.final_settings(best))
-    folder.write_yaml("best_params.yaml", keys, REPLAY_HEADING.format(folder=folder.path))
+    heading = REPLAY_HEADING.format(command="run_distill", folder=folder.path)
+    folder.write_yaml("best_params.yaml", replay_keys(fair.final_settings(best)), heading)
     folder.watch.add("distill_student_train_time", float(best.user_attrs["seconds"]))
     searches = [*fair.arms.values(), fair.finals]
     write_trials_table(folder.path, searches)
@@ -169,8 +187,8 @@ def _answer(
     answer = judge(fair, ranks, test.user, settings.tuning.resamples)
     save_answer(folder.path, answer)
     ranked = [*comparison.validation(), *on_test]
-    ks = stages.settings.evaluation.ks
-    write_comparison(folder, comparison.rows(ranked), ranked, ks, "the arms' final models")
+    write_tables(folder, comparison.rows(ranked), ranked)
+    console.print(arms_table(answer))
     for line in answer["comparisons"]:
         console.print(line["sentence"], markup=False)
 

@@ -30,7 +30,7 @@ BEST_TEACHER = "teacher"
 
 
 def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None:
-    """Encoder and language model, search, the winner, one look at a sample of the test split, the manifest."""
+    """Encoder and language model, search, the winner, one look at the test split (the teacher: a sample), manifest."""
     with single_driver(folder.path):
         check_test_split(settings, folder)
         place = begin(settings, folder, "teacher")

@@ -100,10 +100,15 @@ def popularity(stages: Stages) -> Contestant:
 def write_comparison(
     folder: RunFolder, rows: Sequence[Row], ranked: Sequence[Ranked], ks: Sequence[int], title: str
 ) -> None:
-    """`comparison.csv`, `ranks.csv`, one JSON a model under `metrics/`, and the table on the terminal."""
+    """The files of `write_tables`, and the table on the terminal."""
+    write_tables(folder, rows, ranked)
+    console.print(as_table(rows, ks, title))
+
+
+def write_tables(folder: RunFolder, rows: Sequence[Row], ranked: Sequence[Ranked]) -> None:
+    """`comparison.csv`, `ranks.csv`, one JSON a model under `metrics/`."""
     write_text(folder.path / COMPARISON, as_frame(rows).to_csv(index=False))
     write_text(folder.path / RANKS, ranks_frame(ranked).to_csv(index=False))
     for model in dict.fromkeys(r.model for r in rows):
         by_split = {r.split: {"examples": r.examples, **r.metrics} for r in rows if r.model == model}
         folder.write_metrics(model, by_split)
-    console.print(as_table(rows, ks, title))

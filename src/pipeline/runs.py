@@ -46,6 +46,7 @@ def run_student_baseline(stages: Stages, folder: RunFolder) -> None:
 def run_teacher(stages: Stages, folder: RunFolder, export: bool) -> None:
     """Train the teacher and label; compare it with the student on a validation sample."""
     describe_data(stages)
+    check_teacher(stages, folder)
     outputs = stages.outputs
     folder.copy_folder(stages.teacher.folder, "teacher")
     folder.copy_folder(stages.outputs_record.folder, "teacher_outputs")
@@ -104,6 +105,15 @@ def teacher_facts(stages: Stages) -> dict[str, Any]:
     if not stages.uses_own_teacher:
         return {"teacher": {"outputs_from": str(stages.settings.distill.outputs_from), **labelled}}
     return {"teacher": {**stages.teacher_summary, **labelled}}
+
+
+def check_teacher(stages: Stages, folder: RunFolder) -> None:
+    """Before rows are labelled: is distilling from this teacher likely to help? Told, and kept in `metrics/`."""
+    if not stages.uses_own_teacher:
+        return
+    found = stages.check_teacher()
+    folder.write_metrics("teacher_check", found.as_dict())
+    _log.info("teacher check: %s", found.sentence())
 
 
 def show_teacher(facts: Mapping[str, Any]) -> None:

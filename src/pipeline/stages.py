@@ -6,6 +6,7 @@ data ─► student baseline ─► encoder ─► language model ─► teacher
 from __future__ import annotations
 
 import gc
+import shutil
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,12 +29,15 @@ from src.student.datamodule import StudentData
 from src.student.models import SASRec, SequenceStudent
 from src.student.settings import StudentSettings
 from src.student.trainer_baseline import train_student
+from src.teacher.check import TeacherCheck, check_teacher, student_ranker, teacher_ranker
 from src.teacher.factory import load_teacher, save_teacher
 from src.teacher.ilora_model import ILoRATeacher
-from src.teacher.labelling import choose_rows, label
+from src.teacher.label_cache import LabelCache, asked_of_a_row
+from src.teacher.labelling import ItemHeadLabeller
 from src.teacher.llm import fingerprint_llm
+from src.teacher.selection import StudentAnswers, ask_student, build_selector, choose_rows
 from src.teacher.tiny_llm import build_tiny_llm
-from src.teacher.training import train_teacher
+from src.teacher.training import train_teacher, validation_sample
 
 #: raise a stage's number when its code changes what it produces: older cache entries are then built again
 VERSIONS = {"student": 1, "tiny_llm": 1, "teacher": 1, "teacher_outputs": 1}
@@ -181,16 +185,38 @@ class Stages:
             "version": VERSIONS["teacher_outputs"],
             "teacher": self.teacher.key,
             "export": asdict(settings.export),
+            "student": self.encoder.key if build_selector(settings.export).needs_student else None,
             "seed": self.settings.seed,
         }
 
         def build(folder: Path) -> None:
-            rows = choose_rows(self.data.train, settings.export, self.settings.seed)
-            save_teacher_outputs(
-                folder, label(self.trained_teacher, self.data, rows, settings.export), self.data.id_map
+            rows = choose_rows(self.data.train, settings.export, self.settings.seed, self._student_answers)
+            # labels are dear: what an interrupted run or a smaller budget has paid for is not asked again
+            root = self.cache.root / "labels" if self.cache.reuse else folder / "labels"
+            cache = LabelCache.at(root, {"teacher": self.teacher.key, **asked_of_a_row(settings.export)})
+            outputs = cache.outputs(
+                self.data, rows, settings.export, lambda: ItemHeadLabeller(self.trained_teacher, settings.export)
             )
+            shutil.rmtree(folder / "labels", ignore_errors=True)
+            save_teacher_outputs(folder, outputs, self.data.id_map)
 
         return self.cache.stage("teacher_outputs", determined_by, build)
+
+    def _student_answers(self) -> StudentAnswers:
+        """What the teacher's own encoder says about the training rows: the same whichever student is distilled."""
+        return ask_student(self.load_encoder(), self.data.train, self.settings.evaluation.batch_size)
+
+    def check_teacher(self) -> TeacherCheck:
+        """The teacher beside the student on the validation sample: is distilling from it likely to help?"""
+        settings, evaluation = self.settings, self.settings.evaluation
+        count = settings.teacher.validation_rows
+        return check_teacher(
+            teacher_ranker(self.trained_teacher, settings.teacher.export.batch_size, evaluation.mask_history),
+            student_ranker(self.load_student(self.baseline), evaluation.batch_size, evaluation.mask_history),
+            validation_sample(self.data.validation, count, settings.seed),
+            self.data.num_items,
+            settings.seed,
+        )
 
     @cached_property
     def outputs(self) -> TeacherOutputs:

@@ -2,15 +2,16 @@
 
 A saved teacher is a folder: `adapter/` (a standard PEFT adapter folder), gate, projector and head as safetensors,
 `encoder/` (a saved student), the id map, the language model itself where it was built here (`llm/`), and the manifest.
+A teacher that writes titles has no head; its candidate lists lie in `candidates/`.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
@@ -20,21 +21,34 @@ from torch import nn
 from src.core.checkpoints import load_weights, save_weights
 from src.core.errors import ArtefactError, ModelError, Problem
 from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json
+from src.data.candidates import load_candidates, save_candidates
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
 from src.student.artefact import load_student, save_student
 from src.student.models import SASRec
-from src.teacher.gated_lora import ADAPTER, attach, both_names, checkpoint_activations, inject
+from src.teacher.gated_lora import (
+    ADAPTER,
+    GatedAdapters,
+    attach,
+    both_names,
+    checkpoint_activations,
+    inject,
+    resolve_targets,
+)
 from src.teacher.gates import build_gate
-from src.teacher.ilora_model import ILoRATeacher
+from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
 from src.teacher.llm import LanguageModel, fingerprint_llm, is_local, load_llm
 from src.teacher.prompts import Prompts
 from src.teacher.settings import TINY, TeacherSettings
+from src.teacher.title.language import with_language_head
+from src.teacher.title.model import TitleTeacher
+from src.teacher.title.prompts import TitlePrompts
 
 SCHEMA_VERSION = 1
 ADAPTER_FOLDER, ENCODER_FOLDER, LLM_FOLDER, ID_MAP = "adapter", "encoder", "llm", "id_map.json"
-_PARTS = ("gate", "projector", "head")
+CANDIDATES_FOLDER = "candidates"
 _AGAIN = "run python -m src.exp.run_teacher again"
+_Teacher = TypeVar("_Teacher", bound=GatedTeacher)
 
 
 def build_teacher(
@@ -53,16 +67,43 @@ def build_teacher(
     return ILoRATeacher(settings, llm, adapters, encoder, gate, prompts).to(device)
 
 
-def save_teacher(folder: Path, teacher: ILoRATeacher, data: SequenceData, summary: Mapping[str, Any]) -> None:
+def build_title_teacher(
+    settings: TeacherSettings, id_map: IdMap, encoder: SASRec, llm: LanguageModel, device: torch.device
+) -> TitleTeacher:
+    """As `build_teacher`, for objective `title_lm`: ``llm`` is what `load_llm` gave and gets its own head back.
+
+    Also raises ``ModelError`` for an encoder or a model without a head, ``DataError`` for a title longer than the
+    model's context.
+    """
+    # the head is no layer to adapt, whatever it is called
+    targets, _ = resolve_targets(llm.model, settings.lora)
+    llm = with_language_head(llm)
+    prompts = _title_prompts(settings, id_map, llm)
+    adapters = inject(llm.model, replace(settings.lora, target_modules=tuple(targets)))
+    if settings.gradient_checkpointing:
+        checkpoint_activations(adapters)
+    gate = build_gate(settings.gate, encoder.representation, settings.lora.experts)
+    return TitleTeacher(settings, llm, adapters, encoder, gate, prompts).to(device)
+
+
+def _title_prompts(settings: TeacherSettings, id_map: IdMap, llm: LanguageModel) -> TitlePrompts:
+    context = getattr(llm.model.config, "max_position_embeddings", None)
+    return TitlePrompts(id_map, llm.tokenizer, settings.prompt, settings.title, context)
+
+
+def save_teacher(folder: Path, teacher: GatedTeacher, data: SequenceData, summary: Mapping[str, Any]) -> None:
     """Write the folder atomically; ``summary`` (how the training went) stands in the manifest."""
     settings = teacher.settings
     fingerprints = {**data.fingerprints(), **teacher.fingerprints(), "llm": teacher.language.fingerprint}
     with atomic_folder(folder) as target:
         teacher.llm.save_pretrained(target / ADAPTER_FOLDER, save_embedding_layers=False)
-        for name in _PARTS:
+        for name in teacher.small_parts:
             save_weights(target / f"{name}.safetensors", getattr(teacher, name).state_dict())
         save_student(target / ENCODER_FOLDER, teacher.encoder, settings.encoder, data.id_map, data.fingerprints(), {})
         data.id_map.save(target / ID_MAP)
+        if isinstance(teacher, TitleTeacher):
+            for split, lists in teacher.candidates.items():
+                save_candidates(target / CANDIDATES_FOLDER / split, lists, data.fingerprints())
         if settings.llm == TINY:
             shutil.copytree(teacher.language.name, target / LLM_FOLDER)
         write_json(
@@ -82,29 +123,74 @@ def load_teacher(folder: Path, settings: TeacherSettings, data: SequenceData, de
     """Read a saved teacher, in eval mode; it gives the outputs that it gave when it was saved.
 
     The saved settings decide its shape; ``settings.llm`` and ``settings.dtype`` say where the language model is now and
-    in which type it computes. Raises ``ArtefactError`` for an unfinished or damaged folder, another catalogue, another
-    language model or other prompts, each by name.
+    in which type it computes. Raises ``ArtefactError`` for an unfinished or damaged folder, another objective, another
+    catalogue, another language model or other prompts, each by name.
     """
+    saved = _open(folder, settings, data, device, "item_ce")
+    prompts = Prompts(data.id_map, saved.llm.tokenizer, saved.settings.prompt)
+    saved.require_prompt(prompts.fingerprint)
+    adapters, gate = saved.trained(saved.llm, settings.gradient_checkpointing)
+    return saved.fill(ILoRATeacher(saved.settings, saved.llm, adapters, saved.encoder, gate, prompts), device)
+
+
+def load_title_teacher(
+    folder: Path, settings: TeacherSettings, data: SequenceData, device: torch.device
+) -> TitleTeacher:
+    """As `load_teacher`, for a teacher that writes titles, with its candidate lists."""
+    saved = _open(folder, settings, data, device, "title_lm")
+    llm = with_language_head(saved.llm)
+    prompts = _title_prompts(saved.settings, data.id_map, llm)
+    saved.require_prompt(prompts.fingerprint)
+    adapters, gate = saved.trained(llm, settings.gradient_checkpointing)
+    teacher = saved.fill(TitleTeacher(saved.settings, llm, adapters, saved.encoder, gate, prompts), device)
+    folders = sorted(path for path in (folder / CANDIDATES_FOLDER).glob("*") if path.is_dir())
+    expected = {"id_map": data.id_map.fingerprint}
+    teacher.candidates = {path.name: load_candidates(path, expected) for path in folders}
+    return teacher
+
+
+@dataclass(frozen=True, eq=False)
+class _Saved:
+    """What stands in a teacher's folder, whatever its objective: verified, not yet put together."""
+
+    folder: Path
+    settings: TeacherSettings
+    llm: LanguageModel
+    encoder: SASRec
+    prompt: str
+
+    def require_prompt(self, found: str) -> None:
+        """Raise ``ArtefactError`` unless prompts have the fingerprint of those that the teacher was trained with."""
+        if found != self.prompt:
+            rule = f"the teacher in {self.folder} was trained with other prompts"
+            raise ArtefactError.one("prompt", found, rule, _AGAIN)
+
+    def trained(self, llm: LanguageModel, gradient_checkpointing: bool) -> tuple[GatedAdapters, nn.Module]:
+        """The adapters in the language model, and a gate whose weights `fill` brings."""
+        adapters = attach(_load_adapter(llm, self.folder / ADAPTER_FOLDER), self.settings.lora.experts)
+        if gradient_checkpointing:
+            checkpoint_activations(adapters)
+        return adapters, build_gate(self.settings.gate, self.encoder.representation, self.settings.lora.experts)
+
+    def fill(self, teacher: _Teacher, device: torch.device) -> _Teacher:
+        """The teacher with its saved weights, on its device, in eval mode."""
+        for name in teacher.small_parts:
+            _load_part(getattr(teacher, name), self.folder / f"{name}.safetensors")
+        return teacher.to(device).eval()
+
+
+def _open(folder: Path, settings: TeacherSettings, data: SequenceData, device: torch.device, objective: str) -> _Saved:
     manifest = require_finished(folder)
     _check(folder, manifest, data)
     own = TypeAdapter(TeacherSettings).validate_python(manifest["settings"])
+    if own.objective != objective:
+        rule = f"the teacher in {folder} has objective {own.objective}; {objective} is needed"
+        raise ArtefactError.one("teacher.objective", own.objective, rule, _AGAIN)
     llm = load_llm(_find_llm(folder, settings, manifest), settings.dtype, device)
-    prompts = Prompts(data.id_map, llm.tokenizer, own.prompt)
-    if prompts.fingerprint != manifest["fingerprints"]["prompt"]:
-        raise ArtefactError.one(
-            "prompt", prompts.fingerprint, f"the teacher in {folder} was trained with other prompts", _AGAIN
-        )
     encoder, _ = load_student(folder / ENCODER_FOLDER, data)
     if not isinstance(encoder, SASRec):
         raise ArtefactError.one("encoder", type(encoder).__name__, "must be a SASRec", _AGAIN)
-    adapters = attach(_load_adapter(llm, folder / ADAPTER_FOLDER), own.lora.experts)
-    if settings.gradient_checkpointing:
-        checkpoint_activations(adapters)
-    gate = build_gate(own.gate, encoder.representation, own.lora.experts)
-    teacher = ILoRATeacher(own, llm, adapters, encoder, gate, prompts)
-    for name in _PARTS:
-        _load_part(getattr(teacher, name), folder / f"{name}.safetensors")
-    return teacher.to(device).eval()
+    return _Saved(folder, own, llm, encoder, manifest["fingerprints"]["prompt"])
 
 
 def _check(folder: Path, manifest: Mapping[str, Any], data: SequenceData) -> None:

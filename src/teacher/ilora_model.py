@@ -1,8 +1,9 @@
-"""iLoRA: a frozen language model whose LoRA experts are mixed per sequence, and an item head (Kong et al., 2024).
+"""iLoRA: a frozen language model whose LoRA experts are mixed per sequence (Kong et al., 2024).
 
 The frozen SASRec turns a history into a user vector; the gate turns that into expert weights; under these weights the
-language model reads the prompt, in which projected SASRec item embeddings stand at the placeholders; the pooled state
-gives logits over the catalogue. Trained: experts, gate, projector, head.
+language model reads the prompt, in which projected SASRec item embeddings stand at the placeholders. With an item head
+the pooled state gives logits over the catalogue (here); without one the model writes a title (`src.teacher.title`).
+Trained: experts, gate, projector, head.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from src.teacher.gated_lora import GatedAdapters
 from src.teacher.interfaces import TeacherForward
 from src.teacher.llm import LanguageModel
 from src.teacher.projector import Projector
-from src.teacher.prompts import PromptBatch, Prompts
+from src.teacher.prompts import PromptBatch, Prompts, TitlePieces
 from src.teacher.settings import TeacherSettings
 
 
-class ILoRATeacher(nn.Module):
-    """The whole teacher. B histories of length L, S prompt tokens, D the LLM's width, V items, E experts."""
+class GatedTeacher(nn.Module):
+    """What every teacher has. B histories of length L, S prompt tokens, D the LLM's width, V items, E experts."""
+
+    prompts: TitlePieces
 
     def __init__(
         self,
@@ -34,7 +37,7 @@ class ILoRATeacher(nn.Module):
         adapters: GatedAdapters,
         encoder: SASRec,
         gate: nn.Module,
-        prompts: Prompts,
+        prompts: TitlePieces,
     ) -> None:
         """Put the parts together; the encoder is frozen here, the language model was by `inject`."""
         super().__init__()
@@ -43,33 +46,28 @@ class ILoRATeacher(nn.Module):
         self.encoder = encoder.eval().requires_grad_(False)
         self.gate = gate
         self.projector = Projector(encoder.item_embeddings.embedding_dim, language.hidden_size)
-        self.head = nn.Linear(language.hidden_size, encoder.num_items)
         self.prompts = prompts
 
     @property
     def num_items(self) -> int:
         """V."""
-        return self.head.out_features
+        return self.encoder.num_items
 
     @property
     def device(self) -> torch.device:
         """Where the teacher computes."""
-        return self.head.weight.device
+        return self.projector.inner.weight.device
+
+    @property
+    def small_parts(self) -> tuple[str, ...]:
+        """Names of the trained modules beside the adapter, each saved in a file of its own."""
+        return ("projector", "gate")
 
     def train(self, mode: bool = True) -> Self:
         """As usual, but the frozen encoder stays in eval mode (the published one leaks its dropout into the gate)."""
         super().train(mode)
         self.encoder.eval()
         return self
-
-    def forward(self, history: Tensor, length: Tensor) -> TeacherForward:
-        """Logits, sequence embeddings and gate weights for histories ``[B, L]`` of lengths ``[B]``."""
-        gate_weights = self.gate_weights(history, length)
-        prompts = self.prompts(history, length)
-        with self.scope(gate_weights):
-            states = self._states(self.embed_tokens(prompts), prompts.attention_mask)
-        pooled = self._pool(states, prompts.attention_mask)
-        return TeacherForward(self.head(pooled), pooled, gate_weights)
 
     def gate_weights(self, history: Tensor, length: Tensor) -> Tensor:
         """``[B, E]``: the experts' weights for each history."""
@@ -90,17 +88,6 @@ class ILoRATeacher(nn.Module):
     def _states(self, embedded: Tensor, attention_mask: Tensor) -> Tensor:
         states: Tensor = self.llm(inputs_embeds=embedded, attention_mask=attention_mask).last_hidden_state
         return states
-
-    def _pool(self, states: Tensor, attention_mask: Tensor) -> Tensor:
-        """One float32 vector a sequence: the last real token's state (decoder), or the mean of all (encoder)."""
-        if not self.language.is_decoder:
-            return mean_state(states, attention_mask)
-        last = attention_mask.sum(dim=1) - 1
-        return states[torch.arange(len(states), device=states.device), last].float()
-
-    def cost(self, history: Tensor, length: Tensor) -> Tensor:
-        """``[B]`` int64: prompt tokens."""
-        return self.prompts.token_counts(history, length)
 
     @torch.no_grad()
     def embed_items(self, batch_size: int) -> Tensor:
@@ -128,14 +115,53 @@ class ILoRATeacher(nn.Module):
         return {"model": fingerprint(self.language.fingerprint, weights), "prompt": self.prompts.fingerprint}
 
     def parameter_groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """Exactly the parameters that are trained: ``experts``, ``projector``, ``gate``, ``head``."""
-        parts: dict[str, nn.Module] = {
-            "experts": self.llm,
-            "projector": self.projector,
-            "gate": self.gate,
-            "head": self.head,
-        }
+        """Exactly the parameters that are trained: ``experts``, ``projector``, ``gate``, and ``head`` where one is."""
+        parts = {"experts": self.llm, **{name: getattr(self, name) for name in self.small_parts}}
         return {name: list(_trained(part)) for name, part in parts.items()}
+
+
+class ILoRATeacher(GatedTeacher):
+    """The teacher with an item head: logits over the catalogue."""
+
+    prompts: Prompts
+
+    def __init__(
+        self,
+        settings: TeacherSettings,
+        language: LanguageModel,
+        adapters: GatedAdapters,
+        encoder: SASRec,
+        gate: nn.Module,
+        prompts: Prompts,
+    ) -> None:
+        """As `GatedTeacher`, and a freshly initialised head."""
+        super().__init__(settings, language, adapters, encoder, gate, prompts)
+        self.head = nn.Linear(language.hidden_size, encoder.num_items)
+
+    @property
+    def small_parts(self) -> tuple[str, ...]:
+        """Projector, gate and head."""
+        return (*super().small_parts, "head")
+
+    def forward(self, history: Tensor, length: Tensor) -> TeacherForward:
+        """Logits, sequence embeddings and gate weights for histories ``[B, L]`` of lengths ``[B]``."""
+        gate_weights = self.gate_weights(history, length)
+        prompts = self.prompts(history, length)
+        with self.scope(gate_weights):
+            states = self._states(self.embed_tokens(prompts), prompts.attention_mask)
+        pooled = self._pool(states, prompts.attention_mask)
+        return TeacherForward(self.head(pooled), pooled, gate_weights)
+
+    def _pool(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        """One float32 vector a sequence: the last real token's state (decoder), or the mean of all (encoder)."""
+        if not self.language.is_decoder:
+            return mean_state(states, attention_mask)
+        last = attention_mask.sum(dim=1) - 1
+        return states[torch.arange(len(states), device=states.device), last].float()
+
+    def cost(self, history: Tensor, length: Tensor) -> Tensor:
+        """``[B]`` int64: prompt tokens."""
+        return self.prompts.token_counts(history, length)
 
 
 def mean_state(states: Tensor, attention_mask: Tensor) -> Tensor:

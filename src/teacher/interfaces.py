@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from src.core.training import Objective
+
+
+def nothing() -> None:
+    """What most courses do after a step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """In what the teacher's objectives differ while it is trained.
+
+    ``evaluate`` gives the validation metrics; ``rate(step)`` is the factor of all learning rates at a step (from 0);
+    ``on_step`` is called after every step; ``start_rows`` training examples were read before the first.
+    """
+
+    objective: Objective
+    evaluate: Callable[[], Mapping[str, float]]
+    rate: Callable[[int], float]
+    on_step: Callable[[], None] = nothing
+    start_rows: int = 0
 
 
 class TeacherForward(NamedTuple):

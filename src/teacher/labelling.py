@@ -1,10 +1,14 @@
-"""Asking a trained teacher: which training examples it labels, what it says about them, how it ranks held-out ones."""
+"""Asking a trained teacher: what it says about training examples, and how it ranks held-out ones.
+
+Which training examples are worth asking about is decided in `src.teacher.selection`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,35 +19,18 @@ from src.core.data_utils import ordered_batches
 from src.core.errors import ConfigError, TrainingFailed
 from src.core.logging import progress_bar
 from src.core.metrics import target_ranks
-from src.core.seed import numpy_generator
 from src.data.examples import Examples, SequenceData
 from src.data.teacher_outputs import TeacherOutputs
 from src.student.datamodule import TensorExamples
 from src.student.evaluator import mask_seen
 from src.teacher.interfaces import Teacher, TeacherForward
+from src.teacher.selection import recent_order
 from src.teacher.settings import ExportSettings, Select
-
-
-def choose_rows(examples: Examples, settings: ExportSettings, seed: int) -> NDArray[np.int64]:
-    """Row numbers of the examples to label, ascending. A larger budget keeps what a smaller one chose.
-
-    Raises ``ConfigError`` when the budget is larger than the split, or a share of it below one example.
-    """
-    share = settings.budget <= 1
-    count = round(settings.budget * len(examples)) if share else int(settings.budget)
-    if not 1 <= count <= len(examples):
-        raise ConfigError.one(
-            "teacher.export.budget", settings.budget, f"means {count} of {len(examples)} training examples", "change it"
-        )
-    return select_rows(examples, count, settings.select, numpy_generator(seed, "label_budget"))
 
 
 def select_rows(examples: Examples, count: int, select: Select, generator: np.random.Generator) -> NDArray[np.int64]:
     """``count`` row numbers, ascending: the first of a random order, or those with the latest targets."""
-    if select == "most_recent":
-        order = np.argsort(-examples.timestamp, kind="stable")
-    else:
-        order = generator.permutation(len(examples))
+    order = recent_order(examples) if select == "most_recent" else generator.permutation(len(examples))
     return np.sort(order[:count]).astype(np.int64)
 
 
@@ -96,41 +83,109 @@ def score_examples(teacher: Teacher, examples: Examples, batch_size: int, mask_h
     return rank(teacher, columns, batch_size, mask_history, "teacher: scoring")
 
 
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What a teacher says about n training examples; the columns are those of `TeacherOutputs`.
+
+    ``example_id`` ``[n]`` int64; ``candidates`` ``[n, N]`` int64; ``scores`` and ``distances`` ``[n, N]`` float32;
+    ``sequence_embedding`` ``[n, D]`` float32.
+    """
+
+    example_id: NDArray[np.int64]
+    candidates: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    distances: NDArray[np.float32]
+    sequence_embedding: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """What a teacher says once, whichever rows it labels: ``item_embedding`` ``[V, D']`` float32, and facts for the
+    manifest: ``fingerprints`` of model and prompt, and what its ``scores`` and ``distances`` mean.
+    """
+
+    item_embedding: NDArray[np.float32]
+    facts: Mapping[str, Any]
+
+
+class Labeller(Protocol):
+    """Turns training examples into labels, with whichever objective and way of ranking."""
+
+    def label(self, examples: Examples) -> Labels:
+        """The labels of these examples, in their order. A row's label does not depend on which others are asked."""
+
+    def catalogue(self) -> Catalogue:
+        """Item embeddings and facts."""
+
+
+@dataclass(frozen=True, eq=False)
+class ItemHeadLabeller:
+    """A teacher with logits over the catalogue: top N by log-probability, distances −log p(item)."""
+
+    teacher: Teacher
+    settings: ExportSettings
+
+    def __post_init__(self) -> None:
+        top_n, num_items = self.settings.top_n, self.teacher.num_items
+        if top_n > num_items:
+            raise ConfigError.one(
+                "teacher.export.top_n", top_n, f"must not exceed the catalogue's {num_items} items", "lower it"
+            )
+
+    def label(self, examples: Examples) -> Labels:
+        """As `Labeller.label`, up to the rounding of a batch of other rows."""
+        found: dict[str, NDArray[Any]] = {}
+
+        def keep(batch: Tensor, forward: TeacherForward) -> None:
+            top = forward.logits.float().log_softmax(dim=1).topk(self.settings.top_n, dim=1)
+            parts = {"candidates": top.indices, "scores": top.values, "sequence_embedding": forward.sequence_embedding}
+            for name, part in parts.items():
+                values = part.cpu().numpy()
+                if name not in found:
+                    found[name] = np.zeros((len(examples), values.shape[1]), dtype=values.dtype)
+                found[name][batch.cpu().numpy()] = values
+
+        columns = TensorExamples.of(examples, self.teacher.device)
+        ask(self.teacher, columns, self.settings.batch_size, keep, "teacher: labelling")
+        # a probability that rounds to one may give −log p = −0.0 or a little below
+        distances = np.maximum(-found["scores"], np.float32(0.0))
+        return Labels(example_id=examples.example_id, distances=distances, **found)
+
+    def catalogue(self) -> Catalogue:
+        """As `Labeller.catalogue`."""
+        facts = {
+            "fingerprints": dict(self.teacher.fingerprints()),
+            "scores": "log-probability over the catalogue",
+            "distances": "-log p(item)",
+        }
+        return Catalogue(self.teacher.embed_items(self.settings.batch_size).cpu().numpy(), facts)
+
+
+def teacher_outputs(
+    labels: Labels, catalogue: Catalogue, data: SequenceData, settings: ExportSettings
+) -> TeacherOutputs:
+    """Labels of training examples of ``data``, and the catalogue, as the artefact."""
+    facts = catalogue.facts
+    return TeacherOutputs(
+        example_id=labels.example_id,
+        candidates=labels.candidates,
+        scores=labels.scores,
+        distances=labels.distances,
+        sequence_embedding=labels.sequence_embedding,
+        item_embedding=catalogue.item_embedding,
+        manifest={
+            **facts,
+            "fingerprints": {**data.fingerprints(), **facts["fingerprints"]},
+            "select": settings.select,
+            "budget": settings.budget,
+        },
+    )
+
+
 def label(teacher: Teacher, data: SequenceData, rows: NDArray[np.int64], settings: ExportSettings) -> TeacherOutputs:
     """The teacher's top-N rankings, distances −log p(item) and embeddings for these rows of the training split.
 
-    Raises ``ConfigError`` when N is larger than the catalogue.
+    Nothing is kept of it: see `src.teacher.label_cache`. Raises ``ConfigError`` when N is larger than the catalogue.
     """
-    if settings.top_n > data.num_items:
-        raise ConfigError.one(
-            "teacher.export.top_n", settings.top_n, f"must not exceed the catalogue's {data.num_items} items"
-        )
-    examples = data.train.take(rows)
-    found: dict[str, NDArray[Any]] = {}
-
-    def keep(batch: Tensor, forward: TeacherForward) -> None:
-        top = forward.logits.float().log_softmax(dim=1).topk(settings.top_n, dim=1)
-        parts = {"candidates": top.indices, "scores": top.values, "sequence_embedding": forward.sequence_embedding}
-        for name, part in parts.items():
-            values = part.cpu().numpy()
-            if name not in found:
-                found[name] = np.zeros((len(examples), values.shape[1]), dtype=values.dtype)
-            found[name][batch.cpu().numpy()] = values
-
-    ask(teacher, TensorExamples.of(examples, teacher.device), settings.batch_size, keep, "teacher: labelling")
-    return TeacherOutputs(
-        example_id=examples.example_id,
-        candidates=found["candidates"],
-        scores=found["scores"],
-        # a probability that rounds to one may give −log p = −0.0 or a little below
-        distances=np.maximum(-found["scores"], np.float32(0.0)),
-        sequence_embedding=found["sequence_embedding"],
-        item_embedding=teacher.embed_items(settings.batch_size).cpu().numpy(),
-        manifest={
-            "fingerprints": {**data.fingerprints(), **teacher.fingerprints()},
-            "select": settings.select,
-            "budget": settings.budget,
-            "scores": "log-probability over the catalogue",
-            "distances": "-log p(item)",
-        },
-    )
+    labeller = ItemHeadLabeller(teacher, settings)
+    return teacher_outputs(labeller.label(data.train.take(rows)), labeller.catalogue(), data, settings)

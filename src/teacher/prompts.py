@@ -64,16 +64,20 @@ def surrounding(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int
     return [], []
 
 
-class Prompts(nn.Module):
-    """The catalogue as token pieces, and prompts made of them. Its tensors move with the model but are never saved."""
+class TitlePieces(nn.Module):
+    """The catalogue's titles as token pieces, each with a placeholder behind it: what prompts are put together from.
+
+    Its tensors move with the model but are never saved.
+    """
 
     pieces: Tensor
     sizes: Tensor
+    fingerprint: str
 
     def __init__(self, id_map: IdMap, tokenizer: PreTrainedTokenizerBase, settings: PromptSettings) -> None:
-        """Tokenise every title, cut to ``settings.title_tokens``.
+        """Tokenise every title, cut to ``settings.title_tokens``; the rows of `frame` follow with `hold`.
 
-        Raises ``DataError`` when a title is missing, ``ConfigError`` when not even one title fits into the prompt.
+        Raises ``DataError`` when a title is missing, ``ModelError`` when the tokenizer turns one into nothing.
         """
         super().__init__()
         check_titles(id_map)
@@ -82,17 +86,17 @@ class Prompts(nn.Module):
         tokenizer.add_tokens([AddedToken(PLACEHOLDER, special=True)])
         self.placeholder_id = int(tokenizer.convert_tokens_to_ids(PLACEHOLDER))
         self.before, self.after = surrounding(tokenizer)
-        prefix, suffix = encode(tokenizer, [PREFIX, SUFFIX])
         self._require_titles(id_map, titles)
-        frame = [self.before + prefix, suffix + self.after]
-        self._require_room(sum(map(len, frame)), 1 + max(map(len, titles)))
-        # rows 0..V-1: items; V: nothing (padding); V+1: prefix; V+2: suffix
-        table = [*([*ids, self.placeholder_id] for ids in titles), [], *frame]
-        self.register_buffer("sizes", torch.tensor([len(ids) for ids in table]), persistent=False)
-        self.register_buffer("pieces", _rectangle(table), persistent=False)
+        self.title_ids = titles
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self.pad_id = int(pad) if pad is not None else 0
-        self.fingerprint = fingerprint(settings, table, self.placeholder_id)
+
+    def hold(self, frame: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Keep titles and frame as one table, which is returned: rows 0..V-1 items, V nothing (padding), then frame."""
+        table = [*([*ids, self.placeholder_id] for ids in self.title_ids), [], *map(list, frame)]
+        self.register_buffer("sizes", torch.tensor([len(ids) for ids in table]), persistent=False)
+        self.register_buffer("pieces", rectangle(table), persistent=False)
+        return table
 
     def _require_titles(self, id_map: IdMap, titles: Sequence[Sequence[int]]) -> None:
         lost = [title for title, ids in zip(id_map.titles, titles, strict=True) if not ids]
@@ -103,6 +107,37 @@ class Prompts(nn.Module):
                 f"its tokenizer turns {len(lost)} titles into nothing",
                 "use another model",
             )
+
+    def titles(self, items: Tensor) -> PromptBatch:
+        """Each item's title alone (no placeholder) with the tokenizer's special tokens, for items ``[B]``."""
+        ids = self.pieces[items]
+        sizes = self.sizes[items] - 1
+        before, after = (torch.tensor(part, dtype=ids.dtype, device=ids.device) for part in (self.before, self.after))
+        rows = len(items)
+        tokens = torch.cat([before.expand(rows, -1), ids, after.expand(rows, -1)], dim=1)
+        own = torch.arange(ids.shape[1], device=ids.device) < sizes.unsqueeze(1)
+        always = torch.ones(rows, 1, dtype=torch.bool, device=ids.device)
+        real = torch.cat([always.expand(-1, len(before)), own, always.expand(-1, len(after))], dim=1)
+        return self._pack(tokens, real, torch.full_like(tokens, self.num_items))
+
+    def _pack(self, tokens: Tensor, real: Tensor, items: Tensor) -> PromptBatch:
+        """Real tokens to the front, see `pack`."""
+        (token_ids, packed_items), mask = pack(real, [(tokens, self.pad_id), (items, self.num_items)])
+        return PromptBatch(token_ids, mask, packed_items)
+
+
+class Prompts(TitlePieces):
+    """Prompts that ask for the item after a history."""
+
+    def __init__(self, id_map: IdMap, tokenizer: PreTrainedTokenizerBase, settings: PromptSettings) -> None:
+        """Also raises ``ConfigError`` when not even one title fits into the prompt."""
+        super().__init__(id_map, tokenizer, settings)
+        prefix, suffix = encode(tokenizer, [PREFIX, SUFFIX])
+        frame = [self.before + prefix, suffix + self.after]
+        self._require_room(sum(map(len, frame)), 1 + max(map(len, self.title_ids)))
+        # rows 0..V-1: items; V: nothing (padding); V+1: prefix; V+2: suffix
+        table = self.hold(frame)
+        self.fingerprint = fingerprint(settings, table, self.placeholder_id)
 
     def _require_room(self, frame: int, longest: int) -> None:
         if frame + longest > self.settings.max_tokens:
@@ -136,37 +171,12 @@ class Prompts(nn.Module):
         """
         return self.lay_out(self.choose(history, length))
 
-    def titles(self, items: Tensor) -> PromptBatch:
-        """Each item's title alone (no placeholder) with the tokenizer's special tokens, for items ``[B]``."""
-        ids = self.pieces[items]
-        sizes = self.sizes[items] - 1
-        before, after = (torch.tensor(part, dtype=ids.dtype, device=ids.device) for part in (self.before, self.after))
-        rows = len(items)
-        tokens = torch.cat([before.expand(rows, -1), ids, after.expand(rows, -1)], dim=1)
-        own = torch.arange(ids.shape[1], device=ids.device) < sizes.unsqueeze(1)
-        always = torch.ones(rows, 1, dtype=torch.bool, device=ids.device)
-        real = torch.cat([always.expand(-1, len(before)), own, always.expand(-1, len(after))], dim=1)
-        return self._pack(tokens, real, torch.full_like(tokens, self.num_items))
-
     def lay_out(self, chosen: Tensor) -> PromptBatch:
         """The pieces with these row numbers ``[B, n]``, one after the other."""
         tokens = self.pieces[chosen]
         real = torch.arange(tokens.shape[2], device=tokens.device) < self.sizes[chosen].unsqueeze(2)
         items = torch.where(tokens == self.placeholder_id, chosen.unsqueeze(2), self.num_items)
         return self._pack(tokens.flatten(1), real.flatten(1), items.flatten(1))
-
-    def _pack(self, tokens: Tensor, real: Tensor, items: Tensor) -> PromptBatch:
-        """Move the real tokens of each row to its front, in order, and cut off what is padding in every row."""
-        place = real.cumsum(dim=1) - 1
-        counts = real.sum(dim=1)
-        width = int(counts.max())
-        rows, columns = real.nonzero(as_tuple=True)
-        token_ids = torch.full((len(tokens), width), self.pad_id, dtype=tokens.dtype, device=tokens.device)
-        packed_items = torch.full_like(token_ids, self.num_items)
-        token_ids[rows, place[rows, columns]] = tokens[rows, columns]
-        packed_items[rows, place[rows, columns]] = items[rows, columns]
-        mask = torch.arange(width, device=tokens.device) < counts.unsqueeze(1)
-        return PromptBatch(token_ids, mask.long(), packed_items)
 
     def render(self, history: Tensor, length: Tensor) -> list[str]:
         """The prompts as text, as the tokenizer reads its tokens back."""
@@ -175,6 +185,28 @@ class Prompts(nn.Module):
         return [str(self.tokenizer.decode(ids)) for ids in real]
 
 
-def _rectangle(rows: Sequence[Sequence[int]]) -> Tensor:
+def pack(real: Tensor, columns: Sequence[tuple[Tensor, int]], left: bool = False) -> tuple[list[Tensor], Tensor]:
+    """Move the real places of each row together, in order, and cut off what is padding in every row.
+
+    ``real`` ``[B, n]`` bool; ``columns`` are tensors ``[B, n]``, each with the value that pads it. They come back as
+    ``[B, S]``, with the mask ``[B, S]`` int64; padding stands on the right, or on the ``left``.
+    """
+    counts = real.sum(dim=1)
+    width = int(counts.max())
+    place = real.cumsum(dim=1) - 1
+    if left:
+        place = place + (width - counts).unsqueeze(1)
+    rows, source = real.nonzero(as_tuple=True)
+    packed = []
+    for values, padding in columns:
+        whole = torch.full((len(real), width), padding, dtype=values.dtype, device=values.device)
+        whole[rows, place[rows, source]] = values[rows, source]
+        packed.append(whole)
+    mask = torch.arange(width, device=real.device) < counts.unsqueeze(1)
+    return packed, (mask.flip(1) if left else mask).long()
+
+
+def rectangle(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Rows of different lengths as one tensor, filled with zeros on the right."""
     width = max(map(len, rows))
     return torch.tensor([list(row) + [0] * (width - len(row)) for row in rows])

@@ -11,3 +11,17 @@ def rate(step: int, steps: int, warmup_share: float) -> float:
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, steps - warmup)))
+
+
+def published_rate(
+    step: int, steps: int, warmup: int, peak: float, minimum: float, start: float, warming: bool = True
+) -> float:
+    """iLoRA's learning rate at a step (golden README §6): linear from ``start`` to ``peak``, a cosine to ``minimum``.
+
+    ``step`` counts from 0, ``warmup`` ≥ 0 and ``steps`` are numbers of steps. The published warm-up exists in the first
+    epoch alone: later steps are not ``warming`` and take the cosine at its negative argument.
+    """
+    if warming and step < warmup:
+        return min(peak, start + (peak - start) * step / max(warmup, 1))
+    angle = math.pi * (step - warmup) / max(steps - warmup, 1)
+    return minimum + (peak - minimum) * (1 + math.cos(angle)) / 2

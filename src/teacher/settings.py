@@ -16,6 +16,9 @@ TINY = "tiny"
 #: `lora.target_modules` value that adapts every linear layer of the language model
 AUTO = "auto"
 
+#: `train.loop.monitor` of a teacher that writes titles: right answers over all rows, by generation
+TITLE_MONITOR = "hit_ratio_1"
+
 Select = Literal["random", "most_recent"]
 
 
@@ -75,6 +78,37 @@ class PromptSettings:
 
 
 @dataclass(frozen=True, config=STRICT)
+class TitleSettings:
+    """What objective = title_lm adds: candidates in the prompt, answers as titles, the published schedules."""
+
+    candidates: Annotated[int, Field(ge=2, description="n, titles in a candidate list, the target among them")] = 20
+    show_candidates: Annotated[
+        bool, Field(description="the prompt lists the candidates; false: it holds the history alone")
+    ] = True
+    curriculum: Annotated[
+        Literal["whole_run", "as_released", "none"],
+        Field(
+            description="share of steps whose prompts hold item embeddings. whole_run: grows from 0 to 1 over the run; "
+            "as_released: starts anew each epoch, from epoch 2 without warm-up; none: all steps"
+        ),
+    ] = "whole_run"
+    answer: Annotated[
+        Literal["corrected", "as_released"],
+        Field(
+            description="corrected: title and end-of-text token; as_released: a second begin-of-text token (learned "
+            "too), title, newline"
+        ),
+    ] = "corrected"
+    start_rate: Annotated[
+        float, Field(ge=0, le=1, description="learning rates where the warm-up starts, as a share of their peaks")
+    ] = 0.01
+    minimum_rate: Annotated[
+        float, Field(ge=0, le=1, description="learning rates where the cosine ends, as a share of their peaks")
+    ] = 0.01
+    beams: Annotated[int, Field(ge=1, description="beams when an answer is generated; 1: greedy")] = 1
+
+
+@dataclass(frozen=True, config=STRICT)
 class HeadSettings:
     """Where the item head starts. It is trained from there."""
 
@@ -96,7 +130,7 @@ class HeadSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class TeacherTrainSettings:
-    """Steps, learning rates and their schedule (linear warm-up, then a cosine to zero)."""
+    """Steps, learning rates and their schedule (linear warm-up, then a cosine; see also `TitleSettings`)."""
 
     loop: Annotated[LoopSettings, Field(description="epochs, batches, early stopping")] = LoopSettings(
         epochs=1, batch_size=32, patience=1, gradient_clip=1.0, adapt_micro_batch=True
@@ -118,7 +152,15 @@ class ExportSettings:
         float,
         Field(gt=0, description="training examples to label: a share up to 1.0 (all of them), above 1 a whole number"),
     ] = 0.1
-    select: Annotated[Select, Field(description="which ones: seeded at random, or the most recent")] = "random"
+    select: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="which ones. random; most_recent; student_uncertain: highest entropy of the student's softmax; "
+            "student_wrong: targets it ranks worst; diverse: far from each other to the student; "
+            "package.module:factory: a selector of your own",
+        ),
+    ] = "random"
     top_n: Annotated[int, Field(ge=1, description="N, items ranked for each labelled example")] = 20
     batch_size: Annotated[int, Field(ge=1, description="prompts through the language model at once")] = 32
 
@@ -155,6 +197,10 @@ class TinySettings:
 class TeacherSettings:
     """iLoRA: a frozen LLM with gated LoRA experts, a frozen SASRec that feeds gate and prompt, and an item head."""
 
+    objective: Annotated[
+        Literal["item_ce", "title_lm"],
+        Field(description="item_ce: logits over the catalogue; title_lm: write the next item's title (as published)"),
+    ] = "item_ce"
     llm: Annotated[
         str, Field(min_length=1, description="tiny (built from the dataset), a local folder, or a Hugging Face hub id")
     ] = TINY
@@ -162,7 +208,8 @@ class TeacherSettings:
     lora: Annotated[LoraSettings, Field(description="the LoRA experts")] = LoraSettings()
     gate: Annotated[GateSettings, Field(description="the gate over the experts")] = GateSettings()
     prompt: Annotated[PromptSettings, Field(description="what the LLM reads")] = PromptSettings()
-    head: Annotated[HeadSettings, Field(description="the item head's start")] = HeadSettings()
+    title: Annotated[TitleSettings, Field(description="title_lm: candidates, curriculum, answers")] = TitleSettings()
+    head: Annotated[HeadSettings, Field(description="item_ce: the item head's start")] = HeadSettings()
     train: Annotated[TeacherTrainSettings, Field(description="steps and learning rates")] = TeacherTrainSettings()
     train_rows: Annotated[int, Field(ge=0, description="training examples the teacher learns from; 0: all")] = 5000
     train_select: Annotated[
@@ -185,6 +232,11 @@ class TeacherSettings:
             raise ValueError(
                 f"teacher.encoder.architecture = {self.encoder.architecture!r} must be sasrec: "
                 "the gate reads its user vector"
+            )
+        if self.objective == "title_lm" and self.train.loop.monitor != TITLE_MONITOR:
+            raise ValueError(
+                f"teacher.train.loop.monitor = {self.train.loop.monitor!r} must be {TITLE_MONITOR} "
+                "with teacher.objective = title_lm: its epochs are judged by generated titles"
             )
         if self.gate.top_k > self.lora.experts:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Training the teacher: a sample, a start, one fit on the item's cross-entropy, and what the gate learned."""
+"""Training the teacher: a sample, a start, one fit on its objective, and what the gate learned."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from src.data.examples import Examples, SequenceData
 from src.student.datamodule import TensorExamples
 from src.student.models import SASRec
 from src.student.settings import EvaluationSettings
-from src.teacher.factory import build_teacher
+from src.teacher.factory import build_teacher, build_title_teacher
 from src.teacher.gates import normalised_entropy
 from src.teacher.head import LinearStart, recommender_start, title_start
-from src.teacher.ilora_model import ILoRATeacher
-from src.teacher.interfaces import TeacherForward
+from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
+from src.teacher.interfaces import Course, TeacherForward
 from src.teacher.labelling import ask, rank, select_rows
 from src.teacher.llm import load_llm
 from src.teacher.schedule import rate
-from src.teacher.settings import TeacherSettings, TeacherTrainSettings
+from src.teacher.settings import TITLE_MONITOR, TeacherSettings, TeacherTrainSettings
+from src.teacher.title.training import draw_lists, title_course
 
 _log = get_logger(__name__)
 
@@ -44,7 +45,7 @@ class TeacherRun:
     ``gate_weights`` the experts' mean weights there. ``validation`` holds the metrics on that sample.
     """
 
-    teacher: ILoRATeacher
+    teacher: GatedTeacher
     fit: FitResult
     start_rows: int
     train_rows: int
@@ -91,20 +92,57 @@ def train_teacher(
     before any step, ``TrainingFailed`` when the loss is not finite or memory runs out.
     """
     check_monitor(settings, evaluation)
+    samples = {
+        "train": _sample(data.train, settings, seed),
+        "validation": validation_sample(data.validation, settings.validation_rows, seed),
+    }
+    writes = settings.objective == "title_lm"
+    lists = draw_lists(settings, samples, data.num_items, seed) if writes else {}
     seed_everything(seed, "teacher")
     language = load_llm(llm, settings.dtype, device)
-    teacher = build_teacher(settings, data.id_map, encoder, language, device)
-    train = TensorExamples.of(_sample(data.train, settings, seed), device)
-    validation = TensorExamples.of(validation_sample(data.validation, settings.validation_rows, seed), device)
-    start_rows = start(teacher, data, seed)
-    result = _fit(teacher, train, validation, evaluation, seed, report, checkpoint)
-    gate_weights = gate_weights_of(teacher, validation)
+    if writes:
+        writer = build_title_teacher(settings, data.id_map, encoder, language, device)
+        return _run(writer, title_course(writer, samples, lists, seed), samples, seed, report, checkpoint)
+    ranker = build_teacher(settings, data.id_map, encoder, language, device)
+    return _run(ranker, item_course(ranker, data, samples, seed, evaluation), samples, seed, report, checkpoint)
+
+
+def item_course(
+    teacher: ILoRATeacher,
+    data: SequenceData,
+    samples: Mapping[str, Examples],
+    seed: int,
+    evaluation: EvaluationSettings,
+) -> Course:
+    """The training of `item_ce`: the head's start, cross-entropy over the catalogue, full ranking on validation."""
+    settings = teacher.settings
+    train, validation = (TensorExamples.of(samples[split], teacher.device) for split in ("train", "validation"))
+    batch_size, steps = settings.export.batch_size, _steps(settings, len(train))
+    return Course(
+        objective=ItemObjective(teacher, train),
+        evaluate=lambda: judge(teacher, validation, evaluation, batch_size),
+        rate=lambda step: rate(step, steps, settings.train.warmup_share),
+        start_rows=start(teacher, data, seed),
+    )
+
+
+def _run(
+    teacher: GatedTeacher,
+    course: Course,
+    samples: Mapping[str, Examples],
+    seed: int,
+    report: Report,
+    checkpoint: Checkpoint,
+) -> TeacherRun:
+    """Fit, and look at what the gate has become."""
+    result = _fit(teacher, course, len(samples["train"]), seed, report, checkpoint)
+    gate_weights = gate_weights_of(teacher, TensorExamples.of(samples["validation"], teacher.device))
     return TeacherRun(
         teacher=teacher,
         fit=result,
-        start_rows=start_rows,
-        train_rows=len(train),
-        validation_rows=len(validation),
+        start_rows=course.start_rows,
+        train_rows=len(samples["train"]),
+        validation_rows=len(samples["validation"]),
         gate_entropy=float(normalised_entropy(gate_weights).mean()),
         gate_weights=[round(weight, 4) for weight in gate_weights.mean(dim=0).tolist()],
         parameters={name: sum(p.numel() for p in group) for name, group in teacher.parameter_groups().items()},
@@ -113,7 +151,7 @@ def train_teacher(
 
 def check_monitor(settings: TeacherSettings, evaluation: EvaluationSettings) -> None:
     """Raises ``ConfigError`` when the metric that chooses the epoch is not evaluated."""
-    names = metric_names(evaluation.ks)
+    names = (TITLE_MONITOR,) if settings.objective == "title_lm" else metric_names(evaluation.ks)
     monitor = settings.train.loop.monitor
     if monitor not in names:
         raise ConfigError.one("teacher.train.loop.monitor", monitor, f"must be one of {', '.join(names)}")
@@ -181,42 +219,43 @@ class ItemObjective:
         return F.cross_entropy(logits, self.train.target[rows])
 
 
+def _steps(settings: TeacherSettings, rows: int) -> int:
+    """Steps of a run that is not stopped early."""
+    return settings.train.loop.epochs * math.ceil(rows / settings.train.loop.batch_size)
+
+
 def _fit(
-    teacher: ILoRATeacher,
-    train: TensorExamples,
-    validation: TensorExamples,
-    evaluation: EvaluationSettings,
-    seed: int,
-    report: Report,
-    checkpoint: Checkpoint,
+    teacher: GatedTeacher, course: Course, rows: int, seed: int, report: Report, checkpoint: Checkpoint
 ) -> FitResult:
     settings = teacher.settings.train
-    steps = settings.loop.epochs * math.ceil(len(train) / settings.loop.batch_size)
     optimiser = build_optimiser(teacher, settings)
-    batch_size = teacher.settings.export.batch_size
-    with progress_bar("teacher: training", steps) as bar:
+    with progress_bar("teacher: training", _steps(teacher.settings, rows)) as bar:
 
         def show(epoch: int, metrics: Mapping[str, float]) -> None:
             monitored = settings.loop.monitor
             bar.update(bar.task_ids[0], note=f"epoch {epoch}: {monitored} {metrics[monitored]:.4f}")
             report(epoch, metrics)
 
+        def step_done() -> None:
+            course.on_step()
+            bar.advance(bar.task_ids[0])
+
         return fit(
             teacher,
-            ItemObjective(teacher, train),
+            course.objective,
             optimiser,
             settings.loop,
-            len(train),
-            lambda: judge(teacher, validation, evaluation, batch_size),
+            rows,
+            course.evaluate,
             torch_generator(seed, "teacher_order"),
             show,
-            lambda: bar.advance(bar.task_ids[0]),
-            torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, steps, settings.warmup_share)),
+            step_done,
+            torch.optim.lr_scheduler.LambdaLR(optimiser, course.rate),
             checkpoint,
         )
 
 
-def build_optimiser(teacher: ILoRATeacher, settings: TeacherTrainSettings) -> torch.optim.AdamW:
+def build_optimiser(teacher: GatedTeacher, settings: TeacherTrainSettings) -> torch.optim.AdamW:
     """AdamW over exactly the trained parameters; weight decay on projector and gate only (as published)."""
     factor = teacher.settings.gate.learning_rate_factor
     rates = {
@@ -227,7 +266,11 @@ def build_optimiser(teacher: ILoRATeacher, settings: TeacherTrainSettings) -> to
     }
     groups = teacher.parameter_groups()
     return torch.optim.AdamW(
-        [{"params": groups[name], "lr": lr, "weight_decay": decay} for name, (lr, decay) in rates.items()]
+        [
+            {"params": groups[name], "lr": lr, "weight_decay": decay}
+            for name, (lr, decay) in rates.items()
+            if name in groups
+        ]
     )
 
 
@@ -240,7 +283,7 @@ def judge(
 
 
 @torch.no_grad()
-def gate_weights_of(teacher: ILoRATeacher, examples: TensorExamples) -> Tensor:
+def gate_weights_of(teacher: GatedTeacher, examples: TensorExamples) -> Tensor:
     """``[n, E]``: the gate's weights for examples, in eval mode, without a pass through the language model."""
     teacher.eval()
     return teacher.gate_weights(examples.history, examples.length).float().cpu()

@@ -79,6 +79,9 @@ def check_arms(space: SearchSpace, settings: ExperimentSettings) -> None:
     """Raises ``ConfigError`` when no student is searched that the arms share, or one has nothing of its own."""
     for arm in ARMS:
         fixed_values(arm, space, settings)
+    if not space.metric.startswith("ndcg_") or len(space.objectives) > 1:
+        rule = "protocol=fair compares NDCG@K, and nothing else"
+        raise ConfigError.one("search space: metric", list(space.objectives), rule, "metric: ndcg_20")
     if not space_of(STUDENT, space).parameters:
         rule = "protocol=fair tunes the student alone as well, so the space needs student.* parameters"
         raise ConfigError.one("search space", list(space.parameters), rule, "see search_spaces/fair.yaml")

@@ -71,9 +71,8 @@ class Search:
 class Dispatcher:
     """Hands out the trials of one or more searches, one after the other, and takes their reports.
 
-    ``room`` is called with the number of ended trials that may keep files and returns whether the result folder is
-    inside its bound. ``halted`` is the reason why no more is handed out and nothing more is written: what runs is
-    left for the next start.
+    ``over_bound`` tells why the result folder is too large, or nothing. ``halted`` is the reason why no more is handed
+    out and nothing more is written: what runs is left for the next start.
     """
 
     searches: Sequence[Search]
@@ -201,7 +200,7 @@ class Dispatcher:
     # ------------------------------------------------------------------------------------------------ files
 
     def _tidy(self, search: Search, keep: int | None = None) -> None:
-        """Only the best ``keep`` of the ended trials keep their model and checkpoint."""
+        """Only the best ``keep`` of the completed trials, and the Pareto front, keep their model and checkpoint."""
         kept = {trial.number for trial in search.record.ranked()[: search.keep if keep is None else keep]}
         if len(search.record.space.objectives) > 1:
             kept |= set(search.record.front())

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
+from rich.table import Table
 
-from src.core.errors import TrainingFailed
+from src.core.errors import ConfigError, TrainingFailed
 from src.core.paths import write_json
 from src.core.seed import numpy_generator
 from src.data.teacher_outputs import TeacherOutputs
@@ -99,6 +101,7 @@ def _open(place: Workplace, settings: ExperimentSettings, space: SearchSpace, tr
     )
     grid = final_space.grid()
     plan = SearchPlan(FINALS, settings, final_space, len(grid), grid, len(grid), f"{FINALS}/")
+    _check_not_raised(arms, storage)
     found: dict[str, FairSearch] = {}
 
     def final_values(trial: FrozenTrial) -> dict[str, Value]:
@@ -108,6 +111,16 @@ def _open(place: Workplace, settings: ExperimentSettings, space: SearchSpace, tr
     finals.keep = len(grid)
     found["fair"] = FairSearch(arms, finals, off, settings)
     return found["fair"]
+
+
+def _check_not_raised(arms: Mapping[str, Search], storage: Any) -> None:
+    """Raises ``ConfigError`` when trials are added to arms whose best configurations have been trained already."""
+    if FINALS not in optuna.get_all_study_names(storage):
+        return
+    finals = optuna.load_study(study_name=FINALS, storage=storage).get_trials(deepcopy=False)
+    if finals and any(search.record.ended() < search.trials for search in arms.values()):
+        rule = "cannot be raised any more: the arms' best configurations are being trained on their seeds"
+        raise ConfigError.one("trials", next(iter(arms.values())).trials, rule, "start a new search")
 
 
 def _values_with(off: Mapping[str, Value]) -> Any:
@@ -170,6 +183,19 @@ def _arm_line(
         "params": winner(search).params,
         "epochs": sum(len(trial.intermediate_values) for trial in search.record.trials()),
     }
+
+
+def arms_table(answer: Mapping[str, Any]) -> Table:
+    """The arms for the terminal: means over seeds, and the test value's 95 % interval."""
+    table = Table(title=f"the arms on {answer['users']} test users", title_justify="left")
+    for heading in ("arm", "trials", "seeds", "epochs", "validation", answer["metric"], "95 % interval"):
+        table.add_column(heading, justify="left" if heading == "arm" else "right")
+    for arm in answer["arms"]:
+        validation = f"{arm['validation']:.4f}" if "validation" in arm else ""
+        counts = (str(arm["trials"]), str(len(arm["seeds"])), str(arm["epochs"]))
+        interval = f"{arm['low']:.4f} to {arm['high']:.4f}"
+        table.add_row(arm["title"], *counts, validation, f"{arm['test']:.4f}", interval)
+    return table
 
 
 def save_answer(folder: Path, answer: Mapping[str, Any]) -> None:

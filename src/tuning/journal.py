@@ -89,6 +89,9 @@ def check(path: Path) -> int:
                     f"line {count} of {total} is damaged; the {count - 1} records before it are intact, as are the "
                     "trials' folders"
                 )
-                step = f"keep a copy, then cut it: head -n {count - 1} {path.name}; the resumed search goes on there"
+                step = (
+                    f"to go on from there: cp {path.name} damaged && head -n {count - 1} damaged > {path.name}, "
+                    "in the result folder, then resume"
+                )
                 raise ArtefactError.one("study", str(path), rule, step)
     return count

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import ray
 import torch
+from ray._private import services
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from src.core.errors import ConfigError, Problem
@@ -46,6 +47,7 @@ _ENVIRONMENT = {
 }
 _AUTH, _LOCAL = "RAY_AUTH_MODE", ("127.0.0.1", "localhost")
 _SECONDS_TO_CONNECT = 5
+_START = "start one with `ray start --head`, see cmd/cluster.yaml"
 
 
 def check_ray(settings: RaySettings, dashboard: bool) -> None:
@@ -68,7 +70,7 @@ def check_ray(settings: RaySettings, dashboard: bool) -> None:
 
 def _unreachable(address: str) -> Problem | None:
     if address == "auto":
-        return None
+        return None if _known_cluster() else Problem("ray.address", "auto", "no Ray cluster runs here", _START)
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         return Problem("ray.address", address, "must be auto or HOST:PORT", "6379 is the port of `ray start --head`")
@@ -76,8 +78,16 @@ def _unreachable(address: str) -> Problem | None:
         socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT).close()
     except OSError as error:
         rule = f"no cluster answers there ({error})"
-        return Problem("ray.address", address, rule, "start one with `ray start --head`, see cmd/cluster.yaml")
+        return Problem("ray.address", address, rule, _START)
     return None
+
+
+def _known_cluster() -> bool:
+    """Whether `auto` would find a cluster: by the environment, or by what `ray start` noted on this machine."""
+    try:
+        return bool(os.environ.get("RAY_ADDRESS") or services.find_gcs_addresses())
+    except (OSError, RuntimeError):
+        return False
 
 
 def private_token() -> Path | None:

@@ -16,7 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from src.core.data_utils import fingerprint
-from src.core.errors import ArtefactError, ConfigError, Problem, ProblemsFound, TrainingFailed
+from src.core.errors import ArtefactError, ConfigError, Paused, Problem, ProblemsFound, TrainingFailed
 from src.core.logging import get_logger
 from src.core.metrics import metric_names
 from src.core.paths import REPOSITORY
@@ -198,7 +198,9 @@ def open_workshop(
 ) -> Iterator[Workshop]:
     """Ray, the trials' store and the shared data, for the block. ``probe`` is measured where trials share a GPU."""
     end_survivors(place.folder)
-    store = Store.open(place.storage or str(place.folder / TRIALS))
+    # several searches may share a storage
+    shared = f"{place.storage.rstrip('/')}/{place.folder.name}" if place.storage else ""
+    store = Store.open(shared or str(place.folder / TRIALS))
     token = secrets.token_hex(16)
     store.write(TOKEN, token.encode())  # from here on a worker of an earlier start writes nothing more
     SharedData.of(stages.data, outputs).save(store)
@@ -212,6 +214,8 @@ def open_workshop(
             with graceful_signals(shop.interrupt):
                 shop.resources = decide(place.tuning, stages.settings, space.stage, probe, store)
                 yield shop
+                if shop.interrupted:  # while the winner was being published
+                    raise Paused(shop.interrupted)
     finally:
         store.remove(FOLDER)
 
@@ -264,6 +268,7 @@ def plan_search(
     """One search over a stage: the first trial is the baseline (distillation switched off), or the configuration."""
     if tuning.sampler == "grid":
         grid = space.grid()
+        _log.info("a grid of %d points (trials=%d is not used)", len(grid), trials)
         return SearchPlan(SEARCH, settings, space, len(grid), grid, 0)
     start = neutral_trial(space, settings) if space.stage == "distill" else configured_trial(space, settings)
     warmed = warm_trials(warm, space, tuning.warm_start_trials) if warm is not None else []

@@ -44,12 +44,12 @@ class TuningSettings:
     ] = 1.0
     gpu_per_trial: Annotated[
         Literal["auto"] | Annotated[float, Field(ge=0, le=1)],
-        Field(description="share of a GPU that a trial occupies at most; auto: measured before the first trial"),
+        Field(description="share of a GPU that a trial occupies; auto: measured first"),
     ] = "auto"
     retries: Annotated[
         int, Field(ge=0, description="how often a trial goes on after its worker died or ran out of GPU memory")
     ] = 2
-    keep_top: Annotated[int, Field(ge=1, description="ended trials that keep their student and checkpoint on disk")] = 3
+    keep_top: Annotated[int, Field(ge=1, description="completed trials that keep model and checkpoint on disk")] = 3
     max_folder_mb: Annotated[
         int, Field(ge=0, description="the result folder's bound in MB, at which the search pauses; 0: none")
     ] = 0

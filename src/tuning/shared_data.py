@@ -1,4 +1,5 @@
-"""What every trial of a search reads, in one memory-mapped file: in memory once, however many trials run.
+"""What every trial of a search reads, in one memory-mapped file: in memory once, however many trials run
+(out of a bucket, each trial fetches a copy).
 
 The mapping is private: a trial that writes into a tensor changes its own copy of that page, never another's data
 (measured: numpy arrays out of Ray's object store are writable shared memory).

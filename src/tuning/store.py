@@ -1,6 +1,6 @@
 """Where trials leave their files: a folder, a folder that several machines share, or a bucket (`s3://…`).
 
-Every write is whole or absent, wherever it goes.
+Every file is whole or absent, wherever it goes; a folder is complete when its upload has returned.
 """
 
 from __future__ import annotations
@@ -112,12 +112,6 @@ class Store:
                 with system.open_input_file(info.path) as stream:
                     write_bytes(target, stream.readall())
         return folder
-
-    def bytes_used(self) -> int:
-        """Size of everything under the root."""
-        system, root = self._place
-        infos = system.get_file_info(FileSelector(root, recursive=True, allow_not_found=True))
-        return sum(info.size or 0 for info in infos if info.type == FileType.File)
 
 
 def folder_bytes(folder: Path) -> int:

@@ -139,7 +139,7 @@ class Record:
             return False
         # `Trial.report` refuses studies with several objectives, whose curves are wanted all the same
         self.study._storage.set_trial_intermediate_value(trial._trial_id, epoch, value)
-        return self._may_stop(number) and optuna.trial.Trial(self.study, trial._trial_id).should_prune()
+        return self._may_stop(number, epoch) and optuna.trial.Trial(self.study, trial._trial_id).should_prune()
 
     def complete(self, number: int, values: Sequence[float], attributes: Mapping[str, Any]) -> None:
         """End a trial with its objectives; values that are not finite fail it."""
@@ -179,8 +179,9 @@ class Record:
         draft.add_trials(trials)
         return draft
 
-    def _may_stop(self, number: int) -> bool:
-        return number >= self.protected and len(self.study.directions) == 1
+    def _may_stop(self, number: int, epoch: int) -> bool:
+        """After the last epoch there is nothing left to save by stopping."""
+        return number >= self.protected and epoch < self.epochs and len(self.study.directions) == 1
 
     def _decide_again(self, trial: FrozenTrial) -> None:
         """Replay a running trial's values on a copy and prune it where the last of them said so.
@@ -188,7 +189,7 @@ class Record:
         The pruner's own attributes are left out of the copy and those that are missing are written back: successive
         halving notes a rung before it decides on it.
         """
-        if not (trial.intermediate_values and self._may_stop(trial.number)):
+        if not (trial.intermediate_values and self._may_stop(trial.number, max(trial.intermediate_values))):
             return
         trials = self.trials()
         copy = optuna.trial.create_trial(

@@ -36,6 +36,7 @@ from src.core.seed import seed_everything
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.applied import apply_values, plain
 from src.tuning.dispatch import CHECKPOINT, MODEL
+from src.tuning.resources import CONTEXT_BYTES
 from src.tuning.search_space import SearchSpace
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.stage_functions import Trained, train_stage
@@ -116,7 +117,7 @@ class Trainable:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            return {"kind": "disk", "reason": f"the disk is full ({self.store.root})"}
+            return {"kind": "disk", "reason": f"the disk is full ({error.filename or self.store.root})"}
 
     def _train(self, config: Mapping[str, Any]) -> dict[str, Any]:
         base = TypeAdapter(ExperimentSettings).validate_python(self.settings)
@@ -184,6 +185,8 @@ def _clean_worker(seed: int, device: torch.device, share: float) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-        # the rest of the share is for the process's CUDA context, which this cap does not count
-        torch.cuda.set_per_process_memory_fraction(min(0.95 * share, 1.0) if share < 1 else 1.0, device)
+        total = torch.cuda.get_device_properties(device).total_memory
+        # a part of the share is for the process's CUDA context, which this cap does not count
+        cap = max(share - CONTEXT_BYTES / total, 0.1 * share) if share < 1 else 1.0
+        torch.cuda.set_per_process_memory_fraction(cap, device)
     seed_everything(seed, "worker")

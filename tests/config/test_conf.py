@@ -16,16 +16,25 @@ from src.core.paths import REPOSITORY
 from src.core.training import LoopSettings
 from src.data.settings import DatasetSettings
 from src.distill.settings import ActiveSettings, DistillSettings
-from src.exp import run_distill, run_eval_all, run_student_baseline, run_teacher, tune_distill
+from src.exp import (
+    run_distill,
+    run_eval_all,
+    run_student_baseline,
+    run_teacher,
+    tune_distill,
+    tune_student,
+    tune_teacher,
+)
 from src.exp.door import CONF, compose_plain, groups, read_settings
 from src.exp.run_teacher import TeachSettings
+from src.exp.searching import SearchSettings
 from src.exp.tune_distill import TuneSettings
 from src.pipeline.evaluate_all import EvaluateSettings
 from src.pipeline.settings import ExperimentSettings, RuntimeSettings
 from src.student.settings import EvaluationSettings, StudentSettings
 from src.teacher import settings as teacher_settings
 from src.teacher.settings import TeacherSettings
-from src.tuning.settings import TuningSettings
+from src.tuning.settings import RaySettings, TuningSettings
 
 GROUPS = {
     "dataset": DatasetSettings,
@@ -36,16 +45,20 @@ GROUPS = {
     "evaluation": EvaluationSettings,
     "runtime": RuntimeSettings,
     "tuning": TuningSettings,
+    "ray": RaySettings,
 }
-ENTRIES = [module.ENTRY for module in (run_student_baseline, run_teacher, run_distill, run_eval_all, tune_distill)]
+MODULES = (run_student_baseline, run_teacher, run_distill, run_eval_all, tune_student, tune_teacher, tune_distill)
+ENTRIES = [module.ENTRY for module in MODULES]
 ALL_SETTINGS = [
     *GROUPS.values(),
     LoopSettings,
     ExperimentSettings,
     TeachSettings,
+    SearchSettings,
     TuneSettings,
     EvaluateSettings,
     *(getattr(teacher_settings, name) for name in ("LoraSettings", "GateSettings", "PromptSettings", "HeadSettings")),
+    teacher_settings.TitleSettings,
     *(getattr(teacher_settings, name) for name in ("TeacherTrainSettings", "ExportSettings", "TinySettings")),
 ]
 

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from src.core.errors import DataError
-from src.data.candidates import draw_candidates, draw_from_offsets, draw_negatives, forbidden_offsets, require_negatives
+from src.core.errors import ArtefactError, DataError
+from src.data.candidates import (
+    CandidateLists,
+    draw_candidate_lists,
+    draw_candidates,
+    draw_from_offsets,
+    draw_negatives,
+    forbidden_offsets,
+    load_candidates,
+    require_negatives,
+    save_candidates,
+)
+from tests.fixtures import NUM_ITEMS, cycle_examples, examples_of
 
 V = 6
 HISTORY = torch.tensor([[3, 3, 1, V, V], [V, V, V, V, V], [0, 1, 2, 3, V], [5, 4, 3, 2, 1]])
@@ -73,3 +87,77 @@ def test_candidate_list() -> None:
     assert again.tolist() == lists[0].tolist()
     with pytest.raises(DataError, match="only 7 items"):
         draw_candidates(history, 7, 10, 8, np.random.default_rng(0))
+
+
+def test_every_list_holds_the_target_and_distinct_items_outside_the_history() -> None:
+    examples = cycle_examples(200, 100)
+    lists = draw_candidate_lists(examples, NUM_ITEMS, 5, 3)
+    assert lists.items.shape == (200, 5)
+    for items, history, target in zip(lists.items, examples.history, examples.target, strict=True):
+        assert len(set(items.tolist())) == 5
+        assert target in items
+        assert not (set(items.tolist()) - {target}) & set(history.tolist())
+        assert items.max() < NUM_ITEMS
+
+
+def test_every_list_and_every_place_of_the_target_is_equally_likely() -> None:
+    rows = 12_000
+    # 4 is the target, 0 was seen: two of {1, 2, 3, 5} stand beside the target
+    examples = examples_of([[0]] * rows, [4] * rows, first_id=7, num_items=6)
+    lists = draw_candidate_lists(examples, 6, 3, 0).items
+    pairs = [tuple(sorted(set(row.tolist()) - {4})) for row in lists]
+    counts = {pair: pairs.count(pair) for pair in combinations((1, 2, 3, 5), 2)}
+    assert sum(counts.values()) == rows
+    # six pairs, three places: five standard deviations of a binomial count
+    assert max(abs(count - rows / 6) for count in counts.values()) <= 5 * (rows / 6) ** 0.5
+    places = np.bincount(np.argmax(lists == 4, axis=1), minlength=3)
+    assert np.abs(places - rows / 3).max() <= 5 * (rows / 3) ** 0.5
+
+
+def test_a_list_depends_on_the_seed_and_its_example_alone() -> None:
+    examples = cycle_examples(30, 100)
+    whole, again = (draw_candidate_lists(examples, NUM_ITEMS, 4, 9) for _ in range(2))
+    some = examples.take(np.array([20, 3, 11]))
+    assert whole.fingerprint == again.fingerprint
+    assert np.array_equal(draw_candidate_lists(some, NUM_ITEMS, 4, 9).items, whole.items[[20, 3, 11]])
+    assert np.array_equal(whole.of(some), whole.items[[20, 3, 11]])
+    assert not np.array_equal(draw_candidate_lists(examples, NUM_ITEMS, 4, 10).items, whole.items)
+
+
+def test_the_largest_list_is_the_whole_rest_of_the_catalogue_and_no_larger_one_can_be_drawn() -> None:
+    examples = examples_of([[0, 1], [2]], [5, 3], first_id=40, num_items=6)
+    lists = draw_candidate_lists(examples, 6, 4, 0)
+    assert set(lists.items[0].tolist()) == {2, 3, 4, 5}
+    with pytest.raises(DataError, match="candidates = 5: example 40 leaves 4 of 6 items"):
+        draw_candidate_lists(examples, 6, 5, 0)
+
+
+def test_saved_lists_are_read_back_identical(tmp_path: Path) -> None:
+    lists = draw_candidate_lists(cycle_examples(8, 100), NUM_ITEMS, 4, 9)
+    save_candidates(tmp_path / "lists", lists, {"split": "a"})
+    loaded = load_candidates(tmp_path / "lists", {"split": "a"})
+    assert np.array_equal(loaded.example_id, lists.example_id)
+    assert np.array_equal(loaded.items, lists.items)
+    with pytest.raises(ArtefactError, match="candidates: split = 'a'.*this run has b"):
+        load_candidates(tmp_path / "lists", {"split": "b"})
+
+
+def test_lists_that_were_changed_or_lost_are_refused(tmp_path: Path) -> None:
+    folder, lists = tmp_path / "lists", draw_candidate_lists(cycle_examples(8, 100), NUM_ITEMS, 4, 9)
+    save_candidates(folder, lists, {})
+    np.save(folder / "items.npy", lists.items[::-1])
+    with pytest.raises(ArtefactError, match="are damaged"):
+        load_candidates(folder, {})
+    (folder / "items.npy").unlink()
+    with pytest.raises(ArtefactError, match="cannot be read"):
+        load_candidates(folder, {})
+
+
+def test_lists_of_other_examples_are_refused() -> None:
+    examples = cycle_examples(8, 100)
+    lists = draw_candidate_lists(examples, NUM_ITEMS, 4, 9)
+    with pytest.raises(ArtefactError, match="1 of 9 examples have no candidate list"):
+        lists.of(cycle_examples(9, 100))
+    shifted = CandidateLists(lists.example_id, (lists.items * 0))
+    with pytest.raises(ArtefactError, match="lacks its target"):
+        shifted.of(examples)

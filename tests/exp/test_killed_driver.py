@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -71,6 +72,58 @@ def test_a_signal_ends_in_order_and_trials_can_be_added(
     assert alive == []
     assert start(tmp_path, f"resume={found}", f"trials={TRIALS}").wait(timeout=300) == 0
     assert trial_table(found) == trial_table(uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_nothing(uninterrupted: Path, tmp_path: Path) -> None:
+    found = tmp_path / "found"
+    driver = start(tmp_path, *ARGUMENTS, "hydra.run.dir=found")
+    assert wait_until(lambda: records(found) >= 16, driver)
+    workers = [
+        p for p in psutil.Process(driver.pid).children(recursive=True) if "ImplicitFunc" in " ".join(p.cmdline())
+    ]
+    assert workers
+    for worker in workers:
+        worker.kill()
+    assert driver.wait(timeout=300) == 0, (tmp_path / "out.txt").read_text()
+    assert trial_table(found) == trial_table(uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_full_disk_pauses_the_search_and_loses_nothing(uninterrupted: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs more rights than this process has")
+    try:
+        found, filler = disk / "found", disk / "filler"
+        driver = start(tmp_path, *ARGUMENTS, f"hydra.run.dir={found}")
+        assert wait_until(lambda: records(found) >= 16, driver)
+        fill(filler)
+        assert driver.wait(timeout=120) == 1
+        text = (tmp_path / "out.txt").read_text()
+        assert "No space left on device" in text or "the disk is full" in text
+        assert f"resume={found}" in text
+        assert "Traceback" not in text
+        filler.unlink()
+        assert start(tmp_path, f"resume={found}").wait(timeout=300) == 0, (tmp_path / "out.txt").read_text()
+        assert trial_table(found) == trial_table(uninterrupted)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write until nothing more fits, by halving the pieces."""
+    size = 2**20
+    with path.open("ab", buffering=0) as handle:
+        while size:
+            try:
+                handle.write(b"x" * size)
+            except OSError:
+                size //= 2
 
 
 @pytest.mark.slow

@@ -153,3 +153,51 @@ def test_best_params_hold_only_what_differs(workplace: Path) -> None:
     assert keys["student.width"] == 16
     assert keys["distill.outputs_from"] == str(workplace / "outputs")
     assert "student.heads" not in keys
+
+
+@pytest.mark.slow
+def test_the_fair_protocol_answers_for_every_arm(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(workplace)
+    arguments = [*OVERRIDES, "distill.outputs_from=outputs", "protocol=fair", "trials=2", "tuning.seeds=2"]
+    assert TUNE.execute([*arguments, "tuning.resamples=1000", "student.loop.epochs=2", "hydra.run.dir=fair"]) == 0
+    answer = json.loads((workplace / "fair" / "fair.json").read_text())
+    names = ["student", "dro", "ranking", "embedding", "everything"]
+    assert [arm["arm"] for arm in answer["arms"]] == ["popularity", *names]
+    for arm in answer["arms"][1:]:
+        # other seeds than the one with which the configuration was chosen
+        assert (arm["trials"], arm["seeds"]) == (2, [43, 44])
+        assert arm["low"] <= arm["test"] <= arm["high"]
+        assert arm["test"] == pytest.approx(sum(arm["values_per_seed"]) / 2)
+    assert {key for arm in answer["arms"] if arm["arm"] == "student" for key in arm["params"]} == {
+        "student.learning_rate",
+        "student.dropout",
+    }
+    assert [line["against"] for line in answer["comparisons"]] == ["student"] * 4
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(line["sentence"] in shown for line in answer["comparisons"])
+    trials = pd.read_csv(workplace / "fair" / "trials.csv")
+    assert trials.groupby("study").size().to_dict() == {**dict.fromkeys(names, 2), "finals": 10}
+    # what the arms share is drawn alike
+    shared = trials[trials["study"] != "finals"].pivot(index="trial", columns="study", values="student.dropout")
+    assert (shared.nunique(axis=1) == 1).all()
+    lines = (workplace / "fair" / "test_openings.jsonl").read_text().splitlines()
+    assert len(lines) == 1
+    table = pd.read_csv(workplace / "fair" / "comparison.csv").set_index(["model", "split"])
+    for arm in answer["arms"][1:]:
+        per_seed = [table.loc[(f"{arm['arm']} (seed {seed})", "test")]["ndcg_20"] for seed in arm["seeds"]]
+        assert arm["values_per_seed"] == pytest.approx(per_seed)
+
+
+@pytest.mark.slow
+def test_a_warm_start_tries_the_earlier_best_first(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+    arguments = [*OVERRIDES, "distill.outputs_from=outputs", "tuning.search_space=space.yaml", "trials=3"]
+    assert TUNE.execute([*arguments, "warm_start=found", "tuning.warm_start_trials=1", "hydra.run.dir=warm"]) == 0
+    keys = ["distill.lam", "distill.ed_weight", "active.policy", "active.kl_threshold"]
+    earlier = pd.read_csv(workplace / "found" / "trials.csv")
+    best = earlier[earlier["state"] == "COMPLETE"].sort_values("ndcg_20", ascending=False).iloc[0]
+    second = pd.read_csv(workplace / "warm" / "trials.csv").iloc[1]
+    pd.testing.assert_series_equal(best[keys], second[keys], check_names=False, check_dtype=False)
+    assert TUNE.execute([*arguments, "warm_start=outputs"]) == 2

@@ -14,6 +14,7 @@ from tests.golden.check_data import check_mini_dllm2rec, check_mini_llara
 from tests.golden.check_losses import check_eval, check_loss_case, check_propensity
 from tests.golden.check_students import check_ilora_rec, check_seqrec
 from tests.golden.check_teacher import check_gating, check_moelora, check_projector, check_router
+from tests.golden.check_titles import check_hit_ratio, check_label_mask, check_lr_schedule, check_prompt_text
 from tests.golden.check_training import check_train_trace
 from tests.golden.sources import Sources, every_array_used, require
 
@@ -102,6 +103,34 @@ def _folder_case(folder: Path, check: Callable[..., None]) -> Iterator[Case]:
         yield Case(folder.name, folder.name, files, partial(check, root=folder))
 
 
+def _prompt_cases(folder: Path) -> Iterator[Case]:
+    """Told apart by what they hold: filled templates, tokenised batches, learning rates."""
+    contents = {file: set(json.loads(file.read_text(encoding="utf-8"))) for file in sorted(folder.glob("*.json"))}
+    texts = [file for file, keys in contents.items() if "templates" in keys]
+    for file, keys in contents.items():
+        if "templates" in keys:
+            yield Case(folder.name, file.stem, (file,), partial(check_prompt_text, file=file))
+        elif "batches" in keys:
+            model = _tokenizer_file(folder)
+            own = tuple(sorted(path for path in model.parent.iterdir() if path.is_file()))
+            require(bool(texts), f"{file.name} needs the samples of a file with templates beside it")
+            check = partial(check_label_mask, file=file, tokenizer=model, samples=texts[0])
+            yield Case(folder.name, file.stem, (file, *own), check)
+        else:
+            yield Case(folder.name, file.stem, (file,), partial(check_lr_schedule, file=file))
+
+
+def _tokenizer_file(folder: Path) -> Path:
+    models = sorted(folder.rglob("tokenizer.model"))
+    require(len(models) == 1, f"{folder.name} needs one tokenizer.model, found {len(models)}")
+    return models[0]
+
+
+def _hit_ratio_cases(folder: Path) -> Iterator[Case]:
+    for file in sorted(folder.glob("*.json")):
+        yield Case(folder.name, file.stem, (file,), partial(check_hit_ratio, file=file))
+
+
 FAMILIES: dict[str, Callable[[Path], Iterator[Case]]] = {
     "dllm2rec_loss": _loss_cases,
     "dllm2rec_eval": _eval_cases,
@@ -113,10 +142,9 @@ FAMILIES: dict[str, Callable[[Path], Iterator[Case]]] = {
     "mini_dllm2rec": partial(_folder_case, check=check_mini_dllm2rec),
     "mini_llara_steam": partial(_folder_case, check=check_mini_llara),
     "mini_llara_movielens": partial(_folder_case, check=check_mini_llara),
+    "prompts": _prompt_cases,
+    "hr1": _hit_ratio_cases,
 }
-
-#: these two may be absent or unchecked: they come with a later issue
-UNCHECKED = ("prompts", "hr1")
 
 
 def cases_of(root: Path, family: str) -> list[Case]:
@@ -137,4 +165,4 @@ def unknown_families(root: Path) -> list[str]:
     """Families that the manifest or the folder names and that no check knows."""
     listed = {name.split("/")[0] for name in json.loads((root / "MANIFEST.json").read_text(encoding="utf-8"))}
     folders = {path.name for path in root.iterdir() if path.is_dir()}
-    return sorted((listed | folders) - set(FAMILIES) - set(UNCHECKED))
+    return sorted((listed | folders) - set(FAMILIES))

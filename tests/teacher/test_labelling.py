@@ -1,4 +1,4 @@
-"""Labelling: which rows, what is said about them, and in which order."""
+"""Labelling: what is said about which row, and in which order."""
 
 from __future__ import annotations
 
@@ -10,37 +10,20 @@ import torch
 
 from src.core.errors import ConfigError, TrainingFailed
 from src.data.teacher_outputs import load_teacher_outputs, save_teacher_outputs
-from src.teacher.labelling import choose_rows, label, score_examples
-from src.teacher.settings import ExportSettings
+from src.teacher.labelling import label, score_examples, select_rows
+from src.teacher.settings import ExportSettings, Select
 from tests.fixtures import NUM_ITEMS, cycle_data, cycle_examples
 from tests.teacher.builders import WIDTH, teacher_of
 
-TRAIN = cycle_examples(40, 100)
 
-
-@pytest.mark.parametrize(("budget", "count"), [(0.1, 4), (1.0, 40), (3.0, 3), (40.0, 40)])
-def test_the_budget_is_a_share_or_a_number(budget: float, count: int) -> None:
-    rows = choose_rows(TRAIN, ExportSettings(budget=budget), seed=1)
-    assert len(rows) == len(np.unique(rows)) == count
-    assert (np.diff(rows) > 0).all()
-
-
-@pytest.mark.parametrize("budget", [0.01, 41.0])
-def test_a_budget_of_nothing_or_more_than_there_is_is_refused(budget: float) -> None:
-    with pytest.raises(ConfigError, match=r"teacher.export.budget = .* of 40 training examples"):
-        choose_rows(TRAIN, ExportSettings(budget=budget), seed=1)
-
-
-def test_a_larger_budget_keeps_what_a_smaller_one_chose() -> None:
-    chosen = [set(choose_rows(TRAIN, ExportSettings(budget=budget), seed=1).tolist()) for budget in (0.1, 0.3, 1.0)]
-    assert chosen[0] < chosen[1] < chosen[2]
-    assert chosen[0] != set(choose_rows(TRAIN, ExportSettings(budget=0.1), seed=2).tolist())
-
-
-def test_most_recent_takes_the_latest_targets() -> None:
-    shuffled = TRAIN.take(np.random.default_rng(0).permutation(40))
-    rows = choose_rows(shuffled, ExportSettings(budget=5.0, select="most_recent"), seed=1)
-    assert sorted(shuffled.timestamp[rows].tolist()) == [35.0, 36.0, 37.0, 38.0, 39.0]
+@pytest.mark.parametrize("select", ["random", "most_recent"])
+def test_a_sample_of_rows_keeps_what_a_smaller_one_had(select: Select) -> None:
+    train = cycle_examples(40, 100).take(np.random.default_rng(0).permutation(40))
+    few, many = (select_rows(train, count, select, np.random.default_rng(1)) for count in (5, 12))
+    assert set(few.tolist()) < set(many.tolist())
+    assert (np.diff(many) > 0).all()
+    if select == "most_recent":
+        assert sorted(train.timestamp[few].tolist()) == [35.0, 36.0, 37.0, 38.0, 39.0]
 
 
 def test_labels_are_the_teachers_own_ranking_row_by_row(llm: Path, tmp_path: Path) -> None:

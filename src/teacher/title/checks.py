@@ -1,0 +1,55 @@
+"""What of `title_lm` can be looked at before anything is trained, the encoder and the `tiny` model included."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from transformers import AutoConfig, AutoTokenizer
+
+from src.core.errors import ConfigError, DataError, Problem, ProblemsFound
+from src.data.candidates import draw_candidate_lists
+from src.data.examples import SequenceData
+from src.teacher.llm import is_decoder
+from src.teacher.settings import TINY, TeacherSettings
+from src.teacher.title.language import require_decoder
+from src.teacher.title.prompts import TitlePrompts
+
+
+def check_title_lm(settings: TeacherSettings, data: SequenceData) -> None:
+    """Look at candidates, at the kind of language model, and at the room for prompts and answers.
+
+    Reads the model's config and tokenizer, which `check_llm` has found readable. Raises ``ConfigError`` with every
+    problem; another objective has none.
+    """
+    if settings.objective != "title_lm":
+        return
+    problems: list[Problem] = []
+    checks: list[Callable[[], None]] = [lambda: _check_candidates(settings, data)]
+    if settings.llm != TINY:
+        checks += [lambda: _check_decoder(settings), lambda: _check_room(settings, data)]
+    for check in checks:
+        try:
+            check()
+        except ProblemsFound as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+
+
+def _check_candidates(settings: TeacherSettings, data: SequenceData) -> None:
+    n, items = settings.title.candidates, data.num_items
+    if n > items:
+        raise DataError.one("teacher.title.candidates", n, f"exceeds the catalogue's {items} items", "lower it")
+    if items < n + data.history_length:
+        for examples in (data.train, data.validation):
+            draw_candidate_lists(examples, items, n, seed=0)
+
+
+def _check_decoder(settings: TeacherSettings) -> None:
+    require_decoder(is_decoder(AutoConfig.from_pretrained(settings.llm)), settings.llm)
+
+
+def _check_room(settings: TeacherSettings, data: SequenceData) -> None:
+    context = getattr(AutoConfig.from_pretrained(settings.llm), "max_position_embeddings", None)
+    tokenizer = AutoTokenizer.from_pretrained(settings.llm)
+    TitlePrompts(data.id_map, tokenizer, settings.prompt, settings.title, context)

@@ -1,0 +1,75 @@
+"""Answers by generation, and what they are worth over stored candidate lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from src.core.data_utils import ordered_batches
+from src.student.datamodule import TensorExamples
+from src.teacher.title.model import TitleTeacher
+from src.teacher.title.prompts import Question
+from src.teacher.title.text import HitRatio, first_line, hit_ratio, judge_answer
+
+
+@torch.no_grad()
+def write_answers(
+    teacher: TitleTeacher, history: Tensor, length: Tensor, candidates: Tensor | None = None
+) -> list[str]:
+    """The model's answer to each history ``[B, L]``, its first line; candidates as for `TitleTeacher.question`.
+
+    Greedy, or by beam search with ``title.beams``; an answer ends at its end token or at the length of the longest
+    title. The mode is left as it was.
+    """
+    training = teacher.training
+    teacher.eval()
+    beams, prompts = teacher.settings.title.beams, teacher.prompts
+    embedded, mask = teacher.prompt_embeddings(history, length, candidates)
+    config = GenerationConfig(
+        max_new_tokens=prompts.longest_answer,
+        num_beams=beams,
+        do_sample=False,
+        use_cache=True,
+        eos_token_id=prompts.end_id,
+        pad_token_id=prompts.pad_id,
+    )
+    with teacher.gated(history, length, repeat=beams):
+        written = teacher.causal_lm.generate(inputs_embeds=embedded, attention_mask=mask, generation_config=config)
+    teacher.train(training)
+    texts = prompts.tokenizer.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [first_line(text) for text in texts]
+
+
+def answer_all(teacher: TitleTeacher, examples: TensorExamples, candidates: Tensor, batch_size: int) -> list[str]:
+    """An answer for each example, given its candidates ``[n, K]``; batches hold prompts of like length."""
+    shown = candidates if teacher.settings.title.show_candidates else None
+    cost = teacher.prompts.token_counts(Question(examples.history, examples.length, shown))
+    order, answers = cost.argsort(stable=True), [""] * len(examples)
+    for part in ordered_batches(len(examples), batch_size, order.device):
+        rows = order[part]
+        found = write_answers(teacher, examples.history[rows], examples.length[rows], candidates[rows])
+        for row, answer in zip(rows.tolist(), found, strict=True):
+            answers[row] = answer
+    return answers
+
+
+def judge_answers(answers: Sequence[str], target: Tensor, candidates: Tensor, titles: Sequence[str]) -> HitRatio:
+    """HitRatio@1 and ValidRatio of answers to examples with these targets ``[n]`` and candidates ``[n, K]``."""
+    rows = zip(answers, target.tolist(), candidates.tolist(), strict=True)
+    return hit_ratio([judge_answer(answer, titles[item], [titles[c] for c in listed]) for answer, item, listed in rows])
+
+
+def title_metrics(
+    teacher: TitleTeacher, examples: TensorExamples, candidates: Tensor, batch_size: int
+) -> dict[str, float]:
+    """``hit_ratio_1`` (correct / rows), ``valid_ratio``, ``hit_ratio_1_of_valid`` (correct / valid, as published)."""
+    answers = answer_all(teacher, examples, candidates, batch_size)
+    found = judge_answers(answers, examples.target, candidates, teacher.prompts.texts)
+    return {
+        "hit_ratio_1": found.of_all,
+        "valid_ratio": found.valid_ratio,
+        "hit_ratio_1_of_valid": found.of_valid,
+    }

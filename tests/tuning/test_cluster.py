@@ -1,0 +1,94 @@
+"""Two Ray nodes on one machine, one of which dies in the middle of a search."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from optuna.trial import TrialState
+from ray.cluster_utils import Cluster
+
+from src.core.errors import ConfigError
+from src.core.paths import REPOSITORY
+from src.pipeline.stages import Stages
+from src.tuning.journal import JOURNAL
+from src.tuning.ray_session import check_ray, check_shared
+from src.tuning.search import SearchPlan, Workplace, prepare_space, run_search
+from src.tuning.settings import RaySettings, TuningSettings
+from src.tuning.store import Store
+from tests.pipeline.toy import toy_stages
+
+TRIALS = 8
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head with one core; the tests add nodes."""
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def plan(stages: Stages, tuning: TuningSettings) -> SearchPlan:
+    space = prepare_space(stages.settings, tuning, "student", "student").only(["student.learning_rate"])
+    points = [{"student.learning_rate": 0.001 * (number + 1)} for number in range(TRIALS)]
+    return SearchPlan("search", stages.settings, space, TRIALS, points, 1)
+
+
+@pytest.mark.slow
+def test_every_trial_ends_although_a_node_dies(cluster: Cluster, tmp_path: Path) -> None:
+    second = cluster.add_node(num_cpus=1)
+    stages = toy_stages(tmp_path, "student.loop.epochs=6", "student.loop.patience=9")
+    tuning = TuningSettings(pruner="none", keep_top=1, retries=2)
+    settings = RaySettings(address=cluster.address)
+    check_ray(settings, dashboard=False)
+    (tmp_path / "result").mkdir()
+    journal, killed = tmp_path / "result" / JOURNAL, threading.Event()
+
+    def kill() -> None:
+        while not journal.exists() or journal.read_bytes().count(b"\n") < 12:
+            killed.wait(0.05)
+        cluster.remove_node(second, allow_graceful=False)
+        killed.set()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    place = Workplace(tmp_path / "result", tuning, settings, storage=str(tmp_path / "shared"))
+    with run_search(place, plan(stages, tuning), stages, None) as outcome:
+        trials = outcome.search.record.trials()
+        assert (outcome.model_folder / "model.safetensors").is_file()
+    assert killed.is_set()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * TRIALS
+    # a trial that went on elsewhere has each epoch once
+    assert [len(trial.intermediate_values) for trial in trials] == [6] * TRIALS
+
+
+@pytest.mark.slow
+def test_a_folder_that_a_node_does_not_see_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    ray.init(address=cluster.address)
+    check_shared(Store(str(tmp_path / "shared")))
+
+    class Blind(Store):
+        """What a folder of this machine is to another one."""
+
+        def read(self, name: str) -> bytes | None:
+            """Nothing."""
+            return None
+
+    with pytest.raises(ConfigError, match="is not shared"):
+        check_shared(Blind(str(tmp_path / "shared")))
+
+
+def test_a_cluster_that_is_not_there_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "src.exp.tune_student", "ray.address=127.0.0.1:1", "trials=2"]
+    done = subprocess.run(line, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"},
+                          capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert "no cluster answers there" in done.stdout
+    assert not (tmp_path / "result").exists()
