@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from src.core.checkpoints import FileCheckpoint
+from src.core.data_utils import fingerprint
 from src.core.hardware import resolve_device
 from src.core.logging import epoch_bar
 from src.core.paths import MANIFEST, require_finished, write_json
@@ -139,6 +141,10 @@ class Stages:
             "seed": self.settings.seed,
         }
 
+        key = fingerprint("teacher", determined_by)
+        # an epoch of a large language model is hours: a killed run goes on after its last one
+        checkpoint = FileCheckpoint(self.cache.root / "checkpoints" / f"teacher_{key}.pt", key)
+
         def build(folder: Path) -> None:
             run = train_teacher(
                 settings,
@@ -148,8 +154,10 @@ class Stages:
                 self.device,
                 self.settings.seed,
                 self.settings.evaluation,
+                checkpoint=checkpoint,
             )
             save_teacher(folder, run.teacher, self.data, run.summary())
+            checkpoint.path.unlink(missing_ok=True)
 
         return self.cache.stage("teacher", determined_by, build)
 

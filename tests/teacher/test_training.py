@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from src.core.checkpoints import snapshot
+from src.core.checkpoints import Checkpoint, FileCheckpoint, snapshot
 from src.core.errors import ConfigError, DataError
-from src.core.training import LoopSettings
+from src.core.training import NO_CHECKPOINT, LoopSettings, silent
 from src.data.id_map import IdMap
 from src.student.settings import EvaluationSettings
 from src.teacher.settings import GateSettings, HeadSettings, TeacherSettings, TeacherTrainSettings
@@ -31,11 +31,13 @@ TRAIN = TeacherTrainSettings(
 )
 
 
-def trained(folder: Path, seed: int = 0, report: Any = None, **changes: Any) -> TeacherRun:
+def trained(
+    folder: Path, seed: int = 0, report: Any = None, checkpoint: Checkpoint = NO_CHECKPOINT, **changes: Any
+) -> TeacherRun:
     """A teacher of walks through the catalogue."""
     settings = replace(SETTINGS, **{"train": TRAIN, "head": HeadSettings(init="random"), **changes})
-    arguments = {} if report is None else {"report": report}
-    return train_teacher(settings, cycle_data(), encoder_of(), str(folder), CPU, seed, EVALUATION, **arguments)
+    told = silent if report is None else report
+    return train_teacher(settings, cycle_data(), encoder_of(), str(folder), CPU, seed, EVALUATION, told, checkpoint)
 
 
 def test_the_teacher_learns(llm: Path) -> None:
@@ -62,6 +64,23 @@ def test_equal_seeds_give_equal_teachers(llama: Path) -> None:
     first, again, other = (snapshot(trained(llama, seed).teacher) for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_killed_training_goes_on_to_the_same_teacher(llama: Path, tmp_path: Path) -> None:
+    class KilledError(Exception):
+        """Stands for SIGKILL."""
+
+    def die(epoch: int, metrics: Mapping[str, float]) -> None:
+        if epoch == 3:
+            raise KilledError
+
+    checkpoint = FileCheckpoint(tmp_path / "teacher.pt", "this teacher")
+    with pytest.raises(KilledError):
+        trained(llama, report=die, checkpoint=checkpoint)
+    whole, resumed = trained(llama), trained(llama, checkpoint=checkpoint)
+    assert resumed.fit.history == whole.fit.history
+    first, second = snapshot(whole.teacher), snapshot(resumed.teacher)
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_micro_batches_change_nothing_but_memory(llama: Path) -> None:

@@ -62,16 +62,15 @@ class Toy:
     tuning: TuningSettings
     trained: list[tuple[int, int]] = field(default_factory=list)
     space: SearchSpace = SPACE
+    seed: int = 7
 
     def run(self, trials: int = TRIALS) -> Record:
         """Start, or go on, as the real driver does."""
         self.folder.mkdir(exist_ok=True)
         with journal.single_driver(self.folder):
             storage = journal.open_journal(self.folder)
-            grid = (
-                self.space.grid() if self.tuning.sampler == "grid" else [{"distill.lam": 0.0, "active.policy": "all"}]
-            )
-            record = Record.open(storage, "search", self.space, self.tuning, 7, EPOCHS, "identity", grid, 1)
+            grid = self.space.grid() if self.tuning.sampler == "grid" else [{"distill.lam": 0.0}]
+            record = Record.open(storage, "search", self.space, self.tuning, self.seed, EPOCHS, "identity", grid, 1)
             search = Search(record, trials, keep=2)
             dispatcher = Dispatcher([search], Store(str(self.folder / "trials")), retries=1)
             while (job := dispatcher.next()) is not None:

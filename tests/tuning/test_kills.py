@@ -10,11 +10,15 @@ import pytest
 from src.core.errors import ArtefactError, ConfigError
 from src.tuning import journal
 from src.tuning.journal import JOURNAL, check, open_journal, repair, single_driver
-from src.tuning.search_space import CategoricalParameter, IntParameter, SearchSpace
+from src.tuning.search_space import CategoricalParameter, FloatParameter, IntParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.study import Record
 from tests.tuning.killing import EPOCHS, SPACE, DyingBackend, Killed, Toy, table
 
+FLOATS = {
+    "distill.lam": FloatParameter(type="float", low=0.0, high=1.0),
+    "distill.alpha": FloatParameter(type="float", low=0.0, high=0.5),
+}
 RULES = [("tpe", "median"), ("tpe", "asha"), ("tpe", "hyperband"), ("random", "asha")]
 
 
@@ -90,6 +94,25 @@ def test_killed_again_while_resuming(tmp_path: Path) -> None:
             assert starts < 200
     assert starts > 20
     assert table(record) == expected
+
+
+@pytest.mark.parametrize("sampler", ["cmaes", "tpe", "random"])
+def test_every_sampler_proposes_the_same_after_a_kill_and_other_things_with_another_seed(
+    tmp_path: Path, sampler: str
+) -> None:
+    space = SearchSpace("distill", {"ndcg_20": "maximize"}, {**FLOATS})
+    tuning = settings(sampler, "none")
+    whole = Toy(tmp_path / "whole", tuning, space=space)
+    expected = table(whole.run(trials=10))
+    assert len({str(row[3]) for row in expected}) == 10
+    toy = Toy(tmp_path / "killed", tuning, space=space)
+    DyingBackend.at, DyingBackend.partial, DyingBackend.written = 50, True, 0
+    with pytest.raises(Killed):
+        toy.run(trials=10)
+    DyingBackend.at = 0
+    assert table(toy.run(trials=10)) == expected
+    other = Toy(tmp_path / "other", tuning, space=space, seed=8).run(trials=10)
+    assert [row[3] for row in table(other)][1:] != [row[3] for row in expected][1:]
 
 
 def test_trials_may_be_added_and_equal_a_search_that_was_larger_from_the_start(tmp_path: Path) -> None:
