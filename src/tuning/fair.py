@@ -156,12 +156,17 @@ def judge(
     trained = {arm.title: scores[arm.name] for arm in ARMS}
     generator = numpy_generator(fair.settings.seed, "bootstrap")
     comparisons = compare(trained, user, STUDENT.title, resamples, generator, metric=f"NDCG@{k}")
+    names = {arm.title: arm.name for arm in ARMS}
+    lines = [
+        {**asdict(found), "name": names[found.name], "against": names[found.against], "sentence": found.sentence()}
+        for found in comparisons
+    ]
     return {
         "metric": f"ndcg_{k}",
         "users": len(np.unique(user)),
         "examples": len(user),
         "arms": [_arm_line(fair, name, values, user, resamples) for name, values in scores.items()],
-        "comparisons": [{**asdict(found), "sentence": found.sentence()} for found in comparisons],
+        "comparisons": lines,
     }
 
 
