@@ -10,7 +10,7 @@ k·r/E..(k+1)·r/E−1 of `lora_A` and the same columns of `lora_B`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -28,42 +28,73 @@ _NOT_ADAPTED = ("pooler", "lm_head", "score", "classifier", "cls")
 ADAPTER = "default"
 
 
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """Gate weights ``[B, E]`` in scope, and by rank r what activations are multiplied by: E·g as ``[B, 1, r]``."""
+
+    gate_weights: Tensor
+    factors: Mapping[int, Tensor]
+
+
 class GateScope:
     """Where the adapters of one model find the gate weights of the batch that is passing through.
 
-    ``with scope(gate_weights):`` opens it, and nothing else does: a LoRA layer that runs outside raises.
+    ``with scope(gate_weights):`` opens it, and nothing else does: a LoRA layer that runs outside raises. What all
+    layers need is computed once, when it is opened: with some hundred layers the small steps would add up.
     """
 
-    def __init__(self) -> None:
-        self._gate: Tensor | None = None
+    def __init__(self, experts: int) -> None:
+        self.experts = experts
+        self.ranks: set[int] = set()
+        self._opened: _Opened | None = None
 
     @contextmanager
     def __call__(self, gate_weights: Tensor) -> Iterator[None]:
         """Hold gate weights ``[B, E]`` for the block; scopes may be nested."""
-        outer, self._gate = self._gate, gate_weights
+        scaled = self.experts * gate_weights
+        spread = {rank: scaled.repeat_interleave(rank // self.experts, dim=-1).unsqueeze(1) for rank in self.ranks}
+        with self.again(_Opened(gate_weights, spread)):
+            yield
+
+    @contextmanager
+    def again(self, opened: _Opened | None) -> Iterator[None]:
+        """Hold for the block what was held before."""
+        outer, self._opened = self._opened, opened
         try:
             yield
         finally:
-            self._gate = outer
+            self._opened = outer
 
     @property
     def gate_weights(self) -> Tensor | None:
         """The weights in scope, or None outside of it."""
-        return self._gate
+        return None if self._opened is None else self._opened.gate_weights
+
+    def factor(self, sequences: int, rank: int) -> Tensor:
+        """``[B, 1, r]``: E times each expert's weight, once for each of its r/E inner activations.
+
+        Raises ``RuntimeError`` outside of a scope, ``ValueError`` when the weights in it are not ``[sequences, E]``.
+        """
+        if self._opened is None:
+            raise RuntimeError("LoRA experts ran without a gate: open `with scope(gate_weights):` around the model")
+        found = tuple(self._opened.gate_weights.shape)
+        if found != (sequences, self.experts):
+            raise ValueError(f"gate_weights are {found}; {sequences} sequences met {self.experts} experts")
+        return self._opened.factors[rank]
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Contexts for a checkpointed forward pass and for its recomputation, which runs after the scope has closed."""
-        return nullcontext(), nullcontext() if self._gate is None else _Reopened(self, self._gate)
+        return nullcontext(), nullcontext() if self._opened is None else _Reopened(self, self._opened)
 
 
 class _Reopened:
     """A scope that can be entered again for each recomputation."""
 
-    def __init__(self, scope: GateScope, gate_weights: Tensor) -> None:
-        self.scope, self.gate_weights = scope, gate_weights
+    def __init__(self, scope: GateScope, opened: _Opened) -> None:
+        self.scope, self.opened = scope, opened
 
     def __enter__(self) -> None:
-        self._open = self.scope(self.gate_weights)
+        self._open = self.scope.again(self.opened)
         self._open.__enter__()
 
     def __exit__(self, *problem: Any) -> None:
@@ -73,20 +104,15 @@ class _Reopened:
 class _GateHook:
     """Multiplies what `lora_A` returns, ``[B, ..., r]``, by E times the gate in scope."""
 
-    def __init__(self, scope: GateScope, experts: int) -> None:
-        self.scope, self.experts = scope, experts
+    def __init__(self, scope: GateScope) -> None:
+        self.scope = scope
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], activations: Tensor) -> Tensor:
-        gate = self.scope.gate_weights
-        if gate is None:
-            raise RuntimeError("LoRA experts ran without a gate: open `with scope(gate_weights):` around the model")
-        if gate.shape != (activations.shape[0], self.experts):
-            raise ValueError(
-                f"gate_weights are {tuple(gate.shape)}; {activations.shape[0]} sequences met {self.experts} experts"
-            )
-        weights = (self.experts * gate).repeat_interleave(activations.shape[-1] // self.experts, dim=1)
-        middle = [1] * (activations.dim() - 2)
-        return activations * weights.view(len(gate), *middle, -1).to(activations.dtype)
+        sequences, *middle, rank = activations.shape
+        factor = self.scope.factor(sequences, rank).to(activations.dtype)
+        if len(middle) != 1:
+            factor = factor.view(sequences, *[1] * len(middle), rank)
+        return activations * factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,10 +178,11 @@ def inject(llm: PreTrainedModel, settings: LoraSettings) -> GatedAdapters:
 
 def attach(model: PeftModel, experts: int) -> GatedAdapters:
     """Gate a PEFT model that already has its LoRA adapter (a new or a loaded one)."""
-    scope, layers = GateScope(), 0
+    scope, layers = GateScope(experts), 0
     for module in model.modules():
         if isinstance(module, LoraLayer) and ADAPTER in module.lora_A:
-            module.lora_A[ADAPTER].register_forward_hook(_GateHook(scope, experts))
+            module.lora_A[ADAPTER].register_forward_hook(_GateHook(scope))
+            scope.ranks.add(module.r[ADAPTER])
             layers += 1
     return GatedAdapters(model, scope, layers)
 
