@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial
@@ -93,13 +94,22 @@ class StudyScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """A dead worker's trial goes on elsewhere; an exception is a defect."""
-        start, error = desk().starts[trial.trial_id], trial.get_pickled_error()
-        if isinstance(error, RayActorError):
+        start = desk().starts[trial.trial_id]
+        if isinstance(_error_of(trial), RayActorError):
             desk().dispatcher.on_death(start, "its worker died")
         else:
             file = Path(trial.error_file) if trial.error_file else None
             text = file.read_text(encoding="utf-8") if file is not None and file.is_file() else "unknown error"
             desk().dispatcher.on_error(start, text.strip())
+
+
+def _error_of(trial: Trial) -> object:
+    """The exception that ended a trial. Ray's own reader looks where the file is copied to later (measured: None)."""
+    file = Path(trial.pickled_error_file) if trial.pickled_error_file else None
+    if file is None or not file.is_file():
+        return None
+    with file.open("rb") as handle:
+        return ray.cloudpickle.load(handle)
 
 
 class Watch(TrialProgressCallback):
@@ -112,7 +122,10 @@ class Watch(TrialProgressCallback):
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Note the workers, which Ray starts as it needs them."""
-        remember_children(desk().folder, desk().scratch)
+        try:
+            remember_children(desk().folder, desk().scratch)
+        except OSError as error:
+            desk().dispatcher.halt(f"the result folder cannot be written ({error.strerror or error})")
 
     def on_trial_result(self, *_: object, **__: object) -> None:
         """Nothing."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -26,11 +28,14 @@ class FakeTrial:
 
     trial_id: str
     error_file: str | None = None
-    error: Exception | None = None
+    pickled_error_file: str | None = None
 
-    def get_pickled_error(self) -> Exception | None:
-        """As Ray's."""
-        return self.error
+    @classmethod
+    def ended_by(cls, trial_id: str, error: Exception, folder: Path) -> FakeTrial:
+        """With the two files that Ray writes."""
+        (folder / f"{trial_id}.pkl").write_bytes(ray.cloudpickle.dumps(error))
+        (folder / f"{trial_id}.txt").write_text(f"Traceback\n{type(error).__name__}: {error}\n")
+        return cls(trial_id, str(folder / f"{trial_id}.txt"), str(folder / f"{trial_id}.pkl"))
 
 
 @pytest.fixture
@@ -75,16 +80,15 @@ def test_a_retry_gets_twice_the_share(drive: Drive) -> None:
     assert shares == [(0, 0.25), (0, 0.5), (0, 1.0)]
 
 
-def test_a_dead_worker_is_not_a_defect(drive: Drive, tmp_path: Path) -> None:
+@pytest.mark.parametrize("death", [RayActorError(), ActorDiedError(), ActorUnavailableError("away", None)])
+def test_a_dead_worker_is_not_a_defect(drive: Drive, tmp_path: Path, death: Exception) -> None:
     searcher, scheduler = StudySearcher(), StudyScheduler()
     searcher.suggest("a")
-    scheduler.on_trial_error(None, FakeTrial("a", error=RayActorError()))  # type: ignore[arg-type]
+    scheduler.on_trial_error(None, FakeTrial.ended_by("a", death, tmp_path))  # type: ignore[arg-type]
     searcher.on_trial_complete("a", None, error=True)
     assert drive.states() == ["RUNNING"]
     searcher.suggest("b")
-    (tmp_path / "ray.txt").write_text("Traceback\nValueError: bad\n")
-    error = FakeTrial("b", str(tmp_path / "ray.txt"), ValueError("bad"))
-    scheduler.on_trial_error(None, error)  # type: ignore[arg-type]
+    scheduler.on_trial_error(None, FakeTrial.ended_by("b", ValueError("bad"), tmp_path))  # type: ignore[arg-type]
     searcher.on_trial_complete("b", None, error=True)
     assert (drive.states(), drive.failure(0)) == (["FAIL"], "ValueError: bad")
 
@@ -105,3 +109,12 @@ def test_a_halted_search_leaves_tunes_loop_and_asks_no_more(drive: Drive) -> Non
         Watch().on_step_begin(2, [])
     searcher.on_trial_complete("a", {})
     assert drive.states() == ["RUNNING"]
+
+
+def test_a_full_disk_at_the_start_of_a_trial_halts(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(executor, "remember_children", full)
+    Watch().on_trial_start(1, [], FakeTrial("a"))  # type: ignore[arg-type]
+    assert drive.dispatcher.halted == "the result folder cannot be written (No space left on device)"
