@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 #: why a run was paused by a signal
@@ -77,3 +77,15 @@ class Paused(AnyoError):
 
 class StopTraining(Exception):
     """Raised by a report callback to end the loop after the reported epoch (a pruned trial)."""
+
+
+def gather(*checks: Callable[[], object]) -> None:
+    """Run every check and raise one ``ConfigError`` that holds the problems of all, in their order."""
+    problems: list[Problem] = []
+    for check in checks:
+        try:
+            check()
+        except ProblemsFound as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)

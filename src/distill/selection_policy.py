@@ -6,7 +6,6 @@ A policy is a pure function of tensors; ``tests/contracts/selection_policy.py`` 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,8 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from src.core.errors import ConfigError
 from src.core.metrics import target_ranks
+from src.core.plugins import build_plugin
 from src.distill.settings import ActiveSettings
 
 
@@ -92,14 +91,4 @@ _POLICIES: dict[str, Callable[[ActiveSettings], SelectionPolicy]] = {
 
 def build_policy(settings: ActiveSettings) -> SelectionPolicy:
     """The policy that the settings name; raises ``ConfigError`` for one that does not exist or cannot be imported."""
-    if settings.policy in _POLICIES:
-        return _POLICIES[settings.policy](settings)
-    module, _, factory = settings.policy.partition(":")
-    try:
-        policy: SelectionPolicy = getattr(importlib.import_module(module), factory)(settings)
-    except (ImportError, AttributeError, ValueError) as error:
-        names = ", ".join(_POLICIES)
-        raise ConfigError.one(
-            "active.policy", settings.policy, f"cannot be found ({error})", f"use {names}, or package.module:factory"
-        ) from None
-    return policy
+    return build_plugin("active.policy", settings.policy, _POLICIES, settings)

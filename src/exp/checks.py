@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from src.core.errors import ConfigError
+from src.core.errors import ConfigError, gather
 from src.distill.selection_policy import build_policy
-from src.exp.door import gather
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
-from src.core.errors import ConfigError, Problem, ProblemsFound
+from src.core.errors import ConfigError, Problem
 from src.core.paths import REPOSITORY
 
 CONF = REPOSITORY / "conf"
@@ -238,15 +238,3 @@ def absolute(settings: S, base: Path) -> S:
         elif is_dataclass(value):
             changes[field.name] = absolute(value, base)
     return cast(S, replace(cast(Any, settings), **changes))
-
-
-def gather(*checks: Callable[[], object]) -> None:
-    """Run every check and raise one error that holds all of their problems."""
-    problems: list[Problem] = []
-    for check in checks:
-        try:
-            check()
-        except ProblemsFound as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)

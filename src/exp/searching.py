@@ -11,12 +11,11 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 
-from src.core.errors import ConfigError
+from src.core.errors import ConfigError, gather
 from src.core.paths import MANIFEST
 from src.core.settings import STRICT
 from src.data.examples import already_open, openings
 from src.exp.checks import check_experiment
-from src.exp.door import gather
 from src.exp.replay import REPLAY_HEADING, REPLAY_WITH, replay_keys
 from src.exp.resume import SPACE_FILE, previous_resumes
 from src.pipeline.run_folder import RunFolder

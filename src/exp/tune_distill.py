@@ -16,11 +16,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from src.core.data_utils import fingerprint
-from src.core.errors import ConfigError, Problem
+from src.core.errors import ConfigError, Problem, gather
 from src.core.logging import console
 from src.core.settings import STRICT
 from src.data.teacher_outputs import TeacherOutputs
-from src.exp.door import gather
 from src.exp.entry import Entry
 from src.exp.replay import REPLAY_HEADING, replay_keys
 from src.exp.searching import (

@@ -7,7 +7,6 @@ contains every smaller one, so that with a `LabelCache` it pays for the differen
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -21,6 +20,7 @@ from torch import Tensor
 from src.core.data_utils import ordered_batches
 from src.core.errors import ConfigError, TrainingFailed
 from src.core.metrics import target_ranks
+from src.core.plugins import build_plugin
 from src.core.seed import numpy_generator
 from src.data.examples import Examples
 from src.student.datamodule import TensorExamples
@@ -238,17 +238,7 @@ _SELECTORS: dict[str, Callable[[ExportSettings], RowSelector]] = {
 
 def build_selector(settings: ExportSettings) -> RowSelector:
     """The selector that the settings name; raises ``ConfigError`` for one that does not exist or cannot be imported."""
-    if settings.select in _SELECTORS:
-        return _SELECTORS[settings.select](settings)
-    module, _, factory = settings.select.partition(":")
-    try:
-        selector: RowSelector = getattr(importlib.import_module(module), factory)(settings)
-    except (ImportError, AttributeError, ValueError) as error:
-        names = ", ".join(_SELECTORS)
-        raise ConfigError.one(
-            "teacher.export.select", settings.select, f"cannot be found ({error})", f"use {names}, or module:factory"
-        ) from None
-    return selector
+    return build_plugin("teacher.export.select", settings.select, _SELECTORS, settings)
 
 
 def budget_rows(settings: ExportSettings, rows: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from src.core.errors import AnyoError, ArtefactError, ConfigError, DataError, Problem, ProblemsFound
+from src.core.errors import AnyoError, ArtefactError, ConfigError, DataError, Problem, ProblemsFound, gather
 from src.core.git_info import git_info
 from src.core.hardware import package_versions, resolve_device
 from src.core.timing import Stopwatch
@@ -63,3 +63,16 @@ def test_git_info_names_a_revision_or_says_none() -> None:
     info = git_info()
     assert info["revision"] is None or len(info["revision"]) == 40
     assert (info["revision"] is None) == (info["dirty"] is None)
+
+
+def test_gather_reports_every_checks_problems_in_order() -> None:
+    def data() -> None:
+        raise DataError.one("file", "a.inter", "is missing")
+
+    def device() -> None:
+        raise ConfigError.one("runtime.device", "cuda", "is not there")
+
+    with pytest.raises(ConfigError) as caught:
+        gather(data, lambda: None, device)
+    assert [problem.field for problem in caught.value.problems] == ["file", "runtime.device"]
+    gather(lambda: None)

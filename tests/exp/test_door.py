@@ -9,8 +9,8 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from src.core.errors import ConfigError, DataError
-from src.exp.door import expand_params, format_value, gather, nested_plain, read_settings
+from src.core.errors import ConfigError
+from src.exp.door import expand_params, format_value, nested_plain, read_settings
 from src.exp.tune_distill import TuneSettings
 from src.pipeline.evaluate_all import EvaluateSettings
 from src.pipeline.settings import ExperimentSettings
@@ -189,16 +189,3 @@ def test_a_params_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert "cannot be read" in str(refused(f"params={tmp_path}"))
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     assert "cannot be read" in str(refused(f"params={tmp_path / 'binary'}"))
-
-
-def test_gather_reports_every_checks_problems_in_order() -> None:
-    def data() -> None:
-        raise DataError.one("file", "a.inter", "is missing")
-
-    def device() -> None:
-        raise ConfigError.one("runtime.device", "cuda", "is not there")
-
-    with pytest.raises(ConfigError) as caught:
-        gather(data, lambda: None, device)
-    assert [problem.field for problem in caught.value.problems] == ["file", "runtime.device"]
-    gather(lambda: None)

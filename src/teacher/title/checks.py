@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from transformers import AutoConfig, AutoTokenizer
 
-from src.core.errors import ConfigError, DataError, Problem, ProblemsFound
+from src.core.errors import DataError, gather
 from src.data.candidates import draw_candidate_lists
 from src.data.examples import SequenceData
 from src.teacher.llm import is_decoder
@@ -23,17 +23,10 @@ def check_title_lm(settings: TeacherSettings, data: SequenceData) -> None:
     """
     if settings.objective != "title_lm":
         return
-    problems: list[Problem] = []
     checks: list[Callable[[], None]] = [lambda: _check_candidates(settings, data)]
     if settings.llm != TINY:
         checks += [lambda: _check_decoder(settings), lambda: _check_room(settings, data)]
-    for check in checks:
-        try:
-            check()
-        except ProblemsFound as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
+    gather(*checks)
 
 
 def _check_candidates(settings: TeacherSettings, data: SequenceData) -> None:

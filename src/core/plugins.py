@@ -1,0 +1,28 @@
+"""Interfaces that are open to the user's own code: a setting names one of ours, or ``package.module:factory``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from src.core.errors import ConfigError
+
+S = TypeVar("S")
+P = TypeVar("P")
+
+
+def build_plugin(field: str, name: str, ours: Mapping[str, Callable[[S], P]], settings: S) -> P:
+    """What ``ours[name]``, or the factory that ``name`` imports, makes of the settings.
+
+    Raises ``ConfigError`` about ``field`` for a name that is not ours and cannot be imported.
+    """
+    if name in ours:
+        return ours[name](settings)
+    module, _, factory = name.partition(":")
+    try:
+        found: Callable[[S], P] = getattr(importlib.import_module(module), factory)
+    except (ImportError, AttributeError, ValueError) as error:
+        step = f"use {', '.join(ours)}, or package.module:factory"
+        raise ConfigError.one(field, name, f"cannot be found ({error})", step) from None
+    return found(settings)
