@@ -78,20 +78,6 @@ def require_negatives(history: NDArray[np.int64], target: NDArray[np.int64], num
         )
 
 
-def draw_candidates(
-    history: NDArray[np.int64], target: int, num_items: int, n: int, generator: np.random.Generator
-) -> NDArray[np.int64]:
-    """``[n]`` item ids in random order: the target and n − 1 others, not in the history, without replacement.
-
-    Raises ``DataError`` when the catalogue has too few other items.
-    """
-    allowed = np.setdiff1d(np.arange(num_items), np.append(history, target))
-    if len(allowed) < n - 1:
-        raise DataError.one("candidates", n, f"only {len(allowed) + 1} items can stand in the list", "ask for fewer")
-    others = generator.choice(allowed, size=n - 1, replace=False)
-    return generator.permutation(np.append(others, target)).astype(np.int64)
-
-
 @dataclass(frozen=True, eq=False)
 class CandidateLists:
     """Candidate lists of some examples: ``example_id`` ``[N]`` int64, ``items`` ``[N, n]`` int64 in random order."""

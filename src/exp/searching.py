@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 
+from src.core.data_utils import fingerprint
 from src.core.errors import ConfigError, gather
 from src.core.paths import MANIFEST
 from src.core.settings import STRICT
 from src.data.examples import already_open, openings
+from src.data.teacher_outputs import TeacherOutputs
 from src.exp.checks import check_experiment
+from src.exp.entry import Entry
 from src.exp.replay import REPLAY_HEADING, REPLAY_WITH, replay_keys
 from src.exp.resume import SPACE_FILE, previous_resumes
+from src.pipeline.final import Comparison, Contestant, write_comparison
 from src.pipeline.run_folder import RunFolder
-from src.pipeline.runs import CURVES, finish, fit_summary
+from src.pipeline.runs import BEST_STUDENT, CURVES, describe_data, finish, fit_summary
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages, fit_of
+from src.student.artefact import load_student
 from src.tuning.dispatch import states
 from src.tuning.html_report import write_report
+from src.tuning.journal import single_driver
 from src.tuning.ray_session import check_ray
 from src.tuning.report import write_tensorboard, write_trials_table
 from src.tuning.search import (
     SearchOutcome,
-    SearchPlan,
     Workplace,
     check_resources,
     plan_search,
     prepare_space,
     remove_work,
+    run_search,
     space_document,
     warm_trials,
     with_threads,
@@ -74,6 +81,9 @@ class SearchSettings(ExperimentSettings):
     ] = False
     ray: RaySettings = RaySettings()
     tuning: TuningSettings = TuningSettings()
+
+
+S = TypeVar("S", bound="SearchSettings")
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,33 +141,58 @@ def check_search(settings: SearchSettings, stage: Stage, document: str, extra: A
     return Prepared(found["stages"], found["space"], settings.warm_start)
 
 
-def check_test_split(settings: SearchSettings, folder: RunFolder) -> None:
-    """Raises ``ConfigError`` when this search's test split was opened and more is asked, before anything is trained."""
-    if (folder.path / MANIFEST).exists() and openings(folder.test_record) and not settings.reopen_test:
-        raise ConfigError([already_open(folder.test_record)])
+@contextmanager
+def driving(settings: SearchSettings, stages: Stages, folder: RunFolder, document: str) -> Iterator[Workplace]:
+    """The frame of every tune_* command: this process alone drives the folder's search; data and baseline are there.
+
+    What a finished folder says is set aside, and the search space is kept beside it. Raises ``ConfigError`` when the
+    search's test split was opened and more is asked, before anything is trained.
+    """
+    with single_driver(folder.path):
+        if (folder.path / MANIFEST).exists() and openings(folder.test_record) and not settings.reopen_test:
+            raise ConfigError([already_open(folder.test_record)])
+        folder.begin_again()
+        if not (folder.path / SPACE_FILE).exists():
+            shutil.copyfile(space_document(settings.tuning, document), folder.path / SPACE_FILE)
+        describe_data(stages)
+        _ = stages.baseline
+        yield Workplace(folder.path, settings.tuning, settings.ray, settings.dashboard, settings.storage)
 
 
-def begin(settings: SearchSettings, folder: RunFolder, document: str) -> Workplace:
-    """Before a search starts or goes on: what a finished folder says is set aside, the space is kept beside it."""
-    folder.begin_again()
-    if not (folder.path / SPACE_FILE).exists():
-        shutil.copyfile(space_document(settings.tuning, document), folder.path / SPACE_FILE)
-    return Workplace(folder.path, settings.tuning, settings.ray, settings.dashboard, settings.storage)
-
-
-def plan(settings: SearchSettings, prepared: Prepared) -> SearchPlan:
-    """The single search of a stage."""
-    return plan_search(prepared.stages.settings, prepared.space, settings.tuning, settings.trials, prepared.warm)
-
-
-def publish(outcome: SearchOutcome, folder: RunFolder, name: str) -> None:
-    """The winner's model and keys, the trials table, the curves."""
-    folder.copy_folder(outcome.model_folder, name)
+def search_and_publish(
+    settings: SearchSettings, prepared: Prepared, folder: RunFolder, place: Workplace, outputs: TeacherOutputs | None,
+    name: str,
+) -> SearchOutcome:  # fmt: skip
+    """The single search of a stage: the winner's model (as ``name``) and keys, the trials table, the curves."""
+    stages = prepared.stages
+    plan = plan_search(stages.settings, prepared.space, settings.tuning, settings.trials, prepared.warm)
+    with run_search(place, plan, stages, outputs) as outcome:
+        folder.copy_folder(outcome.model_folder, name)
     command = REPLAY_WITH[outcome.search.record.space.stage]
     heading = REPLAY_HEADING.format(command=command, folder=folder.path)
     folder.write_yaml("best_params.yaml", replay_keys(outcome.settings), heading)
     write_trials_table(folder.path, [outcome.search])
     write_tensorboard(folder.path / CURVES, outcome.search.record)
+    folder.watch.add("search_time", outcome.seconds)
+    return outcome
+
+
+def best_student(outcome: SearchOutcome, stages: Stages, folder: RunFolder, name: str) -> Contestant:
+    """The published student of a search, with the number of configurations that were tried to find it."""
+    student = load_student(folder.path / BEST_STUDENT, stages.data)[0].to(stages.device)
+    return Contestant(name, student, len(outcome.search.record.trials()))
+
+
+def compare(
+    comparison: Comparison, outcome: SearchOutcome, folder: RunFolder, settings: SearchSettings, what: str
+) -> None:
+    """The winner beside its baselines on validation and on the test split, which this opens once."""
+    stages = comparison.stages
+    judged = fingerprint(outcome.best.user_attrs["weights"], stages.baseline.key)
+    reason = f"the winner ({what}, trial {outcome.best.number}) and its baselines"
+    ranked = [*comparison.validation(), *comparison.test(folder, reason, judged, settings.reopen_test)]
+    title = f"{what} beside its baselines"
+    write_comparison(folder, comparison.rows(ranked), ranked, stages.settings.evaluation.ks, title)
 
 
 def facts(outcome: SearchOutcome, stages: Stages, folder: RunFolder) -> dict[str, Any]:
@@ -185,3 +220,15 @@ def conclude(stages: Stages, folder: RunFolder, kind: str, found: Mapping[str, A
         remove_work(folder.path)
 
     finish(stages, folder, kind, found, last)
+
+
+def search_entry(
+    command: str,
+    config_name: str,
+    description: str | None,
+    schema: type[S],
+    check: Callable[[S], Prepared],
+    run: Callable[[S, Prepared, RunFolder], None],
+) -> Entry[S]:
+    """A tune_* command: an `Entry` whose runs can be resumed."""
+    return Entry(command, config_name, description or "", schema, check, run, RESUMABLE)

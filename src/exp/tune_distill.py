@@ -23,26 +23,25 @@ from src.data.teacher_outputs import TeacherOutputs
 from src.exp.entry import Entry
 from src.exp.replay import REPLAY_HEADING, replay_keys
 from src.exp.searching import (
-    RESUMABLE,
     Prepared,
     SearchSettings,
-    begin,
+    best_student,
     check_search,
-    check_test_split,
+    compare,
     conclude,
+    driving,
     facts,
-    plan,
-    publish,
+    search_and_publish,
+    search_entry,
 )
 from src.pipeline.curves import write_curves
-from src.pipeline.final import Comparison, Contestant, popularity, write_comparison, write_tables
+from src.pipeline.final import Comparison, Contestant, popularity, write_tables
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import (
     BEST_STUDENT,
     CURVES,
     baseline_contestant,
     check_teacher,
-    describe_data,
     show_teacher,
     teacher_facts,
 )
@@ -50,9 +49,8 @@ from src.pipeline.stages import Stages, fit_of
 from src.student.artefact import load_student
 from src.tuning.arms import ARMS, check_arms
 from src.tuning.fair import POPULARITY, FairSearch, arms_table, best_final, judge, run_fair, save_answer
-from src.tuning.journal import single_driver
 from src.tuning.report import write_tensorboard, write_trials_table
-from src.tuning.search import SearchOutcome, Workplace, reproduces_baseline, run_search
+from src.tuning.search import Workplace, reproduces_baseline
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -91,12 +89,8 @@ def _check_fair(settings: TuneSettings) -> None:
 
 def run(settings: TuneSettings, prepared: Prepared, folder: RunFolder) -> None:
     """Stages, search, the winner's artefacts, one look at the test split, the manifest."""
-    with single_driver(folder.path):
-        check_test_split(settings, folder)
-        place = begin(settings, folder, _document(settings))
-        stages = prepared.stages
-        describe_data(stages)
-        _ = stages.baseline
+    stages = prepared.stages
+    with driving(settings, stages, folder, _document(settings)) as place:
         check_teacher(stages, folder)
         outputs = stages.outputs
         show_teacher(teacher_facts(stages))
@@ -113,26 +107,15 @@ def _run_single(
     settings: TuneSettings, prepared: Prepared, folder: RunFolder, place: Workplace, outputs: TeacherOutputs
 ) -> None:
     stages = prepared.stages
-    with run_search(place, plan(settings, prepared), stages, outputs) as outcome:
-        publish(outcome, folder, BEST_STUDENT)
+    outcome = search_and_publish(settings, prepared, folder, place, outputs, BEST_STUDENT)
     folder.watch.add("distill_student_train_time", float(outcome.best.user_attrs["seconds"]))
-    folder.watch.add("search_time", outcome.seconds)
-    _compare(stages, outcome, folder, settings.reopen_test)
+    distilled = best_student(outcome, stages, folder, "distilled")
+    contestants = [popularity(stages), baseline_contestant(stages), distilled]
+    comparison = Comparison(stages, contestants, with_teacher=stages.uses_own_teacher)
+    compare(comparison, outcome, folder, settings, "best distilled student")
     same = {"first_trial_reproduces_baseline": reproduces_baseline(stages, outcome.search.record)}
     found = {"search": {**facts(outcome, stages, folder), **same}, **teacher_facts(stages)}
     conclude(stages, folder, "tune_distill", found)
-
-
-def _compare(stages: Stages, outcome: SearchOutcome, folder: RunFolder, again: bool) -> None:
-    student = load_student(folder.path / BEST_STUDENT, stages.data)[0].to(stages.device)
-    trials = len(outcome.search.record.trials())
-    contestants = [popularity(stages), baseline_contestant(stages), Contestant("distilled", student, trials)]
-    comparison = Comparison(stages, contestants, with_teacher=stages.uses_own_teacher)
-    reason = f"the winner (trial {outcome.best.number}) and the baselines"
-    judged = fingerprint(outcome.best.user_attrs["weights"], stages.baseline.key)
-    ranked = [*comparison.validation(), *comparison.test(folder, reason, judged, again)]
-    ks = stages.settings.evaluation.ks
-    write_comparison(folder, comparison.rows(ranked), ranked, ks, "best distilled student beside its baselines")
 
 
 # --------------------------------------------------------------------------------------------------- the fair protocol
@@ -201,15 +184,7 @@ def _fair_facts(fair: FairSearch, arm: str, seed: object) -> dict[str, Any]:
     }
 
 
-ENTRY: Entry[TuneSettings] = Entry(
-    command="tune_distill",
-    config_name="tune",
-    description=__doc__,
-    schema=TuneSettings,
-    check=check,
-    run=run,
-    resumable=RESUMABLE,
-)
+ENTRY: Entry[TuneSettings] = search_entry("tune_distill", "tune", __doc__, TuneSettings, check, run)
 
 
 def main() -> None:

@@ -5,62 +5,46 @@ The best teacher lies in the result; run_teacher params=…/best_params.yaml tra
 
 from __future__ import annotations
 
-from src.core.data_utils import fingerprint
 from src.exp.entry import Entry
 from src.exp.searching import (
-    RESUMABLE,
     Prepared,
     SearchSettings,
-    begin,
     check_search,
-    check_test_split,
+    compare,
     conclude,
+    driving,
     facts,
-    plan,
-    publish,
+    search_and_publish,
+    search_entry,
 )
-from src.pipeline.final import Comparison, popularity, write_comparison
+from src.pipeline.final import Comparison, popularity
 from src.pipeline.run_folder import RunFolder
-from src.pipeline.runs import baseline_contestant, describe_data
+from src.pipeline.runs import baseline_contestant
 from src.teacher.factory import load_teacher
-from src.tuning.journal import single_driver
-from src.tuning.search import run_search
 
 BEST_TEACHER = "teacher"
 
 
+def check(settings: SearchSettings) -> Prepared:
+    """Everything that can be known to be wrong before training."""
+    return check_search(settings, "teacher", "teacher")
+
+
 def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None:
     """Encoder and language model, search, the winner, one look at the test split (the teacher: a sample), manifest."""
-    with single_driver(folder.path):
-        check_test_split(settings, folder)
-        place = begin(settings, folder, "teacher")
-        stages = prepared.stages
-        describe_data(stages)
+    stages = prepared.stages
+    with driving(settings, stages, folder, "teacher") as place:
         # what the trials take from the cache is built here, once
-        _, _, _ = stages.baseline, stages.encoder, stages.llm_folder
-        with run_search(place, plan(settings, prepared), stages, None) as outcome:
-            publish(outcome, folder, BEST_TEACHER)
-        folder.watch.add("search_time", outcome.seconds)
+        _, _ = stages.encoder, stages.llm_folder
+        outcome = search_and_publish(settings, prepared, folder, place, None, BEST_TEACHER)
         teacher = load_teacher(folder.path / BEST_TEACHER, outcome.settings.teacher, stages.data, stages.device)
         contestants = [popularity(stages), baseline_contestant(stages)]
         comparison = Comparison(stages, contestants, with_teacher=True, teacher=teacher)
-        judged = fingerprint(outcome.best.user_attrs["weights"], stages.baseline.key)
-        reason = f"the best teacher (trial {outcome.best.number}) and the student"
-        ranked = [*comparison.validation(), *comparison.test(folder, reason, judged, settings.reopen_test)]
-        ks = stages.settings.evaluation.ks
-        write_comparison(folder, comparison.rows(ranked), ranked, ks, "best teacher beside the student")
+        compare(comparison, outcome, folder, settings, "best teacher")
         conclude(stages, folder, "tune_teacher", {"search": facts(outcome, stages, folder)})
 
 
-ENTRY: Entry[SearchSettings] = Entry(
-    command="tune_teacher",
-    config_name="tune_teacher",
-    description=__doc__,
-    schema=SearchSettings,
-    check=lambda settings: check_search(settings, "teacher", "teacher"),
-    run=run,
-    resumable=RESUMABLE,
-)
+ENTRY: Entry[SearchSettings] = search_entry("tune_teacher", "tune_teacher", __doc__, SearchSettings, check, run)
 
 
 def main() -> None:

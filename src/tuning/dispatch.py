@@ -84,6 +84,7 @@ class Dispatcher:
     _waiting: deque[Job] = field(default_factory=deque)
     _open: dict[int, Job] = field(default_factory=dict)
     _starts: int = 0
+    _bare: set[str] = field(default_factory=set)  # folders that have been tidied: a bucket charges for each request
 
     def __post_init__(self) -> None:
         for search in self.searches:
@@ -205,9 +206,11 @@ class Dispatcher:
         if len(search.record.space.objectives) > 1:
             kept |= set(search.record.front())
         for trial in search.record.trials():
-            if trial.state.is_finished() and trial.number not in kept:
+            folder = search.folder(trial.number)
+            if trial.state.is_finished() and trial.number not in kept and folder not in self._bare:
                 for name in (MODEL, CHECKPOINT):
-                    self.store.remove(f"{search.folder(trial.number)}/{name}")
+                    self.store.remove(f"{folder}/{name}")
+                self._bare.add(folder)
 
     def _keep_inside_bound(self) -> None:
         if self.over_bound():

@@ -46,8 +46,8 @@ class Screen:
         )
         self._bar = Progress(*columns, console=console)
         self._task = self._bar.add_task("search", total=sum(search.trials for search in self.searches), left="")
-        self._ended_before = self._told_now()
-        self._told = {key for key, _ in self._ended_before}
+        self._told = {(search.name, trial.number) for search, trial in self._untold()}
+        self._ended_before = len(self._told)
         self._epochs_before = self._epochs()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
@@ -64,10 +64,9 @@ class Screen:
 
     def update(self) -> None:
         """Tell of trials that have ended meanwhile; the live display refreshes by itself."""
-        for key, line in self._told_now():
-            if key not in self._told:
-                self._told.add(key)
-                _log.info("%s", line)
+        for search, trial in self._untold():
+            self._told.add((search.name, trial.number))
+            _log.info("%s", self._line(search, trial))
 
     def _epochs(self) -> int:
         return sum(len(trial.intermediate_values) for search in self.searches for trial in search.record.trials())
@@ -83,7 +82,7 @@ class Screen:
         return Group(self._bar, Text(f"{words}; {pace:.2f} epochs/s"), *best)
 
     def _time_left(self, ended: int, seconds: float) -> str:
-        here = ended - len(self._ended_before)
+        here = ended - self._ended_before
         if here <= 0:
             return "time left: unknown"
         left = round(seconds / here * (self._bar.tasks[0].total or 0.0) - seconds / here * ended)
@@ -97,12 +96,12 @@ class Screen:
         value, values = best.values[0], format_values(best.params)
         return f"{name}best {search.record.space.metric} {value:.4f} (trial {best.number}: {values})"
 
-    def _told_now(self) -> list[tuple[tuple[str, int], str]]:
+    def _untold(self) -> list[tuple[Search, FrozenTrial]]:
         return [
-            ((search.name, trial.number), self._line(search, trial))
+            (search, trial)
             for search in self.searches
             for trial in search.record.trials()
-            if trial.state in _ENDED
+            if trial.state in _ENDED and (search.name, trial.number) not in self._told
         ]
 
     def _line(self, search: Search, trial: FrozenTrial) -> str:

@@ -101,10 +101,6 @@ class Record:
         """How many trials have ended."""
         return sum(trial.state.is_finished() for trial in self.trials())
 
-    def is_running(self, number: int) -> bool:
-        """Whether a trial has not ended."""
-        return self.trials()[number].state == TrialState.RUNNING
-
     def ranked(self) -> list[FrozenTrial]:
         """Completed trials, the best by the first objective first; the earlier one where two are equal."""
         sign = -1.0 if self.study.directions[0] == StudyDirection.MAXIMIZE else 1.0

@@ -39,8 +39,9 @@ from src.tuning.dispatch import CHECKPOINT, MODEL
 from src.tuning.resources import CONTEXT_BYTES
 from src.tuning.search_space import SearchSpace
 from src.tuning.shared_data import FOLDER, SharedData
-from src.tuning.stage_functions import Trained, train_stage
+from src.tuning.stage_functions import train_stage
 from src.tuning.store import Store
+from src.tuning.trained import Trained
 
 _log = get_logger(__name__)
 

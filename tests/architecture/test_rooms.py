@@ -41,6 +41,11 @@ def test_run_entry_points_import_without_ray_and_optuna() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_worker_that_trains_students_loads_no_language_model() -> None:
+    done = import_without(["transformers", "peft", "tokenizers"], ["src.tuning.trainable"])
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_blocked_package_would_be_noticed() -> None:
     assert import_without(["torch"], ["src.core.seed"]).returncode != 0
 

@@ -13,7 +13,6 @@ from src.core.errors import ArtefactError, DataError
 from src.data.candidates import (
     CandidateLists,
     draw_candidate_lists,
-    draw_candidates,
     draw_from_offsets,
     draw_negatives,
     forbidden_offsets,
@@ -75,18 +74,18 @@ def test_a_row_without_any_negative_is_refused() -> None:
 
 
 def test_candidate_list() -> None:
-    history = np.array([2, 3, 4, 10, 10])
-    lists = [draw_candidates(history, 7, 10, 5, np.random.default_rng(seed)) for seed in range(200)]
+    examples = examples_of([[2, 3, 4]], [7], first_id=1, num_items=10)
+    lists = [draw_candidate_lists(examples, 10, 5, seed).items[0] for seed in range(200)]
     for candidates in lists:
         assert len(set(candidates.tolist())) == 5
         assert 7 in candidates
         assert not {2, 3, 4, 10} & set(candidates.tolist())
     assert {candidates.tolist().index(7) for candidates in lists} == set(range(5))
     assert set(np.concatenate(lists).tolist()) == {0, 1, 5, 6, 7, 8, 9}
-    again = draw_candidates(history, 7, 10, 5, np.random.default_rng(0))
+    again = draw_candidate_lists(examples, 10, 5, 0).items[0]
     assert again.tolist() == lists[0].tolist()
-    with pytest.raises(DataError, match="only 7 items"):
-        draw_candidates(history, 7, 10, 8, np.random.default_rng(0))
+    with pytest.raises(DataError, match="leaves 7 of 10 items"):
+        draw_candidate_lists(examples, 10, 8, 0)
 
 
 def test_every_list_holds_the_target_and_distinct_items_outside_the_history() -> None:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from src.core.seed import numpy_generator
-from src.data.candidates import draw_candidates
+from src.data.candidates import draw_candidate_lists
 from src.data.dataset import load_dataset
 from src.data.examples import Examples, SequenceData
 from src.data.settings import DatasetSettings
@@ -165,7 +164,9 @@ def _check_sample(sample: Leaves, data: SequenceData) -> None:
     history, answer = sample["seq"][: sample["len_seq"]], sample["item_id"]
     sample.expect("seq", history + [data.id_map.padding_id] * (width - len(history)))
     count, others = sample["len_cans"], set(history) - {answer}
-    ours = draw_candidates(np.array(sample["seq"]), answer, data.num_items, count, numpy_generator(0)).tolist()
+    row, seen = np.zeros(1, dtype=np.int64), np.array([sample["seq"]])
+    example = Examples(row, row, seen, np.array([sample["len_seq"]]), np.array([answer]), row.astype(float))
+    ours = draw_candidate_lists(example, data.num_items, count, seed=0).items[0].tolist()
     for candidates in (sample["cans"], ours):
         require(len(set(candidates)) == len(candidates) == count, "candidates are distinct")
         require(answer in candidates and not set(candidates) & others, "candidates: answer, no history")

@@ -204,6 +204,15 @@ def test_only_the_best_keep_model_and_checkpoint(drive: Drive) -> None:
     assert [drive.files(number) for number in range(4)] == [set(), {MODEL, CHECKPOINT}, set(), {MODEL, CHECKPOINT}]
 
 
+def test_files_are_removed_once_however_many_trials_follow(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+    remove = Store.remove
+    monkeypatch.setattr(Store, "remove", lambda store, name: (removed.append(name), remove(store, name)))
+    for value in (0.4, 0.6, 0.5, 0.3):
+        drive.done(drive.start(), value)
+    assert removed == [f"{number}/{name}" for number in (0, 3) for name in (MODEL, CHECKPOINT)]
+
+
 def test_over_its_bound_the_search_keeps_one_model_and_pauses_if_that_does_not_help(drive: Drive) -> None:
     for value in (0.4, 0.6):
         drive.done(drive.start(), value)
