@@ -53,8 +53,8 @@ from src.tuning.store import Store
 RESUMABLE = frozenset(
     {
         "trials", "dashboard", "reopen_test", "ray.address", "ray.memory_mb", "ray.dashboard_host",
-        "ray.dashboard_port", "tuning.gpu_per_trial", "tuning.retries", "tuning.keep_top", "tuning.max_folder_mb",
-        "tuning.resamples",
+        "ray.dashboard_port", "tuning.gpu_per_trial", "tuning.retries", "tuning.stall_minutes", "tuning.keep_top",
+        "tuning.max_folder_mb", "tuning.resamples",
     }
 )  # fmt: skip
 

@@ -118,6 +118,11 @@ class Dispatcher:
         return Job(search.name, trial.number, search.values(trial), folder, self._starts, retries)
 
     @property
+    def running(self) -> Sequence[Job]:
+        """What was handed out and has not ended."""
+        return list(self._open.values())
+
+    @property
     def finished(self) -> bool:
         """Whether every search has its number of ended trials."""
         return all(search.record.ended() >= search.trials for search in self.searches)

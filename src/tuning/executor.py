@@ -6,6 +6,7 @@ Ray counts resources, starts workers and carries reports; every decision is the 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from src.core.errors import AnyoError, Paused
 from src.tuning.dispatch import Dispatcher, Job
 from src.tuning.processes import remember_children
 from src.tuning.resources import Resources
-from src.tuning.trainable import MESSAGE, Trainable
+from src.tuning.trainable import LOG, MESSAGE, Trainable
+
+_ROUNDING = 1e-6  # of shares that add up to a whole GPU
 
 
 class _Halt(Exception):
@@ -38,7 +41,22 @@ class _Desk:
     resources: Resources
     folder: Path
     scratch: Path
+    cluster: Callable[[], Mapping[str, float]] = ray.cluster_resources
     starts: dict[str, int] = field(default_factory=dict)
+
+    def has_room(self) -> bool:
+        """Whether another trial could start beside those that run; with none running, Tune may decide.
+
+        Tune asks for one trial more than can run (measured): drawn then, it would not know how these end, and a trial
+        that comes back after its worker died would have to wait behind it.
+        """
+        running = self.dispatcher.running
+        if not running:
+            return True
+        total, share = self.cluster(), self.resources.share
+        cpu = _cpu(self.resources) * (len(running) + 1)
+        gpu = sum(share(job.memory_retries) for job in running) + share(0)
+        return cpu <= total.get("CPU", 0.0) + _ROUNDING and gpu <= total.get("GPU", 0.0) + _ROUNDING
 
 
 _desk: _Desk | None = None
@@ -55,9 +73,9 @@ class StudySearcher(Searcher):
     """Trials come from the dispatcher; ends are told to it."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial, `FINISHED` when all have ended, None while only running ones may come back."""
+        """The next trial, `FINISHED` when all have ended, None while nothing can start or one may come back."""
         state = desk()
-        job = state.dispatcher.next()
+        job = state.dispatcher.next() if state.has_room() else None
         if job is None:
             return Searcher.FINISHED if state.dispatcher.finished or state.dispatcher.halted else None
         state.starts[trial_id] = job.start
@@ -72,6 +90,11 @@ class StudySearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: a search goes on from its study."""
+
+
+def _cpu(resources: Resources) -> float:
+    """Ray starts everything at once that needs no core."""
+    return max(resources.cpu, 0.01)
 
 
 def configuration(job: Job, resources: Resources) -> dict[str, Any]:
@@ -96,7 +119,7 @@ class StudyScheduler(FIFOScheduler):
         """A dead worker's trial goes on elsewhere; an exception is a defect."""
         start = desk().starts[trial.trial_id]
         if isinstance(_error_of(trial), RayActorError):
-            desk().dispatcher.on_death(start, "its worker died")
+            desk().dispatcher.on_death(start, f"its worker died ({LOG} says what it did last)")
         else:
             file = Path(trial.error_file) if trial.error_file else None
             text = file.read_text(encoding="utf-8") if file is not None and file.is_file() else "unknown error"
@@ -158,7 +181,7 @@ def execute(dispatcher: Dispatcher, trainable: Trainable, resources: Resources, 
 def _tuner(trainable: Trainable, resources: Resources, scratch: Path) -> tune.Tuner:
     def needs(config: dict[str, Any]) -> tune.PlacementGroupFactory:
         share = float(config["share"])
-        return tune.PlacementGroupFactory([{"CPU": max(resources.cpu, 0.01), **({"GPU": share} if share else {})}])
+        return tune.PlacementGroupFactory([{"CPU": _cpu(resources), **({"GPU": share} if share else {})}])
 
     return tune.Tuner(
         tune.with_resources(trainable, needs),

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import ray
 import torch
@@ -93,7 +92,7 @@ def measure(settings: Mapping[str, object], stage: Stage, values: Mapping[str, V
         raise StopTraining
 
     start = time.perf_counter()
-    with TemporaryDirectory(prefix="anyo-trial-") as scratch:
+    with store.scratch() as scratch:
         data = SharedData.load(store.download(FOLDER, Path(scratch)), device)
         train_stage(stage, asked, data, device, stop, NoCheckpoint())
     total = torch.cuda.get_device_properties(device).total_memory

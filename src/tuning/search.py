@@ -42,7 +42,7 @@ from src.tuning.resources import Resources, decide
 from src.tuning.search_space import SearchSpace, Stage, Value, load_search_space
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.shared_data import FOLDER, SharedData
-from src.tuning.store import Store, folder_bytes
+from src.tuning.store import Store, below, folder_bytes
 from src.tuning.study import SEARCH, Record
 from src.tuning.trainable import TOKEN, Trainable
 
@@ -199,17 +199,17 @@ def open_workshop(
     """Ray, the trials' store and the shared data, for the block. ``probe`` is measured where trials share a GPU."""
     end_survivors(place.folder)
     # several searches may share a storage
-    shared = f"{place.storage.rstrip('/')}/{place.folder.name}" if place.storage else ""
-    store = Store.open(shared or str(place.folder / TRIALS))
+    store = Store.open(below(place.storage, place.folder.name) if place.storage else str(place.folder / TRIALS))
     token = secrets.token_hex(16)
     store.write(TOKEN, token.encode())  # from here on a worker of an earlier start writes nothing more
+    store.sweep()
     SharedData.of(stages.data, outputs).save(store)
     wants_gpu = stages.device.type == "cuda"
     try:
         with ray_session(place.ray, place.dashboard, wants_gpu, place.folder) as scratch:
             if place.ray.address:
                 check_shared(store)
-            trainable = Trainable(stages.settings, space, store, token)
+            trainable = Trainable(stages.settings, space, store, token, place.tuning.stall_minutes)
             shop = Workshop(place, store, trainable, Resources(place.tuning.cpu_per_trial, 0.0), scratch)
             with graceful_signals(shop.interrupt):
                 shop.resources = decide(place.tuning, stages.settings, space.stage, probe, store)
@@ -329,3 +329,4 @@ def remove_work(folder: Path) -> None:
     for name in ("driver.lock", f"{TRIALS}/{TOKEN}"):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / TRIALS / FOLDER, ignore_errors=True)
+    Store(str(folder / TRIALS)).sweep()

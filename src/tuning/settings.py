@@ -49,6 +49,10 @@ class TuningSettings:
     retries: Annotated[
         int, Field(ge=0, description="how often a trial goes on after its worker died or ran out of GPU memory")
     ] = 2
+    stall_minutes: Annotated[
+        float,
+        Field(ge=0, description="a trial that reports no epoch for so long loses its worker (see retries); 0: never"),
+    ] = 0.0
     keep_top: Annotated[int, Field(ge=1, description="completed trials that keep model and checkpoint on disk")] = 3
     max_folder_mb: Annotated[
         int, Field(ge=0, description="the result folder's bound in MB, at which the search pauses; 0: none")

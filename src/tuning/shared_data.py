@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from src.core.errors import ArtefactError
+from src.core.errors import ArtefactError, Paused
 from src.core.paths import read_json, write_json
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
@@ -45,16 +45,19 @@ class SharedData:
         return cls(StudentData.of(data, "cpu"), teaching, data.id_map, data.fingerprints())
 
     def save(self, store: Store) -> None:
-        """Put it into the store, under `data/`."""
+        """Put it into the store, under `data/`; raises ``Paused`` when it cannot be written."""
         students = self.students
         tensors = {"propensity": students.propensity}
         for split, examples in (("train", students.train), ("validation", students.validation)):
             tensors |= {f"{split}.{field.name}": getattr(examples, field.name) for field in fields(examples)}
         if self.teaching is not None:
             tensors |= {f"teaching.{field.name}": getattr(self.teaching, field.name) for field in fields(TeachingRows)}
-        with TemporaryDirectory(prefix="anyo-data-", dir=store.local) as folder:
+        with store.scratch() as folder:
             target = Path(folder)
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, target / _TENSORS)
+            try:
+                save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, target / _TENSORS)
+            except SafetensorError as error:  # a full disk, too, is told this way
+                raise Paused(f"the trials' data cannot be written ({error})") from None
             self.id_map.save(target / _ID_MAP)
             write_json(target / _FACTS, {"fingerprints": self.fingerprints, "history_length": students.history_length})
             store.upload(target, FOLDER)

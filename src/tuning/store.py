@@ -10,12 +10,15 @@ import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from src.core.errors import ConfigError
 from src.core.paths import write_bytes
+
+_SCRATCH = "scratch-"
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,15 @@ class Store:
             case FileType.Directory:
                 system.delete_dir(path)
 
+    def scratch(self) -> TemporaryDirectory[str]:
+        """A folder for work in progress; here under the root, where `sweep` finds what a killed worker left."""
+        return TemporaryDirectory(prefix=_SCRATCH, dir=self.local)
+
+    def sweep(self) -> None:
+        """Remove scratch folders of workers that were killed."""
+        for left in self.local.glob(f"{_SCRATCH}*") if self.local is not None else ():
+            shutil.rmtree(left, ignore_errors=True)
+
     def upload(self, folder: Path, name: str) -> None:
         """Copy a local folder's files; on this machine in one move."""
         if self.local is not None:
@@ -112,6 +124,12 @@ class Store:
                 with system.open_input_file(info.path) as stream:
                     write_bytes(target, stream.readall())
         return folder
+
+
+def below(root: str, name: str) -> str:
+    """The root of a sub-folder; a URL keeps its query (``?endpoint_override=…`` of a bucket that is not Amazon's)."""
+    address, mark, query = root.partition("?") if "://" in root else (root, "", "")
+    return f"{address.rstrip('/')}/{name}{mark}{query}"
 
 
 def folder_bytes(folder: Path) -> int:

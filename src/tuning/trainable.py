@@ -11,16 +11,16 @@ What it reports (`kind`):
 from __future__ import annotations
 
 import errno
+import faulthandler
 import gc
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -94,23 +94,26 @@ class Trainable:
 
     __name__ = "trial"
 
-    def __init__(self, settings: ExperimentSettings, space: SearchSpace, store: Store, token: str) -> None:
+    def __init__(
+        self, settings: ExperimentSettings, space: SearchSpace, store: Store, token: str, stall_minutes: float
+    ) -> None:
+        """``stall_minutes``: a worker that reports nothing for so long ends itself; 0: never."""
         # plain data: pydantic's generated classes do not all survive pickling between processes
         self.settings = plain(settings)
         self.stage, self.objectives = space.stage, list(space.objectives)
-        self.store, self.token = store, token
+        self.store, self.token, self.stall_minutes = store, token, stall_minutes
 
     def __call__(self, config: Mapping[str, Any]) -> None:
         """Train ``config = {number, values, folder, share}`` and report how it ended."""
         try:
-            with self._log_file(str(config["folder"])):
-                tell(self._run(config))
+            tell(self._run(config))
         except Superseded:
             _log.warning("trial %s: another driver has taken over", config["number"])
 
     def _run(self, config: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            return self._train(config)
+            with self._log_file(str(config["folder"])) as log:
+                return self._train(config, log)
         except (OutOfMemory, torch.OutOfMemoryError) as error:
             return {"kind": "memory", "reason": f"out of GPU memory with a share of {config['share']:.3g}: {error}"}
         except (AnyoError, ValidationError) as error:
@@ -120,17 +123,41 @@ class Trainable:
                 raise
             return {"kind": "disk", "reason": f"the disk is full ({error.filename or self.store.root})"}
 
-    def _train(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def _train(self, config: Mapping[str, Any], log: TextIO) -> dict[str, Any]:
         base = TypeAdapter(ExperimentSettings).validate_python(self.settings)
         settings = apply_values(base, config["values"])
         device = resolve_device(settings.runtime.device)
         _clean_worker(settings.seed, device, float(config["share"]))
         identity = fingerprint(self.stage, {**plain(settings), "runtime": None})
         checkpoint = TrialCheckpoint(self.store, f"{config['folder']}/{CHECKPOINT}", identity, self.token)
-        with TemporaryDirectory(prefix="anyo-trial-") as scratch:
+        with self.store.scratch() as scratch:
             data = SharedData.load(self.store.download(FOLDER, Path(scratch)), device)
-            trained = train_stage(self.stage, settings, data, device, self._report, checkpoint)
+            with self._stall_watch(log) as alive:
+
+                def report(epoch: int, metrics: Mapping[str, float]) -> None:
+                    self._report(epoch, metrics)
+                    alive()
+
+                trained = train_stage(self.stage, settings, data, device, report, checkpoint)
             return self._finish(trained, config, checkpoint.note, Path(scratch))
+
+    @contextmanager
+    def _stall_watch(self, log: TextIO) -> Iterator[Callable[[], None]]:
+        """End this process, with its stack in the log, unless the yielded function is called often enough.
+
+        A thread in C does it, because code that hangs may hold the interpreter. To the search the worker has died, and
+        its trial goes on elsewhere from its last epoch.
+        """
+
+        def alive() -> None:
+            if self.stall_minutes:
+                faulthandler.dump_traceback_later(60 * self.stall_minutes, exit=True, file=log)
+
+        alive()
+        try:
+            yield alive
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
     def _report(self, epoch: int, metrics: Mapping[str, float]) -> None:
         metric = self.objectives[0]
@@ -161,24 +188,24 @@ class Trainable:
         return {"kind": "done", "values": [float(found[name]) for name in self.objectives], "attributes": attributes}
 
     @contextmanager
-    def _log_file(self, folder: str) -> Iterator[None]:
+    def _log_file(self, folder: str) -> Iterator[TextIO]:
         """Everything that `src` logs meanwhile goes into the trial's own log, after what an earlier start wrote."""
-        with TemporaryDirectory(prefix="anyo-log-") as scratch:
-            local = self.store.local
-            path = Path(scratch) / LOG if local is None else local / folder / LOG
+        local = self.store.local
+        log = logging.getLogger("src")
+        with self.store.scratch() if local is None else nullcontext(local / folder) as place:
+            path = Path(place) / LOG
             path.parent.mkdir(parents=True, exist_ok=True)
-            handler = logging.FileHandler(path, encoding="utf-8")
-            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-            log = logging.getLogger("src")
-            log.addHandler(handler)
-            log.setLevel(logging.DEBUG)
-            try:
-                yield
-            finally:
-                log.removeHandler(handler)
-                handler.close()
-                if local is None:
-                    self.store.write(f"{folder}/{LOG}", path.read_bytes())
+            with path.open("a", encoding="utf-8") as stream:
+                handler = logging.StreamHandler(stream)
+                handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+                log.addHandler(handler)
+                log.setLevel(logging.DEBUG)
+                try:
+                    yield stream
+                finally:
+                    log.removeHandler(handler)
+            if local is None:
+                self.store.write(f"{folder}/{LOG}", path.read_bytes())
 
 
 def _clean_worker(seed: int, device: torch.device, share: float) -> None:

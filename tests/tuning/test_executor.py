@@ -41,7 +41,7 @@ class FakeTrial:
 @pytest.fixture
 def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Drive:
     driver = Drive(tmp_path, trials=2)
-    desk = _Desk(driver.dispatcher, Resources(cpu=1.0, gpu=0.25), tmp_path, tmp_path)
+    desk = _Desk(driver.dispatcher, Resources(cpu=1.0, gpu=0.25), tmp_path, tmp_path, lambda: {"CPU": 2.0, "GPU": 1.0})
     monkeypatch.setattr(executor, "_desk", desk)
     return driver
 
@@ -66,6 +66,17 @@ def test_none_while_running_trials_may_come_back_and_finished_when_all_ended(dri
         assert scheduler.on_trial_result(None, FakeTrial(name), done) == TrialScheduler.CONTINUE  # type: ignore[arg-type]
         searcher.on_trial_complete(name, {"done": True})
     assert searcher.suggest("c") == Searcher.FINISHED
+
+
+@pytest.mark.parametrize("total", [{"CPU": 1.9, "GPU": 1.0}, {"CPU": 2.0, "GPU": 0.4}, {"CPU": 2.0}])
+def test_no_trial_is_drawn_before_it_can_start(drive: Drive, total: dict[str, float]) -> None:
+    executor.desk().cluster = lambda: total
+    searcher, scheduler = StudySearcher(), StudyScheduler()
+    assert isinstance(searcher.suggest("a"), dict)
+    assert searcher.suggest("b") is None
+    assert drive.states() == ["RUNNING"]
+    scheduler.on_trial_result(None, FakeTrial("a"), result(kind="done", values=[0.5], attributes={}))  # type: ignore[arg-type]
+    assert isinstance(searcher.suggest("b"), dict)
 
 
 def test_a_retry_gets_twice_the_share(drive: Drive) -> None:

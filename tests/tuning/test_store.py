@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from src.core.errors import ConfigError
-from src.tuning.store import Store, folder_bytes
+from src.tuning.store import Store, below, folder_bytes
 
 
 @pytest.fixture(params=["path", "url"])
@@ -88,3 +88,16 @@ def test_the_size_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "deep" / "b").write_bytes(b"4567")
     os.symlink("/nowhere", tmp_path / "dangling")
     assert folder_bytes(tmp_path) == 3 + 4 + len("/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("root", "expected"),
+    [
+        ("/mnt/shared/", "/mnt/shared/result_1"),
+        ("/odd?name", "/odd?name/result_1"),
+        ("s3://bucket/search", "s3://bucket/search/result_1"),
+        ("s3://bucket/a?scheme=http&endpoint_override=h:9", "s3://bucket/a/result_1?scheme=http&endpoint_override=h:9"),
+    ],
+)
+def test_a_searchs_own_place_below_a_storage(root: str, expected: str) -> None:
+    assert below(root, "result_1") == expected

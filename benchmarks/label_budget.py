@@ -1,0 +1,207 @@
+"""What is a label worth? A student's NDCG@20 against the share of training examples that the teacher labels.
+
+    python -m benchmarks.label_budget --folder FOLDER -- dataset=… teacher.llm=…   (overrides, as of run_distill)
+
+One teacher; every selector of `teacher.export.select` at every budget; the same student and the same distillation
+settings on some seeds at each point. Two lines beside them: no teacher at all, and no labels (lam = 0: the teacher's
+item embeddings alone, which every other point has, too). The label cache pays for each example once, so the largest
+budget is the cost of all. Every student's epoch is chosen on validation; the test split is opened once, at the end, for
+all of them. What is finished in FOLDER is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+from src.core.data_utils import fingerprint
+from src.core.logging import log_to
+from src.core.paths import require_finished, write_json, write_text
+from src.distill.data_bridge import align
+from src.distill.trainer_distill import train_distilled
+from src.evaluation.comparison import Ranked, row
+from src.exp.door import read_settings
+from src.pipeline.cache import StageCache
+from src.pipeline.settings import ExperimentSettings
+from src.pipeline.stages import Stages
+from src.student.artefact import load_student, save_student
+from src.student.datamodule import TensorExamples
+from src.student.evaluator import rank_examples
+from src.student.trainer_baseline import train_student
+
+NO_TEACHER, NO_LABELS = "no teacher", "item embeddings alone"
+SELECTORS = ("random", "most_recent", "student_uncertain", "student_wrong", "diverse")
+METRIC = "ndcg_20"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One training: a selector (or one of the two lines), the share of examples that are labelled, a seed."""
+
+    select: str
+    budget: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """As a folder."""
+        return f"{self.select.replace(' ', '_')}-{self.budget:g}-{self.seed}"
+
+
+def points(budgets: Sequence[float], selectors: Sequence[str], seeds: Sequence[int]) -> list[Point]:
+    """Every training; at a budget of 1 all selectors are the same."""
+    found = []
+    for seed in seeds:
+        found += [Point(NO_TEACHER, 0.0, seed), Point(NO_LABELS, 0.0, seed), Point("random", 1.0, seed)]
+        found += [Point(select, budget, seed) for budget in budgets if budget < 1 for select in selectors]
+    return found
+
+
+def asked(settings: ExperimentSettings, point: Point) -> ExperimentSettings:
+    """The experiment of a point. The run's own seed stays: teacher, labels and the order of rows are the same."""
+    budget, select = (point.budget, point.select) if point.budget else (1.0, "random")
+    distill = replace(settings.distill, lam=0.0) if point.select == NO_LABELS else settings.distill
+    export = replace(settings.teacher.export, budget=budget, select=select)
+    return replace(settings, teacher=replace(settings.teacher, export=export), distill=distill)
+
+
+def stages_of(settings: ExperimentSettings) -> Stages:
+    """Stages over the run's cache."""
+    return Stages(settings, StageCache(settings.runtime.cache))
+
+
+def train(settings: ExperimentSettings, point: Point, folder: Path) -> None:
+    """Train a point's student on one thread and keep it; a finished one is left as it is."""
+    if folder.exists():
+        return
+    stages = stages_of(asked(settings, point))
+    chosen, data = stages.settings, stages.student_data
+    if point.select == NO_TEACHER:
+        run = train_student(chosen.student, chosen.evaluation, data, point.seed)
+        student, fit, labels = run.student, run.fit, 0
+    else:
+        outputs = stages.outputs
+        taught = align(outputs, stages.data.train, chosen.distill.candidate_topk, stages.device)
+        distilled = train_distilled(
+            chosen.student, chosen.distill, chosen.active, chosen.evaluation, data, taught, point.seed
+        )
+        student, fit = distilled.student, distilled.fit
+        labels = 0 if point.select == NO_LABELS else len(outputs)
+    extra = {"fit": asdict(fit), "labels": labels}
+    save_student(folder, student, chosen.student, stages.data.id_map, stages.data.fingerprints(), extra)
+    print(f"{point.name:32} {labels:7} labels   validation {METRIC} {fit.best_metrics[METRIC]:.4f}", flush=True)
+
+
+def measure(settings: ExperimentSettings, todo: Sequence[Point], folder: Path) -> list[dict[str, Any]]:
+    """Every student on validation (as it was chosen) and on the test split, which this opens once."""
+    stages = stages_of(settings)
+    test = stages.data.test.open(
+        "the label budget's students", folder / "test_openings.jsonl", fingerprint([asdict(point) for point in todo])
+    )
+    columns, rows = TensorExamples.of(test, stages.device), []
+    for point in todo:
+        place = folder / "students" / point.name
+        manifest = require_finished(place)
+        student = load_student(place, stages.data)[0].to(stages.device).eval()
+        ranks = rank_examples(student, columns, settings.evaluation)
+        ranked = Ranked.of(point.name, "test", test, ranks)
+        found = row(ranked, settings.evaluation.ks, 1).metrics[METRIC]
+        fit = manifest["fit"]
+        rows.append(
+            {**asdict(point), "labels": manifest["labels"], "epochs": fit["epochs"], "test": found}
+            | {"validation": fit["best_metrics"][METRIC]}
+        )
+    return rows
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean over seeds and range of each selector and budget."""
+    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for found in rows:
+        groups.setdefault((found["select"], found["budget"]), []).append(found)
+    return [
+        {
+            "select": select,
+            "budget": budget,
+            "labels": group[0]["labels"],
+            "seeds": len(group),
+            **{split: statistics.mean(found[split] for found in group) for split in ("validation", "test")},
+            "test_low": min(found["test"] for found in group),
+            "test_high": max(found["test"] for found in group),
+        }
+        for (select, budget), group in groups.items()
+    ]
+
+
+def figure(table: Sequence[dict[str, Any]], title: str) -> go.Figure:
+    """Test NDCG@20 against the budget, a line a selector, bars from the worst seed to the best."""
+    drawn = go.Figure()
+    whole = [line for line in table if line["budget"] == 1]
+    for select in dict.fromkeys(line["select"] for line in table if line["budget"] > 0):
+        own = sorted(
+            [line for line in table if line["select"] == select and line["budget"] < 1] + whole,
+            key=lambda line: float(line["budget"]),
+        )
+        drawn.add_scatter(
+            x=[100 * line["budget"] for line in own],
+            y=[line["test"] for line in own],
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [line["test_high"] - line["test"] for line in own],
+                "arrayminus": [line["test"] - line["test_low"] for line in own],
+                "thickness": 1,
+            },
+            name=select.replace("_", " "),
+            mode="lines+markers",
+        )
+    for name, dash in ((NO_TEACHER, "dot"), (NO_LABELS, "dash")):
+        level = next(line["test"] for line in table if line["select"] == name)
+        drawn.add_hline(y=level, line_dash=dash, line_color="grey", annotation_text=name, annotation_font_color="grey")
+    drawn.update_layout(title=title, template="plotly_white", width=900, height=520, margin={"t": 60, "r": 20})
+    drawn.update_xaxes(title="labelled training examples (%)", type="log")
+    drawn.update_yaxes(title="test NDCG@20, mean of the seeds")
+    return drawn
+
+
+def main() -> None:
+    """Label, train what is missing, measure, write table and plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.01, 0.03, 0.1, 0.3, 1.0])
+    parser.add_argument("--select", nargs="+", default=list(SELECTORS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--title", default="What a label is worth")
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_args()
+    overrides = options.overrides
+    log_to(None)
+    settings, _ = read_settings("config", overrides, ExperimentSettings)
+    todo = points(options.budgets, options.select, options.seeds)
+    folder = options.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    for budget, select in dict.fromkeys((point.budget, point.select) for point in reversed(todo)):
+        _ = stages_of(asked(settings, Point(select, budget, 0))).outputs  # here, once; the trainings find them
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
+        jobs = [pool.submit(train, settings, point, folder / "students" / point.name) for point in todo]
+        for job in jobs:
+            job.result()
+    rows = measure(settings, todo, folder)
+    table = summary(rows)
+    write_json(folder / "label_budget.json", {"overrides": overrides, "points": rows, "summary": table})
+    write_text(folder / "label_budget.html", figure(table, options.title).to_html(include_plotlyjs=True))
+    print(json.dumps(table, indent=1))
+
+
+if __name__ == "__main__":
+    main()
