@@ -22,18 +22,23 @@ from src.exp.searching import (
 from src.pipeline.final import Comparison, popularity, write_comparison
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import baseline_contestant, describe_data
-from src.teacher.factory import load_teacher
+from src.teacher.trained import load_trained
 from src.tuning.journal import single_driver
 from src.tuning.search import run_search
 
 BEST_TEACHER = "teacher"
 
 
+def document(settings: SearchSettings) -> str:
+    """The search space of this teacher where none is named: one that writes titles has no head to train."""
+    return "teacher_title" if settings.teacher.objective == "title_lm" else "teacher"
+
+
 def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None:
     """Encoder and language model, search, the winner, one look at the test split (the teacher: a sample), manifest."""
     with single_driver(folder.path):
         check_test_split(settings, folder)
-        place = begin(settings, folder, "teacher")
+        place = begin(settings, folder, document(settings))
         stages = prepared.stages
         describe_data(stages)
         # what the trials take from the cache is built here, once
@@ -41,7 +46,8 @@ def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None
         with run_search(place, plan(settings, prepared), stages, None) as outcome:
             publish(outcome, folder, BEST_TEACHER)
         folder.watch.add("search_time", outcome.seconds)
-        teacher = load_teacher(folder.path / BEST_TEACHER, outcome.settings.teacher, stages.data, stages.device)
+        best, seed = outcome.settings.teacher, stages.settings.seed
+        teacher = load_trained(folder.path / BEST_TEACHER, best, stages.data, stages.device, seed)
         contestants = [popularity(stages), baseline_contestant(stages)]
         comparison = Comparison(stages, contestants, with_teacher=True, teacher=teacher)
         judged = fingerprint(outcome.best.user_attrs["weights"], stages.baseline.key)
@@ -57,7 +63,7 @@ ENTRY: Entry[SearchSettings] = Entry(
     config_name="tune_teacher",
     description=__doc__,
     schema=SearchSettings,
-    check=lambda settings: check_search(settings, "teacher", "teacher"),
+    check=lambda settings: check_search(settings, "teacher", document(settings)),
     run=run,
     resumable=RESUMABLE,
 )

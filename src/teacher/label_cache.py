@@ -27,7 +27,7 @@ from src.core.paths import write_bytes
 from src.data.examples import Examples, SequenceData
 from src.data.teacher_outputs import TeacherOutputs
 from src.teacher.labelling import Catalogue, Labeller, Labels, teacher_outputs
-from src.teacher.settings import ExportSettings
+from src.teacher.settings import ExportSettings, TeacherSettings
 
 _log = get_logger(__name__)
 
@@ -37,9 +37,15 @@ _COLUMNS = tuple(column.name for column in fields(Labels))
 _NOT_OF_A_LABEL = ("budget", "select", "batch_size")
 
 
-def asked_of_a_row(settings: ExportSettings) -> dict[str, Any]:
-    """The export settings that determine a row's label; they belong into the cache's key."""
-    return {name: value for name, value in asdict(settings).items() if name not in _NOT_OF_A_LABEL}
+def asked_of_a_row(settings: TeacherSettings) -> dict[str, Any]:
+    """What of the export settings determines a row's label; it belongs into the cache's key.
+
+    The way of ranking stands there by its own name, whether it was named or meant.
+    """
+    ranking = settings.ranking
+    unread = _NOT_OF_A_LABEL if ranking == "constrained" else (*_NOT_OF_A_LABEL, "beams")
+    asked = {name: value for name, value in asdict(settings.export).items() if name not in unread}
+    return {**asked, "ranking": ranking}
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,8 @@ import pytest
 from src.data.examples import Examples
 from src.data.teacher_outputs import TeacherOutputs, save_teacher_outputs
 from src.teacher.label_cache import LabelCache, asked_of_a_row
-from src.teacher.labelling import Catalogue, ItemHeadLabeller, Labels, label
-from src.teacher.settings import ExportSettings
+from src.teacher.labelling import Catalogue, Labels, item_head_labeller, label
+from src.teacher.settings import ExportSettings, TeacherSettings
 from tests.fixtures import NUM_ITEMS, cycle_data
 from tests.teacher.builders import teacher_of
 
@@ -236,7 +236,7 @@ def test_the_manifest_tells_teacher_data_and_choice(tmp_path: Path) -> None:
 
 def test_the_key_holds_what_is_asked_of_a_row_not_which_rows(tmp_path: Path) -> None:
     def folder(settings: ExportSettings, teacher: str = "t") -> Path:
-        return LabelCache.at(tmp_path, {"teacher": teacher, "export": asked_of_a_row(settings)}).folder
+        return LabelCache.at(tmp_path, {"teacher": teacher, **asked_of_a_row(TeacherSettings(export=settings))}).folder
 
     usual = ExportSettings()
     assert folder(usual) == folder(replace(usual, budget=0.5, select="diverse", batch_size=8))
@@ -249,8 +249,8 @@ def test_labels_of_a_real_teacher_do_not_depend_on_the_way_they_were_asked(llm: 
     teacher, settings = teacher_of(llm), ExportSettings(budget=9.0, top_n=4, batch_size=2)
     rows = np.array([3, 4, 11, 12, 20, 21, 30, 38, 39])
     cache = LabelCache(tmp_path / "labels", shard_rows=2)
-    cache.outputs(DATA, rows[::2], settings, lambda: ItemHeadLabeller(teacher, settings))
-    grown = cache.outputs(DATA, rows, settings, lambda: ItemHeadLabeller(teacher, settings))
+    cache.outputs(DATA, rows[::2], settings, lambda: item_head_labeller(teacher, settings))
+    grown = cache.outputs(DATA, rows, settings, lambda: item_head_labeller(teacher, settings))
     whole = label(teacher, DATA, rows, settings)
     assert grown.example_id.tolist() == whole.example_id.tolist()
     assert grown.candidates.tolist() == whole.candidates.tolist()
