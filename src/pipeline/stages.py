@@ -33,7 +33,7 @@ from src.student.settings import StudentSettings
 from src.student.trainer_baseline import train_student
 from src.teacher.check import Ranking, TeacherCheck, check_teacher, student_ranker
 from src.teacher.factory import save_teacher
-from src.teacher.label_cache import LabelCache, asked_of_a_row
+from src.teacher.label_cache import LabelCache, asked_of_a_row, export_that_is_read
 from src.teacher.llm import fingerprint_llm
 from src.teacher.selection import StudentAnswers, ask_student, build_selector, choose_rows
 from src.teacher.tiny_llm import build_tiny_llm
@@ -202,7 +202,7 @@ class Stages:
         determined_by = {
             "version": VERSIONS["teacher_outputs"],
             "teacher": self.teacher.key,
-            "export": {**asdict(settings.export), "ranking": settings.ranking},
+            "export": export_that_is_read(settings),
             "student": self.encoder.key if build_selector(settings.export).needs_student else None,
             "seed": self.settings.seed,
         }

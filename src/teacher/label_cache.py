@@ -37,15 +37,18 @@ _COLUMNS = tuple(column.name for column in fields(Labels))
 _NOT_OF_A_LABEL = ("budget", "select", "batch_size")
 
 
-def asked_of_a_row(settings: TeacherSettings) -> dict[str, Any]:
-    """What of the export settings determines a row's label; it belongs into the cache's key.
+def export_that_is_read(settings: TeacherSettings) -> dict[str, Any]:
+    """The export settings that this teacher reads; the way of ranking by its own name, whether named or meant."""
+    export = {**asdict(settings.export), "ranking": settings.ranking}
+    if settings.ranking != "constrained":
+        del export["beams"]
+    return export
 
-    The way of ranking stands there by its own name, whether it was named or meant.
-    """
-    ranking = settings.ranking
-    unread = _NOT_OF_A_LABEL if ranking == "constrained" else (*_NOT_OF_A_LABEL, "beams")
-    asked = {name: value for name, value in asdict(settings.export).items() if name not in unread}
-    return {**asked, "ranking": ranking}
+
+def asked_of_a_row(settings: TeacherSettings) -> dict[str, Any]:
+    """The export settings that determine a row's label; they belong into the cache's key."""
+    read = export_that_is_read(settings)
+    return {name: value for name, value in read.items() if name not in _NOT_OF_A_LABEL}
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,9 +61,7 @@ def ask(
                 bar.advance(bar.task_ids[0], len(rows))
 
 
-def rank(
-    teacher: Teacher, examples: TensorExamples, batch_size: int, mask_history: bool, description: str = ""
-) -> Tensor:
+def rank(teacher: Teacher, examples: TensorExamples, batch_size: int, mask_history: bool = False) -> Tensor:
     """1-based rank of each example's target in the teacher's full ranking, ``[n]`` int64 on the CPU."""
     ranks = torch.zeros(len(examples), dtype=torch.int64)
 
@@ -73,14 +71,8 @@ def rank(
             scores = mask_seen(scores, examples.history[rows], target)
         ranks[rows.cpu()] = target_ranks(scores, target).cpu()
 
-    ask(teacher, examples, batch_size, keep, description)
+    ask(teacher, examples, batch_size, keep)
     return ranks
-
-
-def score_examples(teacher: Teacher, examples: Examples, batch_size: int, mask_history: bool = False) -> Tensor:
-    """`rank` for examples as the data room keeps them."""
-    columns = TensorExamples.of(examples, teacher.device)
-    return rank(teacher, columns, batch_size, mask_history, "teacher: scoring")
 
 
 @dataclass(frozen=True, eq=False)

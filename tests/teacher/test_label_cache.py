@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from src.teacher.labelling import Catalogue, Labels, item_head_labeller, label
 from src.teacher.settings import ExportSettings, TeacherSettings
 from tests.fixtures import NUM_ITEMS, cycle_data
 from tests.teacher.builders import teacher_of
+from tests.teacher.title_builders import TITLE_SETTINGS
 
 DATA = cycle_data(train=40)
 TOP_N, WIDTH = 3, 2
@@ -243,6 +245,22 @@ def test_the_key_holds_what_is_asked_of_a_row_not_which_rows(tmp_path: Path) -> 
     assert folder(usual) != folder(replace(usual, top_n=5))
     assert folder(usual) != folder(usual, teacher="another")
     assert folder(usual).parent == tmp_path
+
+
+def test_the_key_holds_the_way_of_ranking(tmp_path: Path) -> None:
+    def folder(settings: TeacherSettings) -> Path:
+        return LabelCache.at(tmp_path, {"teacher": "t", **asked_of_a_row(settings)}).folder
+
+    def writer(**export: Any) -> TeacherSettings:
+        return replace(TITLE_SETTINGS, export=ExportSettings(**export))
+
+    # what is meant and what is named are the same question
+    assert folder(writer()) == folder(writer(ranking="constrained")) != folder(writer(ranking="grounded"))
+    assert folder(TeacherSettings()) == folder(TeacherSettings(export=ExportSettings(ranking="item_head")))
+    # beams are followed by the constrained ranking alone
+    assert folder(writer()) != folder(writer(beams=40))
+    assert folder(writer(ranking="grounded")) == folder(writer(ranking="grounded", beams=40))
+    assert folder(TeacherSettings()) == folder(TeacherSettings(export=ExportSettings(beams=40)))
 
 
 def test_labels_of_a_real_teacher_do_not_depend_on_the_way_they_were_asked(llm: Path, tmp_path: Path) -> None:

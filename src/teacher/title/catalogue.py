@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -80,7 +79,7 @@ class TitleCatalogue:
         """``[V, D]`` float32: each item's title through the LLM, adapters off; equal titles have equal rows."""
         rows = self.writer.embed_items(batch_size)
         for group in self.tree.duplicates():
-            rows[list(group)] = rows[group[0]]
+            rows[list(group)] = rows[group[0]].clone()
         return rows
 
     def facts(self) -> Mapping[str, Any]:
@@ -108,7 +107,7 @@ class TitleCatalogue:
         shown = "; ".join(", ".join(raw_ids[item] for item in group) for group in groups[:_SHOWN])
         more = " …" if len(groups) > _SHOWN else ""
         items = sum(map(len, groups))
-        _log.warning("%d titles belong to %d items (raw ids %s%s): they rank by id", len(groups), items, shown, more)
+        _log.warning("titles of several items: %d, of %d items in all (raw ids %s%s)", len(groups), items, shown, more)
 
 
 class ConstrainedCatalogue(TitleCatalogue):
@@ -144,24 +143,23 @@ class GroundedCatalogue(TitleCatalogue):
         "distances": "Euclidean distance of the embeddings of the written answer and the title, adapters off",
     }
 
-    @cached_property
-    def items(self) -> Tensor:
-        """``[V, D]``: `embed_items`, once."""
-        return super().embed_items(self.settings.batch_size)
+    def __init__(self, writer: TitleTeacher, settings: ExportSettings) -> None:
+        """Embed the titles, once."""
+        super().__init__(writer, settings)
+        self.items = super().embed_items(settings.batch_size)
 
     def embed_items(self, batch_size: int) -> Tensor:
         """As everywhere; what the answers were compared with."""
         return self.items
 
     def _scores(self, history: Tensor, length: Tensor, embedded: Tensor, mask: Tensor) -> Tensor:
-        items = self.items
         prompts, gate = self.writer.prompts, self.writer.gate_for(history, length)
         found = ground(
             self.writer.llm,
             prompts.tokenizer,
             embedded,
             mask,
-            items,
+            self.items,
             self.num_items,
             prompts.longest_answer,
             prompts.end_id,
