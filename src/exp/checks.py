@@ -12,7 +12,7 @@ from src.teacher.labelling import require_top_n
 from src.teacher.llm import check_llm
 from src.teacher.prompts import check_titles
 from src.teacher.selection import budget_rows, build_selector
-from src.teacher.title.checks import check_title_lm
+from src.teacher.title.checks import check_candidates, check_title_lm
 
 
 def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
@@ -33,6 +33,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
                 lambda: check_titles(id_map),
                 lambda: budget_rows(settings.teacher.export, len(stages.data.train)),
                 lambda: require_top_n(settings.teacher.export, id_map.num_items),
+                lambda: check_candidates(settings.teacher, stages.data),
             )
 
     def given_outputs() -> None:

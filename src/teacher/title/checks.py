@@ -25,7 +25,7 @@ def check_title_lm(settings: TeacherSettings, data: SequenceData) -> None:
     if settings.objective != "title_lm":
         return
     problems: list[Problem] = []
-    checks: list[Callable[[], None]] = [lambda: _check_candidates(settings, data), lambda: _check_room(settings, data)]
+    checks: list[Callable[[], None]] = [lambda: check_candidates(settings, data), lambda: _check_room(settings, data)]
     if settings.llm != TINY:
         checks.append(lambda: _check_decoder(settings))
     for check in checks:
@@ -37,7 +37,10 @@ def check_title_lm(settings: TeacherSettings, data: SequenceData) -> None:
         raise ConfigError(problems)
 
 
-def _check_candidates(settings: TeacherSettings, data: SequenceData) -> None:
+def check_candidates(settings: TeacherSettings, data: SequenceData) -> None:
+    """Raises ``DataError`` when the catalogue is too small for some example's candidates; needs the data alone."""
+    if settings.objective != "title_lm":
+        return
     n, items = settings.title.candidates, data.num_items
     if n > items:
         raise DataError.one("teacher.title.candidates", n, f"exceeds the catalogue's {items} items", "lower it")
