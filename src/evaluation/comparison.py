@@ -15,7 +15,7 @@ from src.core.metrics import summarise
 from src.data.examples import Examples
 
 #: metrics of written answers, over candidate lists, and what the terminal calls them
-_ANSWERS = {"answer_hit_ratio_1": "answers right", "valid_ratio": "answers valid"}
+ANSWERS = {"answer_hit_ratio_1": "answers right", "valid_ratio": "answers valid"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,7 @@ def as_table(rows: Sequence[Row], ks: Sequence[int], title: str) -> Table:
     What only some models have (a teacher's answers) has a column where any of them is in the table.
     """
     shown = {f"ndcg_{k}": f"NDCG@{k}" for k in ks} | {f"recall_{max(ks)}": f"Recall@{max(ks)}"}
-    shown |= {name: heading for name, heading in _ANSWERS.items() if any(name in r.metrics for r in rows)}
+    shown |= {name: heading for name, heading in ANSWERS.items() if any(name in r.metrics for r in rows)}
     table = Table(title=title, title_justify="left")
     for heading in ("model", "split"):
         table.add_column(heading)

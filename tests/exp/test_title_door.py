@@ -10,7 +10,9 @@ import pytest
 
 from src.core.logging import log_to
 from src.exp import run_teacher, tune_teacher
-from src.exp.door import format_value
+from src.exp.door import format_value, read_settings
+from src.exp.searching import SearchSettings, experiment
+from src.tuning.search import prepare_space
 from tests.data.toy_sources import ITEMS, write_recbole
 from tests.pipeline.toy import toy_arguments
 
@@ -102,3 +104,16 @@ def test_a_search_knows_the_metrics_of_its_teacher(
     more = [f"teacher={teacher}", "teacher.title.candidates=4", f"tuning.metric={metric}"]
     found = said(capfd, toy_arguments(workplace, *more), tune_teacher.ENTRY)
     assert f"tuning.metric = '{metric}': must be one of" in found
+
+
+@pytest.mark.parametrize(
+    ("teacher", "name", "metric"), [("title", "teacher_title", "hit_ratio_1"), ("tiny", "teacher", "ndcg_20")]
+)
+def test_each_teacher_has_a_search_space_of_its_own(workplace: Path, teacher: str, name: str, metric: str) -> None:
+    arguments = toy_arguments(workplace, f"teacher={teacher}", "teacher.title.candidates=4")
+    settings = read_settings("tune_teacher", arguments, SearchSettings)[0]
+    assert tune_teacher.document(settings) == name
+    space = prepare_space(experiment(settings), settings.tuning, "teacher", name)
+    assert space.metric == metric
+    # a writer has no head whose learning rate could be searched
+    assert ("teacher.train.head_learning_rate" in space.parameters) == (teacher == "tiny")
