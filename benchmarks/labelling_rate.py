@@ -1,6 +1,6 @@
 """Asking a trained teacher: rows a second, and how near that is to what the machine can do.
 
-- item_ce: the export's own `ItemHeadLabeller` (top N, distances, sequence embeddings);
+- item_ce: the export's own `item_head_labeller` (top N, distances, sequence embeddings);
 - items: embeddings of the whole catalogue, adapters off;
 - constrained: `beam_search` along the tree of titles, beams sharing their prompt or each with its own;
 - grounded: `ground` (free answer, its embedding, distances to all items). With random weights no answer ends by itself:
@@ -21,7 +21,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,9 +41,9 @@ from benchmarks.random_teacher import (
 from src.data.examples import Examples
 from src.student.datamodule import TensorExamples
 from src.teacher.ilora_model import ILoRATeacher
-from src.teacher.labelling import ItemHeadLabeller
+from src.teacher.labelling import item_head_labeller
 from src.teacher.ranking.constrained import beam_search
-from src.teacher.ranking.continuation import Beams, Gate
+from src.teacher.ranking.continuation import Beams
 from src.teacher.ranking.grounded import embed_texts, ground
 from src.teacher.ranking.title_tree import TitleTree
 from src.teacher.settings import ExportSettings
@@ -88,7 +88,7 @@ class Passes:
 
 def ask_item_head(teacher: ILoRATeacher, examples: Examples, shape: LlamaShape, options: argparse.Namespace) -> Asked:
     """The export of `item_ce`."""
-    labeller = ItemHeadLabeller(teacher, ExportSettings(top_n=options.top_n, batch_size=options.batch))
+    labeller = item_head_labeller(teacher, ExportSettings(top_n=options.top_n, batch_size=options.batch))
     labeller.label(examples.take(np.arange(min(2 * options.batch, len(examples)))))
     seconds = seconds_of(lambda: labeller.label(examples), teacher.device)
     shown = TensorExamples.of(examples, teacher.device)
@@ -140,7 +140,7 @@ def constrained_answer(
     @torch.inference_mode()
     def answer(history: Tensor, length: Tensor) -> object:
         embedded, mask = teacher.prompt_embeddings(history, length)
-        gate = cast(Gate, teacher.gate_for(history, length))
+        gate = teacher.gate_for(history, length)
         return beam_search(teacher.llm, embedded, mask, tree, options.top_n, options.beams, gate, hold=hold)
 
     return answer
@@ -154,7 +154,7 @@ def grounded_answer(teacher: TitleTeacher, options: argparse.Namespace) -> Calla
     @torch.inference_mode()
     def answer(history: Tensor, length: Tensor) -> object:
         embedded, mask = teacher.prompt_embeddings(history, length)
-        gate = cast(Gate, teacher.gate_for(history, length))
+        gate = teacher.gate_for(history, length)
         longest, end = prompts.longest_answer, prompts.end_id
         return ground(
             teacher.llm, prompts.tokenizer, embedded, mask, items, options.top_n, longest, end, gate, batch_size=size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
@@ -14,21 +14,30 @@ from torch import Tensor
 from src.core.metrics import summarise
 from src.data.examples import Examples
 
+#: metrics of written answers, over candidate lists, and what the terminal calls them
+ANSWERS = {"answer_hit_ratio_1": "answers right", "valid_ratio": "answers valid"}
+
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """A model's 1-based target ranks ``[N]`` on the examples ``example_id`` ``[N]`` of users ``[N]``."""
+    """A model's 1-based target ranks ``[N]`` on the examples ``example_id`` ``[N]`` of users ``[N]``.
+
+    ``more``: metrics over the same examples that do not come from the ranks (of answers that a teacher wrote).
+    """
 
     model: str
     split: str
     example_id: NDArray
     user: NDArray
     ranks: Tensor
+    more: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: str, split: str, examples: Examples, ranks: Tensor) -> Ranked:
+    def of(
+        cls, model: str, split: str, examples: Examples, ranks: Tensor, more: Mapping[str, float] | None = None
+    ) -> Ranked:
         """Ranks of a model over a split, or over a sample of one."""
-        return cls(model, split, examples.example_id, examples.user, ranks.cpu())
+        return cls(model, split, examples.example_id, examples.user, ranks.cpu(), more or {})
 
     def on(self, other: Ranked) -> Ranked:
         """These ranks restricted to the examples that ``other`` holds, in that order (joined by example_id)."""
@@ -49,7 +58,8 @@ class Row:
 
 def row(ranked: Ranked, ks: Sequence[int], trials: int) -> Row:
     """A model's metrics on the examples it ranked."""
-    return Row(ranked.model, ranked.split, len(ranked.ranks), trials, summarise(ranked.ranks, ks))
+    metrics = {**summarise(ranked.ranks, ks), **ranked.more}
+    return Row(ranked.model, ranked.split, len(ranked.ranks), trials, metrics)
 
 
 def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
@@ -60,15 +70,19 @@ def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def as_table(rows: Sequence[Row], ks: Sequence[int], title: str) -> Table:
-    """The comparison for the terminal; with one target a row HitRatio is Recall, so it is not shown."""
+    """The comparison for the terminal; with one target a row HitRatio is Recall, so it is not shown.
+
+    What only some models have (a teacher's answers) has a column where any of them is in the table.
+    """
     shown = {f"ndcg_{k}": f"NDCG@{k}" for k in ks} | {f"recall_{max(ks)}": f"Recall@{max(ks)}"}
+    shown |= {name: heading for name, heading in ANSWERS.items() if any(name in r.metrics for r in rows)}
     table = Table(title=title, title_justify="left")
     for heading in ("model", "split"):
         table.add_column(heading)
     for heading in ("examples", "trials", *shown.values()):
         table.add_column(heading, justify="right")
     for r in rows:
-        values = [f"{r.metrics[name]:.4f}" for name in shown]
+        values = [f"{r.metrics[name]:.4f}" if name in r.metrics else "" for name in shown]
         table.add_row(r.model, r.split, f"{r.examples:,}", str(r.trials), *values)
     return table
 

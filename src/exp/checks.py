@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from src.core.errors import ConfigError, gather
+from src.core.errors import gather
 from src.distill.selection_policy import build_policy
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.student.models import build_student
+from src.teacher.labelling import require_top_n
 from src.teacher.llm import check_llm
 from src.teacher.prompts import check_titles
 from src.teacher.selection import budget_rows, build_selector
-
-
-def check_objective(settings: ExperimentSettings) -> None:
-    """Raises ``ConfigError`` for an objective whose teacher the stages cannot label with."""
-    if settings.teacher.objective != "item_ce":
-        rule = "is trained and evaluated by src.teacher.title, but the stages do not label with it yet"
-        raise ConfigError.one("teacher.objective", settings.teacher.objective, rule, "teacher.objective=item_ce")
+from src.teacher.title.checks import check_candidates, check_title_lm
 
 
 def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
@@ -29,14 +24,17 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
 
     def language_model() -> None:
         if teacher and stages.uses_own_teacher:
-            check_objective(settings)
             check_llm(settings.teacher)
 
     def data() -> None:
         id_map = stages.data.id_map
         if teacher and stages.uses_own_teacher:
-            check_titles(id_map)
-            budget_rows(settings.teacher.export, len(stages.data.train))
+            gather(
+                lambda: check_titles(id_map),
+                lambda: budget_rows(settings.teacher.export, len(stages.data.train)),
+                lambda: require_top_n(settings.teacher.export, id_map.num_items),
+                lambda: check_candidates(settings.teacher, stages.data),
+            )
 
     def given_outputs() -> None:
         if teacher and not stages.uses_own_teacher:
@@ -50,4 +48,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
             build_selector(settings.teacher.export)
 
     gather(data, lambda: stages.device, stages.cache.check, student, policy, selector, language_model, given_outputs)
+    if teacher and stages.uses_own_teacher:
+        # looks at data and language model together: both are sound by now
+        check_title_lm(settings.teacher, stages.data)
     return stages

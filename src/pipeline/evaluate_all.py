@@ -26,8 +26,7 @@ from src.student.artefact import load_student
 from src.student.datamodule import TensorExamples
 from src.student.evaluator import rank_examples
 from src.student.settings import EvaluationSettings
-from src.teacher.factory import load_teacher
-from src.teacher.labelling import score_examples
+from src.teacher.trained import load_trained
 
 TEACHER = "teacher"
 _NAME_A_RUN = "name a result of run_student_baseline, run_teacher, run_distill or tune_distill"
@@ -148,10 +147,11 @@ def run_eval_all(settings: EvaluateSettings, field: Lineup, folder: RunFolder) -
             teacher_settings = result.experiment.teacher
             count = teacher_settings.validation_rows if split == "validation" else teacher_settings.test_rows
             shown = sample(examples, count, result.experiment.seed, split)
-            teacher = load_teacher(result.folder / TEACHER, teacher_settings, stages.data, device)
+            seed = result.experiment.seed
+            teacher = load_trained(result.folder / TEACHER, teacher_settings, stages.data, device, seed)
             label = f"{split} ({result.folder.name}'s sample)"
-            ranks = score_examples(teacher, shown, teacher_settings.export.batch_size, settings.evaluation.mask_history)
-            own = Ranked.of(f"{result.folder.name}/teacher", label, shown, ranks)
+            ranking = teacher.ranking(shown, settings.evaluation)
+            own = Ranked.of(f"{result.folder.name}/teacher", label, shown, ranking.ranks, ranking.answer_metrics())
             ranked += [own, *(other.on(own) for other in full)]
     trials = {f"{r.folder.name}/student": r.trials() for r in field.results}
     rows: list[Row] = [row(r, settings.evaluation.ks, trials.get(r.model, 1)) for r in ranked]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ import torch
 from src.core.logging import console
 from src.core.paths import write_text
 from src.core.seed import numpy_generator
+from src.data.candidates import CandidateLists, save_candidates
 from src.data.examples import Examples
 from src.evaluation.comparison import Ranked, Row, as_frame, as_table, ranks_frame, row
 from src.pipeline.run_folder import RunFolder
@@ -18,11 +19,11 @@ from src.pipeline.stages import Stages
 from src.student.datamodule import TensorExamples
 from src.student.evaluator import Score, rank_examples
 from src.student.popularity import Popularity
-from src.teacher.ilora_model import ILoRATeacher
-from src.teacher.labelling import score_examples
+from src.teacher.trained import TrainedTeacher
 
 COMPARISON = "comparison.csv"
 RANKS = "ranks.csv"
+CANDIDATES = "candidates"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +47,15 @@ def sample(examples: Examples, count: int, seed: int, split: str) -> Examples:
 class Comparison:
     """Ranks contestants on the splits that it is shown, and writes what came out.
 
-    ``teacher`` stands in for the experiment's own one.
+    ``teacher`` stands in for the experiment's own one. The lists over which a teacher's answers were judged are kept in
+    ``lists`` by split.
     """
 
     stages: Stages
     contestants: Sequence[Contestant]
     with_teacher: bool
-    teacher: ILoRATeacher | None = None
+    teacher: TrainedTeacher | None = None
+    lists: dict[str, CandidateLists] = field(default_factory=dict)
 
     def validation(self) -> list[Ranked]:
         """Every contestant on validation, the teacher on its sample."""
@@ -61,8 +64,12 @@ class Comparison:
 
     def test(self, folder: RunFolder, reason: str, judged: str, again: bool = False) -> list[Ranked]:
         """The same on the test split, which this opens (see `SealedExamples.open`)."""
-        examples = self.stages.data.test.open(reason, folder.test_record, judged, again)
-        return self.rank("test", examples, self.stages.settings.teacher.test_rows)
+        data = self.stages.data
+        examples = data.test.open(reason, folder.test_record, judged, again)
+        ranked = self.rank("test", examples, self.stages.settings.teacher.test_rows)
+        for split, lists in self.lists.items():
+            save_candidates(folder.path / CANDIDATES / split, lists, data.fingerprints())
+        return ranked
 
     def rank(self, split: str, examples: Examples, teacher_rows: int) -> list[Ranked]:
         """Every contestant on a split, the teacher on a sample of it."""
@@ -77,11 +84,11 @@ class Comparison:
 
     def _teacher(self, split: str, shown: Examples, others: Sequence[Ranked]) -> list[Ranked]:
         """The teacher on a sample, and every contestant on the same examples, so that they can be set side by side."""
-        label = f"{split} sample"
-        teacher = self.teacher or self.stages.trained_teacher
-        settings = self.stages.settings
-        ranks = score_examples(teacher, shown, settings.teacher.export.batch_size, settings.evaluation.mask_history)
-        own = Ranked.of("teacher", label, shown, ranks)
+        evaluation = self.stages.settings.evaluation
+        ranking = self.teacher.ranking(shown, evaluation) if self.teacher else self.stages.teacher_ranking(shown)
+        if ranking.candidates is not None:
+            self.lists[split] = ranking.candidates
+        own = Ranked.of("teacher", f"{split} sample", shown, ranking.ranks, ranking.answer_metrics())
         restricted = [other.on(own) for other in others]
         return [own, *restricted]
 

@@ -41,13 +41,13 @@ class ExperimentSettings:
     def __post_init__(self) -> None:
         names = metric_names(self.evaluation.ks)
         loops = {
-            "student": self.student.loop,
-            "teacher.encoder": self.teacher.encoder.loop,
-            "teacher.train": self.teacher.train.loop,
+            "student": (self.student.loop, names),
+            "teacher.encoder": (self.teacher.encoder.loop, names),
+            "teacher.train": (self.teacher.train.loop, self.teacher.epoch_metrics(self.evaluation.ks)),
         }
-        for where, loop in loops.items():
-            if loop.monitor not in names:
-                raise ValueError(f"{where}.loop.monitor = {loop.monitor!r} must be one of {', '.join(names)}")
+        for where, (loop, known) in loops.items():
+            if loop.monitor not in known:
+                raise ValueError(f"{where}.loop.monitor = {loop.monitor!r} must be one of {', '.join(known)}")
         if self.distill.needs_ranking and self.distill.candidate_topk > self.teacher.export.top_n:
             raise ValueError(
                 f"distill.candidate_topk = {self.distill.candidate_topk} must not exceed "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from src.core.logging import epoch_bar
 from src.core.paths import MANIFEST, require_finished, write_json
 from src.core.training import FitResult
 from src.data.dataset import load_dataset
-from src.data.examples import SequenceData
+from src.data.examples import Examples, SequenceData
 from src.data.teacher_outputs import TeacherOutputs, load_teacher_outputs, save_teacher_outputs
 from src.distill.data_bridge import RANKING_FILE, import_dllm2rec
 from src.pipeline.cache import StageCache, StageRecord
@@ -31,14 +31,13 @@ from src.student.datamodule import StudentData
 from src.student.models import SASRec, SequenceStudent
 from src.student.settings import StudentSettings
 from src.student.trainer_baseline import train_student
-from src.teacher.check import TeacherCheck, check_teacher, student_ranker, teacher_ranker
-from src.teacher.factory import load_teacher, save_teacher
-from src.teacher.ilora_model import ILoRATeacher
-from src.teacher.label_cache import LabelCache, asked_of_a_row
-from src.teacher.labelling import ItemHeadLabeller
+from src.teacher.check import Ranking, TeacherCheck, check_teacher, student_ranker
+from src.teacher.factory import save_teacher
+from src.teacher.label_cache import LabelCache, asked_of_a_row, export_that_is_read
 from src.teacher.llm import fingerprint_llm
 from src.teacher.selection import StudentAnswers, ask_student, build_selector, choose_rows
 from src.teacher.tiny_llm import build_tiny_llm
+from src.teacher.trained import TrainedTeacher, load_trained
 from src.teacher.training import train_teacher, validation_sample
 
 #: raise a stage's number when its code changes what it produces: older cache entries are then built again
@@ -51,6 +50,7 @@ class Stages:
 
     settings: ExperimentSettings
     cache: StageCache
+    _rankings: dict[str, Ranking] = field(default_factory=dict, repr=False)
 
     @cached_property
     def device(self) -> torch.device:
@@ -168,9 +168,19 @@ class Stages:
         return encoder
 
     @cached_property
-    def trained_teacher(self) -> ILoRATeacher:
+    def trained_teacher(self) -> TrainedTeacher:
         """The trained teacher on the run's device."""
-        return load_teacher(self.teacher.folder, self.settings.teacher, self.data, self.device)
+        settings = self.settings
+        return load_trained(self.teacher.folder, settings.teacher, self.data, self.device, settings.seed)
+
+    def teacher_ranking(self, examples: Examples) -> Ranking:
+        """How the trained teacher ranks held-out examples. The check and the comparison ask for the same ones: a
+        ranking is computed once, and outlives `release_teacher`.
+        """
+        if examples.fingerprint not in self._rankings:
+            ranking = self.trained_teacher.ranking(examples, self.settings.evaluation)
+            self._rankings[examples.fingerprint] = ranking
+        return self._rankings[examples.fingerprint]
 
     def release_teacher(self) -> None:
         """Give the memory of a loaded teacher back: a search's trials share the device with nothing else."""
@@ -192,7 +202,7 @@ class Stages:
         determined_by = {
             "version": VERSIONS["teacher_outputs"],
             "teacher": self.teacher.key,
-            "export": asdict(settings.export),
+            "export": export_that_is_read(settings),
             "student": self.encoder.key if build_selector(settings.export).needs_student else None,
             "seed": self.settings.seed,
         }
@@ -201,10 +211,8 @@ class Stages:
             rows = choose_rows(self.data.train, settings.export, self.settings.seed, self._student_answers)
             # labels are dear: what an interrupted run or a smaller budget has paid for is not asked again
             root = self.cache.root / "labels" if self.cache.reuse else folder / "labels"
-            cache = LabelCache.at(root, {"teacher": self.teacher.key, **asked_of_a_row(settings.export)})
-            outputs = cache.outputs(
-                self.data, rows, settings.export, lambda: ItemHeadLabeller(self.trained_teacher, settings.export)
-            )
+            cache = LabelCache.at(root, {"teacher": self.teacher.key, **asked_of_a_row(settings)})
+            outputs = cache.outputs(self.data, rows, settings.export, lambda: self.trained_teacher.labeller())
             shutil.rmtree(folder / "labels", ignore_errors=True)
             save_teacher_outputs(folder, outputs, self.data.id_map)
 
@@ -219,7 +227,7 @@ class Stages:
         settings, evaluation = self.settings, self.settings.evaluation
         count = settings.teacher.validation_rows
         return check_teacher(
-            teacher_ranker(self.trained_teacher, settings.teacher.export.batch_size, evaluation.mask_history),
+            self.teacher_ranking,
             student_ranker(self.load_student(self.baseline), evaluation.batch_size, evaluation.mask_history),
             validation_sample(self.data.validation, count, settings.seed),
             self.data.num_items,

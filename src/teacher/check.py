@@ -15,6 +15,7 @@ from torch import Tensor
 from src.core.data_utils import ordered_batches
 from src.core.metrics import ndcg, target_ranks
 from src.core.seed import torch_generator
+from src.data.candidates import CandidateLists
 from src.data.examples import Examples
 from src.student.datamodule import TensorExamples
 from src.student.evaluator import mask_seen
@@ -41,11 +42,21 @@ class Ranking:
     ``ranks`` ``[n]`` int64: the target's 1-based rank, ties against it (where only a list is known: any number above
     its length when the target is not in it). ``top`` ``[n, K]`` int64: the best items, best first; −1 where an answer
     was not an item. ``valid`` ``[n]`` bool: whether the first answer was an item of the catalogue (None: all were).
+    ``correct`` ``[n]`` bool: whether it was the target, of a model that writes (see `src.teacher.title.generation`),
+    and ``candidates``: the lists over which its answers were judged.
     """
 
     ranks: Tensor
     top: Tensor
     valid: Tensor | None = None
+    correct: Tensor | None = None
+    candidates: CandidateLists | None = None
+
+    def answer_metrics(self) -> dict[str, float]:
+        """HitRatio@1 and ValidRatio of a model that writes titles, both over all rows; nothing for another one."""
+        if self.valid is None or self.correct is None:
+            return {}
+        return {"answer_hit_ratio_1": _share(self.correct), "valid_ratio": _share(self.valid)}
 
 
 Ranker = Callable[[Examples], Ranking]
@@ -59,8 +70,9 @@ class TeacherCheck:
     of each example's better NDCG, the most that a perfect choice between the two could reach. ``overlap``: mean
     |A ∩ B| / K of the two top lists. ``teacher_better``, ``ties``, ``student_better``: whose rank of the target is
     smaller. ``only_teacher``, ``only_student``: the target is in one's top K and not in the other's.
-    ``valid_ratio``: first answers of the teacher that are items (1 for an item head). Coverage: different items in all
-    top lists together, over V; it grows with the sample.
+    ``valid_ratio``: first answers of the teacher that are items (1 for an item head; of a teacher that writes titles,
+    free answers that name one of their candidates, whichever way it ranks the catalogue). Coverage: different items in
+    all top lists together, over V; it grows with the sample.
     """
 
     examples: int
@@ -187,7 +199,7 @@ def mean_interval(values: Tensor, seed: int, draws: int = 2000) -> tuple[float, 
 
 
 def teacher_ranker(teacher: Teacher, batch_size: int, mask_history: bool) -> Ranker:
-    """The ranking of a teacher with logits over the catalogue."""
+    """The ranking of a teacher with scores over the catalogue."""
 
     def ranking(examples: Examples) -> Ranking:
         columns = TensorExamples.of(examples, teacher.device)
@@ -196,7 +208,7 @@ def teacher_ranker(teacher: Teacher, batch_size: int, mask_history: bool) -> Ran
         def keep(rows: Tensor, forward: TeacherForward) -> None:
             found.put(rows, forward.logits, columns, mask_history)
 
-        ask(teacher, columns, batch_size, keep, "teacher check")
+        ask(teacher, columns, batch_size, keep, "teacher: ranking")
         return Ranking(found.ranks, found.top)
 
     return ranking

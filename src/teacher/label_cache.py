@@ -27,7 +27,7 @@ from src.core.paths import write_bytes
 from src.data.examples import Examples, SequenceData
 from src.data.teacher_outputs import TeacherOutputs
 from src.teacher.labelling import Catalogue, Labeller, Labels, teacher_outputs
-from src.teacher.settings import ExportSettings
+from src.teacher.settings import ExportSettings, TeacherSettings
 
 _log = get_logger(__name__)
 
@@ -37,9 +37,18 @@ _COLUMNS = tuple(column.name for column in fields(Labels))
 _NOT_OF_A_LABEL = ("budget", "select", "batch_size")
 
 
-def asked_of_a_row(settings: ExportSettings) -> dict[str, Any]:
+def export_that_is_read(settings: TeacherSettings) -> dict[str, Any]:
+    """The export settings that this teacher reads; the way of ranking by its own name, whether named or meant."""
+    export = {**asdict(settings.export), "ranking": settings.ranking}
+    if settings.ranking != "constrained":
+        del export["beams"]
+    return export
+
+
+def asked_of_a_row(settings: TeacherSettings) -> dict[str, Any]:
     """The export settings that determine a row's label; they belong into the cache's key."""
-    return {name: value for name, value in asdict(settings).items() if name not in _NOT_OF_A_LABEL}
+    read = export_that_is_read(settings)
+    return {name: value for name, value in read.items() if name not in _NOT_OF_A_LABEL}
 
 
 @dataclass(frozen=True, eq=False)

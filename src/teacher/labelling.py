@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -61,9 +61,7 @@ def ask(
                 bar.advance(bar.task_ids[0], len(rows))
 
 
-def rank(
-    teacher: Teacher, examples: TensorExamples, batch_size: int, mask_history: bool, description: str = ""
-) -> Tensor:
+def rank(teacher: Teacher, examples: TensorExamples, batch_size: int, mask_history: bool = False) -> Tensor:
     """1-based rank of each example's target in the teacher's full ranking, ``[n]`` int64 on the CPU."""
     ranks = torch.zeros(len(examples), dtype=torch.int64)
 
@@ -73,14 +71,8 @@ def rank(
             scores = mask_seen(scores, examples.history[rows], target)
         ranks[rows.cpu()] = target_ranks(scores, target).cpu()
 
-    ask(teacher, examples, batch_size, keep, description)
+    ask(teacher, examples, batch_size, keep)
     return ranks
-
-
-def score_examples(teacher: Teacher, examples: Examples, batch_size: int, mask_history: bool = False) -> Tensor:
-    """`rank` for examples as the data room keeps them."""
-    columns = TensorExamples.of(examples, teacher.device)
-    return rank(teacher, columns, batch_size, mask_history, "teacher: scoring")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,27 +110,35 @@ class Labeller(Protocol):
         """Item embeddings and facts."""
 
 
+class Best(NamedTuple):
+    """The best N items of B histories, best first: ``items`` ``[B, N]`` int64, ``scores`` ``[B, N]`` float32."""
+
+    items: Tensor
+    scores: Tensor
+
+
 @dataclass(frozen=True, eq=False)
-class ItemHeadLabeller:
-    """A teacher with logits over the catalogue: top N by log-probability, distances −log p(item)."""
+class CatalogueLabeller:
+    """The top N of a teacher with scores over the catalogue; a distance is minus a score.
+
+    ``best(scores [B, V], N)`` gives the items and their scores ≤ 0 as labels tell them; ``facts`` what these mean.
+    """
 
     teacher: Teacher
     settings: ExportSettings
+    best: Callable[[Tensor, int], Best]
+    facts: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        top_n, num_items = self.settings.top_n, self.teacher.num_items
-        if top_n > num_items:
-            raise ConfigError.one(
-                "teacher.export.top_n", top_n, f"must not exceed the catalogue's {num_items} items", "lower it"
-            )
+        require_top_n(self.settings, self.teacher.num_items)
 
     def label(self, examples: Examples) -> Labels:
         """As `Labeller.label`, up to the rounding of a batch of other rows."""
         found: dict[str, NDArray[Any]] = {}
 
         def keep(batch: Tensor, forward: TeacherForward) -> None:
-            top = forward.logits.float().log_softmax(dim=1).topk(self.settings.top_n, dim=1)
-            parts = {"candidates": top.indices, "scores": top.values, "sequence_embedding": forward.sequence_embedding}
+            top = self.best(forward.logits.float(), self.settings.top_n)
+            parts = {"candidates": top.items, "scores": top.scores, "sequence_embedding": forward.sequence_embedding}
             for name, part in parts.items():
                 values = part.cpu().numpy()
                 if name not in found:
@@ -153,12 +153,31 @@ class ItemHeadLabeller:
 
     def catalogue(self) -> Catalogue:
         """As `Labeller.catalogue`."""
-        facts = {
-            "fingerprints": dict(self.teacher.fingerprints()),
-            "scores": "log-probability over the catalogue",
-            "distances": "-log p(item)",
-        }
+        facts = {"fingerprints": dict(self.teacher.fingerprints()), **self.facts}
         return Catalogue(self.teacher.embed_items(self.settings.batch_size).cpu().numpy(), facts)
+
+
+def require_top_n(settings: ExportSettings, num_items: int) -> None:
+    """Raises ``ConfigError`` when more items are to be ranked than the catalogue has."""
+    if settings.top_n > num_items:
+        rule = f"must not exceed the catalogue's {num_items} items"
+        raise ConfigError.one("teacher.export.top_n", settings.top_n, rule, "lower it")
+
+
+def item_head_labeller(teacher: Teacher, settings: ExportSettings) -> CatalogueLabeller:
+    """For a teacher with logits over the catalogue: top N by log-probability, distances −log p(item)."""
+    facts = {
+        "ranking": "item_head",
+        "scores": "log-probability over the catalogue",
+        "distances": "-log p(item)",
+    }
+    return CatalogueLabeller(teacher, settings, likeliest, facts)
+
+
+def likeliest(logits: Tensor, n: int) -> Best:
+    """The n most probable items of logits ``[B, V]``, with log-probabilities."""
+    top = logits.log_softmax(dim=1).topk(n, dim=1)
+    return Best(top.indices, top.values)
 
 
 def teacher_outputs(
@@ -187,5 +206,5 @@ def label(teacher: Teacher, data: SequenceData, rows: NDArray[np.int64], setting
 
     Nothing is kept of it: see `src.teacher.label_cache`. Raises ``ConfigError`` when N is larger than the catalogue.
     """
-    labeller = ItemHeadLabeller(teacher, settings)
+    labeller = item_head_labeller(teacher, settings)
     return teacher_outputs(labeller.label(data.train.take(rows)), labeller.catalogue(), data, settings)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from src.core.metrics import metric_names
 from src.core.settings import STRICT
 from src.core.training import LoopSettings
 from src.student.settings import StudentSettings
@@ -18,8 +20,13 @@ AUTO = "auto"
 
 #: `train.loop.monitor` of a teacher that writes titles: right answers over all rows, by generation
 TITLE_MONITOR = "hit_ratio_1"
+#: what is known after each epoch of such a teacher, see `src.teacher.title.generation.title_metrics`
+TITLE_METRICS = (TITLE_MONITOR, "valid_ratio", "hit_ratio_1_of_valid")
 
 Select = Literal["random", "most_recent"]
+RankingKind = Literal["item_head", "constrained", "grounded"]
+#: how a teacher of each objective can rank the whole catalogue; the first is meant where nothing is said
+RANKINGS: dict[str, tuple[RankingKind, ...]] = {"item_ce": ("item_head",), "title_lm": ("constrained", "grounded")}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -163,6 +170,18 @@ class ExportSettings:
     ] = "random"
     top_n: Annotated[int, Field(ge=1, description="N, items ranked for each labelled example")] = 20
     batch_size: Annotated[int, Field(ge=1, description="prompts through the language model at once")] = 32
+    ranking: Annotated[
+        Literal["auto", "item_head", "constrained", "grounded"],
+        Field(
+            description="how the catalogue is ranked, here and beside the student. item_head (item_ce): its logits; "
+            "constrained (title_lm): beams along all titles, log-probabilities; grounded (title_lm): a free answer and "
+            "the titles nearest to it, distances; auto: item_head for item_ce, constrained for title_lm"
+        ),
+    ] = "auto"
+    beams: Annotated[
+        int,
+        Field(ge=1, description="constrained: unfinished titles followed at once, top_n at least; more: nearer exact"),
+    ] = 32
 
     def __post_init__(self) -> None:
         if self.budget > 1 and self.budget != int(self.budget):
@@ -238,6 +257,16 @@ class TeacherSettings:
                 f"teacher.train.loop.monitor = {self.train.loop.monitor!r} must be {TITLE_MONITOR} "
                 "with teacher.objective = title_lm: its epochs are judged by generated titles"
             )
+        possible = RANKINGS[self.objective]
+        if self.ranking not in possible:
+            raise ValueError(
+                f"teacher.export.ranking = {self.ranking!r} must be auto or {' or '.join(possible)} "
+                f"with teacher.objective = {self.objective}"
+            )
+        if self.ranking == "constrained" and self.export.beams < self.export.top_n:
+            raise ValueError(
+                f"teacher.export.beams = {self.export.beams} must be at least export.top_n = {self.export.top_n}"
+            )
         if self.gate.top_k > self.lora.experts:
             raise ValueError(
                 f"teacher.gate.top_k = {self.gate.top_k} must not exceed lora.experts = {self.lora.experts}"
@@ -247,3 +276,12 @@ class TeacherSettings:
                 f"teacher.prompt.max_tokens = {self.prompt.max_tokens} must not exceed "
                 f"teacher.tiny.context = {self.tiny.context}"
             )
+
+    @property
+    def ranking(self) -> RankingKind:
+        """How this teacher ranks the catalogue: what ``export.ranking`` says, or means."""
+        return RANKINGS[self.objective][0] if self.export.ranking == "auto" else self.export.ranking
+
+    def epoch_metrics(self, ks: Sequence[int]) -> tuple[str, ...]:
+        """The metrics that are known after each epoch of its training, for cut-offs K."""
+        return TITLE_METRICS if self.objective == "title_lm" else metric_names(ks)

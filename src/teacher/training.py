@@ -15,7 +15,7 @@ from torch import Tensor
 from src.core.checkpoints import Checkpoint
 from src.core.errors import ConfigError
 from src.core.logging import get_logger, progress_bar
-from src.core.metrics import metric_names, summarise
+from src.core.metrics import summarise
 from src.core.seed import numpy_generator, seed_everything, torch_generator
 from src.core.training import NO_CHECKPOINT, FitResult, Report, fit, silent
 from src.data.examples import Examples, SequenceData
@@ -30,7 +30,7 @@ from src.teacher.interfaces import Course, TeacherForward
 from src.teacher.labelling import ask, rank, select_rows
 from src.teacher.llm import load_llm
 from src.teacher.schedule import rate
-from src.teacher.settings import TITLE_MONITOR, TeacherSettings, TeacherTrainSettings
+from src.teacher.settings import TeacherSettings, TeacherTrainSettings
 from src.teacher.title.training import draw_lists, title_course
 
 _log = get_logger(__name__)
@@ -151,7 +151,7 @@ def _run(
 
 def check_monitor(settings: TeacherSettings, evaluation: EvaluationSettings) -> None:
     """Raises ``ConfigError`` when the metric that chooses the epoch is not evaluated."""
-    names = (TITLE_MONITOR,) if settings.objective == "title_lm" else metric_names(evaluation.ks)
+    names = settings.epoch_metrics(evaluation.ks)
     monitor = settings.train.loop.monitor
     if monitor not in names:
         raise ConfigError.one("teacher.train.loop.monitor", monitor, f"must be one of {', '.join(names)}")

@@ -64,7 +64,8 @@ def prepare_space(settings: ExperimentSettings, tuning: TuningSettings, stage: S
 
     ``document`` is the stage's own in `search_spaces/`, where the settings name none.
     """
-    names = metric_names(settings.evaluation.ks)
+    ks = settings.evaluation.ks
+    names = settings.teacher.epoch_metrics(ks) if stage == "teacher" else metric_names(ks)
     problems: list[Problem] = []
     if tuning.metric and tuning.metric not in names:
         problems.append(Problem("tuning.metric", tuning.metric, f"must be one of {', '.join(names)}"))

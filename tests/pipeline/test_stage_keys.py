@@ -59,6 +59,8 @@ CASES = {
     "teacher.test_rows=7": set(),
     "teacher.export.top_n=15": {"teacher_outputs"},
     "teacher.export.budget=0.3": {"teacher_outputs"},
+    "teacher.export.ranking=item_head": set(),
+    "teacher.export.beams=50": set(),
     "teacher.lora.rank=8": FROM_TEACHER,
     "teacher.gate.kind=mlp": FROM_TEACHER,
     "teacher.prompt.history_titles=3": FROM_TEACHER,
@@ -88,6 +90,13 @@ def test_another_student_never_retrains_the_teacher_but_an_equal_encoder_is_shar
         *(f"teacher.encoder.{key}" for key in ("width=8", "loop.epochs=2", "loop.batch_size=64")),
     )
     assert same["encoder"] == same["student_baseline"]
+
+
+def test_how_a_teacher_ranks_decides_its_labels_not_the_teacher(tmp_path: Path) -> None:
+    found = {way: keys(tmp_path, "teacher=title", f"teacher.export.ranking={way}") for way in ("auto", "constrained")}
+    assert found["auto"] == found["constrained"]
+    for override in ("teacher.export.ranking=grounded", "teacher.export.beams=50"):
+        assert changed(found["auto"], keys(tmp_path, "teacher=title", override)) == {"teacher_outputs"}
 
 
 def test_the_language_models_content_decides_not_its_path(tmp_path: Path) -> None:

@@ -28,9 +28,9 @@ from src.teacher.check import (
     student_ranker,
     teacher_ranker,
 )
-from src.teacher.labelling import score_examples
+from src.teacher.labelling import rank
 from tests.fixtures import NUM_ITEMS, WINDOW, cycle_examples
-from tests.teacher.builders import teacher_of
+from tests.teacher.builders import CPU, teacher_of
 
 V = 100
 
@@ -199,7 +199,7 @@ def test_the_rankers_rank_as_the_evaluations_do(llama: Path, mask_history: bool)
     columns = TensorExamples.of(examples, "cpu")
     settings = EvaluationSettings(mask_history=mask_history)
     assert torch.equal(theirs.ranks, rank_examples(student.eval(), columns, settings))
-    assert torch.equal(ours.ranks, score_examples(teacher, examples, 4, mask_history))
+    assert torch.equal(ours.ranks, rank(teacher, TensorExamples.of(examples, CPU), 4, mask_history))
     for found in (ours, theirs):
         places = (found.top == columns.target.unsqueeze(1)).nonzero()
         # the list is the ranking: the target stands in it at its rank

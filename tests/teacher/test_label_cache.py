@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ import pytest
 from src.data.examples import Examples
 from src.data.teacher_outputs import TeacherOutputs, save_teacher_outputs
 from src.teacher.label_cache import LabelCache, asked_of_a_row
-from src.teacher.labelling import Catalogue, ItemHeadLabeller, Labels, label
-from src.teacher.settings import ExportSettings
+from src.teacher.labelling import Catalogue, Labels, item_head_labeller, label
+from src.teacher.settings import ExportSettings, TeacherSettings
 from tests.fixtures import NUM_ITEMS, cycle_data
 from tests.teacher.builders import teacher_of
+from tests.teacher.title_builders import TITLE_SETTINGS
 
 DATA = cycle_data(train=40)
 TOP_N, WIDTH = 3, 2
@@ -236,7 +238,7 @@ def test_the_manifest_tells_teacher_data_and_choice(tmp_path: Path) -> None:
 
 def test_the_key_holds_what_is_asked_of_a_row_not_which_rows(tmp_path: Path) -> None:
     def folder(settings: ExportSettings, teacher: str = "t") -> Path:
-        return LabelCache.at(tmp_path, {"teacher": teacher, "export": asked_of_a_row(settings)}).folder
+        return LabelCache.at(tmp_path, {"teacher": teacher, **asked_of_a_row(TeacherSettings(export=settings))}).folder
 
     usual = ExportSettings()
     assert folder(usual) == folder(replace(usual, budget=0.5, select="diverse", batch_size=8))
@@ -245,12 +247,28 @@ def test_the_key_holds_what_is_asked_of_a_row_not_which_rows(tmp_path: Path) -> 
     assert folder(usual).parent == tmp_path
 
 
+def test_the_key_holds_the_way_of_ranking(tmp_path: Path) -> None:
+    def folder(settings: TeacherSettings) -> Path:
+        return LabelCache.at(tmp_path, {"teacher": "t", **asked_of_a_row(settings)}).folder
+
+    def writer(**export: Any) -> TeacherSettings:
+        return replace(TITLE_SETTINGS, export=ExportSettings(**export))
+
+    # what is meant and what is named are the same question
+    assert folder(writer()) == folder(writer(ranking="constrained")) != folder(writer(ranking="grounded"))
+    assert folder(TeacherSettings()) == folder(TeacherSettings(export=ExportSettings(ranking="item_head")))
+    # beams are followed by the constrained ranking alone
+    assert folder(writer()) != folder(writer(beams=40))
+    assert folder(writer(ranking="grounded")) == folder(writer(ranking="grounded", beams=40))
+    assert folder(TeacherSettings()) == folder(TeacherSettings(export=ExportSettings(beams=40)))
+
+
 def test_labels_of_a_real_teacher_do_not_depend_on_the_way_they_were_asked(llm: Path, tmp_path: Path) -> None:
     teacher, settings = teacher_of(llm), ExportSettings(budget=9.0, top_n=4, batch_size=2)
     rows = np.array([3, 4, 11, 12, 20, 21, 30, 38, 39])
     cache = LabelCache(tmp_path / "labels", shard_rows=2)
-    cache.outputs(DATA, rows[::2], settings, lambda: ItemHeadLabeller(teacher, settings))
-    grown = cache.outputs(DATA, rows, settings, lambda: ItemHeadLabeller(teacher, settings))
+    cache.outputs(DATA, rows[::2], settings, lambda: item_head_labeller(teacher, settings))
+    grown = cache.outputs(DATA, rows, settings, lambda: item_head_labeller(teacher, settings))
     whole = label(teacher, DATA, rows, settings)
     assert grown.example_id.tolist() == whole.example_id.tolist()
     assert grown.candidates.tolist() == whole.candidates.tolist()

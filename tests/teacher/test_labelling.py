@@ -7,13 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from src.core.errors import ConfigError, TrainingFailed
+from src.data.examples import Examples
 from src.data.teacher_outputs import load_teacher_outputs, save_teacher_outputs
-from src.teacher.labelling import label, score_examples, select_rows
+from src.student.datamodule import TensorExamples
+from src.teacher.ilora_model import ILoRATeacher
+from src.teacher.labelling import label, rank, select_rows
 from src.teacher.settings import ExportSettings, Select
 from tests.fixtures import NUM_ITEMS, cycle_data, cycle_examples
 from tests.teacher.builders import WIDTH, teacher_of
+
+
+def ranks_of(teacher: ILoRATeacher, examples: Examples, batch_size: int, mask_history: bool = False) -> Tensor:
+    return rank(teacher, TensorExamples.of(examples, teacher.device), batch_size, mask_history)
 
 
 @pytest.mark.parametrize("select", ["random", "most_recent"])
@@ -63,13 +71,13 @@ def test_ranks_come_back_in_order_whatever_the_batch(llm: Path, batch_size: int)
     teacher, examples = teacher_of(llm), cycle_examples(12, 0)
     logits = teacher(torch.from_numpy(examples.history), torch.from_numpy(examples.length)).logits
     own = logits.gather(1, torch.from_numpy(examples.target).unsqueeze(1))
-    assert torch.equal(score_examples(teacher, examples, batch_size), (logits >= own).sum(dim=1))
+    assert torch.equal(ranks_of(teacher, examples, batch_size), (logits >= own).sum(dim=1))
 
 
 def test_seen_items_can_be_masked(llama: Path) -> None:
     teacher, examples = teacher_of(llama), cycle_examples(12, 0)
-    assert (score_examples(teacher, examples, 4, mask_history=True) <= score_examples(teacher, examples, 4)).all()
-    assert (score_examples(teacher, examples, 4, mask_history=True) < score_examples(teacher, examples, 4)).any()
+    assert (ranks_of(teacher, examples, 4, mask_history=True) <= ranks_of(teacher, examples, 4)).all()
+    assert (ranks_of(teacher, examples, 4, mask_history=True) < ranks_of(teacher, examples, 4)).any()
 
 
 def test_scores_that_are_not_finite_never_pass_as_ranks(llama: Path) -> None:
@@ -77,7 +85,7 @@ def test_scores_that_are_not_finite_never_pass_as_ranks(llama: Path) -> None:
     with torch.no_grad():
         teacher.head.bias[0] = float("nan")
     with pytest.raises(TrainingFailed, match="not finite"):
-        score_examples(teacher, cycle_examples(3, 0), 4)
+        ranks_of(teacher, cycle_examples(3, 0), 4)
 
 
 def test_more_items_than_the_catalogue_has_are_refused(llama: Path) -> None:
@@ -87,6 +95,6 @@ def test_more_items_than_the_catalogue_has_are_refused(llama: Path) -> None:
 
 def test_labelling_switches_dropout_off(llama: Path) -> None:
     teacher = teacher_of(llama)
-    quiet = score_examples(teacher, cycle_examples(6, 0), 4)
-    assert torch.equal(score_examples(teacher.train(), cycle_examples(6, 0), 4), quiet)
+    quiet = ranks_of(teacher, cycle_examples(6, 0), 4)
+    assert torch.equal(ranks_of(teacher.train(), cycle_examples(6, 0), 4), quiet)
     assert not teacher.training

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from src.teacher.settings import (
     TeacherSettings,
     TinySettings,
 )
+from tests.teacher.title_builders import TITLE_SETTINGS
 
 CONF = REPOSITORY / "conf" / "teacher"
 
@@ -49,6 +50,18 @@ def _keys(content: dict[str, Any], prefix: str = "") -> list[str]:
         (lambda: TeacherSettings(encoder=StudentSettings(architecture="gru4rec")), "must be sasrec"),
         (lambda: TeacherSettings(gate=GateSettings(kind="linear", top_k=5)), "must not exceed lora.experts = 4"),
         (lambda: TeacherSettings(prompt=PromptSettings(max_tokens=300)), "must not exceed teacher.tiny.context = 256"),
+        (
+            lambda: TeacherSettings(export=ExportSettings(ranking="grounded")),
+            "export.ranking = 'grounded' must be auto or item_head with teacher.objective = item_ce",
+        ),
+        (
+            lambda: replace(TITLE_SETTINGS, export=ExportSettings(ranking="item_head")),
+            "must be auto or constrained or grounded with teacher.objective = title_lm",
+        ),
+        (
+            lambda: replace(TITLE_SETTINGS, export=ExportSettings(beams=10, top_n=20)),
+            "export.beams = 10 must be at least export.top_n = 20",
+        ),
     ],
 )
 def test_what_cannot_hold_is_refused(build: Any, message: str) -> None:

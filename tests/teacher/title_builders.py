@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from src.core.training import LoopSettings
+from src.data.id_map import IdMap
 from src.teacher.factory import build_title_teacher
 from src.teacher.llm import load_llm
 from src.teacher.settings import (
@@ -75,7 +76,11 @@ def save_random_causal(folder: Path, family: str = "llama", deviation: float = 0
 
 
 def title_teacher_of(
-    folder: Path, settings: TeacherSettings = TITLE_SETTINGS, awake: bool = True, **changes: Any
+    folder: Path,
+    settings: TeacherSettings = TITLE_SETTINGS,
+    awake: bool = True,
+    id_map: IdMap | None = None,
+    **changes: Any,
 ) -> TitleTeacher:
     """A teacher in eval mode; ``awake``: its experts' B are not zero, as after training."""
     settings = replace(settings, llm=str(folder), **changes)
@@ -84,7 +89,7 @@ def title_teacher_of(
         settings = replace(settings, lora=replace(settings.lora, target_modules=LAYERS[family]))
     language = load_llm(str(folder), settings.dtype, CPU)
     torch.manual_seed(4)
-    teacher = build_title_teacher(settings, id_map_of(NUM_ITEMS), encoder_of(), language, CPU)
+    teacher = build_title_teacher(settings, id_map or id_map_of(NUM_ITEMS), encoder_of(), language, CPU)
     if awake:
         with torch.no_grad():
             for name, parameter in teacher.llm.named_parameters():

@@ -53,11 +53,13 @@ def ground(
     gate: Gate = no_gate,
     pooling: Pooling = "mean",
     batch_size: int = 64,
+    longest_text: int | None = None,
 ) -> Grounding:
     """Answer prompts ``[B, S, D]`` with mask ``[B, S]`` (padding on the left) freely, and rank all items by distance.
 
-    ``item_embeddings`` ``[V, D]``: the titles through `embed_texts` with the same ``pooling``, computed once for a
-    catalogue. An empty answer says nothing: it gets the mean of the item embeddings.
+    ``item_embeddings`` ``[V, D]``: the titles through `embed_texts` with the same ``pooling`` and ``longest_text`` (or
+    `GatedTeacher.embed_items`, with its ``title_tokens``), computed once for a catalogue. An empty answer says nothing:
+    it gets the mean of the item embeddings.
 
     Raises ``ConfigError`` when ``top_n`` is not within 1..V.
     """
@@ -69,7 +71,8 @@ def ground(
     said = [row for row, answer in enumerate(answers) if answer]
     embedding = item_embeddings.mean(dim=0, keepdim=True).repeat(len(answers), 1)
     if said:
-        embedding[said] = embed_texts(llm, tokenizer, [answers[row] for row in said], batch_size, pooling)
+        spoken = [answers[row] for row in said]
+        embedding[said] = embed_texts(llm, tokenizer, spoken, batch_size, pooling, longest_text)
     return Grounding(*nearest(embedding, item_embeddings, top_n), embedding, answers)
 
 
@@ -128,8 +131,11 @@ def embed_texts(
     texts: Sequence[str],
     batch_size: int,
     pooling: Pooling = "mean",
+    longest: int | None = None,
 ) -> Tensor:
     """Each text alone through the LLM, adapters off: ``[n, D]`` float32, on the model's device.
+
+    Only the first ``longest`` tokens of a text are read, its special tokens not counted; None: all.
 
     The last layer's states, their *mean* over all tokens, those that the tokenizer puts around a text among them (as
     the item embeddings of the teacher outputs), or that of the *last* token (as BIGRec). Each different text is asked
@@ -138,7 +144,7 @@ def embed_texts(
     Raises ``DataError`` when there is no text or a text is empty.
     """
     places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    ids = _tokens(tokenizer, list(places))
+    ids = _tokens(tokenizer, list(places), longest)
     order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
     model, parts = causal_model(llm), []
     with asking(llm), _without_adapters(llm):
@@ -150,7 +156,7 @@ def embed_texts(
     return embedded[back[[places[text] for text in texts]].to(embedded.device)]
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], longest: int | None) -> list[list[int]]:
     """Token ids of titles as the teacher reads them: after a blank, between the tokenizer's special tokens."""
     plain = encode(tokenizer, [f" {text}" for text in texts]) if texts else []
     silent = [text for text, ids in zip(texts, plain, strict=True) if not text.strip() or not ids]
@@ -158,7 +164,7 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[li
         rule = "there is nothing in it that could be embedded"
         raise DataError.one("texts", silent[:_SHOWN], rule, "leave empty texts out")
     before, after = surrounding(tokenizer)
-    return [[*before, *ids, *after] for ids in plain]
+    return [[*before, *ids[:longest], *after] for ids in plain]
 
 
 def _embed(model: PreTrainedModel, ids: Sequence[Sequence[int]], pooling: Pooling) -> Tensor:

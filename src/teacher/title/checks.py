@@ -11,6 +11,7 @@ from src.data.candidates import draw_candidate_lists
 from src.data.examples import SequenceData
 from src.teacher.llm import is_decoder
 from src.teacher.settings import TINY, TeacherSettings
+from src.teacher.tiny_llm import train_tokenizer
 from src.teacher.title.language import require_decoder
 from src.teacher.title.prompts import TitlePrompts
 
@@ -23,13 +24,16 @@ def check_title_lm(settings: TeacherSettings, data: SequenceData) -> None:
     """
     if settings.objective != "title_lm":
         return
-    checks: list[Callable[[], None]] = [lambda: _check_candidates(settings, data)]
+    checks: list[Callable[[], None]] = [lambda: check_candidates(settings, data), lambda: _check_room(settings, data)]
     if settings.llm != TINY:
-        checks += [lambda: _check_decoder(settings), lambda: _check_room(settings, data)]
+        checks.append(lambda: _check_decoder(settings))
     gather(*checks)
 
 
-def _check_candidates(settings: TeacherSettings, data: SequenceData) -> None:
+def check_candidates(settings: TeacherSettings, data: SequenceData) -> None:
+    """Raises ``DataError`` when the catalogue is too small for some example's candidates; needs the data alone."""
+    if settings.objective != "title_lm":
+        return
     n, items = settings.title.candidates, data.num_items
     if n > items:
         raise DataError.one("teacher.title.candidates", n, f"exceeds the catalogue's {items} items", "lower it")
@@ -43,6 +47,11 @@ def _check_decoder(settings: TeacherSettings) -> None:
 
 
 def _check_room(settings: TeacherSettings, data: SequenceData) -> None:
-    context = getattr(AutoConfig.from_pretrained(settings.llm), "max_position_embeddings", None)
-    tokenizer = AutoTokenizer.from_pretrained(settings.llm)
+    context: int | None
+    if settings.llm == TINY:
+        # its tokenizer comes from the titles alone, in seconds: the same one is made again with the model
+        tokenizer, context = train_tokenizer(data.id_map, settings.tiny), settings.tiny.context
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(settings.llm)
+        context = getattr(AutoConfig.from_pretrained(settings.llm), "max_position_embeddings", None)
     TitlePrompts(data.id_map, tokenizer, settings.prompt, settings.title, context)

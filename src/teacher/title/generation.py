@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
 from src.core.data_utils import ordered_batches
+from src.core.logging import progress_bar
 from src.student.datamodule import TensorExamples
 from src.teacher.title.model import TitleTeacher
 from src.teacher.title.prompts import Question
-from src.teacher.title.text import HitRatio, first_line, hit_ratio, judge_answer
+from src.teacher.title.text import HitRatio, Judgement, first_line, hit_ratio, judge_answer
 
 
 @torch.no_grad()
@@ -43,23 +45,36 @@ def write_answers(
     return [first_line(text) for text in texts]
 
 
-def answer_all(teacher: TitleTeacher, examples: TensorExamples, candidates: Tensor, batch_size: int) -> list[str]:
-    """An answer for each example, given its candidates ``[n, K]``; batches hold prompts of like length."""
+def answer_all(
+    teacher: TitleTeacher, examples: TensorExamples, candidates: Tensor, batch_size: int, description: str = ""
+) -> list[str]:
+    """An answer for each example, given its candidates ``[n, K]``; batches hold prompts of like length.
+
+    A ``description`` draws a bar, which must not happen inside of another one.
+    """
     shown = candidates if teacher.settings.title.show_candidates else None
     cost = teacher.prompts.token_counts(Question(examples.history, examples.length, shown))
     order, answers = cost.argsort(stable=True), [""] * len(examples)
-    for part in ordered_batches(len(examples), batch_size, order.device):
-        rows = order[part]
-        found = write_answers(teacher, examples.history[rows], examples.length[rows], candidates[rows])
-        for row, answer in zip(rows.tolist(), found, strict=True):
-            answers[row] = answer
+    with progress_bar(description, len(examples)) if description else nullcontext() as bar:
+        for part in ordered_batches(len(examples), batch_size, order.device):
+            rows = order[part]
+            found = write_answers(teacher, examples.history[rows], examples.length[rows], candidates[rows])
+            for row, answer in zip(rows.tolist(), found, strict=True):
+                answers[row] = answer
+            if bar is not None:
+                bar.advance(bar.task_ids[0], len(rows))
     return answers
+
+
+def judge_each(answers: Sequence[str], target: Tensor, candidates: Tensor, titles: Sequence[str]) -> list[Judgement]:
+    """Each answer to an example with its target ``[n]`` and candidates ``[n, K]``, see `judge_answer`."""
+    rows = zip(answers, target.tolist(), candidates.tolist(), strict=True)
+    return [judge_answer(answer, titles[item], [titles[c] for c in listed]) for answer, item, listed in rows]
 
 
 def judge_answers(answers: Sequence[str], target: Tensor, candidates: Tensor, titles: Sequence[str]) -> HitRatio:
     """HitRatio@1 and ValidRatio of answers to examples with these targets ``[n]`` and candidates ``[n, K]``."""
-    rows = zip(answers, target.tolist(), candidates.tolist(), strict=True)
-    return hit_ratio([judge_answer(answer, titles[item], [titles[c] for c in listed]) for answer, item, listed in rows])
+    return hit_ratio(judge_each(answers, target, candidates, titles))
 
 
 def title_metrics(

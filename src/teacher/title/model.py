@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from src.teacher.gated_lora import GatedAdapters
 from src.teacher.ilora_model import GatedTeacher
 from src.teacher.llm import LanguageModel
 from src.teacher.prompts import PromptBatch
+from src.teacher.ranking.continuation import Gate
 from src.teacher.settings import TeacherSettings
 from src.teacher.title.prompts import IGNORED, Question, TitlePrompts
 
@@ -70,8 +71,8 @@ class TitleTeacher(GatedTeacher):
         with self.scope(self.gate_weights(history, length).repeat_interleave(repeat, dim=0)):
             yield
 
-    def gate_for(self, history: Tensor, length: Tensor) -> Callable[[Tensor], AbstractContextManager[None]]:
-        """``gate(sequences)``: the context of a pass whose row i continues the prompt of history ``sequences[i]``."""
+    def gate_for(self, history: Tensor, length: Tensor) -> Gate:
+        """The context of a search's passes over the prompts of these histories, see `Gate`."""
         gate_weights = self.gate_weights(history, length)
         return lambda sequences: self.scope(gate_weights[sequences])
 

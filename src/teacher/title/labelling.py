@@ -1,0 +1,29 @@
+"""The labels of a teacher that writes titles."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from src.teacher.labelling import Best, CatalogueLabeller, require_top_n
+from src.teacher.settings import TeacherSettings
+from src.teacher.title.catalogue import title_catalogue
+from src.teacher.title.model import TitleTeacher
+
+
+def title_labeller(writer: TitleTeacher, settings: TeacherSettings) -> CatalogueLabeller:
+    """Top N by the way of ranking that the settings name; equal scores by ascending id.
+
+    Distances: −log P(title, end | prompt) of the constrained ranking, the embeddings' distance of the grounded one.
+    Raises ``ConfigError`` when N exceeds the catalogue.
+    """
+    export = settings.export
+    require_top_n(export, writer.num_items)
+    catalogue = title_catalogue(writer, export, settings.ranking, export.top_n)
+    catalogue.tell_duplicates()
+    return CatalogueLabeller(catalogue, export, best_first, catalogue.facts())
+
+
+def best_first(scores: Tensor, n: int) -> Best:
+    """The n highest scores of ``[B, V]``, equal ones by ascending id."""
+    order = scores.sort(dim=1, descending=True, stable=True)
+    return Best(order.indices[:, :n], order.values[:, :n])

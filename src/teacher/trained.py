@@ -1,0 +1,94 @@
+"""A trained teacher as the pipeline uses it, whatever its objective: it labels, it ranks, its answers are judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from src.data.candidates import draw_candidate_lists
+from src.data.examples import Examples, SequenceData
+from src.student.datamodule import TensorExamples
+from src.student.settings import EvaluationSettings
+from src.teacher.check import TOP, Ranking, teacher_ranker
+from src.teacher.factory import load_teacher, load_title_teacher
+from src.teacher.ilora_model import ILoRATeacher
+from src.teacher.labelling import Labeller, item_head_labeller
+from src.teacher.settings import ExportSettings, TeacherSettings
+from src.teacher.title.catalogue import title_catalogue
+from src.teacher.title.generation import answer_all, judge_each
+from src.teacher.title.labelling import title_labeller
+from src.teacher.title.model import TitleTeacher
+
+
+class TrainedTeacher(Protocol):
+    """A teacher and its way of ranking the catalogue."""
+
+    def labeller(self) -> Labeller:
+        """What turns training examples into labels."""
+
+    def ranking(self, examples: Examples, evaluation: EvaluationSettings) -> Ranking:
+        """How it ranks the targets of held-out examples; of one that writes, also which answers were right."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeadTeacher:
+    """A teacher with an item head."""
+
+    model: ILoRATeacher
+    export: ExportSettings
+
+    def labeller(self) -> Labeller:
+        """See `TrainedTeacher`."""
+        return item_head_labeller(self.model, self.export)
+
+    def ranking(self, examples: Examples, evaluation: EvaluationSettings) -> Ranking:
+        """See `TrainedTeacher`."""
+        return teacher_ranker(self.model, self.export.batch_size, evaluation.mask_history)(examples)
+
+
+@dataclass(frozen=True, eq=False)
+class WritingTeacher:
+    """A teacher that writes titles. ``seed`` draws the lists over which its answers are judged: those of its training,
+    for the examples that it saw there.
+    """
+
+    model: TitleTeacher
+    settings: TeacherSettings
+    seed: int
+
+    def labeller(self) -> Labeller:
+        """See `TrainedTeacher`."""
+        return title_labeller(self.model, self.settings)
+
+    def ranking(self, examples: Examples, evaluation: EvaluationSettings) -> Ranking:
+        """Ranks from the catalogue ranking that labels come from, answers by free generation.
+
+        Constrained beams list as many items as the largest cut-off needs; a target that they did not list ranks last.
+        """
+        # items of the history may have to leave the list
+        lost = examples.history.shape[1] if evaluation.mask_history else 0
+        listed = max(TOP, *evaluation.ks) + lost
+        export = self.settings.export
+        catalogue = title_catalogue(self.model, export, self.settings.ranking, listed)
+        ranking = teacher_ranker(catalogue, export.batch_size, evaluation.mask_history)(examples)
+        lists = draw_candidate_lists(examples, catalogue.num_items, self.settings.title.candidates, self.seed)
+        columns, shown = TensorExamples.of(examples, catalogue.device), torch.from_numpy(lists.items)
+        answers = answer_all(self.model, columns, shown.to(catalogue.device), export.batch_size, "teacher: answering")
+        judged = judge_each(answers, columns.target, shown, self.model.prompts.texts)
+        valid, correct = torch.tensor(judged).unbind(dim=1)
+        return replace(ranking, valid=valid, correct=correct, candidates=lists)
+
+
+def load_trained(
+    folder: Path, settings: TeacherSettings, data: SequenceData, device: torch.device, seed: int
+) -> TrainedTeacher:
+    """A saved teacher of the objective that the settings name, which ranks and labels as they say.
+
+    ``seed`` is that of the run that trained it. Raises what `load_teacher` raises.
+    """
+    if settings.objective == "title_lm":
+        return WritingTeacher(load_title_teacher(folder, settings, data, device), settings, seed)
+    return HeadTeacher(load_teacher(folder, settings, data, device), settings.export)
