@@ -32,10 +32,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from src.core.errors import DataError
 from src.core.metrics import ndcg
+from src.core.seed import numpy_generator
 
 Verdict = Literal["helped", "hurt", "cannot be told"]
 
 _CELLS = 2**21  # user counts in memory at once: three arrays of 16 MiB
+_RESAMPLES = 2000  # of an interval that only informs
 _ROUNDING = 1e-12  # a resampled mean this small beside the largest user's sum is rounding: a tie with zero
 
 
@@ -180,6 +182,19 @@ def mean_interval(
     drawn, _ = _resampled_means(np.asarray(scores, np.float64)[None], user, resamples, generator, stretch_seeds)
     low, high = np.quantile(drawn[:, 0], ((1 - level) / 2, (1 + level) / 2))
     return float(np.mean(scores, dtype=np.float64)), float(low), float(high)
+
+
+def user_interval(values: NDArray[np.float64], user: NDArray, seed: int) -> tuple[float, float]:
+    """95 % interval of the mean of ``values`` ``[n]``, whole users ``[n]`` resampled.
+
+    Where the source names no users, or there is one alone, examples are resampled.
+    """
+    owner = user if len(np.unique(user)) > 1 else np.arange(len(values))
+    if len(owner) == 1:
+        return float(values[0]), float(values[0])
+    generator = numpy_generator(seed, "user_interval")
+    _, low, high = mean_interval(values[None], owner, _RESAMPLES, generator, stretch_seeds=False)
+    return low, high
 
 
 def _resampled_means(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import shutil
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from src.data.dataset import load_dataset
 from src.data.examples import Examples, SequenceData
 from src.data.teacher_outputs import TeacherOutputs, load_teacher_outputs, save_teacher_outputs
 from src.distill.data_bridge import RANKING_FILE, import_dllm2rec
+from src.evaluation.paired import user_interval
 from src.pipeline.cache import StageCache, StageRecord
 from src.pipeline.settings import ExperimentSettings
 from src.student.artefact import load_student, save_student
@@ -231,7 +232,7 @@ class Stages:
             student_ranker(self.load_student(self.baseline), evaluation.batch_size, evaluation.mask_history),
             validation_sample(self.data.validation, count, settings.seed),
             self.data.num_items,
-            settings.seed,
+            partial(user_interval, seed=settings.seed),
         )
 
     @cached_property

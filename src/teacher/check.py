@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from src.core.data_utils import ordered_batches
 from src.core.metrics import ndcg, target_ranks
-from src.core.seed import torch_generator
 from src.data.candidates import CandidateLists
 from src.data.examples import Examples
 from src.student.datamodule import TensorExamples
@@ -33,6 +34,9 @@ WORTH_A_TRY = 1 / 3
 SAME_LISTS = 0.95
 
 Verdict = Literal["likely", "open", "unlikely"]
+#: ``interval(values, user)``: 95 % interval of the mean of ``values`` ``[n]`` float64 of users ``[n]``. A few users own
+#: most examples, which must not count as so many independent ones: see `src.evaluation.paired.user_interval`
+Interval = Callable[[NDArray[np.float64], NDArray[np.int64]], tuple[float, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,18 +142,22 @@ class TeacherCheck:
         return {**found, "oracle_gain": gain, "verdict": self.verdict, "sentence": self.sentence()}
 
 
-def check_teacher(teacher: Ranker, student: Ranker, examples: Examples, num_items: int, seed: int) -> TeacherCheck:
+def check_teacher(
+    teacher: Ranker, student: Ranker, examples: Examples, num_items: int, interval: Interval
+) -> TeacherCheck:
     """Let both rank the same examples of a catalogue of V = ``num_items`` items, and compare.
 
-    ``examples`` should be held out from both; ``seed`` draws the bootstrap. Raises ``ValueError`` for no examples.
+    ``examples`` should be held out from both. Raises ``ValueError`` for no examples.
     """
     if len(examples) == 0:
         raise ValueError("a teacher check needs at least one example")
-    return compare(teacher(examples), student(examples), num_items, seed)
+    return compare(teacher(examples), student(examples), examples.user, num_items, interval)
 
 
-def compare(teacher: Ranking, student: Ranking, num_items: int, seed: int) -> TeacherCheck:
-    """The figures of two rankings of the same examples, both on the CPU."""
+def compare(
+    teacher: Ranking, student: Ranking, user: NDArray[np.int64], num_items: int, interval: Interval
+) -> TeacherCheck:
+    """The figures of two rankings of the same examples of users ``[n]``, both on the CPU."""
     top = min(TOP, num_items)
     ours, theirs = ndcg(teacher.ranks, top), ndcg(student.ranks, top)
     hit, missed = teacher.ranks <= top, student.ranks > top
@@ -159,7 +167,7 @@ def compare(teacher: Ranking, student: Ranking, num_items: int, seed: int) -> Te
         top=top,
         teacher_ndcg=float(ours.mean()),
         student_ndcg=float(theirs.mean()),
-        interval=mean_interval(ours - theirs, seed),
+        interval=interval((ours - theirs).numpy(), user),
         oracle_ndcg=float(torch.maximum(ours, theirs).mean()),
         overlap=float(shared(teacher.top[:, :top], student.top[:, :top]).double().mean()) / top,
         teacher_better=_share(teacher.ranks < student.ranks),
@@ -188,14 +196,6 @@ def shared(first: Tensor, second: Tensor) -> Tensor:
 def coverage(top: Tensor, num_items: int) -> float:
     """Different items in all lists together (−1 is none), over the catalogue's V."""
     return len(top[top >= 0].unique()) / num_items
-
-
-def mean_interval(values: Tensor, seed: int, draws: int = 2000) -> tuple[float, float]:
-    """The 2.5 and 97.5 percentiles of the mean of ``values`` ``[n]`` under resampling with replacement."""
-    generator, n = torch_generator(seed, "teacher_check"), len(values)
-    means = torch.stack([values[torch.randint(n, (n,), generator=generator)].mean() for _ in range(draws)])
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=means.dtype)).tolist()
-    return low, high
 
 
 def teacher_ranker(teacher: Teacher, batch_size: int, mask_history: bool) -> Ranker:

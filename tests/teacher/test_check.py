@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from src.core.metrics import ndcg
+from src.evaluation.paired import user_interval
 from src.student.datamodule import TensorExamples
 from src.student.evaluator import rank_examples
 from src.student.models import SASRec
@@ -23,7 +26,6 @@ from src.teacher.check import (
     check_teacher,
     compare,
     coverage,
-    mean_interval,
     shared,
     student_ranker,
     teacher_ranker,
@@ -33,6 +35,7 @@ from tests.fixtures import NUM_ITEMS, WINDOW, cycle_examples
 from tests.teacher.builders import CPU, teacher_of
 
 V = 100
+INTERVAL = partial(user_interval, seed=0)
 
 
 def lists(*firsts: int) -> Tensor:
@@ -44,10 +47,15 @@ def ranking(ranks: list[int], *firsts: int, valid: list[bool] | None = None) -> 
     return Ranking(torch.tensor(ranks), lists(*firsts), None if valid is None else torch.tensor(valid))
 
 
+def compared(teacher: Ranking, student: Ranking, num_items: int = V) -> TeacherCheck:
+    """Every example of a user of its own."""
+    return compare(teacher, student, np.arange(len(teacher.ranks)), num_items, INTERVAL)
+
+
 def test_the_figures_on_paper() -> None:
     teacher = ranking([1, 3, 50, 7], 0, 10, 40, 60, valid=[True, True, False, True])
     student = ranking([3, 1, 21, 7], 0, 15, 60, 65)
-    check = compare(teacher, student, V, seed=0)
+    check = compared(teacher, student)
     # 1/log2(2) = 1, 1/log2(4) = 1/2, 1/log2(8) = 1/3; below 20: 0
     assert check.teacher_ndcg == pytest.approx((1 + 1 / 2 + 0 + 1 / 3) / 4)
     assert check.student_ndcg == pytest.approx((1 / 2 + 1 + 0 + 1 / 3) / 4)
@@ -64,12 +72,12 @@ def test_the_figures_on_paper() -> None:
 
 
 def test_who_alone_has_the_target_in_its_list() -> None:
-    check = compare(ranking([20, 21, 5, 90, 20], *[0] * 5), ranking([21, 20, 5, 91, 30], *[0] * 5), V, seed=0)
+    check = compared(ranking([20, 21, 5, 90, 20], *[0] * 5), ranking([21, 20, 5, 91, 30], *[0] * 5))
     assert (check.only_teacher, check.only_student) == (2 / 5, 1 / 5)
 
 
 def test_an_item_head_always_answers_with_an_item() -> None:
-    assert compare(ranking([1], 0), ranking([1], 0), V, seed=0).valid_ratio == 1
+    assert compared(ranking([1], 0), ranking([1], 0)).valid_ratio == 1
 
 
 def test_answers_that_are_no_items_are_in_no_list() -> None:
@@ -80,7 +88,7 @@ def test_answers_that_are_no_items_are_in_no_list() -> None:
 
 def test_a_small_catalogue_shortens_the_lists() -> None:
     ranks, top = torch.tensor([12]), torch.arange(12).unsqueeze(0)
-    check = compare(Ranking(ranks, top), Ranking(ranks, top.flip(1)), 12, seed=0)
+    check = compared(Ranking(ranks, top), Ranking(ranks, top.flip(1)), 12)
     assert (check.top, check.overlap, check.teacher_coverage) == (12, 1, 1)
     assert check.teacher_ndcg == pytest.approx(1 / math.log2(13))
 
@@ -89,16 +97,23 @@ def test_a_small_catalogue_shortens_the_lists() -> None:
 
 
 def test_the_interval_of_what_does_not_vary_is_a_point() -> None:
-    assert mean_interval(torch.full((30,), 0.25, dtype=torch.float64), seed=1) == (0.25, 0.25)
+    assert user_interval(np.full(30, 0.25), np.arange(30), seed=1) == (0.25, 0.25)
 
 
 def test_the_interval_is_about_two_standard_errors_wide_and_repeats_itself() -> None:
-    values = torch.tensor([0.0, 1.0] * 200, dtype=torch.float64)
-    low, high = mean_interval(values, seed=1)
+    values, user = np.array([0.0, 1.0] * 200), np.arange(400)
+    low, high = user_interval(values, user, seed=1)
     # standard error of a fair coin's mean over 400: (1/2) / 20
     assert (low, high) == pytest.approx((1 / 2 - 1.96 / 40, 1 / 2 + 1.96 / 40), abs=0.006)
-    assert mean_interval(values, seed=1) == (low, high)
-    assert mean_interval(values, seed=2) != (low, high)
+    assert user_interval(values, user, seed=1) == (low, high)
+    assert user_interval(values**2 + user, user, seed=1) != user_interval(values**2 + user, user, seed=2)
+
+
+def test_examples_of_one_user_do_not_count_as_so_many() -> None:
+    values = np.array([0.0, 1.0] * 200)
+    # 20 users with 20 equal examples each: the standard error of 20 coins, (1/2) / sqrt(20)
+    low, high = user_interval(np.sort(values), np.repeat(np.arange(20), 20), seed=1)
+    assert (low, high) == pytest.approx((1 / 2 - 1.96 / 80**0.5, 1 / 2 + 1.96 / 80**0.5), abs=0.03)
 
 
 # ------------------------------------------------------------------------------------------ the verdict
@@ -174,7 +189,7 @@ def test_a_teacher_that_knows_more_is_likely_to_help_and_one_that_guesses_is_not
     blind = Ranking(torch.full((200,), V), tops)
     examples = cycle_examples(200, 0)
     verdicts = [
-        check_teacher(lambda _, one=teacher: one, lambda _: fair, examples, V, seed=1).verdict  # type: ignore[misc]
+        check_teacher(lambda _, one=teacher: one, lambda _: fair, examples, V, INTERVAL).verdict  # type: ignore[misc]
         for teacher in (good, fair, blind)
     ]
     assert verdicts == ["likely", "unlikely", "unlikely"]
@@ -182,7 +197,7 @@ def test_a_teacher_that_knows_more_is_likely_to_help_and_one_that_guesses_is_not
 
 def test_no_example_is_no_check() -> None:
     with pytest.raises(ValueError, match="at least one example"):
-        check_teacher(lambda _: ranking([1], 0), lambda _: ranking([1], 0), cycle_examples(0, 0), V, seed=0)
+        check_teacher(lambda _: ranking([1], 0), lambda _: ranking([1], 0), cycle_examples(0, 0), V, INTERVAL)
 
 
 # ------------------------------------------------------------------------------------------ the rankers
@@ -204,5 +219,5 @@ def test_the_rankers_rank_as_the_evaluations_do(llama: Path, mask_history: bool)
         places = (found.top == columns.target.unsqueeze(1)).nonzero()
         # the list is the ranking: the target stands in it at its rank
         assert torch.equal(places[:, 1] + 1, found.ranks)
-    check = check_teacher(lambda _: ours, lambda _: theirs, examples, NUM_ITEMS, seed=1)
+    check = check_teacher(lambda _: ours, lambda _: theirs, examples, NUM_ITEMS, INTERVAL)
     assert check.teacher_ndcg == pytest.approx(float(ndcg(ours.ranks, 20).mean()))
