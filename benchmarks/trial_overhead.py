@@ -1,7 +1,9 @@
 """What the platform costs a trial, and what trials that run side by side cost each other.
 
 1. overhead: the same trainings called plainly, one after the other, in one process, against a search that runs them one
-   at a time (first trial excluded: it starts the worker). Per trial, and as a share of a trial of 60 s.
+   at a time (first trial excluded: it starts the worker). What counts is the time that is not spent inside the epochs
+   (start, checkpoints, reports, saving, the next trial's start), because other load slows the epochs of both sides
+   alike. Per trial, and as a share of a trial of 60 s; the plain trainings are called before and after the search.
 2. throughput: a search with 1 worker of one thread against 2 on 2 cores.
 3. memory: the driver and the workers with 1 and with 4 trials at a time (USS: what is not shared).
 
@@ -18,7 +20,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -45,17 +48,30 @@ def trials_of(settings: ExperimentSettings, tuning: TuningSettings, count: int) 
     return SearchPlan("search", settings, space, count, points, count)
 
 
-def plainly(plan: SearchPlan, stages: Stages, folder: Path) -> list[float]:
-    """Seconds of each training called as a function, with its checkpoints."""
-    data, seconds = SharedData.of(stages.data, None), []
+@dataclass(frozen=True)
+class Took:
+    """Seconds of one trial: in all, and of its epochs."""
+
+    whole: float
+    epochs: float
+
+    @property
+    def beside(self) -> float:
+        """Not inside of an epoch."""
+        return self.whole - self.epochs
+
+
+def plainly(plan: SearchPlan, stages: Stages, folder: Path) -> list[Took]:
+    """Each training called as a function, with its checkpoints; the first is left out."""
+    data, took = SharedData.of(stages.data, None), []
     for number, point in enumerate(plan.first):
         settings = apply_values(plan.settings, point)
         start = time.perf_counter()
         checkpoint = FileCheckpoint(folder / f"{number}.pt", "benchmark")
         trained = train_stage("student", settings, data, stages.device, lambda *_: None, checkpoint)
         trained.save(folder / f"model_{number}")
-        seconds.append(time.perf_counter() - start)
-    return seconds
+        took.append(Took(time.perf_counter() - start, trained.fit.seconds))
+    return took[1:]
 
 
 class Memory:
@@ -86,16 +102,20 @@ class Memory:
         self._thread.join()
 
 
-def searched(plan: SearchPlan, stages: Stages, tuning: TuningSettings, gpu: float = 0.0) -> tuple[list[float], int]:
-    """Seconds between the ends of trials, in order of their ends, and the workers' peak memory in bytes."""
+def searched(plan: SearchPlan, stages: Stages, tuning: TuningSettings, gpu: float = 0.0) -> tuple[list[Took], int]:
+    """From the end of a trial to the end of the next, in order of their ends, and the workers' peak memory in bytes.
+
+    The first trials, which start their workers, are left out.
+    """
     tuning = replace(tuning, gpu_per_trial=gpu) if gpu else tuning
     with tempfile.TemporaryDirectory(prefix="anyo-bench-") as folder, Memory() as memory:
         place = Workplace(Path(folder), tuning, RaySettings())
         with run_search(place, plan, stages, None) as outcome:
             trials = outcome.search.record.trials()
-    starts = sorted(trial.datetime_start.timestamp() for trial in trials if trial.datetime_start)
-    ends = sorted(trial.datetime_complete.timestamp() for trial in trials if trial.datetime_complete)
-    return [b - a for a, b in zip([starts[0], *ends[:-1]], ends, strict=True)], memory.peak
+    ended = [(t.datetime_complete.timestamp(), t.user_attrs["seconds"]) for t in trials if t.datetime_complete]
+    took = [Took(end - before, float(trained)) for (before, _), (end, trained) in pairwise(sorted(ended))]
+    workers = max(1, int((psutil.cpu_count() or 1) / tuning.cpu_per_trial))
+    return took[workers - 1 :], memory.peak
 
 
 def tell(name: str, values: Sequence[float]) -> None:
@@ -125,21 +145,23 @@ def main() -> None:
     plan = trials_of(settings, tuning, options.trials)
     if options.fractions:
         for share in (1.0, 0.5, 0.25, 0.125):
-            seconds, _ = searched(plan, stages, tuning, share)
-            print(f"share {share:5.3f}: {3600 / statistics.mean(seconds[1:]):8.0f} trials an hour")
+            took, _ = searched(plan, stages, tuning, share)
+            print(f"share {share:5.3f}: {3600 / statistics.mean(one.whole for one in took):8.0f} trials an hour")
         return
     torch.set_num_threads(1)
+    cores = float(psutil.cpu_count() or 1)
     with tempfile.TemporaryDirectory(prefix="anyo-bench-") as folder:
         alone = plainly(plan, stages, Path(folder))
-    cores = float(psutil.cpu_count() or 1)
-    single, one = searched(plan, stages, replace(tuning, cpu_per_trial=cores))
+        single, one = searched(plan, stages, replace(tuning, cpu_per_trial=cores))
+        alone += plainly(plan, stages, Path(folder) / "again")
     pair, _ = searched(plan, stages, replace(tuning, cpu_per_trial=cores / 2))
     _, four = searched(plan, stages, replace(tuning, cpu_per_trial=cores / 4))
-    tell("called plainly", alone[1:])
-    tell("in a search, one at a time", single[1:])
-    extra = statistics.median(single[1:]) - statistics.median(alone[1:])
+    for name, took in (("called plainly", alone), ("in a search, one at a time", single)):
+        tell(f"{name}: a trial", [each.whole for each in took])
+        tell(f"{name}: beside its epochs", [each.beside for each in took])
+    extra = statistics.median(t.beside for t in single) - statistics.median(t.beside for t in alone)
     print(f"overhead a trial: {extra:.2f} s, {extra / 60:.1%} of a trial of 60 s")
-    ratio = statistics.mean(single[1:]) / statistics.mean(pair[2:])
+    ratio = statistics.mean(t.whole for t in single) / statistics.mean(t.whole for t in pair)
     print(f"throughput of 2 workers against 1: {ratio:.2f}x")
     print(f"workers' private memory: {one / 1e6:.0f} MB with 1 trial at a time, {four / 1e6:.0f} MB with 4")
 
