@@ -20,9 +20,11 @@ def build_plugin(field: str, name: str, ours: Mapping[str, Callable[[S], P]], se
     if name in ours:
         return ours[name](settings)
     module, _, factory = name.partition(":")
+    step = f"use {', '.join(ours)}, or package.module:factory"
     try:
         found: Callable[[S], P] = getattr(importlib.import_module(module), factory)
-    except (ImportError, AttributeError, ValueError) as error:
-        step = f"use {', '.join(ours)}, or package.module:factory"
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # TypeError: a relative name
         raise ConfigError.one(field, name, f"cannot be found ({error})", step) from None
+    if not callable(found):
+        raise ConfigError.one(field, name, f"names a {type(found).__name__}, not a factory", step)
     return found(settings)

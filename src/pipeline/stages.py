@@ -158,9 +158,10 @@ class Stages:
                 checkpoint=checkpoint,
             )
             save_teacher(folder, run.teacher, self.data, run.summary())
-            checkpoint.path.unlink(missing_ok=True)
 
-        return self.cache.stage("teacher", determined_by, build)
+        record = self.cache.stage("teacher", determined_by, build)
+        checkpoint.path.unlink(missing_ok=True)
+        return record
 
     def load_encoder(self) -> SASRec:
         """The teacher's frozen SASRec on the run's device."""

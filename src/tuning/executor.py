@@ -41,7 +41,9 @@ class _Desk:
     resources: Resources
     folder: Path
     scratch: Path
-    cluster: Callable[[], Mapping[str, float]] = ray.cluster_resources
+    #: what there is in all; None in a cluster, whose autoscaler grows it for a trial that waits
+    total: Callable[[], Mapping[str, float]] | None = None
+    stall_minutes: float = 0.0
     starts: dict[str, int] = field(default_factory=dict)
 
     def has_room(self) -> bool:
@@ -51,12 +53,17 @@ class _Desk:
         that comes back after its worker died would have to wait behind it.
         """
         running = self.dispatcher.running
-        if not running:
+        if self.total is None or not running:
             return True
-        total, share = self.cluster(), self.resources.share
+        total, share = self.total(), self.resources.share
         cpu = _cpu(self.resources) * (len(running) + 1)
         gpu = sum(share(job.memory_retries) for job in running) + share(0)
         return cpu <= total.get("CPU", 0.0) + _ROUNDING and gpu <= total.get("GPU", 0.0) + _ROUNDING
+
+    def death(self) -> str:
+        """Why a worker may have died."""
+        stalled = f", or no epoch was reported for tuning.stall_minutes={self.stall_minutes:g}"
+        return f"its worker died{stalled if self.stall_minutes else ''}; {LOG} says what it did last"
 
 
 _desk: _Desk | None = None
@@ -119,7 +126,7 @@ class StudyScheduler(FIFOScheduler):
         """A dead worker's trial goes on elsewhere; an exception is a defect."""
         start = desk().starts[trial.trial_id]
         if isinstance(_error_of(trial), RayActorError):
-            desk().dispatcher.on_death(start, f"its worker died ({LOG} says what it did last)")
+            desk().dispatcher.on_death(start, desk().death())
         else:
             file = Path(trial.error_file) if trial.error_file else None
             text = file.read_text(encoding="utf-8") if file is not None and file.is_file() else "unknown error"
@@ -160,13 +167,16 @@ class Watch(TrialProgressCallback):
         """Nothing."""
 
 
-def execute(dispatcher: Dispatcher, trainable: Trainable, resources: Resources, folder: Path, scratch: Path) -> None:
-    """Work through the dispatcher's searches in the running Ray session.
+def execute(
+    dispatcher: Dispatcher, trainable: Trainable, resources: Resources, folder: Path, scratch: Path, elastic: bool
+) -> None:
+    """Work through the dispatcher's searches in the running Ray session; an ``elastic`` one may have more nodes later.
 
     Raises ``Paused`` when the dispatcher was halted.
     """
     global _desk
-    _desk = _Desk(dispatcher, resources, folder, scratch)
+    total = None if elastic else ray.cluster_resources
+    _desk = _Desk(dispatcher, resources, folder, scratch, total, trainable.stall_minutes)
     try:
         if not (dispatcher.halted or dispatcher.finished):
             _tuner(trainable, resources, scratch).fit()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -172,7 +171,8 @@ class Workshop:
         retries = self.place.tuning.retries
         self._dispatcher = Dispatcher(searches, self.store, retries, screen.update, self._over_bound, self.interrupted)
         with screen:
-            execute(self._dispatcher, self.trainable, self.resources, self.place.folder, self.scratch)
+            elastic = bool(self.place.ray.address)
+            execute(self._dispatcher, self.trainable, self.resources, self.place.folder, self.scratch, elastic)
 
     def interrupt(self, reason: str) -> None:
         """End in order (a signal's handler calls this)."""
@@ -219,6 +219,8 @@ def open_workshop(
                     raise Paused(shop.interrupted)
     finally:
         store.remove(FOLDER)
+        store.remove(TOKEN)
+        store.sweep()
 
 
 # ---------------------------------------------------------------------------------------------------- one search
@@ -327,7 +329,4 @@ def reproduces_baseline(stages: Stages, record: Record) -> bool | None:
 
 def remove_work(folder: Path) -> None:
     """What only a running search needs."""
-    for name in ("driver.lock", f"{TRIALS}/{TOKEN}"):
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / TRIALS / FOLDER, ignore_errors=True)
-    Store(str(folder / TRIALS)).sweep()
+    (folder / "driver.lock").unlink(missing_ok=True)

@@ -51,7 +51,11 @@ class TuningSettings:
     ] = 2
     stall_minutes: Annotated[
         float,
-        Field(ge=0, description="a trial that reports no epoch for so long loses its worker (see retries); 0: never"),
+        Field(
+            ge=0,
+            le=100_000,
+            description="a trial that reports no epoch for so long loses its worker (see retries); 0: never",
+        ),
     ] = 0.0
     keep_top: Annotated[int, Field(ge=1, description="completed trials that keep model and checkpoint on disk")] = 3
     max_folder_mb: Annotated[

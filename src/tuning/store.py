@@ -19,6 +19,8 @@ from src.core.errors import ConfigError
 from src.core.paths import write_bytes
 
 _SCRATCH = "scratch-"
+#: in the root, in a trial's folder, in that of an arm's trial
+_UNFINISHED = (f"{_SCRATCH}*", "*/.*", "*/*/.*")
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,17 @@ class Store:
         return TemporaryDirectory(prefix=_SCRATCH, dir=self.local)
 
     def sweep(self) -> None:
-        """Remove scratch folders of workers that were killed."""
-        for left in self.local.glob(f"{_SCRATCH}*") if self.local is not None else ():
-            shutil.rmtree(left, ignore_errors=True)
+        """Remove what killed workers had not finished: scratch folders, and files without their final name."""
+        if self.local is None:
+            return
+        for left in [path for pattern in _UNFINISHED for path in self.local.glob(pattern)]:
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
     def upload(self, folder: Path, name: str) -> None:
-        """Copy a local folder's files; on this machine in one move."""
+        """Copy a local folder's files; on this machine they appear together."""
         if self.local is not None:
             target = self.local / name
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,20 @@ class Superseded(Exception):
     """Another driver has taken over: this worker must not write."""
 
 
+def require_current(store: Store, token: str) -> None:
+    """Raises ``Superseded`` in a worker that outlived its driver: the trial is another worker's now."""
+    if store.read(TOKEN) != token.encode():
+        raise Superseded
+
+
+@dataclass(frozen=True)
+class TrialLog:
+    """A trial's open log. ``keep`` brings it to where the trial's files are, unless it lies there already."""
+
+    stream: TextIO
+    keep: Callable[[], None]
+
+
 @dataclass
 class TrialCheckpoint:
     """A trial's last epoch in the store. A damaged one is told and trained anew, which gives the same epochs."""
@@ -84,8 +98,7 @@ class TrialCheckpoint:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """As `Checkpoint.save`; raises ``Superseded`` in a worker that outlived its driver."""
-        if self.store.read(TOKEN) != self.token.encode():
-            raise Superseded
+        require_current(self.store, self.token)
         self.store.write(self.name, pack(state, self.identity))
 
 
@@ -123,22 +136,22 @@ class Trainable:
                 raise
             return {"kind": "disk", "reason": f"the disk is full ({error.filename or self.store.root})"}
 
-    def _train(self, config: Mapping[str, Any], log: TextIO) -> dict[str, Any]:
+    def _train(self, config: Mapping[str, Any], log: TrialLog) -> dict[str, Any]:
         base = TypeAdapter(ExperimentSettings).validate_python(self.settings)
         settings = apply_values(base, config["values"])
         device = resolve_device(settings.runtime.device)
         _clean_worker(settings.seed, device, float(config["share"]))
         identity = fingerprint(self.stage, {**plain(settings), "runtime": None})
         checkpoint = TrialCheckpoint(self.store, f"{config['folder']}/{CHECKPOINT}", identity, self.token)
-        with self.store.scratch() as scratch:
+        with self._stall_watch(log.stream) as alive, self.store.scratch() as scratch:
+
+            def report(epoch: int, metrics: Mapping[str, float]) -> None:
+                self._report(epoch, metrics)
+                log.keep()
+                alive()
+
             data = SharedData.load(self.store.download(FOLDER, Path(scratch)), device)
-            with self._stall_watch(log) as alive:
-
-                def report(epoch: int, metrics: Mapping[str, float]) -> None:
-                    self._report(epoch, metrics)
-                    alive()
-
-                trained = train_stage(self.stage, settings, data, device, report, checkpoint)
+            trained = train_stage(self.stage, settings, data, device, report, checkpoint)
             return self._finish(trained, config, checkpoint.note, Path(scratch))
 
     @contextmanager
@@ -182,30 +195,47 @@ class Trainable:
             "metrics": {name: float(value) for name, value in found.items()},
             **({"note": note} if note else {}),
         }
+        require_current(self.store, self.token)
         trained.save(scratch / MODEL)
         write_json(scratch / MODEL / "trial.json", {"values": dict(config["values"]), **attributes})
         self.store.upload(scratch / MODEL, f"{config['folder']}/{MODEL}")
         return {"kind": "done", "values": [float(found[name]) for name in self.objectives], "attributes": attributes}
 
     @contextmanager
-    def _log_file(self, folder: str) -> Iterator[TextIO]:
-        """Everything that `src` logs meanwhile goes into the trial's own log, after what an earlier start wrote."""
-        local = self.store.local
-        log = logging.getLogger("src")
+    def _log_file(self, folder: str) -> Iterator[TrialLog]:
+        """Everything that `src` logs meanwhile goes into the trial's own log, after what an earlier start wrote.
+
+        In a bucket it appears after each epoch: what a worker says while it dies is lost there.
+        """
+        local, name = self.store.local, f"{folder}/{LOG}"
         with self.store.scratch() if local is None else nullcontext(local / folder) as place:
             path = Path(place) / LOG
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as stream:
-                handler = logging.StreamHandler(stream)
-                handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-                log.addHandler(handler)
-                log.setLevel(logging.DEBUG)
-                try:
-                    yield stream
-                finally:
-                    log.removeHandler(handler)
             if local is None:
-                self.store.write(f"{folder}/{LOG}", path.read_bytes())
+                path.write_bytes(self.store.read(name) or b"")
+            with path.open("a", encoding="utf-8") as stream, _logging_to(stream):
+
+                def keep() -> None:
+                    if local is None:
+                        stream.flush()
+                        self.store.write(name, path.read_bytes())
+
+                try:
+                    yield TrialLog(stream, keep)
+                finally:
+                    keep()
+
+
+@contextmanager
+def _logging_to(stream: TextIO) -> Iterator[None]:
+    handler, log = logging.StreamHandler(stream), logging.getLogger("src")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def _clean_worker(seed: int, device: torch.device, share: float) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from src.core.errors import AnyoError, ArtefactError, ConfigError, DataError, Problem, ProblemsFound, gather
 from src.core.git_info import git_info
 from src.core.hardware import package_versions, resolve_device
+from src.core.plugins import build_plugin
 from src.core.timing import Stopwatch
 
 
@@ -76,3 +79,12 @@ def test_gather_reports_every_checks_problems_in_order() -> None:
         gather(data, lambda: None, device)
     assert [problem.field for problem in caught.value.problems] == ["file", "runtime.device"]
     gather(lambda: None)
+
+
+@pytest.mark.parametrize("name", ["nothing", "nothing:factory", "math:nothing", ".x:y", "os:path", ":factory"])
+def test_a_plug_in_that_cannot_be_built_is_refused_by_name(name: str) -> None:
+    ours: dict[str, Callable[[int], int]] = {"double": lambda number: 2 * number}
+    assert build_plugin("active.policy", "double", ours, 4) == 8
+    assert build_plugin("active.policy", "math:factorial", ours, 4) == 24
+    with pytest.raises(ConfigError, match=r"active\.policy.*use double, or package\.module:factory"):
+        build_plugin("active.policy", name, ours, 4)

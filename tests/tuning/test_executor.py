@@ -70,13 +70,18 @@ def test_none_while_running_trials_may_come_back_and_finished_when_all_ended(dri
 
 @pytest.mark.parametrize("total", [{"CPU": 1.9, "GPU": 1.0}, {"CPU": 2.0, "GPU": 0.4}, {"CPU": 2.0}])
 def test_no_trial_is_drawn_before_it_can_start(drive: Drive, total: dict[str, float]) -> None:
-    executor.desk().cluster = lambda: total
+    executor.desk().total = lambda: total
     searcher, scheduler = StudySearcher(), StudyScheduler()
     assert isinstance(searcher.suggest("a"), dict)
     assert searcher.suggest("b") is None
     assert drive.states() == ["RUNNING"]
     scheduler.on_trial_result(None, FakeTrial("a"), result(kind="done", values=[0.5], attributes={}))  # type: ignore[arg-type]
     assert isinstance(searcher.suggest("b"), dict)
+
+
+def test_in_a_cluster_one_trial_waits_so_that_it_can_grow(drive: Drive) -> None:
+    executor.desk().total = None
+    assert [isinstance(StudySearcher().suggest(name), dict) for name in "ab"] == [True, True]
 
 
 def test_a_retry_gets_twice_the_share(drive: Drive) -> None:
@@ -102,6 +107,12 @@ def test_a_dead_worker_is_not_a_defect(drive: Drive, tmp_path: Path, death: Exce
     scheduler.on_trial_error(None, FakeTrial.ended_by("b", ValueError("bad"), tmp_path))  # type: ignore[arg-type]
     searcher.on_trial_complete("b", None, error=True)
     assert (drive.states(), drive.failure(0)) == (["FAIL"], "ValueError: bad")
+
+
+def test_a_death_names_what_may_have_caused_it(drive: Drive) -> None:
+    assert executor.desk().death() == "its worker died; trial.log says what it did last"
+    executor.desk().stall_minutes = 2.5
+    assert "no epoch was reported for tuning.stall_minutes=2.5" in executor.desk().death()
 
 
 def test_a_result_without_a_report_is_passed_over(drive: Drive) -> None:

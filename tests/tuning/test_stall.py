@@ -49,6 +49,11 @@ def test_what_it_left_is_swept(tmp_path: Path) -> None:
         assert Path(folder).parent == tmp_path
     (tmp_path / Path(folder).name).mkdir()  # as a killed worker leaves it
     (tmp_path / Path(folder).name / "model").touch()
-    (tmp_path / "0").mkdir()
+    for trial in ("0", "student/1"):
+        (tmp_path / trial / ".model.77").mkdir(parents=True)  # an upload and a checkpoint that were never finished
+        (tmp_path / trial / ".checkpoint.pt.a1b2").touch()
+        (tmp_path / trial / "checkpoint.pt").touch()
     store.sweep()
-    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["0/checkpoint.pt", "student/1/checkpoint.pt"]
+    assert not list(tmp_path.rglob("*model*"))

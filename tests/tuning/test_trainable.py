@@ -1,0 +1,80 @@
+"""A trial in its worker, without Ray: what it tells, what it leaves in its log, and when it must not write."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.core.errors import TrainingFailed
+from src.exp.door import read_settings
+from src.exp.searching import SearchSettings, experiment
+from src.tuning import trainable
+from src.tuning.search_space import SearchSpace
+from src.tuning.store import Store
+from src.tuning.trainable import TOKEN, Trainable
+from tests.tuning.test_store import Bucket
+
+CONFIG = {"number": 0, "values": {}, "folder": "0", "share": 0.0}
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
+    """What the worker says; no data is loaded."""
+    messages: list[Mapping[str, Any]] = []
+    monkeypatch.setattr(trainable, "tell", messages.append)
+    monkeypatch.setattr(trainable.SharedData, "load", lambda folder, device: None)
+    return messages
+
+
+def worker(store: Store) -> Trainable:
+    settings = experiment(read_settings("tune_student", ["dataset=sample"], SearchSettings)[0])
+    store.write(TOKEN, b"mine")
+    return Trainable(settings, SearchSpace("student", {"ndcg_20": "maximize"}, {}), store, "mine", 0.0)
+
+
+@pytest.mark.parametrize("kind", [Store, Bucket])
+def test_a_failed_trial_keeps_its_log_after_what_an_earlier_start_wrote(
+    kind: type[Store], told: list[Mapping[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        logging.getLogger("src").info("it goes wrong")
+        raise TrainingFailed("the loss is nan")
+
+    monkeypatch.setattr(trainable, "train_stage", fails)
+    store = kind(str(tmp_path))
+    (tmp_path / "0").mkdir()
+    store.write("0/trial.log", b"an earlier start\n")
+    worker(store)(CONFIG)
+    assert told == [{"kind": "failed", "reason": "the loss is nan"}]
+    log = (store.read("0/trial.log") or b"").decode()
+    assert log.startswith("an earlier start\n")
+    assert log.endswith("INFO src: it goes wrong\n")
+
+
+def test_a_worker_that_outlived_its_driver_writes_no_model(
+    told: list[Mapping[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path))
+
+    class Trained:
+        fit = type("Fit", (), {"best_metrics": {"ndcg_20": 0.5}, "epochs": 1, "best_epoch": 1, "seconds": 0.1})
+        weights = "abc"
+
+        def costs(self, names: set[str]) -> dict[str, float]:
+            return {}
+
+        def save(self, folder: Path) -> None:
+            raise AssertionError("it must not come to this")
+
+    def trains(*_: object) -> Trained:
+        store.write(TOKEN, b"another driver's")
+        return Trained()
+
+    monkeypatch.setattr(trainable, "train_stage", trains)
+    worker(store)(CONFIG)
+    assert told == []
+    assert not store.exists("0/model")
