@@ -46,7 +46,8 @@ def test_a_failed_trial_keeps_its_log_after_what_an_earlier_start_wrote(
 
     monkeypatch.setattr(trainable, "train_stage", fails)
     store = kind(str(tmp_path))
-    (tmp_path / "0").mkdir()
+    for folder in ("0", "data"):
+        (tmp_path / folder).mkdir()
     store.write("0/trial.log", b"an earlier start\n")
     worker(store)(CONFIG)
     assert told == [{"kind": "failed", "reason": "the loss is nan"}]
