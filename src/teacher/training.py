@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from src.core.checkpoints import Checkpoint
+from src.core.data_utils import grouped_batches, shuffled_batches
 from src.core.errors import ConfigError
 from src.core.logging import get_logger, progress_bar
 from src.core.metrics import metric_names, summarise
@@ -99,7 +101,7 @@ def train_teacher(
     writes = settings.objective == "title_lm"
     lists = draw_lists(settings, samples, data.num_items, seed) if writes else {}
     seed_everything(seed, "teacher")
-    language = load_llm(llm, settings.dtype, device)
+    language = load_llm(llm, settings.dtype, device, settings.quantise)
     if writes:
         writer = build_title_teacher(settings, data.id_map, encoder, language, device)
         return _run(writer, title_course(writer, samples, lists, seed), samples, seed, report, checkpoint)
@@ -120,6 +122,7 @@ def item_course(
     batch_size, steps = settings.export.batch_size, _steps(settings, len(train))
     return Course(
         objective=ItemObjective(teacher, train),
+        cost=teacher.cost(train.history, train.length),
         evaluate=lambda: judge(teacher, validation, evaluation, batch_size),
         rate=lambda step: rate(step, steps, settings.train.warmup_share),
         start_rows=start(teacher, data, seed),
@@ -252,6 +255,7 @@ def _fit(
             step_done,
             torch.optim.lr_scheduler.LambdaLR(optimiser, course.rate),
             checkpoint,
+            batches=partial(grouped_batches, cost=course.cost) if settings.group_by_length else shuffled_batches,
         )
 
 
