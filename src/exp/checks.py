@@ -11,6 +11,7 @@ from src.pipeline.stages import Stages
 from src.student.models import build_student
 from src.teacher.llm import check_llm
 from src.teacher.prompts import check_titles
+from src.teacher.quantise import check_quantise
 from src.teacher.selection import budget_rows, build_selector
 
 
@@ -33,6 +34,10 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
             check_objective(settings)
             check_llm(settings.teacher)
 
+    def quantised() -> None:
+        if teacher and stages.uses_own_teacher:
+            check_quantise(settings.teacher.quantise, stages.device)
+
     def data() -> None:
         id_map = stages.data.id_map
         if teacher and stages.uses_own_teacher:
@@ -50,5 +55,15 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
         if teacher and stages.uses_own_teacher:
             build_selector(settings.teacher.export)
 
-    gather(data, lambda: stages.device, stages.cache.check, student, policy, selector, language_model, given_outputs)
+    gather(
+        data,
+        lambda: stages.device,
+        stages.cache.check,
+        student,
+        policy,
+        selector,
+        language_model,
+        quantised,
+        given_outputs,
+    )
     return stages
