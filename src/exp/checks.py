@@ -34,9 +34,10 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
             check_objective(settings)
             check_llm(settings.teacher)
 
-    def quantised() -> None:
+    def device() -> None:
+        found = stages.device
         if teacher and stages.uses_own_teacher:
-            check_quantise(settings.teacher.quantise, stages.device)
+            check_quantise(settings.teacher.quantise, found)
 
     def data() -> None:
         id_map = stages.data.id_map
@@ -55,15 +56,5 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
         if teacher and stages.uses_own_teacher:
             build_selector(settings.teacher.export)
 
-    gather(
-        data,
-        lambda: stages.device,
-        stages.cache.check,
-        student,
-        policy,
-        selector,
-        language_model,
-        quantised,
-        given_outputs,
-    )
+    gather(data, device, stages.cache.check, student, policy, selector, language_model, given_outputs)
     return stages

@@ -7,13 +7,14 @@ those that training itself holds; libraries and the allocator come on top (rough
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from src.teacher.gated_lora import adaptable_layers, resolve_targets
@@ -123,9 +124,13 @@ def gigabytes(count: int) -> str:
     return f"{count / GIGABYTE:.1f} GB" if count >= GIGABYTE / 10 else f"{count / 10**6:.1f} MB"
 
 
-def shape_of(llm: nn.Module, lora: LoraSettings) -> Shape:
-    """Look at a language model before adapters are injected. Raises ``ModelError`` as `resolve_targets` does."""
-    targets, _ = resolve_targets(llm, lora)
+def shape_of(llm: PreTrainedModel, settings: TeacherSettings) -> Shape:
+    """Look at a language model without its head and before adapters are injected.
+
+    A teacher that writes gets the head back: an untied one counts among the ``other`` parameters. Raises ``ModelError``
+    as `resolve_targets` does.
+    """
+    targets, _ = resolve_targets(llm, settings.lora)
     adaptable = set(adaptable_layers(llm)[0])
     maps = []
     for name, module in llm.named_modules():
@@ -137,10 +142,13 @@ def shape_of(llm: nn.Module, lora: LoraSettings) -> Shape:
     own = {id(llm.get_submodule(name).weight) for name in adaptable}
     other = sum(parameter.numel() for parameter in llm.parameters() if id(parameter) not in own)
     config, vocabulary = llm.config, llm.get_input_embeddings().weight.shape[0]
+    if settings.objective == "title_lm" and not getattr(config, "tie_word_embeddings", False):
+        other += vocabulary * config.hidden_size
     return Shape(config.num_hidden_layers, config.hidden_size, vocabulary, tuple(maps), other)
 
 
-def _sizes(module: nn.Module) -> tuple[int, int]:
+def _sizes(module: Any) -> tuple[int, int]:
+    """Inputs and outputs of a layer that `adaptable_layers` names."""
     if isinstance(module, Conv1D):
         return int(module.nx), int(module.nf)
     return int(module.in_features), int(module.out_features)
@@ -159,27 +167,29 @@ def weight_bytes(shape: Shape, form: Form) -> int:
     return math.ceil(BYTES_OF_A_WEIGHT[form] * sum(one.weights for one in shape.maps)) + rest * shape.other
 
 
-def activation_bytes(shape: Shape, tokens: int, rank: int, form: Form, checkpointing: bool) -> int:
+def activation_bytes(shape: Shape, tokens: int, lora: LoraSettings, form: Form, checkpointing: bool) -> int:
     """What a forward pass over ``tokens`` tokens keeps for the backward pass of a frozen model with adapters.
 
     Kept are, in the model's type, each linear map's output (attention, products and activation functions want their
     inputs) and one more of the widest a layer; in float32, each norm's input, each adapted map's input, and twice its
-    inner activations. With checkpointing only each layer's input is kept, and one layer's share of all that at a time.
+    inner activations; with dropout a mask of a byte. With checkpointing only each layer's input is kept, and one
+    layer's share of all that at a time, with half as much again for the gradients that pass through it.
     """
     each = 4 if form == "float32" else 2
     widest = max(one.outputs for one in shape.maps)
     outputs = sum(one.outputs for one in shape.maps) + shape.layers * widest
-    inner = 2 * rank * sum(one.adapted for one in shape.maps)
-    singles = _NORMS * shape.layers * shape.width + _adapted_inputs(shape.maps, copied=form != "float32") + inner
-    of_a_token = each * outputs + 4 * singles
+    adapted = [one for one in shape.maps if one.adapted]
+    masks = sum(one.inputs for one in adapted) if lora.dropout else 0
+    inputs = _adapted_inputs(adapted, copied=form != "float32" or bool(masks))
+    singles = _NORMS * shape.layers * shape.width + inputs + 2 * lora.rank * len(adapted)
+    of_a_token = each * outputs + 4 * singles + masks
     if checkpointing:
-        of_a_token = each * shape.layers * shape.width + math.ceil(of_a_token / shape.layers)
+        of_a_token = each * shape.layers * shape.width + math.ceil(Fraction(3, 2) * of_a_token / shape.layers)
     return tokens * of_a_token
 
 
-def _adapted_inputs(maps: Iterable[LinearMap], copied: bool) -> int:
+def _adapted_inputs(adapted: Sequence[LinearMap], copied: bool) -> int:
     """Numbers that adapters keep of their inputs: each its own float32 copy, or one that maps of a module share."""
-    adapted = [one for one in maps if one.adapted]
     if copied:
         return sum(one.inputs for one in adapted)
     return sum(inputs for _, inputs in {(one.place, one.inputs) for one in adapted})
@@ -198,7 +208,7 @@ def small_parameters(settings: TeacherSettings, width: int, num_items: int) -> i
 
 
 def load_of(settings: TeacherSettings, shape: Shape, num_items: int, tokens: int) -> Load:
-    """A micro-batch of prompts of at most ``tokens`` tokens; of an answer's logits, as many as the longest title has."""
+    """A micro-batch of prompts of at most ``tokens`` tokens; an answer has logits for as many as a title may have."""
     loop = settings.train.loop
     rows = min(loop.micro_batch_size or loop.batch_size, loop.batch_size)
     logits = num_items if settings.objective == "item_ce" else shape.vocabulary * settings.prompt.title_tokens
@@ -209,7 +219,7 @@ def needs_of(shape: Shape, settings: TeacherSettings, form: Form, load: Load) ->
     """The estimate for a training under these settings."""
     trained = shape.adapter_parameters(settings.lora.rank) + load.small
     tokens = load.rows * load.tokens
-    activations = activation_bytes(shape, tokens, settings.lora.rank, form, settings.gradient_checkpointing)
+    activations = activation_bytes(shape, tokens, settings.lora, form, settings.gradient_checkpointing)
     stored = weight_bytes(shape, "float32" if form == "float32" else "bfloat16")
     return Needs(
         trained=trained,
@@ -218,4 +228,17 @@ def needs_of(shape: Shape, settings: TeacherSettings, form: Form, load: Load) ->
         optimiser=_TRAINED_BYTES * trained,
         activations=activations + _LOGIT_BYTES * load.rows * load.logits,
         disk=stored + (4 + _CHECKPOINT_BYTES) * trained,
+    )
+
+
+def announcement(needs: Needs, load: Load, rows: int, tokens: int, settings: TeacherSettings) -> str:
+    """What a run says before it starts, with ``tokens`` in the prompts of an epoch's ``rows``."""
+    loop = settings.train.loop
+    steps = loop.epochs * math.ceil(rows / loop.batch_size)
+    again = ", activations computed twice" if settings.gradient_checkpointing else ""
+    return (
+        f"it trains {needs.trained / 10**6:,.1f} M parameters beside {needs.frozen / 10**6:,.1f} M frozen ones; "
+        f"estimated need: {needs.memory_words()} at {load.rows} prompts of up to {load.tokens} tokens a forward "
+        f"pass{again}, {gigabytes(needs.disk)} of disk; {rows:,} prompts an epoch with {tokens:,} tokens, "
+        f"{steps:,} steps at most"
     )
