@@ -60,7 +60,7 @@ def estimated(options: argparse.Namespace, place: Place, tokens: int) -> Needs:
         gradient_checkpointing=options.checkpointing,
         train=replace(teacher.settings.train, loop=loop),
     )
-    shape = needed_shape(random_llama(shape_of(options), place), settings)
+    shape = needed_shape(random_llama(shape_of(options), place), settings.lora)
     return needs_of(
         shape, settings, form_of(settings, place.dtype), load_of(settings, shape, teacher.num_items, tokens)
     )

@@ -61,8 +61,9 @@ class LinearMap:
 class Shape:
     """A language model, as far as memory goes.
 
-    ``maps`` are its linear layers, poolers and heads left out; ``other`` counts all parameters beside their weights;
-    ``vocabulary`` is that of its token embeddings.
+    ``maps`` are its linear layers, poolers and heads left out; ``other`` counts all parameters beside their weights and
+    the language-model head; ``vocabulary`` is that of its token embeddings. ``head``: parameters of the head that lies
+    in its files; 0 where it is the embeddings.
     """
 
     layers: int
@@ -70,10 +71,11 @@ class Shape:
     vocabulary: int
     maps: tuple[LinearMap, ...]
     other: int
+    head: int = 0
 
     @property
     def parameters(self) -> int:
-        """All of them."""
+        """Without the head."""
         return self.other + sum(one.weights for one in self.maps)
 
     def adapter_parameters(self, rank: int) -> int:
@@ -124,13 +126,12 @@ def gigabytes(count: int) -> str:
     return f"{count / GIGABYTE:.1f} GB" if count >= GIGABYTE / 10 else f"{count / 10**6:.1f} MB"
 
 
-def shape_of(llm: PreTrainedModel, settings: TeacherSettings) -> Shape:
+def shape_of(llm: PreTrainedModel, lora: LoraSettings) -> Shape:
     """Look at a language model without its head and before adapters are injected.
 
-    A teacher that writes gets the head back: an untied one counts among the ``other`` parameters. Raises ``ModelError``
-    as `resolve_targets` does.
+    Raises ``ModelError`` as `resolve_targets` does.
     """
-    targets, _ = resolve_targets(llm, settings.lora)
+    targets, _ = resolve_targets(llm, lora)
     adaptable = set(adaptable_layers(llm)[0])
     maps = []
     for name, module in llm.named_modules():
@@ -142,9 +143,8 @@ def shape_of(llm: PreTrainedModel, settings: TeacherSettings) -> Shape:
     own = {id(llm.get_submodule(name).weight) for name in adaptable}
     other = sum(parameter.numel() for parameter in llm.parameters() if id(parameter) not in own)
     config, vocabulary = llm.config, llm.get_input_embeddings().weight.shape[0]
-    if settings.objective == "title_lm" and not getattr(config, "tie_word_embeddings", False):
-        other += vocabulary * config.hidden_size
-    return Shape(config.num_hidden_layers, config.hidden_size, vocabulary, tuple(maps), other)
+    head = 0 if getattr(config, "tie_word_embeddings", False) else vocabulary * config.hidden_size
+    return Shape(config.num_hidden_layers, config.hidden_size, vocabulary, tuple(maps), other, head)
 
 
 def _sizes(module: Any) -> tuple[int, int]:
@@ -161,10 +161,11 @@ def form_of(settings: TeacherSettings, dtype: torch.dtype) -> Form:
     return "float32" if dtype == torch.float32 else "bfloat16"
 
 
-def weight_bytes(shape: Shape, form: Form) -> int:
+def weight_bytes(shape: Shape, form: Form, with_head: bool) -> int:
     """Of the frozen model; what is no linear map of a layer stays in half precision when the maps are quantised."""
     rest = 4 if form == "float32" else 2
-    return math.ceil(BYTES_OF_A_WEIGHT[form] * sum(one.weights for one in shape.maps)) + rest * shape.other
+    other = shape.other + (shape.head if with_head else 0)
+    return math.ceil(BYTES_OF_A_WEIGHT[form] * sum(one.weights for one in shape.maps)) + rest * other
 
 
 def activation_bytes(shape: Shape, tokens: int, lora: LoraSettings, form: Form, checkpointing: bool) -> int:
@@ -220,11 +221,12 @@ def needs_of(shape: Shape, settings: TeacherSettings, form: Form, load: Load) ->
     trained = shape.adapter_parameters(settings.lora.rank) + load.small
     tokens = load.rows * load.tokens
     activations = activation_bytes(shape, tokens, settings.lora, form, settings.gradient_checkpointing)
-    stored = weight_bytes(shape, "float32" if form == "float32" else "bfloat16")
+    stored = weight_bytes(shape, "float32" if form == "float32" else "bfloat16", with_head=True)
+    writes = settings.objective == "title_lm"
     return Needs(
         trained=trained,
-        frozen=shape.parameters,
-        weights=weight_bytes(shape, form),
+        frozen=shape.parameters + (shape.head if writes else 0),
+        weights=weight_bytes(shape, form, with_head=writes),
         optimiser=_TRAINED_BYTES * trained,
         activations=activations + _LOGIT_BYTES * load.rows * load.logits,
         disk=stored + (4 + _CHECKPOINT_BYTES) * trained,

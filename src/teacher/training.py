@@ -104,7 +104,7 @@ def train_teacher(
     lists = draw_lists(settings, samples, data.num_items, seed) if writes else {}
     seed_everything(seed, "teacher")
     language = load_llm(llm, settings.dtype, device, settings.quantise)
-    shape, form = shape_of(language.model, settings), form_of(settings, language.model.dtype)
+    shape, form = shape_of(language.model, settings.lora), form_of(settings, language.model.dtype)
     if writes:
         writer = build_title_teacher(settings, data.id_map, encoder, language, device)
         course = title_course(writer, samples, lists, seed)

@@ -52,12 +52,13 @@ LORA = LoraSettings(rank=4, experts=2)
 def test_frozen_weights_by_hand() -> None:
     linear = 2 * (8 * 8 + 8 * 32)
     assert SHAPE.parameters == linear + 400
-    assert weight_bytes(SHAPE, "float32") == 4 * (linear + 400)
-    assert weight_bytes(SHAPE, "bfloat16") == 2 * (linear + 400)
-    assert weight_bytes(SHAPE, "8bit") == linear + 2 * 400
+    assert weight_bytes(SHAPE, "float32", with_head=False) == 4 * (linear + 400)
+    assert weight_bytes(SHAPE, "bfloat16", with_head=False) == 2 * (linear + 400)
+    assert weight_bytes(SHAPE, "8bit", with_head=False) == linear + 2 * 400
     # half a byte, a byte for 64 weights, a float32 for 64 · 256: 0.516 bytes
     assert BYTES_OF_A_WEIGHT["4bit"] == Fraction(2113, 4096)
-    assert weight_bytes(SHAPE, "4bit") == 331 + 2 * 400  # 640 · 2113 / 4096 = 330.2, rounded up
+    assert weight_bytes(SHAPE, "4bit", with_head=False) == 331 + 2 * 400  # 640 · 2113 / 4096 = 330.2, rounded up
+    assert weight_bytes(replace(SHAPE, head=70), "4bit", with_head=True) == 331 + 2 * 470
 
 
 def test_activations_by_hand() -> None:
@@ -91,7 +92,7 @@ def test_needs_by_hand() -> None:
     assert needs.optimiser == 20 * trained_parameters
     assert needs.activations == activation_bytes(SHAPE, 10, LORA, "float32", False) + 12 * 2 * 7
     # the model's files, the teacher's, and a checkpoint of four numbers each
-    assert needs.disk == weight_bytes(SHAPE, "float32") + 20 * trained_parameters
+    assert needs.disk == weight_bytes(SHAPE, "float32", with_head=True) + 20 * trained_parameters
     assert needs.memory == needs.weights + needs.optimiser + needs.activations
 
 
@@ -112,7 +113,7 @@ def test_a_forward_pass_holds_a_micro_batch() -> None:
 def test_parameters_are_those_of_the_real_model(tmp_path: Path, name: str) -> None:
     folder = save_random(tmp_path, name)
     model = load_llm(str(folder), "auto", CPU).model
-    shape = shape_of(model, SETTINGS)
+    shape = shape_of(model, SETTINGS.lora)
     assert shape.parameters == sum(p.numel() for p in model.parameters())
     teacher = teacher_of(folder)
     groups = {part: sum(p.numel() for p in group) for part, group in teacher.parameter_groups().items()}
@@ -120,21 +121,26 @@ def test_parameters_are_those_of_the_real_model(tmp_path: Path, name: str) -> No
     assert small_parameters(SETTINGS, shape.width, NUM_ITEMS) == sum(groups.values())
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma"])
-def test_a_teacher_that_writes_has_its_head_counted_unless_it_is_the_embedding(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "tied"), [("llama", False), ("gemma", True)])
+def test_a_head_counts_on_the_disk_and_where_titles_are_written_unless_it_is_the_embedding(
+    tmp_path: Path, name: str, tied: bool
+) -> None:
     folder = save_random(tmp_path, name)
-    shape = shape_of(load_llm(str(folder), "auto", CPU).model, TITLE_SETTINGS)
-    teacher = title_teacher_of(folder)
-    frozen = {p for p in teacher.llm.parameters() if not p.requires_grad}
-    assert shape.parameters == sum(p.numel() for p in frozen)
-    assert teacher.causal_lm.config.tie_word_embeddings == (name == "gemma")
+    shape = shape_of(load_llm(str(folder), "auto", CPU).model, SETTINGS.lora)
+    assert shape.head == (0 if tied else shape.vocabulary * shape.width)
+    load = Load(rows=2, tokens=5, logits=7, small=100)
+    item, title = (needs_of(shape, settings, "float32", load) for settings in (SETTINGS, TITLE_SETTINGS))
+    assert title.weights - item.weights == title.frozen * 4 - item.frozen * 4 == 4 * shape.head
+    assert title.disk == item.disk
+    frozen = [p for p in title_teacher_of(folder).llm.parameters() if not p.requires_grad]
+    assert title.frozen == sum(p.numel() for p in frozen)
 
 
 def test_llama_2_7b_has_its_published_size() -> None:
     with torch.device("meta"):
         model = AutoModel.from_config(LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32))
-    shape = shape_of(model, SETTINGS)
-    assert shape.parameters == 6_738_415_616 - 32000 * 4096  # the published count has a head
+    shape = shape_of(model, SETTINGS.lora)
+    assert shape.parameters + shape.head == 6_738_415_616
     # rank 8 in all seven projections: 8 · (4 · 8192 + 3 · 15104) a layer
     assert shape.adapter_parameters(8) == 32 * 8 * (4 * 8192 + 3 * 15104)
 
