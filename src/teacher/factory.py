@@ -2,7 +2,7 @@
 
 A saved teacher is a folder: `adapter/` (a standard PEFT adapter folder), gate, projector and head as safetensors,
 `encoder/` (a saved student), the id map, the language model itself where it was built here (`llm/`), and the manifest.
-A teacher that writes titles has no head; its candidate lists lie in `candidates/`.
+A teacher that writes titles has no head; its candidate lists lie in `candidates/`. `README.md` is its model card.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from src.teacher.gated_lora import (
 from src.teacher.gates import build_gate
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
 from src.teacher.llm import LanguageModel, fingerprint_llm, is_local, load_llm
+from src.teacher.model_card import model_card
 from src.teacher.prompts import Prompts
 from src.teacher.settings import TINY, TeacherSettings
 from src.teacher.title.language import with_language_head
@@ -48,6 +49,7 @@ from src.teacher.title.prompts import TitlePrompts
 SCHEMA_VERSION = 1
 ADAPTER_FOLDER, ENCODER_FOLDER, LLM_FOLDER, ID_MAP = "adapter", "encoder", "llm", "id_map.json"
 CANDIDATES_FOLDER = "candidates"
+CARD = "README.md"
 _AGAIN = "run python -m src.exp.run_teacher again"
 _Teacher = TypeVar("_Teacher", bound=GatedTeacher)
 
@@ -103,6 +105,10 @@ def save_teacher(folder: Path, teacher: GatedTeacher, data: SequenceData, summar
     fingerprints = {**data.fingerprints(), **teacher.fingerprints(), "llm": teacher.language.fingerprint}
     with atomic_folder(folder) as target:
         teacher.llm.save_pretrained(target / ADAPTER_FOLDER, save_embedding_layers=False)
+        # PEFT's own card is an empty form
+        (target / ADAPTER_FOLDER / CARD).unlink(missing_ok=True)
+        card = model_card(settings, teacher.language.name, teacher.num_items, fingerprints, summary)
+        (target / CARD).write_text(card, encoding="utf-8")
         for name in teacher.small_parts:
             save_weights(target / f"{name}.safetensors", getattr(teacher, name).state_dict())
         save_student(target / ENCODER_FOLDER, teacher.encoder, settings.encoder, data.id_map, data.fingerprints(), {})
