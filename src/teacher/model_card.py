@@ -76,7 +76,7 @@ def _how(settings: TeacherSettings, llm: str) -> list[str]:
     kind = "AutoModel" if settings.objective == "item_ce" else "AutoModelForCausalLM"
     where = "llm" if settings.llm == TINY else _base_model(settings, llm) or "FOLDER-OF-THE-LANGUAGE-MODEL"
     return [
-        "As it was trained, with the gate, in a checkout of anyo-ilora-dllm2rec (`settings` and `data` of an experiment):",
+        "As it was trained, with the gate, in a checkout of anyo-ilora-dllm2rec (`settings`, `data`: an experiment's):",
         "",
         "```python",
         f"from src.teacher.factory import {loader}",
