@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -15,6 +15,8 @@ from src.core.training import LoopSettings
 from src.student.settings import EvaluationSettings
 from src.teacher.factory import load_teacher, load_title_teacher, save_teacher
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
+from src.teacher.llm import load_llm
+from src.teacher.needs import shape_of, weight_bytes
 from src.teacher.settings import PromptSettings, TeacherSettings
 from src.teacher.title.model import TitleTeacher
 from src.teacher.training import train_teacher
@@ -92,3 +94,23 @@ def test_a_teacher_that_writes_says_the_same_when_it_is_read_again(
     question, target = teacher.question(HISTORY.to(DEVICE), LENGTH.to(DEVICE)), torch.tensor([3, 4, 5], device=DEVICE)
     with torch.no_grad():
         assert torch.equal(teacher(question, target).logits, again(question, target).logits)
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("quantise", ["8bit", "4bit"])
+def test_quantised_weights_are_counted_by_their_layers_and_weigh_what_is_estimated(
+    tmp_path: Path, quantise: Literal["8bit", "4bit"]
+) -> None:
+    # multiples of 256 blocks of 64 weights: no block of scales is half empty
+    folder = save_random_causal(tmp_path, deviation=0.1, hidden_size=1024, intermediate_size=2048)
+    whole = shape_of(load_llm(str(folder), "auto", torch.device("cpu")).model, SETTINGS.lora)
+    model = load_llm(str(folder), "auto", DEVICE, quantise).model
+    assert shape_of(model, SETTINGS.lora) == whole
+    held = sum(parameter.nbytes + scale_bytes(parameter) for parameter in model.parameters())
+    assert held == weight_bytes(whole, quantise, with_head=False)
+
+
+def scale_bytes(parameter: Any) -> int:
+    """What bitsandbytes keeps beside 4-bit weights, without the two tables that never grow."""
+    state = getattr(parameter, "quant_state", None)
+    return 0 if state is None else int(state.absmax.nbytes + state.state2.absmax.nbytes)
