@@ -209,7 +209,7 @@ def attach(model: PeftModel, experts: int) -> GatedAdapters:
             layers += 1
     outer = model.get_base_model()
     # a causal model's inner one also runs without its head, and some heads pass it by
-    for llm in {outer, outer.base_model}:
+    for llm in {outer, getattr(outer, "base_model", outer)}:
         llm.register_forward_pre_hook(_WidthHook(scope), with_kwargs=True)
     return GatedAdapters(model, scope, layers)
 
