@@ -23,10 +23,13 @@ State = dict[str, Tensor]
 def snapshot(module: nn.Module) -> State:
     """A detached copy of the trainable parameters and buffers, on their device.
 
-    Frozen parameters (a language model's) are left out: they cannot change, and a copy would double the memory.
+    Frozen parameters (a language model's) are left out under every name that they have, and so is what a quantised
+    layer adds to its state: they cannot change, and a copy would double the memory. A trainable parameter of two names
+    (a tied head) is kept under the first.
     """
-    frozen = {name for name, value in module.named_parameters() if not value.requires_grad}
-    return {name: value.detach().clone() for name, value in module.state_dict().items() if name not in frozen}
+    kept = {name for name, value in module.named_parameters() if value.requires_grad}
+    kept |= {name for name, _ in module.named_buffers()}
+    return {name: value.detach().clone() for name, value in module.state_dict().items() if name in kept}
 
 
 def restore(module: nn.Module, state: State) -> None:

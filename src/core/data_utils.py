@@ -69,6 +69,25 @@ def shuffled_batches(rows: int, size: int, generator: torch.Generator, device: t
     yield from order.split(size)
 
 
+def grouped_batches(
+    rows: int, size: int, generator: torch.Generator, device: torch.device, *, cost: Tensor, window: int = 50
+) -> Iterator[Tensor]:
+    """As `shuffled_batches`, each row once an epoch, with rows of like ``cost`` ``[rows]`` in a batch.
+
+    A new random order is cut into windows of ``window`` batches; within a window rows are sorted by cost and cut into
+    batches; then the order of all batches is drawn. Only the last batch of the epoch's order may be smaller, and the
+    batch with the costliest row comes first: memory runs out at once or not at all.
+    """
+    order = torch.randperm(rows, generator=generator, device=generator.device)
+    cost = cost.to(order.device)
+    sorted_windows = [part[cost[part].argsort(descending=True, stable=True)] for part in order.split(size * window)]
+    batches = torch.cat(sorted_windows).split(size)
+    places = torch.randperm(len(batches), generator=generator, device=generator.device).tolist()
+    first = max(places, key=lambda place: int(cost[batches[place]].max()))
+    for place in (first, *(place for place in places if place != first)):
+        yield batches[place].to(device)
+
+
 def ordered_batches(rows: int, size: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
     """All row numbers in order, none dropped, in batches of ``size``."""
     yield from torch.arange(rows, device=device).split(size)

@@ -28,6 +28,9 @@ _log = get_logger(__name__)
 
 NO_CHECKPOINT = NoCheckpoint()
 
+#: ``batches(rows, size, generator, device)``: the row numbers of an epoch's steps, each row once
+Batches = Callable[[int, int, torch.Generator, torch.device], Iterator[Tensor]]
+
 #: ``report(epoch, metrics)``: the only thread into a training function; epoch counts from 1.
 Report = Callable[[int, Mapping[str, float]], None]
 
@@ -177,14 +180,15 @@ def fit(
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
     checkpoint: Checkpoint = NO_CHECKPOINT,
     streams: Sequence[torch.Generator] = (),
+    batches: Batches = shuffled_batches,
 ) -> FitResult:
     """Train ``module`` and leave it in its best evaluated state.
 
     ``evaluate`` returns validation metrics (higher is better for ``settings.monitor``); it is called in eval mode
-    without gradients after every epoch. ``generator`` orders the rows; ``streams`` are the other generators that the
-    objective draws from. After each epoch the whole state is saved to ``checkpoint``, and only then reported, so that
-    a report which got lost is made again: a fit that finds a saved state reports its epochs once more and goes on to
-    the same trajectory. ``report`` may raise `StopTraining`.
+    without gradients after every epoch. ``generator`` orders the rows, in the way of ``batches``; ``streams`` are the
+    other generators that the objective draws from. After each epoch the whole state is saved to ``checkpoint``, and
+    only then reported, so that a report which got lost is made again: a fit that finds a saved state reports its epochs
+    once more and goes on to the same trajectory. ``report`` may raise `StopTraining`.
 
     Raises ``TrainingFailed`` when a loss or the monitored metric is not finite, ``OutOfMemory`` when the device is out
     of memory, ``ArtefactError`` when the saved state is damaged or belongs to another training.
@@ -201,7 +205,7 @@ def fit(
             report(epoch, metrics)
         while progress.epoch < settings.epochs and progress.stale < settings.patience:
             start = time.perf_counter()
-            loss = _train_epoch(module, count, train_rows, settings.batch_size, generator, device)
+            loss = _train_epoch(module, count, train_rows, batches(train_rows, settings.batch_size, generator, device))
             metrics = _evaluate(module, evaluate, loss, progress.epoch + 1, settings.monitor)
             progress.judge(metrics, settings.monitor, module)
             shown = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())
@@ -226,17 +230,12 @@ def fit(
 
 
 def _train_epoch(
-    module: nn.Module,
-    step: Callable[[Tensor], Tensor],
-    train_rows: int,
-    batch_size: int,
-    generator: torch.Generator,
-    device: torch.device,
+    module: nn.Module, step: Callable[[Tensor], Tensor], train_rows: int, batches: Iterator[Tensor]
 ) -> float:
     """One pass over the rows; returns their mean loss."""
     module.train()
-    mean = torch.zeros((), device=device)
-    for rows in shuffled_batches(train_rows, batch_size, generator, device):
+    mean = torch.zeros((), device=next(module.parameters()).device)
+    for rows in batches:
         mean += step(rows) * (len(rows) / train_rows)
     return float(mean)
 

@@ -11,6 +11,7 @@ from src.student.models import build_student
 from src.teacher.labelling import require_top_n
 from src.teacher.llm import check_llm
 from src.teacher.prompts import check_titles
+from src.teacher.quantise import check_quantise
 from src.teacher.selection import budget_rows, build_selector
 from src.teacher.title.checks import check_candidates, check_title_lm
 
@@ -25,6 +26,11 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
     def language_model() -> None:
         if teacher and stages.uses_own_teacher:
             check_llm(settings.teacher)
+
+    def device() -> None:
+        found = stages.device
+        if teacher and stages.uses_own_teacher:
+            check_quantise(settings.teacher.quantise, found)
 
     def data() -> None:
         id_map = stages.data.id_map
@@ -47,7 +53,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
         if teacher and stages.uses_own_teacher:
             build_selector(settings.teacher.export)
 
-    gather(data, lambda: stages.device, stages.cache.check, student, policy, selector, language_model, given_outputs)
+    gather(data, device, stages.cache.check, student, policy, selector, language_model, given_outputs)
     if teacher and stages.uses_own_teacher:
         # looks at data and language model together: both are sound by now
         check_title_lm(settings.teacher, stages.data)

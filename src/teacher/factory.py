@@ -2,7 +2,7 @@
 
 A saved teacher is a folder: `adapter/` (a standard PEFT adapter folder), gate, projector and head as safetensors,
 `encoder/` (a saved student), the id map, the language model itself where it was built here (`llm/`), and the manifest.
-A teacher that writes titles has no head; its candidate lists lie in `candidates/`.
+A teacher that writes titles has no head; its candidate lists lie in `candidates/`. `README.md` is its model card.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ from src.teacher.gated_lora import (
     attach,
     both_names,
     checkpoint_activations,
+    compile_forward,
     inject,
     resolve_targets,
 )
 from src.teacher.gates import build_gate
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
 from src.teacher.llm import LanguageModel, fingerprint_llm, is_local, load_llm
+from src.teacher.model_card import model_card
 from src.teacher.prompts import Prompts
 from src.teacher.settings import TINY, TeacherSettings
 from src.teacher.title.language import with_language_head
@@ -47,6 +49,7 @@ from src.teacher.title.prompts import TitlePrompts
 SCHEMA_VERSION = 1
 ADAPTER_FOLDER, ENCODER_FOLDER, LLM_FOLDER, ID_MAP = "adapter", "encoder", "llm", "id_map.json"
 CANDIDATES_FOLDER = "candidates"
+CARD = "README.md"
 _AGAIN = "run python -m src.exp.run_teacher again"
 _Teacher = TypeVar("_Teacher", bound=GatedTeacher)
 
@@ -60,9 +63,7 @@ def build_teacher(
     that do not fit.
     """
     prompts = Prompts(id_map, llm.tokenizer, settings.prompt)
-    adapters = inject(llm.model, settings.lora)
-    if settings.gradient_checkpointing:
-        checkpoint_activations(adapters)
+    adapters = _prepare(inject(llm.model, settings.lora), settings)
     gate = build_gate(settings.gate, encoder.representation, settings.lora.experts)
     return ILoRATeacher(settings, llm, adapters, encoder, gate, prompts).to(device)
 
@@ -79,9 +80,7 @@ def build_title_teacher(
     targets, _ = resolve_targets(llm.model, settings.lora)
     llm = with_language_head(llm)
     prompts = _title_prompts(settings, id_map, llm)
-    adapters = inject(llm.model, replace(settings.lora, target_modules=tuple(targets)))
-    if settings.gradient_checkpointing:
-        checkpoint_activations(adapters)
+    adapters = _prepare(inject(llm.model, replace(settings.lora, target_modules=tuple(targets))), settings)
     gate = build_gate(settings.gate, encoder.representation, settings.lora.experts)
     return TitleTeacher(settings, llm, adapters, encoder, gate, prompts).to(device)
 
@@ -91,12 +90,25 @@ def _title_prompts(settings: TeacherSettings, id_map: IdMap, llm: LanguageModel)
     return TitlePrompts(id_map, llm.tokenizer, settings.prompt, settings.title, context)
 
 
+def _prepare(adapters: GatedAdapters, settings: TeacherSettings) -> GatedAdapters:
+    """How the language model's passes run: recomputed in the backward pass, or compiled."""
+    if settings.gradient_checkpointing:
+        checkpoint_activations(adapters)
+    if settings.compile:
+        compile_forward(adapters)
+    return adapters
+
+
 def save_teacher(folder: Path, teacher: GatedTeacher, data: SequenceData, summary: Mapping[str, Any]) -> None:
     """Write the folder atomically; ``summary`` (how the training went) stands in the manifest."""
     settings = teacher.settings
     fingerprints = {**data.fingerprints(), **teacher.fingerprints(), "llm": teacher.language.fingerprint}
     with atomic_folder(folder) as target:
         teacher.llm.save_pretrained(target / ADAPTER_FOLDER, save_embedding_layers=False)
+        # PEFT's own card is an empty form
+        (target / ADAPTER_FOLDER / CARD).unlink(missing_ok=True)
+        card = model_card(settings, teacher.language.name, teacher.num_items, fingerprints, summary)
+        (target / CARD).write_text(card, encoding="utf-8")
         for name in teacher.small_parts:
             save_weights(target / f"{name}.safetensors", getattr(teacher, name).state_dict())
         save_student(target / ENCODER_FOLDER, teacher.encoder, settings.encoder, data.id_map, data.fingerprints(), {})
@@ -122,14 +134,15 @@ def save_teacher(folder: Path, teacher: GatedTeacher, data: SequenceData, summar
 def load_teacher(folder: Path, settings: TeacherSettings, data: SequenceData, device: torch.device) -> ILoRATeacher:
     """Read a saved teacher, in eval mode; it gives the outputs that it gave when it was saved.
 
-    The saved settings decide its shape; ``settings.llm`` and ``settings.dtype`` say where the language model is now and
-    in which type it computes. Raises ``ArtefactError`` for an unfinished or damaged folder, another objective, another
-    catalogue, another language model or other prompts, each by name.
+    The saved settings decide its shape and how its language model is quantised; the given ``settings`` say where that
+    is now (``llm``), in which type it computes (``dtype``), and whether it is compiled or checkpointed. Raises
+    ``ArtefactError`` for an unfinished or damaged folder, another objective, another catalogue, another language model
+    or other prompts, each by name; ``ConfigError`` when this machine cannot quantise.
     """
     saved = _open(folder, settings, data, device, "item_ce")
     prompts = Prompts(data.id_map, saved.llm.tokenizer, saved.settings.prompt)
     saved.require_prompt(prompts.fingerprint)
-    adapters, gate = saved.trained(saved.llm, settings.gradient_checkpointing)
+    adapters, gate = saved.trained(saved.llm, settings)
     return saved.fill(ILoRATeacher(saved.settings, saved.llm, adapters, saved.encoder, gate, prompts), device)
 
 
@@ -141,7 +154,7 @@ def load_title_teacher(
     llm = with_language_head(saved.llm)
     prompts = _title_prompts(saved.settings, data.id_map, llm)
     saved.require_prompt(prompts.fingerprint)
-    adapters, gate = saved.trained(llm, settings.gradient_checkpointing)
+    adapters, gate = saved.trained(llm, settings)
     teacher = saved.fill(TitleTeacher(saved.settings, llm, adapters, saved.encoder, gate, prompts), device)
     folders = sorted(path for path in (folder / CANDIDATES_FOLDER).glob("*") if path.is_dir())
     expected = {"id_map": data.id_map.fingerprint}
@@ -165,12 +178,12 @@ class _Saved:
             rule = f"the teacher in {self.folder} was trained with other prompts"
             raise ArtefactError.one("prompt", found, rule, _AGAIN)
 
-    def trained(self, llm: LanguageModel, gradient_checkpointing: bool) -> tuple[GatedAdapters, nn.Module]:
-        """The adapters in the language model, and a gate whose weights `fill` brings."""
+    def trained(self, llm: LanguageModel, now: TeacherSettings) -> tuple[GatedAdapters, nn.Module]:
+        """The adapters in the language model, as ``now`` runs it, and a gate whose weights `fill` brings."""
         adapters = attach(_load_adapter(llm, self.folder / ADAPTER_FOLDER), self.settings.lora.experts)
-        if gradient_checkpointing:
-            checkpoint_activations(adapters)
-        return adapters, build_gate(self.settings.gate, self.encoder.representation, self.settings.lora.experts)
+        return _prepare(adapters, now), build_gate(
+            self.settings.gate, self.encoder.representation, self.settings.lora.experts
+        )
 
     def fill(self, teacher: _Teacher, device: torch.device) -> _Teacher:
         """The teacher with its saved weights, on its device, in eval mode."""
@@ -186,7 +199,7 @@ def _open(folder: Path, settings: TeacherSettings, data: SequenceData, device: t
     if own.objective != objective:
         rule = f"the teacher in {folder} has objective {own.objective}; {objective} is needed"
         raise ArtefactError.one("teacher.objective", own.objective, rule, _AGAIN)
-    llm = load_llm(_find_llm(folder, settings, manifest), settings.dtype, device)
+    llm = load_llm(_find_llm(folder, settings, manifest), settings.dtype, device, own.quantise)
     encoder, _ = load_student(folder / ENCODER_FOLDER, data)
     if not isinstance(encoder, SASRec):
         raise ArtefactError.one("encoder", type(encoder).__name__, "must be a SASRec", _AGAIN)

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -47,6 +48,8 @@ class GateScope:
         self.experts = experts
         self.ranks: set[int] = set()
         self._opened: _Opened | None = None
+        #: S of the forward pass that is running, see `_WidthHook`
+        self.width = 0
 
     @contextmanager
     def __call__(self, gate_weights: Tensor) -> Iterator[None]:
@@ -57,44 +60,51 @@ class GateScope:
             yield
 
     @contextmanager
-    def again(self, opened: _Opened | None) -> Iterator[None]:
+    def again(self, opened: _Opened | None, width: int = 0) -> Iterator[None]:
         """Hold for the block what was held before."""
-        outer, self._opened = self._opened, opened
+        outer = self._opened, self.width
+        self._opened, self.width = opened, width
         try:
             yield
         finally:
-            self._opened = outer
+            self._opened, self.width = outer
 
     @property
     def gate_weights(self) -> Tensor | None:
         """The weights in scope, or None outside of it."""
         return None if self._opened is None else self._opened.gate_weights
 
-    def factor(self, sequences: int, rank: int) -> Tensor:
-        """``[B, 1, r]``: E times each expert's weight, once for each of its r/E inner activations.
+    def factor(self, shape: torch.Size) -> Tensor:
+        """E times each expert's weight, once for each of its r/E inner activations.
 
-        Raises ``RuntimeError`` outside of a scope, ``ValueError`` when the weights in it are not ``[sequences, E]``.
+        ``[B, 1, ..., r]`` for activations ``[B, ..., r]``, and ``[B·S, r]`` for those of a layer that sees the tokens
+        of all sequences one below the other (OPT's feed-forward layers). Raises ``RuntimeError`` outside of a scope,
+        ``ValueError`` when the weights in it are not ``[B, E]``.
         """
         if self._opened is None:
             raise RuntimeError("LoRA experts ran without a gate: open `with scope(gate_weights):` around the model")
+        sequences, *middle, rank = shape
         found = tuple(self._opened.gate_weights.shape)
+        if not middle and sequences == found[0] * self.width and found[1:] == (self.experts,):
+            return self._opened.factors[rank].expand(-1, self.width, -1).reshape(sequences, rank)
         if found != (sequences, self.experts):
             raise ValueError(f"gate_weights are {found}; {sequences} sequences met {self.experts} experts")
-        return self._opened.factors[rank]
+        factor = self._opened.factors[rank]
+        return factor if len(middle) == 1 else factor.view(sequences, *[1] * len(middle), rank)
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         """Contexts for a checkpointed forward pass and for its recomputation, which runs after the scope has closed."""
-        return nullcontext(), nullcontext() if self._opened is None else _Reopened(self, self._opened)
+        return nullcontext(), nullcontext() if self._opened is None else _Reopened(self, self._opened, self.width)
 
 
 class _Reopened:
     """A scope that can be entered again for each recomputation."""
 
-    def __init__(self, scope: GateScope, opened: _Opened) -> None:
-        self.scope, self.opened = scope, opened
+    def __init__(self, scope: GateScope, opened: _Opened, width: int) -> None:
+        self.scope, self.opened, self.width = scope, opened, width
 
     def __enter__(self) -> None:
-        self._open = self.scope.again(self.opened)
+        self._open = self.scope.again(self.opened, self.width)
         self._open.__enter__()
 
     def __exit__(self, *problem: Any) -> None:
@@ -108,11 +118,22 @@ class _GateHook:
         self.scope = scope
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], activations: Tensor) -> Tensor:
-        sequences, *middle, rank = activations.shape
-        factor = self.scope.factor(sequences, rank).to(activations.dtype)
-        if len(middle) != 1:
-            factor = factor.view(sequences, *[1] * len(middle), rank)
-        return activations * factor
+        return activations * self.scope.factor(activations.shape).to(activations.dtype)
+
+
+class _WidthHook:
+    """Notes how many tokens each sequence has in the forward pass that begins.
+
+    Only so can a layer whose rows are tokens be told from one whose rows are something else (a router's choice): rows
+    that are no whole sequences in order are refused.
+    """
+
+    def __init__(self, scope: GateScope) -> None:
+        self.scope = scope
+
+    def __call__(self, llm: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        given = [*inputs, named.get("inputs_embeds"), named.get("input_ids")]
+        self.scope.width = next((int(tensor.shape[1]) for tensor in given if isinstance(tensor, Tensor)), 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +191,8 @@ def inject(llm: PreTrainedModel, settings: LoraSettings) -> GatedAdapters:
         lora_dropout=settings.dropout,
         target_modules=targets,
         exclude_modules=excluded or None,
+        # GPT-2 keeps its linear maps the other way round
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in llm.modules()),
     )
     with both_names():
         model = get_peft_model(llm, config, adapter_name=ADAPTER)
@@ -184,7 +207,20 @@ def attach(model: PeftModel, experts: int) -> GatedAdapters:
             module.lora_A[ADAPTER].register_forward_hook(_GateHook(scope))
             scope.ranks.add(module.r[ADAPTER])
             layers += 1
+    outer = model.get_base_model()
+    # a causal model's inner one also runs without its head, and some heads pass it by
+    for llm in {outer, getattr(outer, "base_model", outer)}:
+        llm.register_forward_pre_hook(_WidthHook(scope), with_kwargs=True)
     return GatedAdapters(model, scope, layers)
+
+
+def compile_forward(adapters: GatedAdapters, backend: str = "inductor") -> None:
+    """Compile the forward pass of training and labelling in place: module, names and state stay what they are.
+
+    Generation reaches past the PEFT model and is not compiled: its caches grow with every token.
+    """
+    # lengths of prompts differ from batch to batch: one graph for all of them
+    adapters.model.compile(backend=backend, dynamic=True)
 
 
 def checkpoint_activations(adapters: GatedAdapters) -> None:

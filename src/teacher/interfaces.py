@@ -20,11 +20,13 @@ def nothing() -> None:
 class Course:
     """In what the teacher's objectives differ while it is trained.
 
-    ``evaluate`` gives the validation metrics; ``rate(step)`` is the factor of all learning rates at a step (from 0);
-    ``on_step`` is called after every step; ``start_rows`` training examples were read before the first.
+    ``cost`` ``[N]`` int64: tokens of each training row. ``evaluate`` gives the validation metrics; ``rate(step)`` is
+    the factor of all learning rates at a step (from 0); ``on_step`` is called after every step; ``start_rows`` training
+    examples were read before the first.
     """
 
     objective: Objective
+    cost: Tensor
     evaluate: Callable[[], Mapping[str, float]]
     rate: Callable[[int], float]
     on_step: Callable[[], None] = nothing

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,12 @@ from transformers.utils import logging as transformers_logging
 
 from src.core.data_utils import fingerprint, fingerprint_file
 from src.core.errors import ConfigError, ModelError, Problem, ProblemsFound
+from src.core.logging import get_logger
 from src.teacher.gated_lora import resolve_targets
-from src.teacher.settings import TINY, TeacherSettings
+from src.teacher.quantise import check_quantise, check_stored_form, loading_arguments
+from src.teacher.settings import NOT_QUANTISED, TINY, Quantise, TeacherSettings
+
+_log = get_logger(__name__)
 
 _FIELD = "teacher.llm"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -95,7 +100,14 @@ def is_decoder(config: PretrainedConfig) -> bool:
     return bool(getattr(config, "is_decoder", False)) or config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
-def _dtype(config: PretrainedConfig, wanted: str, device: torch.device) -> torch.dtype:
+def _dtype(config: PretrainedConfig, wanted: str, quantise: Quantise, device: torch.device) -> torch.dtype:
+    """Of the frozen weights; in a quantised model, of what is not quantised.
+
+    That stays in half precision, as in a model that is not quantised: norms compute in float32 whatever their weights
+    are, and float32 embeddings would make every activation float32.
+    """
+    if quantise != NOT_QUANTISED:
+        return torch.bfloat16
     if wanted != "auto":
         return torch.float32 if wanted == "float32" else torch.bfloat16
     stored = getattr(config, "dtype", None)
@@ -110,29 +122,54 @@ def _switch_dropout_off(config: PretrainedConfig) -> None:
             setattr(config, name, 0.0)
 
 
-def load_llm(name_or_path: str, dtype: str, device: torch.device) -> LanguageModel:
-    """Load a model from a folder or the hub, in eval mode, with scaled-dot-product attention.
+def choose_attention(config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> str:
+    """The fastest attention that is installed and that the model's family has.
 
-    ``dtype``: auto (float32 on a CPU; on a GPU as stored, half precision as bfloat16), float32 or bfloat16. Raises
-    ``ModelError`` when config, tokenizer or weights are missing, damaged or incomplete.
+    FlashAttention 2 (half precision on a GPU), else torch's scaled dot product, else the family's own (`eager`).
+    """
+    half_on_gpu = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
+    flash = ("flash_attention_2",) if half_on_gpu and find_spec("flash_attn") is not None else ()
+    for name in (*flash, "sdpa"):
+        try:
+            with torch.device("meta"):
+                AutoModel.from_config(config, attn_implementation=name)
+        except (ImportError, ValueError) as error:
+            _log.debug("attention %s: %s", name, error)
+        else:
+            return name
+    return "eager"
+
+
+def load_llm(name_or_path: str, dtype: str, device: torch.device, quantise: Quantise = NOT_QUANTISED) -> LanguageModel:
+    """Load a model from a folder or the hub, in eval mode, with the best attention that it has.
+
+    ``dtype``: auto (float32 on a CPU; on a GPU as stored, half precision as bfloat16), float32 or bfloat16; read only
+    without ``quantise``. Raises ``ModelError`` when config, tokenizer or weights are missing, damaged or incomplete,
+    or quantised otherwise; ``ConfigError`` when ``device`` cannot hold a quantised model.
     """
     hide_progress()
+    check_quantise(quantise, device)
     config = _config(name_or_path)
+    check_stored_form(name_or_path, config, quantise)
     config.use_cache = False
     _switch_dropout_off(config)
     tokenizer = _tokenizer(name_or_path)
+    own_dtype = _dtype(config, dtype, quantise, device)
     with _explained(name_or_path, "model"):
+        attention = choose_attention(config, own_dtype, device)
         model, loading = AutoModel.from_pretrained(
             name_or_path,
             config=config,
-            dtype=_dtype(config, dtype, device),
-            attn_implementation="sdpa",
+            dtype=own_dtype,
+            attn_implementation=attention,
             output_loading_info=True,
+            **loading_arguments(config, quantise, device),
         )
+    _log.info("language model: %s, attention %s, %s", config.model_type, attention, _form(own_dtype, quantise))
     missing = sorted(key for key in loading["missing_keys"] if "pooler" not in key)
     if missing:
         raise ModelError.one(_FIELD, name_or_path, f"{len(missing)} weights are missing, {missing[0]} among them")
-    model = model.to(device).eval()
+    model = (model if quantise != NOT_QUANTISED else model.to(device)).eval()
     width = int(model.get_input_embeddings().weight.shape[1])
     if width != config.hidden_size:
         raise ModelError.one(
@@ -140,6 +177,10 @@ def load_llm(name_or_path: str, dtype: str, device: torch.device) -> LanguageMod
         )
     identity = fingerprint_llm(name_or_path)
     return LanguageModel(model, tokenizer, is_decoder(config), int(config.hidden_size), name_or_path, identity)
+
+
+def _form(dtype: torch.dtype, quantise: Quantise) -> str:
+    return str(dtype).removeprefix("torch.") if quantise == NOT_QUANTISED else quantise
 
 
 def check_llm(settings: TeacherSettings) -> None:
@@ -164,6 +205,7 @@ def check_llm(settings: TeacherSettings) -> None:
 
 def _check_config(name: str, settings: TeacherSettings) -> None:
     config = _config(name)
+    check_stored_form(name, config, settings.quantise)
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and settings.prompt.max_tokens > longest:
         raise ConfigError.one(

@@ -18,6 +18,10 @@ TINY = "tiny"
 #: `lora.target_modules` value that adapts every linear layer of the language model
 AUTO = "auto"
 
+#: `quantise` value of a language model in its own precision
+NOT_QUANTISED: Literal["none"] = "none"
+Quantise = Literal["none", "8bit", "4bit"]
+
 #: `train.loop.monitor` of a teacher that writes titles: right answers over all rows, by generation
 TITLE_MONITOR = "hit_ratio_1"
 #: what is known after each epoch of such a teacher, see `src.teacher.title.generation.title_metrics`
@@ -149,6 +153,9 @@ class TeacherTrainSettings:
         1e-5
     )
     warmup_share: Annotated[float, Field(ge=0, lt=1, description="share of the steps that warm the rates up")] = 0.05
+    group_by_length: Annotated[
+        bool, Field(description="batches of prompts of like length, so that little of them is padding; seeded")
+    ] = False
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -241,6 +248,16 @@ class TeacherSettings:
         Literal["auto", "float32", "bfloat16"],
         Field(description="type of the frozen LLM; auto: float32 on a CPU, as stored (half becomes bfloat16) on a GPU"),
     ] = "auto"
+    quantise: Annotated[
+        Quantise,
+        Field(
+            description="bits of the frozen LLM's linear layers, on a GPU with bitsandbytes. none: as dtype says; "
+            "8bit; 4bit: NF4 with double quantisation, multiplied in bfloat16 (QLoRA)"
+        ),
+    ] = NOT_QUANTISED
+    compile: Annotated[
+        bool, Field(description="compile the LLM's forward pass (torch.compile): minutes at the start, faster steps")
+    ] = False
     gradient_checkpointing: Annotated[
         bool, Field(description="compute activations again in the backward pass: less memory, more time")
     ] = False
@@ -251,6 +268,16 @@ class TeacherSettings:
             raise ValueError(
                 f"teacher.encoder.architecture = {self.encoder.architecture!r} must be sasrec: "
                 "the gate reads its user vector"
+            )
+        if self.compile and self.gradient_checkpointing:
+            raise ValueError(
+                "teacher.compile = True and teacher.gradient_checkpointing = True exclude each other: "
+                "torch cannot compile a recomputation that opens the gate again"
+            )
+        if self.quantise != NOT_QUANTISED and self.dtype == "float32":
+            raise ValueError(
+                f"teacher.dtype = {self.dtype!r} contradicts teacher.quantise = {self.quantise!r}: "
+                "a quantised model is multiplied in half precision; leave dtype at auto"
             )
         if self.objective == "title_lm" and self.train.loop.monitor != TITLE_MONITOR:
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from src.core.checkpoints import Checkpoint
+from src.core.data_utils import grouped_batches, shuffled_batches
 from src.core.errors import ConfigError
 from src.core.logging import get_logger, progress_bar
 from src.core.metrics import summarise
@@ -29,6 +31,8 @@ from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
 from src.teacher.interfaces import Course, TeacherForward
 from src.teacher.labelling import ask, rank, select_rows
 from src.teacher.llm import load_llm
+from src.teacher.needs import Form, Shape, announcement, form_of, gigabytes, load_of, needs_of, shape_of
+from src.teacher.pace import Pace
 from src.teacher.schedule import rate
 from src.teacher.settings import TeacherSettings, TeacherTrainSettings
 from src.teacher.title.training import draw_lists, title_course
@@ -99,12 +103,34 @@ def train_teacher(
     writes = settings.objective == "title_lm"
     lists = draw_lists(settings, samples, data.num_items, seed) if writes else {}
     seed_everything(seed, "teacher")
-    language = load_llm(llm, settings.dtype, device)
+    language = load_llm(llm, settings.dtype, device, settings.quantise)
+    shape, form = shape_of(language.model, settings.lora), form_of(settings, language.model.dtype)
     if writes:
         writer = build_title_teacher(settings, data.id_map, encoder, language, device)
-        return _run(writer, title_course(writer, samples, lists, seed), samples, seed, report, checkpoint)
+        course = title_course(writer, samples, lists, seed)
+        announce(writer, shape, form, course.cost)
+        return _run(writer, course, samples, seed, report, checkpoint)
     ranker = build_teacher(settings, data.id_map, encoder, language, device)
+    train = TensorExamples.of(samples["train"], device)
+    announce(ranker, shape, form, ranker.cost(train.history, train.length))
     return _run(ranker, item_course(ranker, data, samples, seed, evaluation), samples, seed, report, checkpoint)
+
+
+def announce(teacher: GatedTeacher, shape: Shape, form: Form, cost: Tensor) -> None:
+    """Say what the training will need; ``cost`` ``[N]`` int64: tokens of each training row."""
+    settings = teacher.settings
+    load = load_of(settings, shape, teacher.num_items, int(cost.max()))
+    needs = needs_of(shape, settings, form, load)
+    _log.info("teacher: %s", announcement(needs, load, len(cost), int(cost.sum()), settings))
+    if teacher.device.type != "cuda":
+        return
+    there = torch.cuda.get_device_properties(teacher.device).total_memory
+    if needs.memory > there:
+        _log.warning(
+            "teacher: the device has %s, less than the estimate; lower teacher.train.loop.micro_batch_size, or set "
+            "teacher.gradient_checkpointing=true or teacher.quantise=4bit",
+            gigabytes(there),
+        )
 
 
 def item_course(
@@ -120,6 +146,7 @@ def item_course(
     batch_size, steps = settings.export.batch_size, _steps(settings, len(train))
     return Course(
         objective=ItemObjective(teacher, train),
+        cost=teacher.cost(train.history, train.length),
         evaluate=lambda: judge(teacher, validation, evaluation, batch_size),
         rate=lambda step: rate(step, steps, settings.train.warmup_share),
         start_rows=start(teacher, data, seed),
@@ -227,9 +254,11 @@ def _steps(settings: TeacherSettings, rows: int) -> int:
 def _fit(
     teacher: GatedTeacher, course: Course, rows: int, seed: int, report: Report, checkpoint: Checkpoint
 ) -> FitResult:
-    settings = teacher.settings.train
+    settings, steps = teacher.settings.train, _steps(teacher.settings, rows)
     optimiser = build_optimiser(teacher, settings)
-    with progress_bar("teacher: training", _steps(teacher.settings, rows)) as bar:
+    tokens = settings.loop.epochs * int(course.cost.sum())
+    pace = Pace(course.objective, course.cost, steps, tokens, lambda said: _log.info("teacher: %s", said))
+    with progress_bar("teacher: training", steps) as bar:
 
         def show(epoch: int, metrics: Mapping[str, float]) -> None:
             monitored = settings.loop.monitor
@@ -238,11 +267,12 @@ def _fit(
 
         def step_done() -> None:
             course.on_step()
+            pace.step_done()
             bar.advance(bar.task_ids[0])
 
         return fit(
             teacher,
-            course.objective,
+            pace,
             optimiser,
             settings.loop,
             rows,
@@ -252,6 +282,7 @@ def _fit(
             step_done,
             torch.optim.lr_scheduler.LambdaLR(optimiser, course.rate),
             checkpoint,
+            batches=partial(grouped_batches, cost=course.cost) if settings.group_by_length else shuffled_batches,
         )
 
 

@@ -116,12 +116,28 @@ def test_defaults_agree_in_both_places(group: str) -> None:
 @pytest.mark.parametrize(("group", "option"), options())
 def test_an_option_changes_only_what_its_file_says(group: str, option: str) -> None:
     content = compose_plain("tune", [f"{group}={option}"])[0][group]
+    for key, (value, expected) in pairs(content, said_by(group, option)).items():
+        if "${" not in str(expected):
+            assert value == expected, key
+
+
+def said_by(group: str, option: str) -> dict[str, Any]:
+    """What an option's file says, over what the option that it begins with says."""
     own = yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8"))
-    own.pop("defaults", None)
-    expected = merged(base_content(group), own)
-    for key, value in content.items():
-        if "${" not in str(own.get(key)):
-            assert value == expected[key], key
+    (before,) = [name for name in own.pop("defaults", ["base"]) if name != "_self_"]
+    return merged(base_content(group) if before == "base" else said_by(group, before), own)
+
+
+def pairs(found: dict[str, Any], expected: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Leaves side by side, by their dotted names."""
+    leaves: dict[str, tuple[Any, Any]] = {}
+    assert found.keys() == expected.keys(), prefix
+    for key, value in found.items():
+        if isinstance(value, dict) and isinstance(expected[key], dict):
+            leaves |= pairs(value, expected[key], f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = (value, expected[key])
+    return leaves
 
 
 def test_presets_differ_only_in_the_two_switches() -> None:

@@ -51,3 +51,37 @@ def test_missing_and_damaged_weights_say_so(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(ArtefactError, match="cannot be read"):
         load_weights(file)
+
+
+class _Tied(nn.Module):
+    """A head that is the embedding under a second name, as many language models have."""
+
+    def __init__(self, frozen: bool) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(4, 2), nn.Linear(2, 4, bias=False)
+        self.head.weight = self.embedding.weight
+        self.embedding.weight.requires_grad_(not frozen)
+
+
+def test_a_tied_parameter_is_kept_once_and_not_at_all_when_frozen() -> None:
+    assert set(snapshot(_Tied(frozen=True))) == set()
+    model = _Tied(frozen=False)
+    state = snapshot(model)
+    assert set(state) == {"embedding.weight"}
+    with torch.no_grad():
+        model.head.weight += 1
+    restore(model, state)
+    assert torch.equal(model.head.weight, state["embedding.weight"])
+
+
+def test_what_a_layer_adds_to_its_state_is_not_kept() -> None:
+    class Quantised(nn.Linear):
+        """Like a quantised layer: its state holds more than parameters and buffers."""
+
+        def _save_to_state_dict(self, destination: dict[str, torch.Tensor], prefix: str, keep_vars: bool) -> None:
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+            destination[prefix + "weight.absmax"] = torch.ones(1)
+
+    model = nn.Sequential(Quantised(2, 2).requires_grad_(False), nn.Linear(2, 1))
+    assert set(snapshot(model)) == {"1.weight", "1.bias"}
+    restore(model, snapshot(model))

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from src.core.data_utils import fingerprint, fingerprint_file, ordered_batches, pad_right, shuffled_batches
+from src.core.data_utils import (
+    fingerprint,
+    fingerprint_file,
+    grouped_batches,
+    ordered_batches,
+    pad_right,
+    shuffled_batches,
+)
 
 
 def test_pad_right_keeps_the_last_items_on_the_left() -> None:
@@ -91,3 +98,45 @@ def test_each_epoch_has_its_own_order() -> None:
 
 def test_ordered_batches_drop_no_row() -> None:
     assert [batch.tolist() for batch in ordered_batches(5, 2)] == [[0, 1], [2, 3], [4]]
+
+
+COST = torch.tensor([5, 1, 4, 1, 3, 9, 2, 6, 5, 3])
+
+
+def grouped(seed: int, window: int, rows: int = 10, size: int = 3) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    batches = grouped_batches(rows, size, generator, torch.device("cpu"), cost=COST[:rows], window=window)
+    return [batch.tolist() for batch in batches]
+
+
+@pytest.mark.parametrize("window", [1, 2, 50])
+def test_grouped_batches_hold_every_row_once_the_costliest_first(window: int) -> None:
+    batches = grouped(1, window)
+    assert sorted(map(len, batches)) == [1, 3, 3, 3]
+    assert sorted(row for batch in batches for row in batch) == list(range(10))
+    assert 5 in batches[0], "the row of cost 9"
+
+
+def test_in_one_window_batches_are_slices_of_the_sorted_rows() -> None:
+    # costs sorted: 9 6 5 | 5 4 3 | 3 2 1 | 1
+    assert sorted(sorted(COST[batch].tolist(), reverse=True) for batch in grouped(1, 50)) == [
+        [1],
+        [3, 2, 1],
+        [5, 4, 3],
+        [9, 6, 5],
+    ]
+
+
+def test_grouped_batches_follow_their_generator_alone() -> None:
+    assert grouped(1, 2) == grouped(1, 2)
+    assert len({str(grouped(seed, 2)) for seed in range(5)}) == 5
+    generator = torch.Generator().manual_seed(1)
+    first, second = (
+        [batch.tolist() for batch in grouped_batches(10, 3, generator, torch.device("cpu"), cost=COST)]
+        for _ in range(2)
+    )
+    assert first != second, "each epoch has its own order"
+
+
+def test_fewer_rows_than_a_batch_are_one_batch() -> None:
+    assert [sorted(batch) for batch in grouped(1, 50, rows=2)] == [[0, 1]]

@@ -26,7 +26,8 @@ from src.teacher.title.checks import check_title_lm
 from src.teacher.title.curriculum import Curriculum, counters
 from src.teacher.title.generation import answer_all, judge_answers, title_metrics
 from src.teacher.title.model import TitleTeacher
-from src.teacher.title.training import TitleObjective, title_rate
+from src.teacher.title.prompts import Question
+from src.teacher.title.training import TitleObjective, row_tokens, title_rate
 from src.teacher.training import TeacherRun, build_optimiser, train_teacher
 from tests.fixtures import NUM_ITEMS, cycle_data, cycle_examples
 from tests.teacher.builders import CPU, SETTINGS, encoder_of, teacher_of
@@ -400,3 +401,18 @@ def test_a_tiny_model_writes_and_travels_with_its_teacher(tmp_path: Path) -> Non
     examples, lists = TensorExamples.of(data.validation, CPU), writer(run).candidates["validation"]
     candidates = torch.from_numpy(lists.of(data.validation))
     assert answer_all(loaded, examples, candidates, 3) == answer_all(writer(run), examples, candidates, 6)
+
+
+def test_a_rows_cost_is_the_length_of_its_prompt_with_its_answer(folder: Path) -> None:
+    teacher = title_teacher_of(folder)
+    data = cycle_data(24, 6)
+    lists = draw_candidate_lists(data.train, NUM_ITEMS, 4, 0)
+    train, candidates = TensorExamples.of(data.train, CPU), torch.from_numpy(lists.of(data.train))
+    batch = teacher.prompts.answered(Question(train.history, train.length, candidates), train.target)
+    assert row_tokens(teacher, train, candidates).tolist() == batch.prompts.attention_mask.sum(dim=1).tolist()
+
+
+def test_a_teacher_that_writes_trains_on_grouped_batches(folder: Path) -> None:
+    settings = replace(TITLE_SETTINGS, train=replace(TITLE_SETTINGS.train, group_by_length=True))
+    found = [trained(folder, settings).fit.history for _ in range(2)]
+    assert found[0] == found[1] != trained(folder).fit.history

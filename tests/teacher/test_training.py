@@ -18,7 +18,7 @@ from src.core.training import NO_CHECKPOINT, LoopSettings, silent
 from src.data.id_map import IdMap
 from src.student.settings import EvaluationSettings
 from src.teacher.settings import GateSettings, HeadSettings, TeacherSettings, TeacherTrainSettings
-from src.teacher.training import TeacherRun, build_optimiser, train_teacher, validation_sample
+from src.teacher.training import ItemObjective, TeacherRun, build_optimiser, train_teacher, validation_sample
 from tests.fixtures import cycle_data, cycle_examples
 from tests.teacher.builders import CPU, SETTINGS, encoder_of, teacher_of
 
@@ -166,3 +166,44 @@ def _epochs(epochs: int) -> LoopSettings:
 
 def _fields(settings: TeacherSettings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in settings.__dataclass_fields__}
+
+
+def batch_costs(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> list[list[int]]:
+    """Prompt tokens of each row of each step of one epoch."""
+    seen = list[list[int]]()
+    loss = ItemObjective.loss
+
+    def watched(self: ItemObjective, rows: torch.Tensor) -> torch.Tensor:
+        seen.append(self.teacher.cost(self.train.history[rows], self.train.length[rows]).tolist())
+        return loss(self, rows)
+
+    monkeypatch.setattr(ItemObjective, "loss", watched)
+    trained(folder, train=replace(TRAIN, loop=_epochs(1), **changes))
+    return seen
+
+
+def test_batches_grouped_by_length_have_hardly_any_padding(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = batch_costs(llama, monkeypatch)
+    monkeypatch.undo()
+    grouped = batch_costs(llama, monkeypatch, group_by_length=True)
+    rows = [sorted(cost for batch in batches for cost in batch) for batches in (plain, grouped)]
+    assert rows[0] == rows[1], "each row once"
+    # 40 rows of 5 lengths in 5 batches of 8: sorted, each batch has one length
+    assert all(len(set(batch)) == 1 for batch in grouped)
+    assert max(rows[0]) in grouped[0]
+    assert not all(len(set(batch)) == 1 for batch in plain)
+
+
+def test_a_killed_training_on_grouped_batches_goes_on_to_the_same_teacher(llama: Path, tmp_path: Path) -> None:
+    def die(epoch: int, metrics: Mapping[str, float]) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    train = replace(TRAIN, loop=replace(_epochs(3), batch_size=3), group_by_length=True)
+    checkpoint = FileCheckpoint(tmp_path / "teacher.pt", "this teacher")
+    with pytest.raises(KeyboardInterrupt):
+        trained(llama, report=die, checkpoint=checkpoint, train=train)
+    whole, resumed = trained(llama, train=train), trained(llama, checkpoint=checkpoint, train=train)
+    assert resumed.fit.history == whole.fit.history
+    first, second = snapshot(whole.teacher), snapshot(resumed.teacher)
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "opt": {**_SHAPE, "ffn_dim": 24, "word_embed_proj_dim": 16},
     "gpt_neox": {**_SHAPE, "intermediate_size": 24, "tie_word_embeddings": False},
 }
-# OPT's feed-forward layers see all tokens of a batch in one row: only its attention can be gated
-LAYERS = {"opt": ("q_proj", "k_proj", "v_proj", "out_proj")}
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -84,9 +81,6 @@ def title_teacher_of(
 ) -> TitleTeacher:
     """A teacher in eval mode; ``awake``: its experts' B are not zero, as after training."""
     settings = replace(settings, llm=str(folder), **changes)
-    family = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    if family in LAYERS:
-        settings = replace(settings, lora=replace(settings.lora, target_modules=LAYERS[family]))
     language = load_llm(str(folder), settings.dtype, CPU)
     torch.manual_seed(4)
     teacher = build_title_teacher(settings, id_map or id_map_of(NUM_ITEMS), encoder_of(), language, CPU)

@@ -13,6 +13,7 @@ from src.core.errors import ModelError
 from src.teacher.llm import LanguageModel
 
 _FIELD = "teacher.llm"
+_QUANTISED = ("is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method", "hf_quantizer")
 _STEP = "choose a causal language model, or teacher.objective=item_ce"
 
 
@@ -31,6 +32,10 @@ def with_language_head(language: LanguageModel) -> LanguageModel:
         raise ModelError.one(_FIELD, language.name, rule, _STEP)
     setattr(causal, prefix, inner)
     causal.config = inner.config
+    for name in _QUANTISED:
+        if hasattr(inner, name):
+            # by these PEFT knows which kind of LoRA layer belongs around a linear one
+            setattr(causal, name, getattr(inner, name))
     causal.tie_weights()
     return replace(language, model=causal.eval())
 

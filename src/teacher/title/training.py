@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from src.core.data_utils import ordered_batches
 from src.data.candidates import CandidateLists, draw_candidate_lists
 from src.data.examples import Examples
 from src.student.datamodule import TensorExamples
@@ -20,6 +21,8 @@ from src.teacher.title.curriculum import Curriculum
 from src.teacher.title.generation import title_metrics
 from src.teacher.title.model import TitleTeacher
 from src.teacher.title.prompts import IGNORED, Question
+
+_ROWS = 4096  # whose prompts are measured at once
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -88,10 +91,20 @@ def title_course(
     batch_size = settings.export.batch_size
     return Course(
         objective=TitleObjective.of(teacher, shown["train"], listed["train"], curriculum),
+        cost=row_tokens(teacher, shown["train"], listed["train"]),
         evaluate=lambda: title_metrics(teacher, shown["validation"], listed["validation"], batch_size),
         rate=lambda step: title_rate(settings, steps, steps_per_epoch, step),
         on_step=curriculum.advance,
     )
+
+
+def row_tokens(teacher: TitleTeacher, train: TensorExamples, candidates: Tensor) -> Tensor:
+    """``[N]`` int64: tokens of each training row, prompt and answer."""
+    prompts = [
+        teacher.prompts.token_counts(Question(train.history[rows], train.length[rows], candidates[rows]))
+        for rows in ordered_batches(len(train), _ROWS, train.target.device)
+    ]
+    return torch.cat(prompts) + teacher.prompts.answer_sizes[train.target]
 
 
 def draw_lists(
