@@ -29,6 +29,7 @@ from src.core.paths import require_finished, write_json, write_text
 from src.distill.data_bridge import align
 from src.distill.trainer_distill import train_distilled
 from src.evaluation.comparison import Ranked, row
+from src.exp.checks import check_experiment
 from src.exp.door import read_settings
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
@@ -185,10 +186,14 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     overrides = options.overrides
+    if not all(0 < budget <= 1 for budget in options.budgets):
+        parser.error("--budgets are shares of the training examples, above 0 up to 1")
     log_to(None)
     settings, _ = read_settings("config", overrides, ExperimentSettings)
+    check_experiment(settings, teacher=True)
     todo = points(options.budgets, options.select, options.seeds)
-    folder = options.folder.resolve()
+    identity = fingerprint({**asdict(settings), "runtime": None})
+    folder = options.folder.resolve() / identity  # other overrides: other students
     folder.mkdir(parents=True, exist_ok=True)
     for budget, select in dict.fromkeys((point.budget, point.select) for point in reversed(todo)):
         _ = stages_of(asked(settings, Point(select, budget, 0))).outputs  # here, once; the trainings find them

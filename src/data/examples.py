@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from src.core.data_utils import fingerprint
 from src.core.errors import DataError, Problem
+from src.core.seed import numpy_generator
 from src.data.id_map import IdMap
 
 
@@ -72,6 +73,14 @@ class Examples:
         if len(np.unique(self.example_id)) != len(self):
             problems.append(Problem(f"{split}.example_id", len(self), "values must be unique"))
         return problems
+
+
+def sample(examples: Examples, count: int, seed: int, split: str) -> Examples:
+    """The seeded sample of a held-out split that a teacher is asked about, in its own order; 0, or too many: all."""
+    if count == 0 or count >= len(examples):
+        return examples
+    rows = numpy_generator(seed, "teacher_sample", split).choice(len(examples), size=count, replace=False)
+    return examples.take(np.sort(rows))
 
 
 def openings(record: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from src.teacher.llm import check_llm
 from src.teacher.prompts import check_titles
 from src.teacher.quantise import check_quantise
 from src.teacher.selection import budget_rows, build_selector
+from src.teacher.tiny_llm import check_tiny
 from src.teacher.title.checks import check_candidates, check_title_lm
 
 
@@ -26,6 +27,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
     def language_model() -> None:
         if teacher and stages.uses_own_teacher:
             check_llm(settings.teacher)
+            check_tiny(settings.teacher)
 
     def device() -> None:
         found = stages.device

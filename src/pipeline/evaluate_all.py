@@ -15,9 +15,11 @@ from src.core.errors import ArtefactError, ConfigError, Problem, ProblemsFound
 from src.core.hardware import resolve_device
 from src.core.paths import require_finished
 from src.core.settings import STRICT
+from src.data.candidates import save_candidates
+from src.data.examples import sample
 from src.evaluation.comparison import Ranked, Row, row
 from src.pipeline.cache import StageCache
-from src.pipeline.final import Contestant, popularity, sample, write_comparison
+from src.pipeline.final import CANDIDATES, Contestant, popularity, write_comparison
 from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
 from src.pipeline.runs import BEST_STUDENT
 from src.pipeline.settings import ExperimentSettings, RuntimeSettings
@@ -151,6 +153,9 @@ def run_eval_all(settings: EvaluateSettings, field: Lineup, folder: RunFolder) -
             teacher = load_trained(result.folder / TEACHER, teacher_settings, stages.data, device, seed)
             label = f"{split} ({result.folder.name}'s sample)"
             ranking = teacher.ranking(shown, settings.evaluation)
+            if ranking.candidates is not None:
+                place = folder.path / CANDIDATES / result.folder.name / split
+                save_candidates(place, ranking.candidates, stages.data.fingerprints())
             own = Ranked.of(f"{result.folder.name}/teacher", label, shown, ranking.ranks, ranking.answer_metrics())
             ranked += [own, *(other.on(own) for other in full)]
     trials = {f"{r.folder.name}/student": r.trials() for r in field.results}

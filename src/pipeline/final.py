@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
 from src.core.logging import console
 from src.core.paths import write_text
-from src.core.seed import numpy_generator
 from src.data.candidates import CandidateLists, save_candidates
-from src.data.examples import Examples
+from src.data.examples import Examples, sample
 from src.evaluation.comparison import Ranked, Row, as_frame, as_table, ranks_frame, row
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.stages import Stages
@@ -33,14 +31,6 @@ class Contestant:
     name: str
     score: Score
     trials: int = 1
-
-
-def sample(examples: Examples, count: int, seed: int, split: str) -> Examples:
-    """A seeded sample of a split in its own order; all of it where ``count`` is 0 or not smaller."""
-    if count == 0 or count >= len(examples):
-        return examples
-    rows = numpy_generator(seed, "teacher_sample", split).choice(len(examples), size=count, replace=False)
-    return examples.take(np.sort(rows))
 
 
 @dataclass

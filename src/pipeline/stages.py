@@ -21,7 +21,7 @@ from src.core.logging import epoch_bar
 from src.core.paths import MANIFEST, require_finished, write_json
 from src.core.training import FitResult
 from src.data.dataset import load_dataset
-from src.data.examples import Examples, SequenceData
+from src.data.examples import Examples, SequenceData, sample
 from src.data.teacher_outputs import TeacherOutputs, load_teacher_outputs, save_teacher_outputs
 from src.distill.data_bridge import RANKING_FILE, import_dllm2rec
 from src.evaluation.paired import user_interval
@@ -39,7 +39,7 @@ from src.teacher.llm import fingerprint_llm
 from src.teacher.selection import StudentAnswers, ask_student, build_selector, choose_rows
 from src.teacher.tiny_llm import build_tiny_llm
 from src.teacher.trained import TrainedTeacher, load_trained
-from src.teacher.training import train_teacher, validation_sample
+from src.teacher.training import train_teacher
 
 #: raise a stage's number when its code changes what it produces: older cache entries are then built again
 VERSIONS = {"student": 1, "tiny_llm": 1, "teacher": 1, "teacher_outputs": 1}
@@ -231,7 +231,7 @@ class Stages:
         return check_teacher(
             self.teacher_ranking,
             student_ranker(self.load_student(self.baseline), evaluation.batch_size, evaluation.mask_history),
-            validation_sample(self.data.validation, count, settings.seed),
+            sample(self.data.validation, count, settings.seed, "validation"),
             self.data.num_items,
             partial(user_interval, seed=settings.seed),
         )

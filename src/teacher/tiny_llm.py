@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from src.core.data_utils import ordered_batches
 from src.core.logging import progress_bar
@@ -25,10 +25,11 @@ from src.core.training import FitResult, fit
 from src.data.examples import Examples, SequenceData
 from src.data.id_map import IdMap
 from src.student.datamodule import TensorExamples
+from src.teacher.gated_lora import resolve_targets
 from src.teacher.llm import hide_progress
 from src.teacher.prompts import PLACEHOLDER, PREFIX, SUFFIX, PromptBatch, Prompts, check_titles
 from src.teacher.schedule import rate
-from src.teacher.settings import PromptSettings, TinySettings
+from src.teacher.settings import TINY, PromptSettings, TeacherSettings, TinySettings
 
 _BOS, _EOS, _PAD = "<s>", "</s>", "<pad>"
 _HELD_OUT = 0.1  # share of people (of rows, where the source names no people) that only judge the pretraining
@@ -81,10 +82,22 @@ def train_tokenizer(id_map: IdMap, settings: TinySettings) -> PreTrainedTokenize
     )
 
 
+def check_tiny(settings: TeacherSettings) -> None:
+    """Raises ``ModelError`` when ``lora.target_modules`` names layers that `tiny` will not have."""
+    if settings.llm == TINY:
+        with torch.device("meta"):
+            resolve_targets(LlamaModel(_config(settings.tiny, settings.tiny.vocabulary)), settings.lora)
+
+
 def new_model(settings: TinySettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A freshly initialised LLaMA; draws from torch's global stream."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    special = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return LlamaForCausalLM(_config(settings, len(tokenizer), **{name: getattr(tokenizer, name) for name in special}))
+
+
+def _config(settings: TinySettings, vocabulary: int, **special: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=vocabulary,
         hidden_size=settings.width,
         intermediate_size=round(settings.width * _FEED_FORWARD),
         num_hidden_layers=settings.layers,
@@ -92,12 +105,9 @@ def new_model(settings: TinySettings, tokenizer: PreTrainedTokenizerFast) -> Lla
         max_position_embeddings=settings.context,
         tie_word_embeddings=True,
         use_cache=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
         attn_implementation="sdpa",
+        **special,
     )
-    return LlamaForCausalLM(config)
 
 
 def _room_for_an_answer(history_length: int, settings: TinySettings) -> PromptSettings:

@@ -74,7 +74,7 @@ class WritingTeacher:
         export = self.settings.export
         catalogue = title_catalogue(self.model, export, self.settings.ranking, listed)
         ranking = teacher_ranker(catalogue, export.batch_size, evaluation.mask_history)(examples)
-        lists = draw_candidate_lists(examples, catalogue.num_items, self.settings.title.candidates, self.seed)
+        lists = draw_candidate_lists(examples, catalogue.num_items, self.model.settings.title.candidates, self.seed)
         columns, shown = TensorExamples.of(examples, catalogue.device), torch.from_numpy(lists.items)
         answers = answer_all(self.model, columns, shown.to(catalogue.device), export.batch_size, "teacher: answering")
         judged = judge_each(answers, columns.target, shown, self.model.prompts.texts)

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,7 +19,7 @@ from src.core.logging import get_logger, progress_bar
 from src.core.metrics import summarise
 from src.core.seed import numpy_generator, seed_everything, torch_generator
 from src.core.training import NO_CHECKPOINT, FitResult, Report, fit, silent
-from src.data.examples import Examples, SequenceData
+from src.data.examples import Examples, SequenceData, sample
 from src.student.datamodule import TensorExamples
 from src.student.models import SASRec
 from src.student.settings import EvaluationSettings
@@ -98,7 +97,7 @@ def train_teacher(
     check_monitor(settings, evaluation)
     samples = {
         "train": _sample(data.train, settings, seed),
-        "validation": validation_sample(data.validation, settings.validation_rows, seed),
+        "validation": sample(data.validation, settings.validation_rows, seed, "validation"),
     }
     writes = settings.objective == "title_lm"
     lists = draw_lists(settings, samples, data.num_items, seed) if writes else {}
@@ -190,14 +189,6 @@ def _sample(examples: Examples, settings: TeacherSettings, seed: int) -> Example
     return examples.take(
         select_rows(examples, min(count, len(examples)), settings.train_select, numpy_generator(seed, "teacher_rows"))
     )
-
-
-def validation_sample(examples: Examples, count: int, seed: int) -> Examples:
-    """The validation examples that choose the teacher's epoch: the same that it is later compared on; 0: all."""
-    if count == 0 or count >= len(examples):
-        return examples
-    rows = numpy_generator(seed, "teacher_sample", "validation").choice(len(examples), size=count, replace=False)
-    return examples.take(np.sort(rows))
 
 
 @torch.no_grad()

@@ -64,6 +64,11 @@ def leave(folder: Path) -> None:
         (lose("model.safetensors"), [], "weights are missing"),
         (lose("token*"), [], "its tokenizer cannot be read"),
         (leave, ["teacher.lora.target_modules=[c_attn]"], "no such linear layer in the language model → choose from"),
+        (
+            leave,
+            ["teacher.llm=tiny", "teacher.lora.target_modules=[c_attn]"],
+            "no such linear layer in the language model",
+        ),
         (leave, ["teacher.lora.rank=10"], "teacher.lora.rank = 10 must be a multiple of lora.experts = 4"),
         (
             leave,

@@ -15,12 +15,12 @@ import yaml
 
 from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import MANIFEST, read_json
-from src.data.examples import SealedExamples
+from src.data.examples import SealedExamples, sample
 from src.evaluation.comparison import Ranked, as_frame, ranks_frame, row
 from src.exp.door import nested_plain
 from src.pipeline.cache import StageCache
 from src.pipeline.evaluate_all import EvaluateSettings, FinishedResult, check_results, run_eval_all
-from src.pipeline.final import Comparison, popularity, sample
+from src.pipeline.final import Comparison, popularity
 from src.pipeline.run_folder import SETTINGS_FILE, TIMES, RunFolder
 from src.pipeline.runs import run_distill, run_student_baseline
 from src.pipeline.settings import RuntimeSettings

@@ -15,10 +15,11 @@ import torch
 from src.core.checkpoints import Checkpoint, FileCheckpoint, snapshot
 from src.core.errors import ConfigError, DataError
 from src.core.training import NO_CHECKPOINT, LoopSettings, silent
+from src.data.examples import sample
 from src.data.id_map import IdMap
 from src.student.settings import EvaluationSettings
 from src.teacher.settings import GateSettings, HeadSettings, TeacherSettings, TeacherTrainSettings
-from src.teacher.training import ItemObjective, TeacherRun, build_optimiser, train_teacher, validation_sample
+from src.teacher.training import ItemObjective, TeacherRun, build_optimiser, train_teacher
 from tests.fixtures import cycle_data, cycle_examples
 from tests.teacher.builders import CPU, SETTINGS, encoder_of, teacher_of
 
@@ -125,11 +126,11 @@ def test_weight_decay_is_for_projector_and_gate_and_the_gate_learns_slower(llama
 
 def test_the_validation_sample_is_seeded_and_all_rows_at_zero() -> None:
     examples = cycle_examples(30, 0)
-    first, again = (validation_sample(examples, 10, 5).example_id for _ in range(2))
+    first, again = (sample(examples, 10, 5, "validation").example_id for _ in range(2))
     assert np.array_equal(first, again)
     assert len(np.unique(first)) == 10
-    assert not np.array_equal(first, validation_sample(examples, 10, 6).example_id)
-    assert len(validation_sample(examples, 0, 5)) == len(validation_sample(examples, 99, 5)) == 30
+    assert not np.array_equal(first, sample(examples, 10, 6, "validation").example_id)
+    assert len(sample(examples, 0, 5, "validation")) == len(sample(examples, 99, 5, "validation")) == 30
 
 
 def test_the_test_split_is_never_opened(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from transformers import AutoConfig, AutoTokenizer
 
@@ -39,7 +40,11 @@ def check_candidates(settings: TeacherSettings, data: SequenceData) -> None:
         raise DataError.one("teacher.title.candidates", n, f"exceeds the catalogue's {items} items", "lower it")
     if items < n + data.history_length:
         for examples in (data.train, data.validation):
-            draw_candidate_lists(examples, items, n, seed=0)
+            try:
+                draw_candidate_lists(examples, items, n, seed=0)
+            except DataError as error:
+                problems = [replace(problem, field="teacher.title.candidates") for problem in error.problems]
+                raise DataError(problems) from None
 
 
 def _check_decoder(settings: TeacherSettings) -> None:
