@@ -35,7 +35,7 @@ fi
 # One thread a process: the test processes share the cores. Nothing may be downloaded.
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 workers=${ANYO_TEST_WORKERS:-2}
-parallel=(-n "$workers" --dist loadfile)
+parallel=(-n "$workers" --dist loadfile --no-loadscope-reorder) # in the order of tests/conftest.py
 [ "$workers" != 0 ] || parallel=(-p no:xdist)
 anyo_python -m pytest -q -m "not network" "${parallel[@]}" "$@" || failed+=(pytest)
 

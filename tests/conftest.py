@@ -17,3 +17,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=GOLDEN_VECTORS,
         help="folder of golden vectors: MANIFEST.json and one folder a family (default: tests/golden/vectors)",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: left to the end, they would run while the other processes have nothing to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
