@@ -38,6 +38,7 @@ def test_sigkill_and_resume(uninterrupted: Path, tmp_path: Path) -> None:
     children = psutil.Process(driver.pid).children(recursive=True)
     end(driver, signal.SIGKILL)
     assert not (found / MANIFEST).exists()
+    (found / "trials" / "scratch-of-a-killed-worker").mkdir()
     assert start(tmp_path, f"resume={found}").wait(timeout=300) == 0, (tmp_path / "out.txt").read_text()
     assert trial_table(found) == trial_table(uninterrupted)
     epochs = trained_epochs(found)
@@ -46,6 +47,7 @@ def test_sigkill_and_resume(uninterrupted: Path, tmp_path: Path) -> None:
     # a worker outlives its driver for a moment: at most the epoch that it was in is trained again
     assert len(epochs) - len(set(epochs)) <= 1
     assert survivors(children) == []
+    assert [path.name for path in (found / "trials").iterdir() if not path.name.isdigit()] == []
     (line,) = (found / "resumes.jsonl").read_text().splitlines()
     assert json.loads(line)["changes"] == []
     text = (tmp_path / "out.txt").read_text()

@@ -161,8 +161,10 @@ def test_a_grounded_ranking_labels_from_the_same_teacher(runs: Path) -> None:
     assert outputs.manifest["ranking"] == "grounded"
     assert "Euclidean distance" in outputs.manifest["distances"]
     assert {record.name for record in stages.cache.records if not record.reused} == {"teacher_outputs"}
-    labelled = stages.data.train.take(np.isin(stages.data.train.example_id, outputs.example_id))
-    assert len(labelled) == 9
+    constrained = stages_of(runs).outputs
+    assert sorted(outputs.example_id) == sorted(constrained.example_id)
+    assert not np.array_equal(outputs.candidates, constrained.candidates)
+    assert (np.diff(outputs.distances, axis=1) >= 0).all()
 
 
 def test_a_larger_budget_pays_for_the_difference(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

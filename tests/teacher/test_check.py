@@ -116,6 +116,12 @@ def test_examples_of_one_user_do_not_count_as_so_many() -> None:
     assert (low, high) == pytest.approx((1 / 2 - 1.96 / 80**0.5, 1 / 2 + 1.96 / 80**0.5), abs=0.03)
 
 
+def test_examples_are_resampled_where_the_source_names_no_users() -> None:
+    values = np.arange(40.0)
+    assert user_interval(values, np.full(40, -1), seed=1) == user_interval(values, np.arange(40), seed=1)
+    assert user_interval(np.array([0.25]), np.array([7]), seed=1) == (0.25, 0.25)
+
+
 # ------------------------------------------------------------------------------------------ the verdict
 
 FOUND = TeacherCheck(

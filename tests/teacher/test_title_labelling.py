@@ -17,18 +17,19 @@ from src.data.examples import Examples
 from src.data.teacher_outputs import load_teacher_outputs, save_teacher_outputs
 from src.student.datamodule import TensorExamples
 from src.student.settings import EvaluationSettings
+from src.teacher import trained
 from src.teacher.factory import save_teacher
 from src.teacher.labelling import Labels, rank, teacher_outputs
 from src.teacher.ranking import grounded
 from src.teacher.ranking.exact import score_all
 from src.teacher.ranking.title_tree import TitleTree
-from src.teacher.settings import ExportSettings, PromptSettings, TeacherSettings
-from src.teacher.title.catalogue import UNLISTED, ConstrainedCatalogue, title_catalogue
+from src.teacher.settings import ExportSettings, PromptSettings, RankingKind, TeacherSettings
+from src.teacher.title.catalogue import UNLISTED, ConstrainedCatalogue, TitleCatalogue, title_catalogue
 from src.teacher.title.generation import title_metrics
 from src.teacher.title.labelling import title_labeller
 from src.teacher.title.model import TitleTeacher
 from src.teacher.trained import HeadTeacher, WritingTeacher, load_trained
-from tests.fixtures import NUM_ITEMS, cycle_data, id_map_of
+from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data, id_map_of
 from tests.teacher.builders import CPU, WIDTH, teacher_of
 from tests.teacher.title_builders import TITLE_SETTINGS, N, save_random_causal, title_teacher_of
 
@@ -219,22 +220,40 @@ def test_items_of_one_title_are_kept_apart_by_id_and_told(
 def test_a_trained_writer_ranks_and_its_answers_are_judged(folder: Path, tmp_path: Path) -> None:
     writer, settings = title_teacher_of(folder), settings_for("constrained", beams=6)
     save_teacher(tmp_path / "teacher", writer, DATA, {})
-    trained = load_trained(tmp_path / "teacher", replace(settings, llm=str(folder)), DATA, CPU, seed=5)
-    assert isinstance(trained, WritingTeacher)
-    found = trained.ranking(DATA.validation, EvaluationSettings(ks=(1, 2), mask_history=True))
+    teacher = load_trained(tmp_path / "teacher", replace(settings, llm=str(folder)), DATA, CPU, seed=5)
+    assert isinstance(teacher, WritingTeacher)
+    found = teacher.ranking(DATA.validation, EvaluationSettings(ks=(1, 2), mask_history=True))
     lists = draw_candidate_lists(DATA.validation, NUM_ITEMS, N, seed=5)
     assert found.candidates is not None
     assert found.candidates.fingerprint == lists.fingerprint
     columns = TensorExamples.of(DATA.validation, CPU)
-    metrics = title_metrics(trained.model, columns, torch.from_numpy(lists.items), 4)
+    metrics = title_metrics(teacher.model, columns, torch.from_numpy(lists.items), 4)
     assert found.answer_metrics() == {
         "answer_hit_ratio_1": metrics["hit_ratio_1"],
         "valid_ratio": metrics["valid_ratio"],
     }
-    exact = exact_scores(trained.model, DATA.validation)
-    catalogue = title_catalogue(trained.model, settings.export, "constrained", NUM_ITEMS)
+    exact = exact_scores(teacher.model, DATA.validation)
+    catalogue = title_catalogue(teacher.model, settings.export, "constrained", NUM_ITEMS)
     assert found.ranks.tolist() == rank(catalogue, columns, 4, mask_history=True).tolist()
     assert found.top[:, 0].tolist() != exact.argmin(dim=1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("ks", "mask_history", "listed"), [((1,), False, 20), ((5, 30), False, 30), ((1,), True, 20 + WINDOW)]
+)
+def test_beams_list_what_the_largest_cut_off_needs_beside_a_masked_history(
+    writer: TitleTeacher, monkeypatch: pytest.MonkeyPatch, ks: tuple[int, ...], mask_history: bool, listed: int
+) -> None:
+    asked: list[int] = []
+
+    def spy(model: TitleTeacher, export: ExportSettings, ranking: RankingKind, count: int) -> TitleCatalogue:
+        asked.append(count)
+        return title_catalogue(model, export, ranking, count)
+
+    monkeypatch.setattr(trained, "title_catalogue", spy)
+    teacher = WritingTeacher(writer, settings_for("constrained"), seed=5)
+    teacher.ranking(DATA.validation.take(np.arange(2)), EvaluationSettings(ks=ks, mask_history=mask_history))
+    assert asked == [listed]
 
 
 def test_an_item_head_writes_no_answers(llama: Path) -> None:
