@@ -169,7 +169,8 @@ def figure(table: Sequence[dict[str, Any]], title: str) -> go.Figure:
         level = next(line["test"] for line in table if line["select"] == name)
         drawn.add_hline(y=level, line_dash=dash, line_color="grey", annotation_text=name, annotation_font_color="grey")
     drawn.update_layout(title=title, template="plotly_white", width=900, height=520, margin={"t": 60, "r": 20})
-    drawn.update_xaxes(title="labelled training examples (%)", type="log")
+    shares = sorted({100 * line["budget"] for line in table if line["budget"] > 0})
+    drawn.update_xaxes(title="labelled training examples (%)", type="log", tickvals=shares)
     drawn.update_yaxes(title="test NDCG@20, mean of the seeds")
     return drawn
 
@@ -204,7 +205,10 @@ def main() -> None:
     rows = measure(settings, todo, folder)
     table = summary(rows)
     write_json(folder / "label_budget.json", {"overrides": overrides, "points": rows, "summary": table})
-    write_text(folder / "label_budget.html", figure(table, options.title).to_html(include_plotlyjs=True))
+    write_text(
+        folder / "label_budget.html",
+        figure(table, options.title).to_html(include_plotlyjs=True, config={"displayModeBar": False}),
+    )
     print(json.dumps(table, indent=1))
 
 
