@@ -199,12 +199,3 @@ def teacher_outputs(
             "budget": settings.budget,
         },
     )
-
-
-def label(teacher: Teacher, data: SequenceData, rows: NDArray[np.int64], settings: ExportSettings) -> TeacherOutputs:
-    """The teacher's top-N rankings, distances −log p(item) and embeddings for these rows of the training split.
-
-    Nothing is kept of it: see `src.teacher.label_cache`. Raises ``ConfigError`` when N is larger than the catalogue.
-    """
-    labeller = item_head_labeller(teacher, settings)
-    return teacher_outputs(labeller.label(data.train.take(rows)), labeller.catalogue(), data, settings)

@@ -6,16 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import processors
 from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
 from src.core.training import LoopSettings
+from src.data.examples import SequenceData
+from src.data.teacher_outputs import TeacherOutputs
 from src.student.models import SASRec
 from src.student.settings import StudentSettings
 from src.teacher.factory import build_teacher
 from src.teacher.ilora_model import ILoRATeacher
+from src.teacher.interfaces import Teacher
+from src.teacher.labelling import item_head_labeller, teacher_outputs
 from src.teacher.llm import load_llm
 from src.teacher.settings import (
     ExportSettings,
@@ -116,3 +122,9 @@ def teacher_of(folder: Path, settings: TeacherSettings = SETTINGS, awake: bool =
                 if "lora_B" in name:
                     parameter.normal_(std=0.3)
     return teacher.eval()
+
+
+def label(teacher: Teacher, data: SequenceData, rows: NDArray[np.int64], settings: ExportSettings) -> TeacherOutputs:
+    """An item head's labels of these rows of the training split, without a cache."""
+    labeller = item_head_labeller(teacher, settings)
+    return teacher_outputs(labeller.label(data.train.take(rows)), labeller.catalogue(), data, settings)

@@ -14,10 +14,10 @@ from src.data.examples import Examples
 from src.data.teacher_outputs import load_teacher_outputs, save_teacher_outputs
 from src.student.datamodule import TensorExamples
 from src.teacher.ilora_model import ILoRATeacher
-from src.teacher.labelling import label, rank, select_rows
+from src.teacher.labelling import rank, select_rows
 from src.teacher.settings import ExportSettings, Select
 from tests.fixtures import NUM_ITEMS, cycle_data, cycle_examples
-from tests.teacher.builders import WIDTH, teacher_of
+from tests.teacher.builders import WIDTH, label, teacher_of
 
 
 def ranks_of(teacher: ILoRATeacher, examples: Examples, batch_size: int, mask_history: bool = False) -> Tensor:

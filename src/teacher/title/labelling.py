@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from src.teacher.labelling import Best, CatalogueLabeller, require_top_n
+from src.teacher.labelling import Best, CatalogueLabeller
 from src.teacher.settings import TeacherSettings
 from src.teacher.title.catalogue import title_catalogue
 from src.teacher.title.model import TitleTeacher
@@ -17,7 +17,6 @@ def title_labeller(writer: TitleTeacher, settings: TeacherSettings) -> Catalogue
     Raises ``ConfigError`` when N exceeds the catalogue.
     """
     export = settings.export
-    require_top_n(export, writer.num_items)
     catalogue = title_catalogue(writer, export, settings.ranking, export.top_n)
     catalogue.tell_duplicates()
     return CatalogueLabeller(catalogue, export, best_first, catalogue.facts())
