@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ _log = get_logger(__name__)
 
 _FIELD = "teacher.llm"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_TOKENIZER = ("token*", "vocab*", "merges*", "added_tokens*", "special_tokens*", "*.model")
+_NAMES = ("_name_or_path", "name_or_path")
 _WHOLE_FILE = 1 << 28  # bytes; a larger weights file is known by its size, its header and samples
 _SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
 
@@ -56,6 +59,25 @@ class LanguageModel:
 def hide_progress() -> None:
     """No bars of transformers on the terminal: ours say enough."""
     transformers_logging.disable_progress_bar()
+
+
+@contextmanager
+def _heads_are_expected() -> Iterator[None]:
+    """No report of transformers on the terminal about weights that were left aside: a teacher needs no head.
+
+    What is missing or of another size is still reported.
+    """
+
+    def is_worth_reading(record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        return "LOAD REPORT" not in said or any(word in said for word in ("MISSING", "MISMATCH", "CONVERSION"))
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(is_worth_reading)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_worth_reading)
 
 
 def is_local(name_or_path: str) -> bool:
@@ -155,7 +177,7 @@ def load_llm(name_or_path: str, dtype: str, device: torch.device, quantise: Quan
     _switch_dropout_off(config)
     tokenizer = _tokenizer(name_or_path)
     own_dtype = _dtype(config, dtype, quantise, device)
-    with _explained(name_or_path, "model"):
+    with _explained(name_or_path, "model"), _heads_are_expected():
         attention = choose_attention(config, own_dtype, device)
         model, loading = AutoModel.from_pretrained(
             name_or_path,
@@ -252,7 +274,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def fingerprint_llm(name_or_path: str) -> str:
-    """Identifies a model: the content of its config, tokenizer and weights, or a hub id with its revision.
+    """Identifies a model: the content of its config, tokenizer (text or SentencePiece) and weights, or a hub id with
+    its revision.
 
     A weights file above 256 MiB is known by its size, its first and last part, and 64 samples between them. Raises
     ``ModelError`` when it cannot be read.
@@ -262,17 +285,15 @@ def fingerprint_llm(name_or_path: str) -> str:
         return fingerprint(name_or_path, getattr(config, "_commit_hash", None))
     folder = Path(name_or_path)
     with _explained(name_or_path, "files"):
-        small = [folder / "config.json", *sorted(folder.glob("token*")), *sorted(folder.glob("vocab*"))]
-        parts = [fingerprint(_without_names(file)) for file in small if file.is_file()]
+        tokenizer = sorted({file for pattern in _TOKENIZER for file in folder.glob(pattern) if file.is_file()})
+        parts = [_fingerprint_config(folder / "config.json"), *map(fingerprint_file, tokenizer)]
         return fingerprint(*parts, *(_fingerprint_weights(file) for file in weight_files(folder)))
 
 
-def _without_names(file: Path) -> str:
-    text = file.read_text(encoding="utf-8")
-    if file.name != "config.json":
-        return text
-    content = {key: value for key, value in json.loads(text).items() if key not in ("_name_or_path", "name_or_path")}
-    return json.dumps(content, sort_keys=True)
+def _fingerprint_config(file: Path) -> str:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    # a saved copy remembers where its model came from
+    return fingerprint(json.dumps({k: v for k, v in content.items() if k not in _NAMES}, sort_keys=True))
 
 
 def _fingerprint_weights(file: Path) -> str:

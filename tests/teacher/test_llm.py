@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +20,23 @@ from src.teacher.llm import check_llm, fingerprint_llm, load_llm
 from src.teacher.settings import LoraSettings, PromptSettings, TeacherSettings
 from tests.teacher.builders import CPU, SETTINGS, WIDTH
 
+SENTENCEPIECE = Path(__file__).parents[1] / "golden/vectors/prompts/tiny_tokenizer/tokenizer.model"
 Damage = Callable[[Path], object]
 
 
 def settings_for(folder: Path | str) -> TeacherSettings:
     """The tests' settings with another model."""
     return replace(SETTINGS, llm=str(folder))
+
+
+@contextmanager
+def listening(logger: str, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Also records of a logger that passes nothing on."""
+    logging.getLogger(logger).addHandler(caplog.handler)
+    try:
+        yield
+    finally:
+        logging.getLogger(logger).removeHandler(caplog.handler)
 
 
 def test_a_decoder_and_an_encoder_are_told_apart(llama: Path, bert: Path) -> None:
@@ -47,12 +60,16 @@ def test_half_precision_weights_are_computed_in_float32_on_a_cpu(llama: Path, tm
     assert load_llm(str(folder), "bfloat16", CPU).model.dtype == torch.bfloat16
 
 
-def test_a_causal_checkpoint_is_read_without_its_head(llama: Path, tmp_path: Path) -> None:
+def test_a_causal_checkpoint_is_read_without_its_head(
+    llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = LlamaConfig.from_pretrained(llama)
     causal = LlamaForCausalLM(config)
     folder = shutil.copytree(llama, tmp_path / "causal")
     causal.save_pretrained(folder)
-    model = load_llm(str(folder), "auto", CPU).model
+    with listening("transformers.modeling_utils", caplog):
+        model = load_llm(str(folder), "auto", CPU).model
+    assert "lm_head" not in caplog.text
     assert torch.equal(model.get_input_embeddings().weight, causal.get_input_embeddings().weight)
 
 
@@ -123,14 +140,20 @@ def test_layers_that_are_not_there_and_prompts_that_are_too_long_are_refused(lla
         check_llm(replace(settings_for(llama), prompt=PromptSettings(max_tokens=129)))
 
 
-def test_weights_that_are_not_there_are_never_drawn_at_random(llama: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_there_are_never_drawn_at_random(
+    llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = shutil.copytree(llama, tmp_path / "holes")
     weights = load_file(folder / "model.safetensors")
     lost = "layers.1.mlp.up_proj.weight"
     del weights[lost]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match=f"1 weights are missing, {lost}"):
+    with (
+        listening("transformers.modeling_utils", caplog),
+        pytest.raises(ModelError, match=f"1 weights are missing, {lost}"),
+    ):
         load_llm(str(folder), "auto", CPU)
+    assert "MISSING" in caplog.text
 
 
 def test_the_fingerprint_follows_content_not_place(llama: Path, bert: Path, tmp_path: Path) -> None:
@@ -140,6 +163,19 @@ def test_the_fingerprint_follows_content_not_place(llama: Path, bert: Path, tmp_
     content[-1] ^= 1
     (copy / "model.safetensors").write_bytes(bytes(content))
     assert fingerprint_llm(str(copy)) != fingerprint_llm(str(llama))
+
+
+def test_every_file_of_a_tokenizer_counts_a_binary_one_too(llama: Path, tmp_path: Path) -> None:
+    # Llama-2, Gemma and Mistral bring SentencePiece's tokenizer.model, which is no text
+    copy = shutil.copytree(llama, tmp_path / "copy")
+    found = {fingerprint_llm(str(copy))}
+    shutil.copy(SENTENCEPIECE, copy)
+    found.add(fingerprint_llm(str(copy)))
+    (copy / "merges.txt").write_text("a b\n", encoding="utf-8")
+    found.add(fingerprint_llm(str(copy)))
+    assert len(found) == 3
+    check_llm(settings_for(copy))
+    assert load_llm(str(copy), "auto", CPU).fingerprint in found
 
 
 def test_a_large_file_is_known_by_samples_its_header_among_them(
