@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from src.core.errors import ModelError
 from src.teacher.llm import check_llm, fingerprint_llm, load_llm
 from src.teacher.settings import LoraSettings, PromptSettings, TeacherSettings
+from tests.golden.sentencepiece_file import load_tokenizer
 from tests.teacher.builders import CPU, SETTINGS, WIDTH
 
 SENTENCEPIECE = Path(__file__).parents[1] / "golden/vectors/prompts/tiny_tokenizer/tokenizer.model"
@@ -176,6 +177,19 @@ def test_every_file_of_a_tokenizer_counts_a_binary_one_too(llama: Path, tmp_path
     assert len(found) == 3
     check_llm(settings_for(copy))
     assert load_llm(str(copy), "auto", CPU).fingerprint in found
+
+
+def test_a_tokenizer_of_sentencepiece_alone_is_read(llama: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(llama, tmp_path / "old")
+    for file in folder.glob("token*"):
+        file.unlink()
+    for file in SENTENCEPIECE.parent.iterdir():
+        shutil.copy(file, folder)
+    check_llm(settings_for(folder))
+    tokenizer = load_llm(str(folder), "auto", CPU).tokenizer
+    by_hand = load_tokenizer(SENTENCEPIECE, "<s>", "</s>", "<unk>")
+    text = "The visitor has watched Alien (1979)"
+    assert tokenizer(text)["input_ids"] == by_hand(text)["input_ids"]
 
 
 def test_a_large_file_is_known_by_samples_its_header_among_them(
