@@ -30,6 +30,11 @@ class StageRecord:
     reused: bool
 
 
+def stage_key(kind: str, determined_by: Mapping[str, Any]) -> str:
+    """Names the artefact of this kind that these facts decide."""
+    return fingerprint(kind, determined_by)
+
+
 @dataclass
 class StageCache:
     """Builds a stage once for each key. ``records`` tells a run's story in order."""
@@ -48,7 +53,7 @@ class StageCache:
         is built again. Raises ``ConfigError`` when the cache cannot be written.
         """
         kind = kind or name
-        key = fingerprint(kind, determined_by)
+        key = stage_key(kind, determined_by)
         folder = self.root / kind / key
         found = _finished(folder) if self.reuse else None
         if found is not None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from src.core.checkpoints import FileCheckpoint
-from src.core.data_utils import fingerprint
+from src.core.data_utils import fingerprint_file
 from src.core.hardware import resolve_device
 from src.core.logging import epoch_bar
 from src.core.paths import MANIFEST, require_finished, write_json
@@ -25,9 +25,9 @@ from src.data.examples import Examples, SequenceData, sample
 from src.data.teacher_outputs import TeacherOutputs, load_teacher_outputs, save_teacher_outputs
 from src.distill.data_bridge import RANKING_FILE, import_dllm2rec
 from src.evaluation.paired import user_interval
-from src.pipeline.cache import StageCache, StageRecord
+from src.pipeline.cache import StageCache, StageRecord, stage_key
 from src.pipeline.settings import ExperimentSettings
-from src.student.artefact import load_student, save_student
+from src.student.artefact import WEIGHTS, load_student, save_student
 from src.student.datamodule import StudentData
 from src.student.models import SASRec, SequenceStudent
 from src.student.settings import StudentSettings
@@ -37,6 +37,7 @@ from src.teacher.factory import save_teacher
 from src.teacher.label_cache import LabelCache, asked_of_a_row, export_that_is_read
 from src.teacher.llm import fingerprint_llm
 from src.teacher.selection import StudentAnswers, ask_student, build_selector, choose_rows
+from src.teacher.settings import training_settings
 from src.teacher.tiny_llm import build_tiny_llm
 from src.teacher.trained import TrainedTeacher, load_trained
 from src.teacher.training import train_teacher
@@ -78,6 +79,11 @@ class Stages:
         """The teacher's own frozen SASRec; the same artefact as the baseline where the settings agree."""
         return self._student("encoder", self.settings.teacher.encoder)
 
+    @cached_property
+    def encoder_content(self) -> str:
+        """What the teacher depends on: an encoder trained again for other cut-offs K is the same to it."""
+        return fingerprint_file(self.encoder.folder / WEIGHTS)
+
     def load_student(self, record: StageRecord) -> SequenceStudent:
         """A trained student on the run's device."""
         return load_student(record.folder, self.data)[0].to(self.device)
@@ -87,7 +93,7 @@ class Stages:
             "version": VERSIONS["student"],
             "data": self.data.fingerprints(),
             "settings": asdict(settings),
-            "evaluation": asdict(self.settings.evaluation),
+            "evaluation": {**asdict(self.settings.evaluation), "batch_size": None},
             "seed": self.settings.seed,
             "device": self.device.type,
         }
@@ -128,25 +134,19 @@ class Stages:
         determined_by = {
             "version": VERSIONS["teacher"],
             "data": self.data.fingerprints(),
-            "encoder": self.encoder.key,
+            "encoder": self.encoder_content,
             "llm": fingerprint_llm(self.llm_folder),
-            # labelling, the encoder and the tiny model have keys of their own
-            "settings": {
-                **asdict(settings),
-                "export": None,
-                "encoder": None,
-                "tiny": None,
-                "llm": None,
-                "test_rows": None,
-            },
+            "settings": training_settings(settings),
+            "mask_history": self.settings.evaluation.mask_history,
             "seed": self.settings.seed,
         }
-
-        key = fingerprint("teacher", determined_by)
-        # an epoch of a large language model is hours: a killed run goes on after its last one
+        key = stage_key("teacher", determined_by)
+        # an epoch of a large language model is hours: a killed run goes on where it was
         checkpoint = FileCheckpoint(self.cache.root / "checkpoints" / f"teacher_{key}.pt", key)
 
         def build(folder: Path) -> None:
+            if not self.cache.reuse:
+                checkpoint.path.unlink(missing_ok=True)
             run = train_teacher(
                 settings,
                 self.data,
@@ -205,7 +205,7 @@ class Stages:
             "version": VERSIONS["teacher_outputs"],
             "teacher": self.teacher.key,
             "export": export_that_is_read(settings),
-            "student": self.encoder.key if build_selector(settings.export).needs_student else None,
+            "student": self.encoder_content if build_selector(settings.export).needs_student else None,
             "seed": self.settings.seed,
         }
 
@@ -213,7 +213,8 @@ class Stages:
             rows = choose_rows(self.data.train, settings.export, self.settings.seed, self._student_answers)
             # labels are dear: what an interrupted run or a smaller budget has paid for is not asked again
             root = self.cache.root / "labels" if self.cache.reuse else folder / "labels"
-            cache = LabelCache.at(root, {"teacher": self.teacher.key, **asked_of_a_row(settings)})
+            determined = {name: determined_by[name] for name in ("version", "teacher")}
+            cache = LabelCache.at(root, {**determined, **asked_of_a_row(settings)})
             outputs = cache.outputs(self.data, rows, settings.export, lambda: self.trained_teacher.labeller())
             shutil.rmtree(folder / "labels", ignore_errors=True)
             save_teacher_outputs(folder, outputs, self.data.id_map)

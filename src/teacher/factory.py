@@ -135,9 +135,9 @@ def load_teacher(folder: Path, settings: TeacherSettings, data: SequenceData, de
     """Read a saved teacher, in eval mode; it gives the outputs that it gave when it was saved.
 
     The saved settings decide its shape and how its language model is quantised; the given ``settings`` say where that
-    is now (``llm``), in which type it computes (``dtype``), and whether it is compiled or checkpointed. Raises
-    ``ArtefactError`` for an unfinished or damaged folder, another objective, another catalogue, another language model
-    or other prompts, each by name; ``ConfigError`` when this machine cannot quantise.
+    is now (``llm``), in which types it computes (``dtype``, ``lora.compute``), and whether it is compiled or
+    checkpointed. Raises ``ArtefactError`` for an unfinished or damaged folder, another objective, another catalogue,
+    another language model or other prompts, each by name; ``ConfigError`` when this machine cannot quantise.
     """
     saved = _open(folder, settings, data, device, "item_ce")
     prompts = Prompts(data.id_map, saved.llm.tokenizer, saved.settings.prompt)
@@ -180,7 +180,8 @@ class _Saved:
 
     def trained(self, llm: LanguageModel, now: TeacherSettings) -> tuple[GatedAdapters, nn.Module]:
         """The adapters in the language model, as ``now`` runs it, and a gate whose weights `fill` brings."""
-        adapters = attach(_load_adapter(llm, self.folder / ADAPTER_FOLDER), self.settings.lora.experts)
+        lora = replace(self.settings.lora, compute=now.lora.compute)
+        adapters = attach(_load_adapter(llm, self.folder / ADAPTER_FOLDER), lora)
         return _prepare(adapters, now), build_gate(
             self.settings.gate, self.encoder.representation, self.settings.lora.experts
         )

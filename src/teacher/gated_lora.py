@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -121,6 +122,14 @@ class _GateHook:
         return activations * self.scope.factor(activations.shape).to(activations.dtype)
 
 
+class _InInputsType(nn.Linear):
+    """A LoRA factor that is stored and trained in float32, and multiplied in the type of what it reads."""
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """``[..., inputs]`` → ``[..., outputs]``, both in the same type."""
+        return F.linear(activations, self.weight.to(activations.dtype))
+
+
 class _WidthHook:
     """Notes how many tokens each sequence has in the forward pass that begins.
 
@@ -196,14 +205,16 @@ def inject(llm: PreTrainedModel, settings: LoraSettings) -> GatedAdapters:
     )
     with both_names():
         model = get_peft_model(llm, config, adapter_name=ADAPTER)
-    return attach(model, settings.experts)
+    return attach(model, settings)
 
 
-def attach(model: PeftModel, experts: int) -> GatedAdapters:
+def attach(model: PeftModel, settings: LoraSettings) -> GatedAdapters:
     """Gate a PEFT model that already has its LoRA adapter (a new or a loaded one)."""
-    scope, layers = GateScope(experts), 0
+    scope, layers = GateScope(settings.experts), 0
     for module in model.modules():
         if isinstance(module, LoraLayer) and ADAPTER in module.lora_A:
+            if settings.compute == "base":
+                _compute_as_the_base(module)
             module.lora_A[ADAPTER].register_forward_hook(_GateHook(scope))
             scope.ranks.add(module.r[ADAPTER])
             layers += 1
@@ -212,6 +223,13 @@ def attach(model: PeftModel, experts: int) -> GatedAdapters:
     for llm in {outer, getattr(outer, "base_model", outer)}:
         llm.register_forward_pre_hook(_WidthHook(scope), with_kwargs=True)
     return GatedAdapters(model, scope, layers)
+
+
+def _compute_as_the_base(layer: LoraLayer) -> None:
+    layer.cast_input_dtype_enabled = False
+    for factor in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
+        # the same parameters under the same names: saving and loading stay PEFT's
+        factor.__class__ = _InInputsType
 
 
 def compile_forward(adapters: GatedAdapters, backend: str = "inductor") -> None:

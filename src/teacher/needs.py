@@ -172,25 +172,26 @@ def activation_bytes(shape: Shape, tokens: int, lora: LoraSettings, form: Form, 
     """What a forward pass over ``tokens`` tokens keeps for the backward pass of a frozen model with adapters.
 
     Kept are, in the model's type, each linear map's output (attention, products and activation functions want their
-    inputs) and one more of the widest a layer; in float32, each norm's input, each adapted map's input, and twice its
-    inner activations; with dropout a mask of a byte. With checkpointing only each layer's input is kept, and one
-    layer's share of all that at a time, with half as much again for the gradients that pass through it.
+    inputs) and one more of the widest a layer; in float32 each norm's input; in the adapters' type each adapted map's
+    input and twice its inner activations; with dropout a mask of a byte. With checkpointing only each layer's input is
+    kept, and one layer's share of all that at a time, with half as much again for the gradients that pass through it.
     """
     each = 4 if form == "float32" else 2
     widest = max(one.outputs for one in shape.maps)
     outputs = sum(one.outputs for one in shape.maps) + shape.layers * widest
     adapted = [one for one in shape.maps if one.adapted]
     masks = sum(one.inputs for one in adapted) if lora.dropout else 0
-    inputs = _adapted_inputs(adapted, copied=form != "float32" or bool(masks))
-    singles = _NORMS * shape.layers * shape.width + inputs + 2 * lora.rank * len(adapted)
-    of_a_token = each * outputs + 4 * singles + masks
+    own = each if lora.compute == "base" else 4
+    inputs = _adapted_inputs(adapted, copied=own != each or bool(masks))
+    norms, inner = _NORMS * shape.layers * shape.width, 2 * lora.rank * len(adapted)
+    of_a_token = each * outputs + 4 * norms + own * (inputs + inner) + masks
     if checkpointing:
         of_a_token = each * shape.layers * shape.width + math.ceil(Fraction(3, 2) * of_a_token / shape.layers)
     return tokens * of_a_token
 
 
 def _adapted_inputs(adapted: Sequence[LinearMap], copied: bool) -> int:
-    """Numbers that adapters keep of their inputs: each its own float32 copy, or one that maps of a module share."""
+    """Numbers that adapters keep of their inputs: a copy each, or one that the maps of a module share."""
     if copied:
         return sum(one.inputs for one in adapted)
     return sum(inputs for _, inputs in {(one.place, one.inputs) for one in adapted})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -45,6 +46,13 @@ class LoraSettings:
         tuple[str, ...],
         Field(min_length=1, description="names of the adapted linear layers; [auto]: every one but poolers and heads"),
     ] = (AUTO,)
+    compute: Annotated[
+        Literal["float32", "base"],
+        Field(
+            description="type in which adapters are multiplied; their weights are float32 either way. float32: as "
+            "published; base: the LLM's, which in half precision spares a float32 copy of every activation"
+        ),
+    ] = "float32"
 
     def __post_init__(self) -> None:
         if self.rank % self.experts:
@@ -284,6 +292,8 @@ class TeacherSettings:
                 f"teacher.train.loop.monitor = {self.train.loop.monitor!r} must be {TITLE_MONITOR} "
                 "with teacher.objective = title_lm: its epochs are judged by generated titles"
             )
+        if unread := self._unread():
+            raise ValueError(f"{' and '.join(unread)} would not be read with teacher.objective = {self.objective}")
         possible = RANKINGS[self.objective]
         if self.ranking not in possible:
             raise ValueError(
@@ -304,6 +314,14 @@ class TeacherSettings:
                 f"teacher.tiny.context = {self.tiny.context}"
             )
 
+    def _unread(self) -> list[str]:
+        """Changed settings that this objective does not read: whoever changes one expects something of it."""
+        if self.objective == "item_ce":
+            return _changed("teacher.title", self.title, TitleSettings())
+        unread = _changed("teacher.head", self.head, HeadSettings())
+        rate, default = self.train.head_learning_rate, TeacherTrainSettings().head_learning_rate
+        return unread if rate == default else [*unread, f"teacher.train.head_learning_rate = {rate}"]
+
     @property
     def ranking(self) -> RankingKind:
         """How this teacher ranks the catalogue: what ``export.ranking`` says, or means."""
@@ -312,3 +330,17 @@ class TeacherSettings:
     def epoch_metrics(self, ks: Sequence[int]) -> tuple[str, ...]:
         """The metrics that are known after each epoch of its training, for cut-offs K."""
         return TITLE_METRICS if self.objective == "title_lm" else metric_names(ks)
+
+
+def _changed(name: str, settings: Any, default: Any) -> list[str]:
+    values, defaults = asdict(settings), asdict(default)
+    return [f"{name}.{key} = {value!r}" for key, value in values.items() if value != defaults[key]]
+
+
+#: of a trained teacher these have keys of their own, or say only where and how it runs
+_NOT_OF_TRAINING = ("export", "encoder", "tiny", "llm", "test_rows", "compile", "gradient_checkpointing")
+
+
+def training_settings(settings: TeacherSettings) -> dict[str, Any]:
+    """The settings that decide what a teacher learns from an encoder and a language model that are known."""
+    return {name: value for name, value in asdict(settings).items() if name not in _NOT_OF_TRAINING}

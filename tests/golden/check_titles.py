@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from transformers import AddedToken, PreTrainedTokenizerFast
 
+from src.core.training import LoopSettings
 from src.data.id_map import IdMap
 from src.teacher.prompts import PLACEHOLDER
-from src.teacher.settings import PromptSettings, TeacherSettings, TeacherTrainSettings, TitleSettings
+from src.teacher.settings import TITLE_MONITOR, PromptSettings, TeacherSettings, TeacherTrainSettings, TitleSettings
 from src.teacher.title.curriculum import is_hybrid
 from src.teacher.title.prompts import IGNORED, Question, TitlePrompts
 from src.teacher.title.text import (
@@ -206,9 +207,11 @@ def check_lr_schedule(sources: Sources, file: Path) -> None:
         peak, steps = run["lr"], run.whole_number("max_step")
         run.expect("warmup_steps", int(TeacherTrainSettings().warmup_share * steps))
         settings = TeacherSettings(
+            objective="title_lm",
+            train=TeacherTrainSettings(loop=LoopSettings(monitor=TITLE_MONITOR)),
             title=TitleSettings(
                 curriculum="as_released", minimum_rate=run["min_lr"] / peak, start_rate=run["warmup_start_lr"] / peak
-            )
+            ),
         )
         factors = (1.0, settings.gate.learning_rate_factor, 1.0)
         steps_per_epoch = 0 if run.whole_number("epoch") else steps + 1  # none of the steps, or all, in the first epoch

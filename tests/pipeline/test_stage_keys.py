@@ -70,7 +70,11 @@ CASES = {
     "teacher.encoder.width=16": {"encoder", *FROM_TEACHER},
     "student.width=16": {"student_baseline"},
     "student=gru4rec": {"student_baseline"},
+    "teacher.lora.compute=base": FROM_TEACHER,
+    "teacher.compile=true": set(),
+    "teacher.gradient_checkpointing=true": set(),
     "evaluation.mask_history=true": {"student_baseline", "encoder", *FROM_TEACHER},
+    "evaluation.batch_size=7": set(),
     "seed=7": set(STAGES),
     "dataset.sample_seed=7": set(STAGES),
     "dataset.window=7": set(STAGES),
@@ -90,6 +94,27 @@ def test_another_student_never_retrains_the_teacher_but_an_equal_encoder_is_shar
         *(f"teacher.encoder.{key}" for key in ("width=8", "loop.epochs=2", "loop.batch_size=64")),
     )
     assert same["encoder"] == same["student_baseline"]
+
+
+class SameWeights(KeysOnly):
+    """As if every stage came out the same."""
+
+    def stage(
+        self, name: str, determined_by: Mapping[str, Any], build: Callable[[Path], None], kind: str = ""
+    ) -> StageRecord:
+        record = super().stage(name, determined_by, build, kind)
+        (record.folder / "model.safetensors").write_bytes(b"weights")
+        return record
+
+
+def test_an_encoder_that_comes_out_the_same_never_retrains_the_teacher(tmp_path: Path) -> None:
+    found = []
+    for ks in ("[5,10,20]", "[5,10,20,50]"):
+        cache = SameWeights(tmp_path / "keys")
+        stages = Stages(toy_settings(tmp_path, f"evaluation.ks={ks}", "teacher.export.select=diverse"), cache)
+        found.append((stages.encoder.key, stages.teacher.key, stages.outputs_record.key))
+    assert found[0][0] != found[1][0]
+    assert found[0][1:] == found[1][1:]
 
 
 def test_how_a_teacher_ranks_decides_its_labels_not_the_teacher(tmp_path: Path) -> None:

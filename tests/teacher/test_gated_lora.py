@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -45,6 +46,44 @@ def test_gates_change_the_output(llm: Path) -> None:
             outputs.append(states(adapters.model, embedded))
     assert (outputs[0] - outputs[1]).abs().max() > 1e-3
     assert (outputs[1] - outputs[2]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("compute", "dtype"), [("base", torch.bfloat16), ("float32", torch.float32)])
+def test_adapters_are_stored_in_float32_and_multiplied_as_the_settings_say(
+    llm: Path, compute: Literal["base", "float32"], dtype: torch.dtype
+) -> None:
+    model = load_llm(str(llm), "bfloat16", CPU).model
+    adapters = inject(model, replace(SETTINGS, compute=compute))
+    inner: list[Tensor] = []
+    for layer in lora_layers(adapters.model):
+        layer.lora_A[ADAPTER].register_forward_hook(lambda module, inputs, output: inner.append(output))
+    with adapters.scope(torch.full((2, 4), 0.25)):
+        outputs = states(adapters.model, torch.randn(2, 5, WIDTH, dtype=torch.bfloat16))
+    assert {tensor.dtype for tensor in inner} == {dtype}
+    assert outputs.dtype == torch.bfloat16
+    outputs.float().square().sum().backward()
+    trained = [parameter for parameter in adapters.model.parameters() if parameter.requires_grad]
+    assert {parameter.dtype for parameter in trained} == {torch.float32}
+    assert any(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in trained)
+
+
+def test_adapters_that_compute_in_half_precision_round_like_the_model_around_them(llm: Path) -> None:
+    embedded, gate = torch.randn(4, 9, WIDTH), torch.tensor([[0.7, 0.1, 0.1, 0.1]] * 4)
+
+    def found(compute: Literal["base", "float32"], dtype: torch.dtype) -> Tensor:
+        adapters = adapted(llm, replace(SETTINGS, compute=compute))
+        adapters.model.to(dtype)
+        for layer in lora_layers(adapters.model):
+            layer.lora_A.float()
+            layer.lora_B.float()
+        with adapters.scope(gate):
+            return states(adapters.model, embedded.to(dtype)).float()
+
+    exact = found("float32", torch.float32)
+    torch.testing.assert_close(found("base", torch.float32), exact, rtol=0, atol=0)
+    own, copied = ((found(way, torch.bfloat16) - exact).abs().mean() for way in ("base", "float32"))
+    # the model's own rounding is there either way; that of the adapters is of the same size
+    assert 0 < copied < own < 2 * copied
 
 
 @pytest.mark.parametrize("expert", range(4))

@@ -47,6 +47,7 @@ SHAPE = Shape(
     other=400,
 )
 LORA = LoraSettings(rank=4, experts=2)
+ALIKE = replace(LORA, compute="base")
 
 
 def test_frozen_weights_by_hand() -> None:
@@ -66,6 +67,8 @@ def test_activations_by_hand() -> None:
     outputs, singles = 2 * 40 + 2 * 32, 32 + 16 + 16
     assert activation_bytes(SHAPE, 3, LORA, "float32", False) == 3 * 4 * (outputs + singles)
     assert activation_bytes(SHAPE, 3, LORA, "bfloat16", False) == 3 * (2 * outputs + 4 * singles)
+    # adapters that compute as the base does: only the norms' inputs, 32 numbers, are float32
+    assert activation_bytes(SHAPE, 3, ALIKE, "bfloat16", False) == 3 * (2 * outputs + 4 * 32 + 2 * (16 + 16))
     # checkpointed: the layers' inputs, and one and a half times one layer's share
     share = (4 * (outputs + singles)) // 2
     assert activation_bytes(SHAPE, 3, LORA, "float32", True) == 3 * (4 * 2 * 8 + share * 3 // 2)
@@ -74,13 +77,14 @@ def test_activations_by_hand() -> None:
     assert dropped == 3 * (2 * outputs + 4 * singles + 16)
 
 
-def test_adapters_of_one_module_share_their_input_in_float32_and_copy_it_in_half_precision() -> None:
+def test_adapters_of_one_module_share_their_input_unless_it_has_to_be_copied() -> None:
     maps = (LinearMap("a", 8, 8, True), LinearMap("a", 8, 8, True), LinearMap("b", 8, 8, True))
     shape = Shape(layers=1, width=8, vocabulary=50, maps=maps, other=0)
     rest = 2 * 8 + 2 * 4 * 3  # norms and inner activations
     outputs = 3 * 8 + 8
     assert activation_bytes(shape, 1, LORA, "float32", False) == 4 * (outputs + rest + 2 * 8)
     assert activation_bytes(shape, 1, LORA, "4bit", False) == 2 * outputs + 4 * (rest + 3 * 8)
+    assert activation_bytes(shape, 1, ALIKE, "4bit", False) == 2 * outputs + 4 * 2 * 8 + 2 * (2 * 4 * 3 + 2 * 8)
 
 
 def test_needs_by_hand() -> None:

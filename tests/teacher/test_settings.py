@@ -15,10 +15,12 @@ from src.student.settings import StudentSettings
 from src.teacher.settings import (
     ExportSettings,
     GateSettings,
+    HeadSettings,
     LoraSettings,
     PromptSettings,
     TeacherSettings,
     TinySettings,
+    TitleSettings,
 )
 from tests.teacher.title_builders import TITLE_SETTINGS
 
@@ -61,6 +63,18 @@ def _keys(content: dict[str, Any], prefix: str = "") -> list[str]:
         (
             lambda: replace(TITLE_SETTINGS, export=ExportSettings(beams=10, top_n=20)),
             "export.beams = 10 must be at least export.top_n = 20",
+        ),
+        (
+            lambda: TeacherSettings(title=TitleSettings(candidates=99)),
+            "teacher.title.candidates = 99 would not be read with teacher.objective = item_ce",
+        ),
+        (
+            lambda: replace(TITLE_SETTINGS, head=HeadSettings(init="random", ridge=1.0)),
+            "teacher.head.init = 'random' and teacher.head.ridge = 1.0 would not be read",
+        ),
+        (
+            lambda: replace(TITLE_SETTINGS, train=replace(TITLE_SETTINGS.train, head_learning_rate=0.5)),
+            "teacher.train.head_learning_rate = 0.5 would not be read",
         ),
     ],
 )

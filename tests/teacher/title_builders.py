@@ -16,6 +16,7 @@ from src.teacher.factory import build_title_teacher
 from src.teacher.llm import load_llm
 from src.teacher.settings import (
     ExportSettings,
+    HeadSettings,
     PromptSettings,
     TeacherSettings,
     TeacherTrainSettings,
@@ -34,6 +35,7 @@ TITLE_SETTINGS = replace(
     objective="title_lm",
     prompt=PromptSettings(max_tokens=160),
     title=TitleSettings(candidates=N),
+    head=HeadSettings(),
     train=TeacherTrainSettings(
         loop=LoopSettings(epochs=1, batch_size=8, patience=9, monitor="hit_ratio_1"),
         learning_rate=1e-2,
