@@ -6,7 +6,8 @@ One teacher; every selector of `teacher.export.select` at every budget; the same
 settings on some seeds at each point. Two lines beside them: no teacher at all, and no labels (lam = 0: the teacher's
 item embeddings alone, which every other point has, too). The label cache pays for each example once, so the largest
 budget is the cost of all. Every student's epoch is chosen on validation; the test split is opened once, at the end, for
-all of them. What is finished in FOLDER is not trained again.
+all of them. Each point is compared with no labels, paired by example and seed (`src.evaluation.paired`). What is
+finished in FOLDER is not trained again.
 """
 
 from __future__ import annotations
@@ -15,20 +16,23 @@ import argparse
 import json
 import multiprocessing
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
 from src.core.data_utils import fingerprint
 from src.core.logging import log_to
 from src.core.paths import require_finished, write_json, write_text
+from src.core.seed import numpy_generator
 from src.distill.data_bridge import align
 from src.distill.trainer_distill import train_distilled
-from src.evaluation.comparison import Ranked, row
+from src.evaluation.paired import Comparison, compare, gain
 from src.exp.checks import check_experiment
 from src.exp.door import read_settings
 from src.pipeline.cache import StageCache
@@ -41,7 +45,8 @@ from src.student.trainer_baseline import train_student
 
 NO_TEACHER, NO_LABELS = "no teacher", "item embeddings alone"
 SELECTORS = ("random", "most_recent", "student_uncertain", "student_wrong", "diverse")
-METRIC = "ndcg_20"
+METRIC, TOP = "ndcg_20", 20
+RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,18 @@ class Point:
         """As a folder."""
         return f"{self.select.replace(' ', '_')}-{self.budget:g}-{self.seed}"
 
+    @property
+    def arm(self) -> str:
+        """What its seeds share."""
+        return f"{self.select} {self.budget:g}"
+
 
 def points(budgets: Sequence[float], selectors: Sequence[str], seeds: Sequence[int]) -> list[Point]:
     """Every training; at a budget of 1 all selectors are the same."""
     found = []
     for seed in seeds:
-        found += [Point(NO_TEACHER, 0.0, seed), Point(NO_LABELS, 0.0, seed), Point("random", 1.0, seed)]
+        found += [Point(NO_TEACHER, 0.0, seed), Point(NO_LABELS, 0.0, seed)]
+        found += [Point("random", 1.0, seed) for budget in budgets if budget == 1]
         found += [Point(select, budget, seed) for budget in budgets if budget < 1 for select in selectors]
     return found
 
@@ -103,44 +114,48 @@ def train(settings: ExperimentSettings, point: Point, folder: Path) -> None:
 
 
 def measure(settings: ExperimentSettings, todo: Sequence[Point], folder: Path) -> list[dict[str, Any]]:
-    """Every student on validation (as it was chosen) and on the test split, which this opens once."""
+    """Every student on validation (as it was chosen) and on the test split, which this opens once; a row a selector
+    and budget.
+    """
     stages = stages_of(settings)
     test = stages.data.test.open(
         "the label budget's students", folder / "test_openings.jsonl", fingerprint([asdict(point) for point in todo])
     )
     columns, rows = TensorExamples.of(test, stages.device), []
+    gains: dict[str, list[NDArray[np.float64]]] = {}
     for point in todo:
         place = folder / "students" / point.name
         manifest = require_finished(place)
         student = load_student(place, stages.data)[0].to(stages.device).eval()
-        ranks = rank_examples(student, columns, settings.evaluation)
-        ranked = Ranked.of(point.name, "test", test, ranks)
-        found = row(ranked, settings.evaluation.ks, 1).metrics[METRIC]
-        fit = manifest["fit"]
+        found = gain(rank_examples(student, columns, settings.evaluation).cpu(), TOP)
+        gains.setdefault(point.arm, []).append(found)
         rows.append(
-            {**asdict(point), "labels": manifest["labels"], "epochs": fit["epochs"], "test": found}
-            | {"validation": fit["best_metrics"][METRIC]}
+            {**asdict(point), "arm": point.arm, "labels": manifest["labels"], "test": float(found.mean())}
+            | {"validation": manifest["fit"]["best_metrics"][METRIC]}
         )
-    return rows
+    scores = {arm: np.stack(found) for arm, found in gains.items()}
+    compared = compare(
+        scores, test.user, f"{NO_LABELS} 0", RESAMPLES, numpy_generator(0, "label_budget"), metric=METRIC
+    )
+    return summary(rows, {found.name: found for found in compared})
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean over seeds and range of each selector and budget."""
-    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+def summary(rows: Sequence[dict[str, Any]], compared: Mapping[str, Comparison]) -> list[dict[str, Any]]:
+    """Mean over seeds and range of each selector and budget, and its comparison with no labels."""
+    groups: dict[str, list[dict[str, Any]]] = {}
     for found in rows:
-        groups.setdefault((found["select"], found["budget"]), []).append(found)
-    return [
-        {
-            "select": select,
-            "budget": budget,
-            "labels": group[0]["labels"],
-            "seeds": len(group),
-            **{split: statistics.mean(found[split] for found in group) for split in ("validation", "test")},
-            "test_low": min(found["test"] for found in group),
-            "test_high": max(found["test"] for found in group),
-        }
-        for (select, budget), group in groups.items()
-    ]
+        groups.setdefault(found["arm"], []).append(found)
+    table = []
+    for arm, group in groups.items():
+        line = {name: group[0][name] for name in ("select", "budget", "labels")}
+        line |= {split: statistics.mean(found[split] for found in group) for split in ("validation", "test")}
+        seen = [found["test"] for found in group]
+        line |= {"seeds": len(group), "test_low": min(seen), "test_high": max(seen)}
+        if arm in compared:
+            kept = ("difference", "low", "high", "p_corrected", "verdict", "users")
+            line["against_no_labels"] = {name: getattr(compared[arm], name) for name in kept}
+        table.append(line)
+    return table
 
 
 def figure(table: Sequence[dict[str, Any]], title: str) -> go.Figure:
@@ -202,9 +217,8 @@ def main() -> None:
         jobs = [pool.submit(train, settings, point, folder / "students" / point.name) for point in todo]
         for job in jobs:
             job.result()
-    rows = measure(settings, todo, folder)
-    table = summary(rows)
-    write_json(folder / "label_budget.json", {"overrides": overrides, "points": rows, "summary": table})
+    table = measure(settings, todo, folder)
+    write_json(folder / "label_budget.json", {"overrides": overrides, "summary": table})
     write_text(
         folder / "label_budget.html",
         figure(table, options.title).to_html(include_plotlyjs=True, config={"displayModeBar": False}),
