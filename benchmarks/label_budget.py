@@ -47,6 +47,7 @@ NO_TEACHER, NO_LABELS = "no teacher", "item embeddings alone"
 SELECTORS = ("random", "most_recent", "student_uncertain", "student_wrong", "diverse")
 METRIC, TOP = "ndcg_20", 20
 RESAMPLES = 10_000
+_BESIDE = 1.06  # of two neighbours' places on the logarithmic axis
 
 
 @dataclass(frozen=True)
@@ -162,13 +163,16 @@ def figure(table: Sequence[dict[str, Any]], title: str) -> go.Figure:
     """Test NDCG@20 against the budget, a line a selector, bars from the worst seed to the best."""
     drawn = go.Figure()
     whole = [line for line in table if line["budget"] == 1]
-    for select in dict.fromkeys(line["select"] for line in table if line["budget"] > 0):
+    selectors = list(dict.fromkeys(line["select"] for line in table if line["budget"] > 0))
+    for place, select in enumerate(selectors):
+        # side by side, so that the bars do not hide each other
+        beside = _BESIDE ** (place - (len(selectors) - 1) / 2)
         own = sorted(
             [line for line in table if line["select"] == select and line["budget"] < 1] + whole,
             key=lambda line: float(line["budget"]),
         )
         drawn.add_scatter(
-            x=[100 * line["budget"] for line in own],
+            x=[100 * line["budget"] * beside for line in own],
             y=[line["test"] for line in own],
             error_y={
                 "type": "data",
