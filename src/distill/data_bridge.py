@@ -21,7 +21,10 @@ from src.data.teacher_outputs import TeacherOutputs
 
 @dataclass(frozen=True, eq=False)
 class TeachingRows:
-    """The teacher's outputs on the training device, reached by training row number.
+    """The teacher's outputs, reached by training row number; on the training device, sequence embeddings apart.
+
+    These are a large model's states, gigabytes of them, and only the embedding loss reads them, a batch at a time:
+    they stay in the host's memory, so that many trials can share a GPU.
 
     ``slot`` ``[N_train]`` points into the M labelled rows, or at the last, empty row M where there is no label.
     ``candidates`` ``[M + 1, K]``, ``distances`` ``[M + 1, K]``, ``sequence_embedding`` ``[M + 1, E]``;
@@ -45,7 +48,7 @@ class TeachingRows:
 
     def embedding(self, rows: Tensor) -> Tensor:
         """``[B, E]`` sequence embeddings; zeros where a row has no label."""
-        return self.sequence_embedding[self.slot[rows]]
+        return self.sequence_embedding[self.slot[rows].to(self.sequence_embedding.device)].to(self.slot.device)
 
     def first(self, topk: int) -> TeachingRows:
         """The same with the first ``topk`` candidates only (views); raises ``ArtefactError`` when there are fewer."""
@@ -91,7 +94,7 @@ def align(outputs: TeacherOutputs, train: Examples, topk: int, device: torch.dev
         candidates=_with_empty_row(outputs.candidates[:, :topk], np.arange(topk), device),
         distances=_with_empty_row(outputs.distances[:, :topk], np.zeros(topk, np.float32), device),
         sequence_embedding=_with_empty_row(
-            outputs.sequence_embedding, np.zeros(outputs.sequence_embedding.shape[1], np.float32), device
+            outputs.sequence_embedding, np.zeros(outputs.sequence_embedding.shape[1], np.float32), "cpu"
         ),
         item_embedding=torch.tensor(np.asarray(outputs.item_embedding), dtype=torch.float32, device=device),
     )

@@ -27,6 +27,7 @@ from src.tuning.store import Store
 
 FOLDER = "data"
 _TENSORS, _ID_MAP, _FACTS = "tensors.safetensors", "id_map.json", "facts.json"
+_ON_THE_HOST = "teaching.sequence_embedding"  # see `TeachingRows`
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +65,13 @@ class SharedData:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> SharedData:
-        """Map what `save` wrote; on a GPU, a copy of its own."""
+        """Map what `save` wrote; what a step reads gets a copy of its own on a GPU."""
         facts: dict[str, Any] = read_json(folder / _FACTS)
         id_map = IdMap.load(folder / _ID_MAP)
-        tensors = load_file(folder / _TENSORS, device=str(device))
+        tensors = {
+            name: tensor if name == _ON_THE_HOST else tensor.to(device)
+            for name, tensor in load_file(folder / _TENSORS).items()
+        }
 
         def part(prefix: str) -> dict[str, Tensor]:
             names = (name for name in tensors if name.startswith(f"{prefix}."))
