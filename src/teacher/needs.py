@@ -63,7 +63,7 @@ class Shape:
 
     ``maps`` are its linear layers, poolers and heads left out; ``other`` counts all parameters beside their weights and
     the language-model head; ``vocabulary`` is that of its token embeddings. ``head``: parameters of the head that lies
-    in its files; 0 where it is the embeddings.
+    in its files; 0 where it is the embeddings. ``cache``: keys and values that decoding holds for a token.
     """
 
     layers: int
@@ -72,6 +72,7 @@ class Shape:
     maps: tuple[LinearMap, ...]
     other: int
     head: int = 0
+    cache: int = 0
 
     @property
     def parameters(self) -> int:
@@ -99,13 +100,16 @@ class Load:
 
 @dataclass(frozen=True)
 class Needs:
-    """Parameters, and bytes by what holds them. ``disk``: the model's files, a teacher's folder and its checkpoint."""
+    """Parameters, and bytes by what holds them. ``disk``: the model's files, a teacher's folder and its checkpoint.
+    ``asking``: keys and values while titles are written, at most; they come beside the weights, not beside the rest.
+    """
 
     trained: int
     frozen: int
     weights: int
     optimiser: int
     activations: int
+    asking: int
     disk: int
 
     @property
@@ -119,6 +123,10 @@ class Needs:
             f"{gigabytes(self.memory)} of memory ({gigabytes(self.weights)} frozen weights, "
             f"{gigabytes(self.optimiser)} trained parameters and optimiser, {gigabytes(self.activations)} activations)"
         )
+
+    def asking_words(self, prompts: int) -> str:
+        """What a teacher that writes takes while it is asked."""
+        return f"{gigabytes(self.weights + self.asking)} at most while it answers {prompts} prompts at once"
 
 
 def gigabytes(count: int) -> str:
@@ -144,7 +152,14 @@ def shape_of(llm: PreTrainedModel, lora: LoraSettings) -> Shape:
     other = sum(parameter.numel() for parameter in llm.parameters() if id(parameter) not in own)
     config, vocabulary = llm.config, llm.get_input_embeddings().weight.shape[0]
     head = 0 if getattr(config, "tie_word_embeddings", False) else vocabulary * config.hidden_size
-    return Shape(config.num_hidden_layers, config.hidden_size, vocabulary, tuple(maps), other, head)
+    return Shape(config.num_hidden_layers, config.hidden_size, vocabulary, tuple(maps), other, head, _cache(config))
+
+
+def _cache(config: Any) -> int:
+    """Two vectors a layer, each as wide as the heads of keys and values together."""
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return int(2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width)
 
 
 def _sizes(module: Any) -> tuple[int, int]:
@@ -217,6 +232,13 @@ def load_of(settings: TeacherSettings, shape: Shape, num_items: int, tokens: int
     return Load(rows, tokens, logits, small_parameters(settings, shape.width, num_items))
 
 
+def asking_bytes(shape: Shape, settings: TeacherSettings, form: Form, tokens: int) -> int:
+    """Keys and values of a batch of prompts of ``tokens`` tokens, and of all titles that are written behind each."""
+    export = settings.export
+    written = settings.prompt.title_tokens * (export.beams if settings.ranking == "constrained" else 1)
+    return (4 if form == "float32" else 2) * shape.cache * export.batch_size * (tokens + written)
+
+
 def needs_of(shape: Shape, settings: TeacherSettings, form: Form, load: Load) -> Needs:
     """The estimate for a training under these settings."""
     trained = shape.adapter_parameters(settings.lora.rank) + load.small
@@ -230,6 +252,7 @@ def needs_of(shape: Shape, settings: TeacherSettings, form: Form, load: Load) ->
         weights=weight_bytes(shape, form, with_head=writes),
         optimiser=_TRAINED_BYTES * trained,
         activations=activations + _LOGIT_BYTES * load.rows * load.logits,
+        asking=asking_bytes(shape, settings, form, load.tokens) if writes else 0,
         disk=stored + (4 + _CHECKPOINT_BYTES) * trained,
     )
 
@@ -239,9 +262,10 @@ def announcement(needs: Needs, load: Load, rows: int, tokens: int, settings: Tea
     loop = settings.train.loop
     steps = loop.epochs * math.ceil(rows / loop.batch_size)
     again = ", activations computed twice" if settings.gradient_checkpointing else ""
+    asking = f", {needs.asking_words(settings.export.batch_size)}" if needs.asking else ""
     return (
         f"it trains {needs.trained / 10**6:,.1f} M parameters beside {needs.frozen / 10**6:,.1f} M frozen ones; "
         f"estimated need: {needs.memory_words()} at {load.rows} prompts of up to {load.tokens} tokens a forward "
-        f"pass{again}, {gigabytes(needs.disk)} of disk; {rows:,} prompts an epoch with {tokens:,} tokens, "
+        f"pass{again}{asking}, {gigabytes(needs.disk)} of disk; {rows:,} prompts an epoch with {tokens:,} tokens, "
         f"{steps:,} steps at most"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +69,8 @@ def test_the_need_in_the_file_is_the_estimate(preset: str) -> None:
         f"{gigabytes(needs.disk)} of disk"
     )
     assert words in comment(preset), words
+    if needs.asking:
+        assert needs.asking_words(settings.export.batch_size) in comment(preset), needs.asking_words(0)
 
 
 def _form(name: str) -> Form:
@@ -95,10 +98,14 @@ def test_llama_2_has_the_published_experts_and_rates() -> None:
     assert train.learning_rate * settings.gate.learning_rate_factor == pytest.approx(2.4e-4)
     assert (settings.title.start_rate, settings.title.minimum_rate) == (0.01, 0.01)
     assert (train.warmup_share, train.weight_decay) == (0.05, 1e-5)
+    assert (train.loop.epochs, train.loop.patience, settings.train_rows, train.loop.batch_size) == (5, 5, 0, 128)
+    assert lora.compute == "float32"
 
 
-def test_four_bits_change_the_form_alone() -> None:
-    for preset in ("llama2_7b", "qwen3_8b"):
+def test_four_bits_change_the_form_and_what_goes_with_a_small_gpu() -> None:
+    for preset, also in (("llama2_7b", {"lora", "export"}), ("qwen3_8b", set())):
         whole, small = composed(preset), composed(f"{preset}_4bit")
         different = {name for name in vars(whole) if getattr(whole, name) != getattr(small, name)}
-        assert different == {"dtype", "quantise", "gradient_checkpointing"}
+        assert different == {"dtype", "quantise", "gradient_checkpointing"} | also
+        assert replace(small.lora, compute=whole.lora.compute) == whole.lora
+        assert replace(small.export, batch_size=whole.export.batch_size) == whole.export

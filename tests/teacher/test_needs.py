@@ -20,6 +20,7 @@ from src.teacher.needs import (
     Shape,
     activation_bytes,
     announcement,
+    asking_bytes,
     form_of,
     load_of,
     needs_of,
@@ -27,7 +28,7 @@ from src.teacher.needs import (
     small_parameters,
     weight_bytes,
 )
-from src.teacher.settings import LoraSettings, TeacherTrainSettings
+from src.teacher.settings import ExportSettings, LoraSettings, PromptSettings, TeacherTrainSettings
 from tests.fixtures import NUM_ITEMS
 from tests.teacher.builders import CPU, SETTINGS, teacher_of
 from tests.teacher.test_families import DECODERS, save_random
@@ -98,6 +99,26 @@ def test_needs_by_hand() -> None:
     # the model's files, the teacher's, and a checkpoint of four numbers each
     assert needs.disk == weight_bytes(SHAPE, "float32", with_head=True) + 20 * trained_parameters
     assert needs.memory == needs.weights + needs.optimiser + needs.activations
+
+
+def test_what_decoding_holds_by_hand(tmp_path: Path) -> None:
+    # prompts of 5 tokens, three at once; 7 tokens a title along 4 beams, or one free answer
+    export = ExportSettings(batch_size=3, beams=4, top_n=4)
+    settings = replace(TITLE_SETTINGS, export=export, prompt=PromptSettings(title_tokens=7))
+    shape = replace(SHAPE, cache=10)
+    assert asking_bytes(shape, settings, "bfloat16", 5) == 2 * 10 * 3 * (5 + 4 * 7)
+    free = replace(settings, export=replace(export, ranking="grounded"))
+    assert asking_bytes(shape, free, "float32", 5) == 4 * 10 * 3 * (5 + 7)
+    load = Load(rows=1, tokens=5, logits=7, small=0)
+    assert needs_of(shape, settings, "bfloat16", load).asking == 2 * 10 * 3 * (5 + 4 * 7)
+    assert needs_of(shape, SETTINGS, "bfloat16", load).asking == 0
+    said = announcement(needs_of(shape, settings, "bfloat16", load), load, 1, 5, settings)
+    assert "at most while it answers 3 prompts at once" in said
+    # two layers, one head of 8 keys for two of queries
+    config = {"num_attention_heads": 2, "num_key_value_heads": 1, "hidden_size": 16, "num_hidden_layers": 2}
+    with torch.device("meta"):
+        model = AutoModel.from_config(LlamaConfig(**config, intermediate_size=24, vocab_size=50))
+    assert shape_of(model, SETTINGS.lora).cache == 2 * 2 * 1 * 8
 
 
 def test_a_forward_pass_holds_a_micro_batch() -> None:
