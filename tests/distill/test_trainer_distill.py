@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ import pytest
 import torch
 
 import src.distill.trainer_distill as trainer
+from src.core.checkpoints import Checkpoint, NoCheckpoint, pack, unpack
 from src.core.errors import ConfigError
 from src.core.training import LoopSettings
 from src.data.examples import SealedExamples
 from src.distill.data_bridge import TeachingRows, align
 from src.distill.selection_policy import SelectionContext, TeachAll
 from src.distill.settings import ActiveSettings, DistillSettings
-from src.distill.trainer_distill import DistillObjective, build_distilled, train_distilled
+from src.distill.trainer_distill import DistillObjective, DistillRun, build_distilled, train_distilled
 from src.student.datamodule import StudentData
 from src.student.evaluator import evaluate_model
 from src.student.losses import dro_at, dro_terms
@@ -358,3 +359,39 @@ def test_gammas_must_not_all_vanish_while_rankings_are_distilled() -> None:
     with pytest.raises(ValueError, match="must not all be 0"):
         DistillSettings(lam=0.5, **nothing)
     DistillSettings(lam=0.0, **nothing)
+
+
+class Dying:
+    """A checkpoint in memory; its training is killed right after the state was saved for the n-th time."""
+
+    def __init__(self, after: int) -> None:
+        self.left, self.content = after, b""
+
+    def load(self) -> Mapping[str, Any] | None:
+        """As a file's."""
+        return unpack(self.content, "this", "memory") if self.content else None
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """As a file's."""
+        self.content, self.left = pack(state, "this"), self.left - 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 5])
+def test_a_training_killed_within_an_epoch_goes_on_to_the_same_student_and_the_same_share(
+    data: StudentData, teaching: TeachingRows, after: int
+) -> None:
+    def distilled(checkpoint: Checkpoint) -> DistillRun:
+        # saved after each of an epoch's three steps, and after its evaluation
+        loop = LoopSettings(epochs=2, batch_size=16, monitor="ndcg_5", checkpoint_minutes=1e-9)
+        settings = student_settings(loop=loop)
+        return train_distilled(settings, FULL, ActiveSettings(), EVALUATION, data, teaching, 7, checkpoint=checkpoint)
+
+    whole, checkpoint = distilled(NoCheckpoint()), Dying(after)
+    with pytest.raises(KeyboardInterrupt):
+        distilled(checkpoint)
+    again = distilled(checkpoint)
+    assert again.fit.history == whole.fit.history
+    assert whole.fit.history[0]["taught_share"] == len(LABELLED) / len(data.train)
+    assert same_weights(again.student, whole.student)
