@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import src.distill.trainer_distill as trainer
-from src.core.checkpoints import Checkpoint, NoCheckpoint, pack, unpack
+from src.core.checkpoints import Checkpoint, NoCheckpoint
 from src.core.errors import ConfigError
 from src.core.training import LoopSettings
 from src.data.examples import SealedExamples
@@ -26,6 +26,7 @@ from src.student.losses import dro_at, dro_terms
 from src.student.models import SequenceStudent
 from src.student.settings import EvaluationSettings, StudentSettings
 from src.student.trainer_baseline import new_student, train_student
+from tests.dying import DyingCheckpoint, Killed
 from tests.fixtures import NUM_ITEMS, cycle_data, outputs_for
 
 EVALUATION = EvaluationSettings(ks=(1, 5))
@@ -361,23 +362,6 @@ def test_gammas_must_not_all_vanish_while_rankings_are_distilled() -> None:
     DistillSettings(lam=0.0, **nothing)
 
 
-class Dying:
-    """A checkpoint in memory; its training is killed right after the state was saved for the n-th time."""
-
-    def __init__(self, after: int) -> None:
-        self.left, self.content = after, b""
-
-    def load(self) -> Mapping[str, Any] | None:
-        """As a file's."""
-        return unpack(self.content, "this", "memory") if self.content else None
-
-    def save(self, state: Mapping[str, Any]) -> None:
-        """As a file's."""
-        self.content, self.left = pack(state, "this"), self.left - 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("after", [1, 2, 3, 5])
 def test_a_training_killed_within_an_epoch_goes_on_to_the_same_student_and_the_same_share(
     data: StudentData, teaching: TeachingRows, after: int
@@ -388,8 +372,8 @@ def test_a_training_killed_within_an_epoch_goes_on_to_the_same_student_and_the_s
         settings = student_settings(loop=loop)
         return train_distilled(settings, FULL, ActiveSettings(), EVALUATION, data, teaching, 7, checkpoint=checkpoint)
 
-    whole, checkpoint = distilled(NoCheckpoint()), Dying(after)
-    with pytest.raises(KeyboardInterrupt):
+    whole, checkpoint = distilled(NoCheckpoint()), DyingCheckpoint(after)
+    with pytest.raises(Killed):
         distilled(checkpoint)
     again = distilled(checkpoint)
     assert again.fit.history == whole.fit.history
