@@ -156,9 +156,7 @@ def grounded_answer(teacher: TitleTeacher, options: argparse.Namespace) -> Calla
         embedded, mask = teacher.prompt_embeddings(history, length)
         gate = teacher.gate_for(history, length)
         longest, end = prompts.longest_answer, prompts.end_id
-        return ground(
-            teacher.llm, prompts.tokenizer, embedded, mask, items, options.top_n, longest, end, gate, batch_size=size
-        )
+        return ground(teacher.llm, prompts.tokenizer, embedded, mask, items, longest, end, gate, batch_size=size)
 
     return answer
 

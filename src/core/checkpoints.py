@@ -1,4 +1,4 @@
-"""Weights as safetensors, and a training's whole state after an epoch."""
+"""Weights as safetensors, and a training's whole state."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def load_weights(path: Path, device: torch.device | str = "cpu") -> State:
 
 
 class Checkpoint(Protocol):
-    """Where a training keeps its whole state after each epoch, and finds it again. The state is one nested mapping."""
+    """Where a training keeps its whole state, and finds it again. The state is one nested mapping."""
 
     def load(self) -> Mapping[str, Any] | None:
-        """The state after the last finished epoch, tensors on the CPU; None where nothing was saved.
+        """The last state that was saved, tensors on the CPU; None where nothing was.
 
         Raises ``ArtefactError`` when the state is damaged or belongs to another training.
         """

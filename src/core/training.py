@@ -5,23 +5,24 @@ Student, teacher and distillation each supply an `Objective`; the loop knows not
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import field, fields
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from src.core.checkpoints import Checkpoint, NoCheckpoint, State, restore, snapshot
+from src.core.checkpoints import Checkpoint, NoCheckpoint, restore
 from src.core.data_utils import shuffled_batches
 from src.core.errors import OutOfMemory, StopTraining, TrainingFailed
+from src.core.fit_state import FitState, Keeper, Progress, Randomness, Stream
 from src.core.logging import get_logger
+from src.core.memory import give_back, reason_of
 from src.core.settings import STRICT
 
 _log = get_logger(__name__)
@@ -56,8 +57,21 @@ class LoopSettings:
     )
     gradient_clip: Annotated[float, Field(ge=0, description="largest gradient norm; 0: no clipping")] = 0.0
     adapt_micro_batch: Annotated[
-        bool, Field(description="out of memory halves the rows per forward pass instead of ending the training")
+        bool,
+        Field(
+            description="out of memory halves the rows per forward pass instead of ending the training. Batch norm "
+            "(the teacher's convolutional gate) sees one forward pass: fewer rows change a little what it learns"
+        ),
     ] = False
+    checkpoint_minutes: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="minutes between savings within an epoch, from which a killed training goes on as if it had "
+            "not been killed (epochs are saved anyway); an epoch of more is also saved before it is evaluated. "
+            "0: only after each evaluation",
+        ),
+    ] = 15.0
 
 
 class Objective(Protocol):
@@ -81,69 +95,6 @@ class FitResult:
     stopped: bool = False
 
 
-@plain_dataclass
-class _Progress:
-    """How far a fit is: everything but the tensors that module, optimiser and streams hold themselves."""
-
-    epoch: int = 0
-    steps: int = 0
-    stale: int = 0
-    seconds: float = 0.0
-    micro_batch_size: int = 0
-    best_epoch: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_state: State = field(default_factory=dict)
-
-    def best_metrics(self) -> dict[str, float]:
-        """Metrics of the best epoch so far."""
-        return self.history[self.best_epoch - 1]
-
-    def judge(self, metrics: dict[str, float], monitor: str, module: nn.Module) -> None:
-        """Take an epoch's metrics in, and the module's state when it is the best so far."""
-        self.epoch += 1
-        self.history.append(metrics)
-        if self.best_epoch == 0 or metrics[monitor] > self.best_metrics()[monitor]:
-            self.best_epoch, self.stale, self.best_state = self.epoch, 0, snapshot(module)
-        else:
-            self.stale += 1
-
-
-@plain_dataclass(frozen=True, eq=False)
-class _State:
-    """What a fit changes besides its progress; `torch`'s global stream drives dropout."""
-
-    module: nn.Module
-    optimiser: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler | None
-    streams: Sequence[torch.Generator]
-    device: torch.device
-
-    def save(self, progress: _Progress) -> dict[str, Any]:
-        """As one mapping, from which the fit goes on to the last bit."""
-        return {
-            "progress": {item.name: getattr(progress, item.name) for item in fields(progress)},
-            "module": snapshot(self.module),
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": None if self.schedule is None else self.schedule.state_dict(),
-            "streams": [stream.get_state() for stream in self.streams],
-            "global_stream": torch.get_rng_state(),
-            "device_stream": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-        }
-
-    def load(self, saved: Mapping[str, Any]) -> _Progress:
-        """Put everything back."""
-        restore(self.module, saved["module"])
-        self.optimiser.load_state_dict(saved["optimiser"])
-        if self.schedule is not None:
-            self.schedule.load_state_dict(saved["schedule"])
-        for stream, state in zip(self.streams, saved["streams"], strict=True):
-            stream.set_state(state)
-        torch.set_rng_state(saved["global_stream"])
-        if self.device.type == "cuda" and saved["device_stream"] is not None:
-            torch.cuda.set_rng_state(saved["device_stream"], self.device)
-        return _Progress(**saved["progress"])
-
-
 def _micro_batches(rows: Tensor, size: int) -> Iterator[tuple[Tensor, float]]:
     """Parts of a batch, each with its share of the batch's mean loss."""
     for part in rows.split(size or len(rows)):
@@ -154,17 +105,27 @@ def train_step(
     objective: Objective, optimiser: torch.optim.Optimizer, rows: Tensor, micro_batch_size: int = 0, clip: float = 0.0
 ) -> Tensor:
     """One optimiser step on these rows; returns the detached mean loss."""
+    loss = _accumulate(objective, optimiser, rows, micro_batch_size)
+    _descend(optimiser, clip)
+    return loss
+
+
+def _accumulate(objective: Objective, optimiser: torch.optim.Optimizer, rows: Tensor, micro_batch_size: int) -> Tensor:
+    """The gradients of these rows' mean loss, and that loss, detached."""
     optimiser.zero_grad(set_to_none=True)
     total = torch.zeros((), device=rows.device)
     for part, share in _micro_batches(rows, micro_batch_size):
         loss = objective.loss(part) * share
         loss.backward()
         total = total + loss.detach()
+    return total
+
+
+def _descend(optimiser: torch.optim.Optimizer, clip: float) -> None:
     if clip > 0:
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, clip)
     optimiser.step()
-    return total
 
 
 def fit(
@@ -179,39 +140,47 @@ def fit(
     on_step: Callable[[], None] | None = None,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
     checkpoint: Checkpoint = NO_CHECKPOINT,
-    streams: Sequence[torch.Generator] = (),
+    streams: Sequence[Stream] = (),
     batches: Batches = shuffled_batches,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> FitResult:
     """Train ``module`` and leave it in its best evaluated state.
 
     ``evaluate`` returns validation metrics (higher is better for ``settings.monitor``); it is called in eval mode
-    without gradients after every epoch. ``generator`` orders the rows, in the way of ``batches``; ``streams`` are the
-    other generators that the objective draws from. After each epoch the whole state is saved to ``checkpoint``, and
-    only then reported, so that a report which got lost is made again: a fit that finds a saved state reports its epochs
-    once more and goes on to the same trajectory. ``report`` may raise `StopTraining`.
+    without gradients after every epoch. ``generator`` orders the rows, in the way of ``batches``, and nothing else
+    draws from it; ``streams`` are the other ones that the objective draws from or counts in. The whole state is saved
+    to ``checkpoint`` within long epochs (see `LoopSettings`) and after each one; only then is an epoch reported, so
+    that a report which got lost is made again: a fit that finds a saved state reports its epochs once more and goes on
+    to the same trajectory. ``report`` may raise `StopTraining`. ``clock`` counts seconds.
 
     Raises ``TrainingFailed`` when a loss or the monitored metric is not finite, ``OutOfMemory`` when the device is out
-    of memory, ``ArtefactError`` when the saved state is damaged or belongs to another training.
+    of memory in a step or an evaluation, ``ArtefactError`` when the saved state is damaged or belongs to another
+    training.
     """
     device = next(module.parameters()).device
-    state = _State(module, optimiser, schedule, (generator, *streams), device)
-    progress, stopped = _Progress(micro_batch_size=settings.micro_batch_size), False
+    randomness = Randomness((generator, *streams), device)
+    state = FitState(module, optimiser, schedule, randomness)
+    progress, stopped = Progress(micro_batch_size=settings.micro_batch_size), False
     if (saved := checkpoint.load()) is not None:
         progress = state.load(saved)
-    count = _Step(objective, optimiser, settings, progress, schedule, on_step)
-    count.repeat(progress.steps)
+    keeper = Keeper(checkpoint, state, progress, 60 * settings.checkpoint_minutes, clock)
+    step = _Step(module, objective, optimiser, settings, progress, randomness, schedule, on_step)
+    step.repeat(progress.steps)
+
+    def draw(order: torch.Generator) -> Iterator[Tensor]:
+        return batches(train_rows, settings.batch_size, order, device)
+
     try:
         for epoch, metrics in enumerate(progress.history, start=1):
             report(epoch, metrics)
         while progress.epoch < settings.epochs and progress.stale < settings.patience:
-            start = time.perf_counter()
-            loss = _train_epoch(module, count, train_rows, batches(train_rows, settings.batch_size, generator, device))
+            keeper.begin()
+            loss = _train_epoch(module, step, progress.left(draw, generator, device), train_rows, keeper)
             metrics = _evaluate(module, evaluate, loss, progress.epoch + 1, settings.monitor)
             progress.judge(metrics, settings.monitor, module)
             shown = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())
             _log.debug("epoch %d: %s", progress.epoch, shown)
-            progress.seconds += time.perf_counter() - start
-            checkpoint.save(state.save(progress))
+            keeper.save()
             report(progress.epoch, metrics)
     except StopTraining:
         stopped = True
@@ -230,30 +199,36 @@ def fit(
 
 
 def _train_epoch(
-    module: nn.Module, step: Callable[[Tensor], Tensor], train_rows: int, batches: Iterator[Tensor]
+    module: nn.Module, step: Callable[[Tensor], Tensor], batches: Iterator[Tensor], train_rows: int, keeper: Keeper
 ) -> float:
-    """One pass over the rows; returns their mean loss."""
+    """What is left of one pass over the rows; returns the mean loss of them all."""
     module.train()
-    mean = torch.zeros((), device=next(module.parameters()).device)
     for rows in batches:
-        mean += step(rows) * (len(rows) / train_rows)
-    return float(mean)
+        keeper.progress.add(step(rows), len(rows) / train_rows)
+        keeper.step_done()
+    keeper.trained()
+    return float(keeper.progress.loss)
 
 
 @plain_dataclass
 class _Step:
     """One optimiser step, the schedule's step and the caller's hook; counts into the progress."""
 
+    module: nn.Module
     objective: Objective
     optimiser: torch.optim.Optimizer
     settings: LoopSettings
-    progress: _Progress
+    progress: Progress
+    randomness: Randomness
     schedule: torch.optim.lr_scheduler.LRScheduler | None
     hook: Callable[[], None] | None
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Train on these rows; returns the detached mean loss."""
-        loss = self._within_memory(rows)
+        loss = self._within_memory(rows) if self.settings.adapt_micro_batch else self._gradients(rows)
+        with _out_of_memory_explained("in the optimiser's step", "lower loop.micro_batch_size or the batch size"):
+            # not to be repeated: a part of the parameters may have moved already
+            _descend(self.optimiser, self.settings.gradient_clip)
         self.progress.steps += 1
         if self.schedule is not None:
             self.schedule.step()
@@ -266,24 +241,45 @@ class _Step:
             for _ in range(steps):
                 self.hook()
 
+    def _gradients(self, rows: Tensor) -> Tensor:
+        advice = "set loop.adapt_micro_batch, or lower loop.micro_batch_size or the batch size"
+        with _out_of_memory_explained("in a training step", advice):
+            return _accumulate(self.objective, self.optimiser, rows, self.progress.micro_batch_size)
+
     def _within_memory(self, rows: Tensor) -> Tensor:
-        """A step in as few forward passes as the device has memory for; the effective batch stays what it is."""
+        """The gradients in as few forward passes as the device has memory for; the effective batch stays what it is.
+
+        A pass that failed leaves no trace: buffers (batch norm's running statistics) and streams are put back, and the
+        step is that of a training which had the smaller micro-batch from the beginning.
+        """
+        buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
+        drawn = self.randomness.save()
         while True:
+            size = min(self.progress.micro_batch_size or len(rows), len(rows))
             try:
-                size = self.progress.micro_batch_size
-                return train_step(self.objective, self.optimiser, rows, size, self.settings.gradient_clip)
+                return _accumulate(self.objective, self.optimiser, rows, size)
             except torch.OutOfMemoryError as error:
-                smaller = (size or len(rows)) // 2
-                if not self.settings.adapt_micro_batch or smaller < 1:
-                    raise OutOfMemory(f"the device is out of memory: {error}; lower the batch size") from error
-                reason = str(error).split(". ")[0]
+                reason = reason_of(error)
+                if size == 1:
+                    advice = "take a smaller or quantised model, or shorter rows"
+                    raise OutOfMemory(f"out of memory with one row per forward pass ({reason}): {advice}") from error
             # outside the handler: the exception would keep the failed step's tensors alive
-            _log.warning("out of memory (%s): going on with %d rows per forward pass, same batch", reason, smaller)
-            self.progress.micro_batch_size = smaller
+            self.progress.micro_batch_size = size // 2
+            _log.warning("out of memory (%s): going on with %d rows per forward pass, same batch", reason, size // 2)
             self.optimiser.zero_grad(set_to_none=True)
-            gc.collect()
-            if rows.device.type == "cuda":
-                torch.cuda.empty_cache()
+            give_back(rows.device)
+            self.randomness.load(drawn)
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+
+
+@contextmanager
+def _out_of_memory_explained(where: str, advice: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(f"the device is out of memory {where} ({reason_of(error)}): {advice}") from error
 
 
 def _evaluate(
@@ -292,7 +288,8 @@ def _evaluate(
     if not math.isfinite(loss):
         raise TrainingFailed(f"the training loss of epoch {epoch} is {loss}; lower the learning rate or the weights")
     module.eval()
-    with torch.no_grad():
+    advice = "lower the batch size of the evaluation (evaluation.batch_size; a teacher's: teacher.export.batch_size)"
+    with torch.no_grad(), _out_of_memory_explained(f"in the evaluation of epoch {epoch}", advice):
         metrics = {"train_loss": loss, **evaluate()}
     if monitor not in metrics:
         raise TrainingFailed(f"monitor = {monitor!r} is not among the evaluated metrics {sorted(metrics)}")

@@ -163,6 +163,14 @@ class DistillObjective:
         self.rows_seen, self.rows_taught = 0, 0.0
         return share
 
+    def get_state(self) -> Tensor:
+        """What `taught_share` has counted so far, ``[2]`` float64: a training may go on from within an epoch."""
+        return torch.tensor([float(self.rows_seen), float(self.rows_taught)], dtype=torch.float64)
+
+    def set_state(self, state: Tensor) -> None:
+        """Count on from there."""
+        self.rows_seen, self.rows_taught = int(state[0]), float(state[1])
+
 
 def ranking_weights(logits: Tensor, candidates: Tensor, distances: Tensor, settings: DistillSettings) -> Tensor:
     """Position, confidence and consistency of each candidate, mixed: ``[B, K]``; pass detached logits."""
@@ -222,6 +230,6 @@ def train_distilled(
             order,
             report,
             checkpoint=checkpoint,
-            streams=(negatives,),
+            streams=(negatives, objective),
         )
         return DistillRun(model.fold(), result)

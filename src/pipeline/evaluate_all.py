@@ -7,16 +7,18 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as settings_dataclass
 
 from src.core.errors import ArtefactError, ConfigError, Problem, ProblemsFound
 from src.core.hardware import resolve_device
+from src.core.memory import give_back
 from src.core.paths import require_finished
 from src.core.settings import STRICT
 from src.data.candidates import save_candidates
-from src.data.examples import sample
+from src.data.examples import Examples, sample
 from src.evaluation.comparison import Ranked, Row, row
 from src.pipeline.cache import StageCache
 from src.pipeline.final import CANDIDATES, Contestant, popularity, write_comparison
@@ -136,33 +138,52 @@ def run_eval_all(settings: EvaluateSettings, field: Lineup, folder: RunFolder) -
     names = ", ".join(str(result.folder) for result in field.results)
     students = [popularity(stages), *(_student(r, stages, device) for r in field.results if r.has_student())]
     test = stages.data.test.open(f"run_eval_all of {names}", folder.test_record)
-    ranked: list[Ranked] = []
-    for split, examples in (("validation", stages.data.validation), ("test", test)):
-        tensors = TensorExamples.of(examples, device)
-        full = [
-            Ranked.of(s.name, split, examples, rank_examples(s.score, tensors, settings.evaluation)) for s in students
-        ]
-        ranked += full
-        for result in field.results:
-            if not result.has_teacher():
-                continue
-            teacher_settings = result.experiment.teacher
-            count = teacher_settings.validation_rows if split == "validation" else teacher_settings.test_rows
-            shown = sample(examples, count, result.experiment.seed, split)
-            seed = result.experiment.seed
-            teacher = load_trained(result.folder / TEACHER, teacher_settings, stages.data, device, seed)
-            label = f"{split} ({result.folder.name}'s sample)"
-            ranking = teacher.ranking(shown, settings.evaluation)
-            if ranking.candidates is not None:
-                place = folder.path / CANDIDATES / result.folder.name / split
-                save_candidates(place, ranking.candidates, stages.data.fingerprints())
-            own = Ranked.of(f"{result.folder.name}/teacher", label, shown, ranking.ranks, ranking.answer_metrics())
-            ranked += [own, *(other.on(own) for other in full)]
+    splits = {"validation": stages.data.validation, "test": test}
+    full = {split: _ranked(students, split, shown, settings.evaluation, device) for split, shown in splits.items()}
+    ranked = {split: list(rankings) for split, rankings in full.items()}
+    for result in field.results:
+        if result.has_teacher():
+            for split, own in _teacher(result, splits, stages, settings.evaluation, folder).items():
+                ranked[split] += [own, *(other.on(own) for other in full[split])]
+            # the next one needs the room
+            give_back(device)
+    every = [one for split in splits for one in ranked[split]]
     trials = {f"{r.folder.name}/student": r.trials() for r in field.results}
-    rows: list[Row] = [row(r, settings.evaluation.ks, trials.get(r.model, 1)) for r in ranked]
-    write_comparison(folder, rows, ranked, settings.evaluation.ks, "results side by side")
+    rows: list[Row] = [row(r, settings.evaluation.ks, trials.get(r.model, 1)) for r in every]
+    write_comparison(folder, rows, every, settings.evaluation.ks, "results side by side")
     results = [str(result.folder) for result in field.results]
     folder.finish("evaluate_all", field.results[0].experiment.seed, stages.data.fingerprints(), {"results": results})
+
+
+def _ranked(
+    students: Sequence[Contestant], split: str, examples: Examples, evaluation: EvaluationSettings, device: torch.device
+) -> list[Ranked]:
+    tensors = TensorExamples.of(examples, device)
+    return [Ranked.of(s.name, split, examples, rank_examples(s.score, tensors, evaluation)) for s in students]
+
+
+def _teacher(
+    result: FinishedResult,
+    splits: Mapping[str, Examples],
+    stages: Stages,
+    evaluation: EvaluationSettings,
+    folder: RunFolder,
+) -> dict[str, Ranked]:
+    """A result's teacher, loaded once, on its own sample of every split; the lists that it answered over are kept."""
+    settings, seed = result.experiment.teacher, result.experiment.seed
+    rows = {"validation": settings.validation_rows, "test": settings.test_rows}
+    teacher = load_trained(result.folder / TEACHER, settings, stages.data, stages.device, seed)
+    found = {}
+    for split, examples in splits.items():
+        shown = sample(examples, rows[split], seed, split)
+        ranking = teacher.ranking(shown, evaluation)
+        if ranking.candidates is not None:
+            place = folder.path / CANDIDATES / result.folder.name / split
+            save_candidates(place, ranking.candidates, stages.data.fingerprints())
+        label = f"{split} ({result.folder.name}'s sample)"
+        name = f"{result.folder.name}/teacher"
+        found[split] = Ranked.of(name, label, shown, ranking.ranks, ranking.answer_metrics())
+    return found
 
 
 def _student(result: FinishedResult, stages: Stages, device: object) -> Contestant:

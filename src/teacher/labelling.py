@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.core.data_utils import ordered_batches
 from src.core.errors import ConfigError, TrainingFailed
 from src.core.logging import progress_bar
+from src.core.memory import in_parts
 from src.core.metrics import target_ranks
 from src.data.examples import Examples, SequenceData
 from src.data.teacher_outputs import TeacherOutputs
@@ -26,6 +26,10 @@ from src.student.evaluator import mask_seen
 from src.teacher.interfaces import Teacher, TeacherForward
 from src.teacher.selection import recent_order
 from src.teacher.settings import ExportSettings, Select
+
+#: the setting that says how many prompts are asked at once, and what helps where not even one fits
+AT_ONCE = "teacher.export.batch_size"
+TOO_LARGE = "set teacher.quantise=4bit, lower teacher.prompt.max_tokens or the beams, or take a smaller model"
 
 
 def select_rows(examples: Examples, count: int, select: Select, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -44,21 +48,24 @@ def ask(
 ) -> None:
     """Show every example to the teacher in eval mode; ``keep(rows, forward)`` takes what it needs of each batch.
 
-    Rows come in batches of like cost, so that little is computed on padding; ``rows`` are their numbers. A
-    ``description`` draws a bar, which must not happen inside of another one. Raises ``TrainingFailed`` when a logit is
-    not finite.
+    Rows come in batches of like cost, so that little is computed on padding; ``rows`` are their numbers. Out of memory
+    halves the batch from there on, and ``keep`` may see the rows that did not fit twice. A ``description`` draws a bar,
+    which must not happen inside of another one. Raises ``TrainingFailed`` when a logit is not finite, ``OutOfMemory``
+    when not even one prompt fits.
     """
     teacher.eval()
     order = teacher.cost(examples.history, examples.length).argsort(stable=True)
     with progress_bar(description, len(examples)) if description else nullcontext() as bar:
-        for part in ordered_batches(len(examples), batch_size, order.device):
-            rows = order[part]
+
+        def show(rows: Tensor) -> None:
             forward = teacher(examples.history[rows], examples.length[rows])
             if not torch.isfinite(forward.logits).all():
                 raise TrainingFailed("the teacher's logits are not finite; lower teacher.train's learning rates")
             keep(rows, forward)
             if bar is not None:
                 bar.advance(bar.task_ids[0], len(rows))
+
+        in_parts(order, batch_size, show, AT_ONCE, TOO_LARGE)
 
 
 def rank(teacher: Teacher, examples: TensorExamples, batch_size: int, mask_history: bool = False) -> Tensor:

@@ -25,8 +25,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from src.core.data_utils import fingerprint, fingerprint_file
-from src.core.errors import ConfigError, ModelError, Problem, ProblemsFound
+from src.core.errors import ConfigError, ModelError, OutOfMemory, Problem, ProblemsFound
 from src.core.logging import get_logger
+from src.core.memory import reason_of
 from src.teacher.gated_lora import resolve_targets
 from src.teacher.quantise import check_quantise, check_stored_form, loading_arguments
 from src.teacher.settings import NOT_QUANTISED, TINY, Quantise, TeacherSettings
@@ -90,6 +91,9 @@ def _explained(name: str, what: str) -> Iterator[None]:
     """Turn what transformers raises for a missing or damaged model into one kind of error that teaches."""
     try:
         yield
+    except torch.OutOfMemoryError as error:
+        # a RuntimeError too, but nothing that another id or the network could help
+        raise _too_large(name, error) from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if is_local(name):
@@ -97,6 +101,11 @@ def _explained(name: str, what: str) -> Iterator[None]:
         else:
             step = "check the hub id, the network and, for a gated model, HF_TOKEN; or name a local folder"
         raise ModelError.one(_FIELD, name, f"its {what} cannot be read ({first})", step) from error
+
+
+def _too_large(name: str, error: torch.OutOfMemoryError) -> OutOfMemory:
+    advice = "set teacher.quantise=4bit, take a smaller model, or free the device"
+    return OutOfMemory(f"{_FIELD} = {name!r}: it does not fit on the device ({reason_of(error)}) → {advice}")
 
 
 def _config(name: str) -> PretrainedConfig:
@@ -167,7 +176,8 @@ def load_llm(name_or_path: str, dtype: str, device: torch.device, quantise: Quan
 
     ``dtype``: auto (float32 on a CPU; on a GPU as stored, half precision as bfloat16), float32 or bfloat16; read only
     without ``quantise``. Raises ``ModelError`` when config, tokenizer or weights are missing, damaged or incomplete,
-    or quantised otherwise; ``ConfigError`` when ``device`` cannot hold a quantised model.
+    or quantised otherwise; ``ConfigError`` when ``device`` cannot hold a quantised model; ``OutOfMemory`` when it has
+    too little memory.
     """
     hide_progress()
     check_quantise(quantise, device)
@@ -191,7 +201,10 @@ def load_llm(name_or_path: str, dtype: str, device: torch.device, quantise: Quan
     missing = sorted(key for key in loading["missing_keys"] if "pooler" not in key)
     if missing:
         raise ModelError.one(_FIELD, name_or_path, f"{len(missing)} weights are missing, {missing[0]} among them")
-    model = (model if quantise != NOT_QUANTISED else model.to(device)).eval()
+    try:
+        model = (model if quantise != NOT_QUANTISED else model.to(device)).eval()
+    except torch.OutOfMemoryError as error:
+        raise _too_large(name_or_path, error) from error
     width = int(model.get_input_embeddings().weight.shape[1])
     if width != config.hidden_size:
         raise ModelError.one(

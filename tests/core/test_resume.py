@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from src.core.checkpoints import FileCheckpoint, pack, unpack
+from src.core.checkpoints import Checkpoint, FileCheckpoint, pack, unpack
+from src.core.data_utils import grouped_batches, shuffled_batches
 from src.core.errors import ArtefactError, OutOfMemory, StopTraining
-from src.core.training import NO_CHECKPOINT, FitResult, LoopSettings, fit
+from src.core.training import NO_CHECKPOINT, Batches, FitResult, LoopSettings, fit
 
 EPOCHS = 6
 
@@ -166,38 +169,227 @@ def test_a_damaged_checkpoint_is_told(content: bytes) -> None:
         unpack(content, "one", "trials/3/checkpoint.pt")
 
 
-class Hungry:
-    """Runs out of memory above a number of rows per forward pass."""
+# -------------------------------------------------------------------------------------------------- within an epoch
 
-    def __init__(self, model: nn.Linear, most: int) -> None:
-        self.model, self.most, self.sizes = model, most, list[int]()
+
+class Timed(Noisy):
+    """A regression that takes a minute a step, counts its steps, and is killed at the beginning of one of them."""
+
+    def __init__(self, model: nn.Module, stream: torch.Generator, die_in_step: int) -> None:
+        super().__init__(model, stream)
+        self.now, self.steps, self.die_in_step = 0.0, 0, die_in_step
 
     def loss(self, rows: Tensor) -> Tensor:
         """Mean over these rows."""
-        if len(rows) > self.most:
+        self.steps += 1
+        if self.steps == self.die_in_step:
+            raise Killed
+        self.now += 60
+        return super().loss(rows)
+
+
+class Kept:
+    """A checkpoint in memory that remembers after how many steps it was saved."""
+
+    def __init__(self) -> None:
+        self.content, self.saved = b"", list[int]()
+
+    def load(self) -> Mapping[str, Any] | None:
+        """As a file's."""
+        return unpack(self.content, "identity", "memory") if self.content else None
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """As a file's."""
+        self.saved.append(state["progress"]["steps"])
+        self.content = pack(state, "identity")
+
+
+class Hours(NamedTuple):
+    """A training of epochs that take five minutes each, how it went, and what was asked of it."""
+
+    result: FitResult
+    module: nn.Module
+    steps: int
+    told: int
+
+
+GROUPED = partial(grouped_batches, cost=torch.arange(40) % 7, window=2)
+both_orders = pytest.mark.parametrize("batches", [shuffled_batches, GROUPED], ids=["shuffled", "grouped"])
+
+
+def train_for_hours(
+    checkpoint: Checkpoint = NO_CHECKPOINT,
+    die_in_step: int = 0,
+    die_in_evaluation: int = 0,
+    minutes: float = 2.0,
+    batches: Batches = shuffled_batches,
+) -> Hours:
+    """Three epochs of five steps, a minute each; batch norm, dropout, Adam, a schedule and an extra stream."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
+    stream = torch.Generator().manual_seed(2)
+    objective, optimiser = Timed(model, stream, die_in_step), torch.optim.Adam(model.parameters(), lr=0.05)
+    evaluations, told = list[int](), list[int]()
+
+    def evaluate() -> dict[str, float]:
+        evaluations.append(1)
+        if len(evaluations) == die_in_evaluation:
+            raise Killed
+        return {"score": -float((model(objective.inputs).squeeze(1) - objective.inputs.sum(1)).pow(2).mean())}
+
+    result = fit(
+        model,
+        objective,
+        optimiser,
+        LoopSettings(epochs=3, batch_size=8, patience=9, monitor="score", checkpoint_minutes=minutes),
+        40,
+        evaluate,
+        torch.Generator().manual_seed(3),
+        on_step=lambda: told.append(1),
+        schedule=torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.99),
+        checkpoint=checkpoint,
+        streams=(stream,),
+        batches=batches,
+        clock=lambda: objective.now,
+    )
+    return Hours(result, model, objective.steps, len(told))
+
+
+@both_orders
+@pytest.mark.parametrize("step", range(3, 16))
+def test_a_training_killed_in_any_step_loses_two_minutes_and_no_bit(step: int, batches: Batches) -> None:
+    whole, checkpoint = train_for_hours(batches=batches), Kept()
+    with pytest.raises(Killed):
+        train_for_hours(checkpoint, die_in_step=step, batches=batches)
+    again = train_for_hours(checkpoint, batches=batches)
+    assert same((again.result, again.module), (whole.result, whole.module))
+    # killed in a step, at most the two before it are made again
+    assert 15 - again.steps in (step - 1, step - 2)
+    assert again.told == whole.told == 15
+
+
+def test_a_training_killed_again_and_again_in_one_epoch_ends_as_if_it_had_not_been() -> None:
+    whole, checkpoint = train_for_hours(), Kept()
+    for step in (4, 3, 2, 4, 4):  # counted from where it went on
+        with pytest.raises(Killed):
+            train_for_hours(checkpoint, die_in_step=step)
+    again = train_for_hours(checkpoint)
+    assert same((again.result, again.module), (whole.result, whole.module))
+
+
+def test_a_crash_in_the_evaluation_does_not_lose_the_epoch() -> None:
+    whole, checkpoint = train_for_hours(), Kept()
+    with pytest.raises(Killed):
+        train_for_hours(checkpoint, die_in_evaluation=2)
+    again = train_for_hours(checkpoint)
+    assert again.steps == 5  # the third epoch's
+    assert same((again.result, again.module), (whole.result, whole.module))
+
+
+@pytest.mark.parametrize(
+    ("minutes", "saved"),
+    [
+        (2, [2, 4, 5, 5, 7, 9, 10, 10, 12, 14, 15, 15]),  # the last of an epoch before and after its evaluation
+        (5, [5, 5, 10, 10, 15, 15]),  # what the last step saved is not saved again
+        (5.5, [5, 10, 15]),
+        (0, [5, 10, 15]),
+    ],
+)
+def test_an_epoch_shorter_than_the_interval_is_saved_once(minutes: float, saved: list[int]) -> None:
+    checkpoint = Kept()
+    assert train_for_hours(checkpoint, minutes=minutes).result.seconds == 15 * 60
+    assert checkpoint.saved == saved
+
+
+# ---------------------------------------------------------------------------------------------------- out of memory
+
+
+class Hungry:
+    """Runs out of memory above a number of rows per forward pass, when the pass has left its traces."""
+
+    def __init__(self, model: nn.Module, most: Callable[[], int]) -> None:
+        self.model, self.most, self.asked, self.sizes = model, most, list[int](), list[int]()
+
+    def loss(self, rows: Tensor) -> Tensor:
+        """Mean over these rows."""
+        self.asked.append(len(rows))
+        inputs = torch.stack([rows.float(), torch.ones(len(rows))], dim=1)
+        loss = ((self.model(inputs) - rows.float().unsqueeze(1)) ** 2).mean()
+        if len(rows) > self.most():
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
         self.sizes.append(len(rows))
-        return ((self.model(torch.ones(len(rows), 1)) - rows.float().unsqueeze(1)) ** 2).mean()
+        return loss
 
 
-def hungry_fit(most: int, adapt: bool) -> tuple[list[int], Tensor]:
-    """One epoch of 16 rows in one batch."""
+def hungry_fit(
+    most: Callable[[], int], adapt: bool = True, rows: int = 16, model: nn.Module | None = None, micro: int = 0
+) -> tuple[Hungry, nn.Module]:
+    """One epoch in batches of 16."""
     torch.manual_seed(0)
-    model = nn.Linear(1, 1)
+    model = nn.Linear(2, 1) if model is None else model
     objective = Hungry(model, most)
-    settings = LoopSettings(epochs=1, batch_size=16, monitor="score", adapt_micro_batch=adapt)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
-    fit(model, objective, optimiser, settings, 16, lambda: {"score": 1.0}, torch.Generator().manual_seed(1))
-    return objective.sizes, model.weight.detach()
+    settings = LoopSettings(epochs=1, batch_size=16, micro_batch_size=micro, monitor="score", adapt_micro_batch=adapt)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.001)
+    fit(model, objective, optimiser, settings, rows, lambda: {"score": 1.0}, torch.Generator().manual_seed(1))
+    return objective, model
 
 
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_effective_batch() -> None:
-    sizes, weight = hungry_fit(most=5, adapt=True)
-    assert sizes == [4, 4, 4, 4]  # 16 and 8 did not fit
-    torch.testing.assert_close(weight, hungry_fit(most=16, adapt=True)[1])
+    objective, model = hungry_fit(lambda: 5)
+    assert objective.sizes == [4, 4, 4, 4]  # 16 and 8 did not fit
+    torch.testing.assert_close(model.state_dict(), hungry_fit(lambda: 16)[1].state_dict())
 
 
-@pytest.mark.parametrize(("most", "adapt"), [(5, False), (0, True)])
-def test_out_of_memory_that_cannot_be_helped_is_an_error(most: int, adapt: bool) -> None:
-    with pytest.raises(OutOfMemory, match="lower the batch size"):
-        hungry_fit(most, adapt)
+def test_what_is_learned_depends_on_the_final_micro_batch_alone() -> None:
+    def normalised() -> nn.Module:
+        torch.manual_seed(5)
+        return nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.Linear(6, 1))
+
+    found = hungry_fit(lambda: 5, rows=40, model=normalised())[1].state_dict()
+    wanted = hungry_fit(lambda: 99, rows=40, model=normalised(), micro=4)[1].state_dict()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert int(found["1.num_batches_tracked"]) == 40 / 4
+
+
+def test_a_last_batch_smaller_than_the_micro_batch_is_halved_itself() -> None:
+    steps = list[int]()
+
+    def most() -> int:
+        steps.append(1)
+        return 16 if len(steps) == 1 else 2
+
+    objective, _ = hungry_fit(most, rows=20, micro=16)
+    assert objective.asked == [16, 4, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("most", "adapt", "said"), [(5, False, "set loop.adapt_micro_batch"), (0, True, "one row per forward pass")]
+)
+def test_out_of_memory_that_cannot_be_helped_is_an_error(most: int, adapt: bool, said: str) -> None:
+    with pytest.raises(OutOfMemory, match=said):
+        hungry_fit(lambda: most, adapt)
+
+
+def test_an_optimisers_step_is_never_made_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, steps = nn.Linear(2, 1), list[int]()
+    objective, optimiser = Hungry(model, lambda: 99), torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def step() -> None:
+        steps.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(optimiser, "step", step)
+    settings = LoopSettings(epochs=1, batch_size=16, monitor="score", adapt_micro_batch=True)
+    with pytest.raises(OutOfMemory, match=r"optimiser's step .*lower loop.micro_batch_size"):
+        fit(model, objective, optimiser, settings, 16, lambda: {"score": 1.0}, torch.Generator())
+    assert (len(steps), objective.sizes) == (1, [16])
+
+
+def test_out_of_memory_in_the_evaluation_says_which_batch_size_to_lower() -> None:
+    def evaluate() -> dict[str, float]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    model = nn.Linear(2, 1)
+    optimiser, settings = torch.optim.SGD(model.parameters(), lr=0.1), LoopSettings(epochs=1, monitor="score")
+    with pytest.raises(OutOfMemory, match=r"evaluation of epoch 1 .*teacher.export.batch_size"):
+        fit(model, Hungry(model, lambda: 999), optimiser, settings, 16, evaluate, torch.Generator())

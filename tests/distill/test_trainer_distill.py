@@ -12,19 +12,21 @@ import pytest
 import torch
 
 import src.distill.trainer_distill as trainer
+from src.core.checkpoints import Checkpoint, NoCheckpoint
 from src.core.errors import ConfigError
 from src.core.training import LoopSettings
 from src.data.examples import SealedExamples
 from src.distill.data_bridge import TeachingRows, align
 from src.distill.selection_policy import SelectionContext, TeachAll
 from src.distill.settings import ActiveSettings, DistillSettings
-from src.distill.trainer_distill import DistillObjective, build_distilled, train_distilled
+from src.distill.trainer_distill import DistillObjective, DistillRun, build_distilled, train_distilled
 from src.student.datamodule import StudentData
 from src.student.evaluator import evaluate_model
 from src.student.losses import dro_at, dro_terms
 from src.student.models import SequenceStudent
 from src.student.settings import EvaluationSettings, StudentSettings
 from src.student.trainer_baseline import new_student, train_student
+from tests.dying import DyingCheckpoint, Killed
 from tests.fixtures import NUM_ITEMS, cycle_data, outputs_for
 
 EVALUATION = EvaluationSettings(ks=(1, 5))
@@ -358,3 +360,22 @@ def test_gammas_must_not_all_vanish_while_rankings_are_distilled() -> None:
     with pytest.raises(ValueError, match="must not all be 0"):
         DistillSettings(lam=0.5, **nothing)
     DistillSettings(lam=0.0, **nothing)
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 5])
+def test_a_training_killed_within_an_epoch_goes_on_to_the_same_student_and_the_same_share(
+    data: StudentData, teaching: TeachingRows, after: int
+) -> None:
+    def distilled(checkpoint: Checkpoint) -> DistillRun:
+        # saved after each of an epoch's three steps, and after its evaluation
+        loop = LoopSettings(epochs=2, batch_size=16, monitor="ndcg_5", checkpoint_minutes=1e-9)
+        settings = student_settings(loop=loop)
+        return train_distilled(settings, FULL, ActiveSettings(), EVALUATION, data, teaching, 7, checkpoint=checkpoint)
+
+    whole, checkpoint = distilled(NoCheckpoint()), DyingCheckpoint(after)
+    with pytest.raises(Killed):
+        distilled(checkpoint)
+    again = distilled(checkpoint)
+    assert again.fit.history == whole.fit.history
+    assert whole.fit.history[0]["taught_share"] == len(LABELLED) / len(data.train)
+    assert same_weights(again.student, whole.student)

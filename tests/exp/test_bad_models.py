@@ -134,7 +134,7 @@ def test_a_checkpoint_of_another_model_is_refused_before_a_step_and_stays(
     path = would_save_to(stages_of(workplace, sound))
     FileCheckpoint(path, "another model").save({"progress": {}})
     before = path.read_bytes()
-    monkeypatch.setattr("src.core.training.train_step", lambda *_: pytest.fail("a step was made"))
+    monkeypatch.setattr("src.core.training._accumulate", lambda *_: pytest.fail("a step was made"))
     with pytest.raises(ArtefactError, match="belongs to a training with another model, data or configuration"):
         _ = stages_of(workplace, sound).teacher
     assert path.read_bytes() == before

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +16,7 @@ from src.core.paths import require_finished
 from src.data.candidates import draw_candidate_lists, load_candidates
 from src.data.teacher_outputs import load_teacher_outputs
 from src.exp.door import nested_plain
+from src.pipeline import evaluate_all
 from src.pipeline.evaluate_all import EvaluateSettings, check_results, run_eval_all
 from src.pipeline.final import Comparison, popularity
 from src.pipeline.run_folder import SETTINGS_FILE
@@ -20,7 +24,7 @@ from src.pipeline.runs import run_distill, run_teacher
 from src.pipeline.settings import RuntimeSettings
 from src.pipeline.stages import Stages
 from src.student.settings import EvaluationSettings
-from src.teacher.trained import WritingTeacher
+from src.teacher.trained import TrainedTeacher, WritingTeacher
 from tests.pipeline.toy import new_run, toy_stages
 
 CANDIDATES, SAMPLE = 4, 12
@@ -132,6 +136,36 @@ def test_eval_all_ranks_it_and_judges_its_answers(runs: Path) -> None:
     assert after[names].tolist() == before[names].tolist()
     assert found.loc[("taught/teacher", "test (taught's sample)")][ANSWERS].notna().all()
     assert np.isnan(found.loc[("distilled/student", "test"), "valid_ratio"])
+
+
+def test_eval_all_loads_each_teacher_once_and_holds_one_at_a_time(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taught = runs / "result" / "taught"
+    results = tuple(Path(shutil.copytree(taught, runs / "copies" / name)) for name in ("first", "second"))
+    loaded, alive, real = list[str](), list[weakref.ref[Any]](), evaluate_all.load_trained
+
+    def load(folder: Path, *arguments: Any) -> TrainedTeacher:
+        assert [model() for model in alive] == [None] * len(alive)
+        loaded.append(folder.parent.name)
+        teacher = real(folder, *arguments)
+        assert isinstance(teacher, WritingTeacher)
+        alive.append(weakref.ref(teacher.model))
+        return teacher
+
+    monkeypatch.setattr(evaluate_all, "load_trained", load)
+    runtime = RuntimeSettings(device="cpu", cache=runs / "cache")
+    settings = EvaluateSettings(evaluation=EvaluationSettings(), runtime=runtime, results=results)
+    folder = new_run(runs / "two_teachers")
+    run_eval_all(settings, check_results(settings), folder)
+    assert loaded == ["first", "second"]
+    once, twice = table(runs / "evaluation"), table(folder.path)
+    for split in ("validation", "test"):
+        wanted = once.loc[("taught/teacher", f"{split} (taught's sample)")].dropna().tolist()
+        for name in loaded:
+            assert twice.loc[(f"{name}/teacher", f"{split} ({name}'s sample)")].dropna().tolist() == wanted
+            assert (folder.path / "candidates" / name / split / "items.npy").is_file()
+    # one split after the other, the models of each before its samples
+    splits = [split.split(" ")[0] for split in pd.read_csv(folder.path / "comparison.csv")["split"]]
+    assert splits == sorted(splits, reverse=True)
 
 
 def test_the_lists_of_a_test_sample_are_kept(runs: Path) -> None:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.core.errors import ConfigError, TrainingFailed
+from src.core.errors import ConfigError, OutOfMemory, TrainingFailed
 from src.data.examples import Examples
 from src.data.teacher_outputs import load_teacher_outputs, save_teacher_outputs
 from src.student.datamodule import TensorExamples
 from src.teacher.ilora_model import ILoRATeacher
+from src.teacher.interfaces import TeacherForward
 from src.teacher.labelling import rank, select_rows
 from src.teacher.settings import ExportSettings, Select
 from tests.fixtures import NUM_ITEMS, cycle_data, cycle_examples
@@ -98,3 +99,40 @@ def test_labelling_switches_dropout_off(llama: Path) -> None:
     quiet = ranks_of(teacher, cycle_examples(6, 0), 4)
     assert torch.equal(ranks_of(teacher.train(), cycle_examples(6, 0), 4), quiet)
     assert not teacher.training
+
+
+def hungry(teacher: ILoRATeacher, most: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The teacher runs out of memory above so many prompts at once; returns how many it was asked."""
+    asked, real = list[int](), teacher.forward
+
+    def forward(history: Tensor, length: Tensor) -> TeacherForward:
+        asked.append(len(history))
+        said = real(history, length)
+        if len(history) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return said
+
+    monkeypatch.setattr(teacher, "forward", forward)
+    return asked
+
+
+def test_out_of_memory_halves_the_batch_and_changes_no_label(
+    llama: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    teacher, rows, settings = teacher_of(llama), np.arange(10), ExportSettings(top_n=4, batch_size=8)
+    whole = label(teacher, cycle_data(), rows, settings)
+    asked = hungry(teacher, 3, monkeypatch)
+    found = label(teacher, cycle_data(), rows, settings)
+    assert asked == [8, 4, 2, 2, 2, 2, 2]
+    assert [record.levelname for record in caplog.records if "out of memory" in record.message] == ["WARNING"]
+    assert "teacher.export.batch_size was 8" in caplog.text
+    assert found.candidates.tolist() == whole.candidates.tolist()
+    for name in ("scores", "distances", "sequence_embedding"):
+        np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-4, atol=1e-5)
+
+
+def test_a_prompt_that_does_not_fit_alone_ends_the_labelling(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = teacher_of(llama)
+    hungry(teacher, 0, monkeypatch)
+    with pytest.raises(OutOfMemory, match=r"a single row at once .*teacher.quantise=4bit"):
+        ranks_of(teacher, cycle_examples(3, 0), 4)

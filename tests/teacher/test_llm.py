@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from src.core.errors import ModelError
+from src.core.errors import ModelError, OutOfMemory
 from src.teacher.llm import check_llm, fingerprint_llm, load_llm
 from src.teacher.settings import LoraSettings, PromptSettings, TeacherSettings
 from tests.golden.sentencepiece_file import load_tokenizer
@@ -203,3 +203,14 @@ def test_a_large_file_is_known_by_samples_its_header_among_them(
     content[10] ^= 1
     (copy / "model.safetensors").write_bytes(bytes(content))
     assert fingerprint_llm(str(copy)) != before == fingerprint_llm(str(llama))
+
+
+@pytest.mark.parametrize("where", ["transformers.AutoModel.from_pretrained", "transformers.PreTrainedModel.to"])
+def test_a_model_that_does_not_fit_is_told_so(llama: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 14 GiB. See the documentation")
+
+    monkeypatch.setattr(where, full)
+    with pytest.raises(OutOfMemory, match=r"does not fit .*CUDA out of memory\) → set teacher.quantise=4bit") as caught:
+        load_llm(str(llama), "auto", CPU)
+    assert "HF_TOKEN" not in str(caught.value)

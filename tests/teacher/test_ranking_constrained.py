@@ -11,10 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedMo
 
 from src.core.errors import ConfigError, ModelError, TrainingFailed
 from src.teacher.gated_lora import inject
-from src.teacher.ranking.constrained import Normalise, beam_search, rank_all
-from src.teacher.ranking.exact import score_all
+from src.teacher.ranking import constrained
+from src.teacher.ranking.constrained import beam_search
 from src.teacher.ranking.title_tree import TitleTree
 from src.teacher.settings import LoraSettings
+from tests.teacher.exact import rank_all, score_all
 
 Hold = Literal["shared", "expanded"]
 VOCABULARY, WIDTH, END = 60, 16, 2
@@ -112,9 +113,8 @@ def test_a_narrow_beam_finds_n_different_items_and_their_true_scores(llm: PreTra
 
 
 @pytest.mark.parametrize("portion", [1, 1 << 27])
-@pytest.mark.parametrize("normalise", ["vocabulary", "allowed"])
 def test_reading_the_rest_at_once_changes_nothing(
-    llm: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, normalise: Normalise, portion: int
+    llm: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, portion: int
 ) -> None:
     monkeypatch.setattr("src.teacher.ranking.constrained._LOGITS", portion)
     generator = torch.Generator().manual_seed(5)
@@ -123,8 +123,7 @@ def test_reading_the_rest_at_once_changes_nothing(
     tree, (embedded, mask) = TitleTree.of(titles, END), prompts([5, 5, 2, 7, 3, 4, 4, 4])
     for beams in (1, 2, 7, 20):
         shared, expanded = (
-            beam_search(llm, embedded, mask, tree, min(beams, 3), beams, normalise=normalise, hold=hold)
-            for hold in ("shared", "expanded")
+            beam_search(llm, embedded, mask, tree, min(beams, 3), beams, hold=hold) for hold in ("shared", "expanded")
         )
         assert shared.items.tolist() == expanded.items.tolist()
         torch.testing.assert_close(shared.log_probability, expanded.log_probability, rtol=1e-5, atol=1e-4)
@@ -180,22 +179,6 @@ def test_ties_fall_to_the_smaller_id(llm: PreTrainedModel) -> None:
     torch.testing.assert_close(ranking.log_probability, ends.expand(2, -1))
     few = beam_search(flat, *prompts([3, 5]), TitleTree.of(titles, END), top_n=2, beams=3)
     assert few.items.tolist() == [[1, 2]] * 2
-
-
-def test_normalised_over_allowed_tokens(llm: PreTrainedModel, tree: TitleTree) -> None:
-    embedded, mask = prompts([3, 6])
-    ranking = beam_search(llm, embedded, mask, tree, top_n=10, beams=10, normalise="allowed")
-    # the probabilities of all leaves are one; items 1 and 6 share a leaf
-    mass = ranking.log_probability.exp().sum(dim=1) - ranking.log_probability[ranking.items == 6].exp()
-    torch.testing.assert_close(mass, torch.ones(2))
-    only = TitleTree.of([[5, 6]], END)
-    assert beam_search(llm, embedded, mask, only, 1, 1, normalise="allowed").log_probability.abs().max() < 1e-6
-    flat = LlamaForCausalLM(llm.config)
-    nn.init.zeros_(flat.lm_head.weight)
-    # a: 1/2, then end or b: 1/4; c: 1/2
-    ranking = beam_search(flat, *prompts([3]), TitleTree.of([[5, 6], [5], [7]], END), 3, 3, normalise="allowed")
-    assert ranking.items.tolist() == [[2, 0, 1]]
-    torch.testing.assert_close(ranking.log_probability.exp(), torch.tensor([[1 / 2, 1 / 4, 1 / 4]]))
 
 
 def test_items_of_one_title_stand_together(llm: PreTrainedModel, tree: TitleTree) -> None:
@@ -264,3 +247,13 @@ def test_models_and_prompts_that_cannot_be_searched(llm: PreTrainedModel, tree: 
         nn.init.constant_(broken.lm_head.weight, float("nan"))
         with pytest.raises(TrainingFailed, match="not finite"):
             search(broken)
+
+
+def test_logits_are_normalised_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(5, 2, 7, generator=torch.Generator().manual_seed(1)).bfloat16()
+    copied, real = list[int](), Tensor.float
+    monkeypatch.setattr(constrained, "_LOGITS", 2 * 2 * 7)
+    monkeypatch.setattr(Tensor, "float", lambda self: (copied.append(self.numel()), real(self))[1])
+    found = constrained._log_totals(logits)
+    assert copied == [28, 28, 14]
+    torch.testing.assert_close(found, real(logits).exp().sum(dim=2).log(), rtol=1e-5, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -20,13 +21,16 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from src.core.errors import ModelError
-from src.teacher.ranking.constrained import beam_search, rank_all
+from src.core.errors import ModelError, TrainingFailed
+from src.teacher.ranking import constrained
+from src.teacher.ranking.constrained import beam_search
 from src.teacher.ranking.continuation import can_share
-from src.teacher.ranking.exact import score_all
 from src.teacher.ranking.title_tree import TitleTree
+from tests.teacher.exact import rank_all, score_all
 
 VOCABULARY, WIDTH, END = 60, 16, 2
 TITLES = [[5, 6], [7, 8, 9], [5], [7, 8], [30, 31, 32], [5, 8], [40], [5, 6, 10], [41, 42, 43, 44, 45, 46]]
@@ -109,3 +113,57 @@ def test_others_are_expanded(family: str) -> None:
     truth = brute_force(llm, embedded, mask)
     torch.testing.assert_close(score_all(llm, embedded, mask, tree), truth, rtol=1e-4, atol=1e-3)
     assert beam_search(llm, embedded, mask, tree, 5, 9).items.tolist() == rank_all(truth, 5).items.tolist()
+
+
+@pytest.mark.parametrize(("at_once", "prompts_each"), [(0, 3), (9, 1), (1, 1), (18, 2), (27, 3)])
+@pytest.mark.parametrize("family", OTHERS)
+def test_copies_of_prompts_are_held_for_few_prompts_at_a_time(
+    family: str, at_once: int, prompts_each: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    llm, (embedded, mask), tree = build(OTHERS[family](), "eager"), prompts(), TitleTree.of(TITLES, END)
+    whole, rows = beam_search(llm, embedded, mask, tree, 5, 9), list[int]()
+    constrained._tell_once.cache_clear()
+    caplog.set_level("INFO")
+    llm.register_forward_hook(lambda model, given, output: rows.append(len(output.logits)))
+    for _ in range(2):
+        found = beam_search(llm, embedded, mask, tree, 5, 9, at_once=at_once)
+        assert found.items.tolist() == whole.items.tolist()
+        torch.testing.assert_close(found.log_probability, whole.log_probability, rtol=1e-4, atol=1e-4)
+    assert rows[0] == 3  # all prompts are read in one pass
+    # no prompt has more than six open beams: the other titles have ended or share their beginning
+    assert max(rows[1:]) in range(4 * prompts_each, 6 * prompts_each + 1)
+    told = [record.message for record in caplog.records if "constrained" in record.message]
+    name = llm.config.model_type
+    assert told == [f"constrained: each beam holds a copy of its {name} prompt, {prompts_each} prompts at a time"]
+
+
+@pytest.fixture
+def foreign(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of an attention that is as good as FlashAttention: it can do everything but take a mask of our own."""
+
+    def attend(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, **named: Any
+    ) -> Any:
+        assert attention_mask is None or query.shape[2] in (1, attention_mask.shape[-1]), "a mask of our own"
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **named)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, "foreign", attend)
+    monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS._local_mapping, "foreign", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    return "foreign"
+
+
+def test_an_attention_that_cannot_share_steps_aside_for_the_search(foreign: str) -> None:
+    llm, (embedded, mask), tree = build(FAMILIES["llama"]()), prompts(), TitleTree.of(TITLES, END)
+    truth, seen = brute_force(llm, embedded, mask), list[tuple[str, int]]()
+    llm.set_attn_implementation(foreign)
+    llm.register_forward_hook(
+        lambda model, given, output: seen.append((model.config._attn_implementation, len(output.logits)))
+    )
+    found = beam_search(llm, embedded, mask, tree, 5, len(TITLES), at_once=1)
+    assert found.items.tolist() == rank_all(truth, 5).items.tolist()
+    # beams were shared: three rows, one a prompt, in every pass
+    assert set(seen) == {("sdpa", 3)}
+    assert {module.config._attn_implementation for module in llm.modules() if hasattr(module, "config")} == {foreign}
+    with pytest.raises(TrainingFailed, match="not finite"):
+        beam_search(llm, embedded * float("nan"), mask, tree, 5, len(TITLES))
+    assert llm.config._attn_implementation == foreign

@@ -8,6 +8,7 @@ import torch
 from src.core.errors import DataError
 from src.teacher.ranking.subtrees import read_order
 from src.teacher.ranking.title_tree import TitleTree
+from tests.teacher.exact import leaves_of
 
 END = 9
 # 0: a b; 1: c; 2: a b again; 3: a; 4: a d; 5: a b e
@@ -38,14 +39,10 @@ def test_by_hand(tree: TitleTree) -> None:
 
 
 def test_every_item_is_behind_its_own_title(tree: TitleTree) -> None:
-    place, items = tree.items_of(tree.leaves)
-    found = {item: path_of(tree, int(tree.leaves[at])) for at, item in zip(place.tolist(), items.tolist(), strict=True)}
+    leaves = leaves_of(tree)
+    place, items = tree.items_of(leaves)
+    found = {item: path_of(tree, int(leaves[at])) for at, item in zip(place.tolist(), items.tolist(), strict=True)}
     assert found == {item: [*title, END] for item, title in enumerate(TITLES)}
-
-
-def test_leaves_come_depth_first(tree: TitleTree) -> None:
-    # a; a b; a b e; a d; c
-    assert tree.leaves.tolist() == [3, 7, 10, 9, 6]
 
 
 def test_leaves_below_each_node(tree: TitleTree) -> None:
@@ -54,13 +51,16 @@ def test_leaves_below_each_node(tree: TitleTree) -> None:
 
 def test_equal_titles_share_a_leaf_and_are_reported(tree: TitleTree) -> None:
     assert tree.duplicates() == [(0, 2)]
-    assert tree.item_count(tree.leaves).tolist() == [1, 2, 1, 1, 1]
-    assert tree.first_item(tree.leaves).tolist() == [3, 0, 5, 4, 1]
+    # a; c; a b; a d; a b e
+    leaves = torch.tensor([3, 6, 7, 9, 10])
+    assert tree.item_count(leaves).tolist() == [1, 1, 2, 1, 1]
+    assert tree.first_item(leaves).tolist() == [3, 1, 0, 4, 5]
     assert TitleTree.of([[1], [2]], END).duplicates() == []
 
 
 def test_only_leaves_hold_items(tree: TitleTree) -> None:
-    assert tree.is_leaf(torch.arange(tree.num_nodes)).nonzero().flatten().tolist() == sorted(tree.leaves.tolist())
+    assert leaves_of(tree).tolist() == [3, 6, 7, 9, 10]
+    assert all(tree.token[leaf] == END for leaf in leaves_of(tree))
 
 
 def test_children_of_many_nodes_at_once(tree: TitleTree) -> None:
@@ -74,9 +74,10 @@ def test_a_large_catalogue_keeps_every_title() -> None:
     sizes = torch.randint(1, 6, (300,), generator=generator).tolist()
     titles = [torch.randint(0, 4, (size,), generator=generator).tolist() for size in sizes]
     tree = TitleTree.of(titles, END)
-    place, items = tree.items_of(tree.leaves)
+    leaves = leaves_of(tree)
+    place, items = tree.items_of(leaves)
     for at, item in zip(place.tolist(), items.tolist(), strict=True):
-        assert path_of(tree, int(tree.leaves[at])) == [*titles[item], END]
+        assert path_of(tree, int(leaves[at])) == [*titles[item], END]
     assert sorted(items.tolist()) == list(range(300))
     assert sum(map(len, tree.duplicates())) == 300 - sum(titles.count(title) == 1 for title in titles)
     assert sum(tree.levels) == tree.num_nodes

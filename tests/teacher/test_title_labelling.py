@@ -21,7 +21,6 @@ from src.teacher import trained
 from src.teacher.factory import save_teacher
 from src.teacher.labelling import Labels, rank, teacher_outputs
 from src.teacher.ranking import grounded
-from src.teacher.ranking.exact import score_all
 from src.teacher.ranking.title_tree import TitleTree
 from src.teacher.settings import ExportSettings, PromptSettings, RankingKind, TeacherSettings
 from src.teacher.title.catalogue import UNLISTED, ConstrainedCatalogue, TitleCatalogue, title_catalogue
@@ -31,6 +30,7 @@ from src.teacher.title.model import TitleTeacher
 from src.teacher.trained import HeadTeacher, WritingTeacher, load_trained
 from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data, id_map_of
 from tests.teacher.builders import CPU, WIDTH, teacher_of
+from tests.teacher.exact import score_all
 from tests.teacher.title_builders import TITLE_SETTINGS, N, save_random_causal, title_teacher_of
 
 ROWS = np.array([3, 4, 11, 12, 38])

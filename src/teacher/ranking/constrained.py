@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeVar
+from functools import cache
+from typing import NamedTuple, TypeVar
 
 import torch
 from peft import PeftModel
@@ -10,13 +11,26 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from src.core.errors import ConfigError, TrainingFailed
-from src.teacher.ranking.continuation import Beams, Continuation, Gate, Shared, asking, no_gate, read_prompts
+from src.core.logging import get_logger
+from src.teacher.ranking.continuation import (
+    Beams,
+    Continuation,
+    Gate,
+    Shared,
+    Start,
+    asking,
+    causal_model,
+    no_gate,
+    read_prompts,
+    sharing,
+)
 from src.teacher.ranking.subtrees import Below, read_order
 from src.teacher.ranking.title_tree import TitleTree
 
-Normalise = Literal["vocabulary", "allowed"]
+_log = get_logger(__name__)
+
 _NEVER = float("-inf")
-_LOGITS = 1 << 27  # logits that may be in memory at once when a search is finished
+_LOGITS = 1 << 27  # logits that are computed, or copied into float32, at once
 
 
 class Ranking(NamedTuple):
@@ -58,35 +72,53 @@ def beam_search(
     top_n: int,
     beams: int,
     gate: Gate = no_gate,
-    normalise: Normalise = "vocabulary",
     hold: Beams = "auto",
+    at_once: int = 0,
 ) -> Ranking:
     """Rank a catalogue for prompts ``[B, S, D]`` with mask ``[B, S]`` (padding on the left), ``top_n`` items each.
 
     A title's score is log P(title, end token | prompt): the sum of its tokens' log-probabilities, each normalised over
-    the whole *vocabulary* (the default: what the model believes, comparable between prompts) or over the *allowed*
-    tokens at that node (the probability of an item given that the answer is one, decided token by token). At each depth
-    the best ``beams`` unfinished titles go on; finished ones are kept beside them and take no place. Since every beam
-    leads to at least one item, ``top_n`` ≤ ``beams`` items are always found, and with as many beams as items the
-    ranking is exact. A prompt leaves the batch when no beam can overtake its N-th item any more, or (where beams share
-    it) when no more than ``beams`` titles are left below its beams: they are then all read at once, which is what the
-    search would have done token by token. Items of one title share its score, in the order of their ids.
+    the whole vocabulary: what the model believes, comparable between prompts. At each depth the best ``beams``
+    unfinished titles go on; finished ones are kept beside them and take no place. Since every beam leads to at least
+    one item, ``top_n`` ≤ ``beams`` items are always found, and with as many beams as items the ranking is exact. A
+    prompt leaves the batch when no beam can overtake its N-th item any more, or (where beams share it) when no more
+    than ``beams`` titles are left below its beams: they are then all read at once, which is what the search would have
+    done token by token. Items of one title share its score, in the order of their ids.
+
+    Where each beam holds a copy of its prompt's cache, as many prompts are searched at a time as have ``at_once`` beams
+    together, one at least (0: all of them); all are read at once. How beams are held is told once a process.
 
     Raises ``ConfigError`` when ``top_n`` is not within 1..V or ``beams`` is below it, ``ModelError`` when the model has
     no language-model head, ``TrainingFailed`` when its logits are not finite.
     """
     _check(tree, top_n, beams)
-    with asking(llm):
+    with asking(llm), sharing(llm):
         room = beams * tree.depth
         start = read_prompts(llm, inputs_embeds, attention_mask, gate, hold, room)
-        leaves = _search(start.logits, start.continuation, tree, top_n, beams, normalise)
-        return _items(leaves, tree, top_n)
+        copies = not isinstance(start.continuation, Shared)
+        prompts = max(1, at_once // beams) if copies and at_once else len(attention_mask)
+        _tell_once(causal_model(llm).config.model_type, prompts if copies else 0)
+        rows = torch.arange(len(attention_mask), device=start.logits.device)
+        found = [_search(*_part(start, part), tree, top_n, beams) for part in rows.split(prompts)]
+        return _items(_Found(*(torch.cat(parts) for parts in zip(*found, strict=True))), tree, top_n)
 
 
-def rank_all(scores: Tensor, top_n: int) -> Ranking:
-    """The ``top_n`` best of scores ``[B, V]`` (from `score_all`), equal ones by ascending id."""
-    order = scores.sort(dim=1, descending=True, stable=True)
-    return Ranking(order.indices[:, :top_n], order.values[:, :top_n])
+@cache
+def _tell_once(family: str, prompts: int) -> None:
+    """``prompts``: how many are searched at a time where each beam has a copy; 0 where beams share their prompt."""
+    if prompts:
+        _log.info("constrained: each beam holds a copy of its %s prompt, %d prompts at a time", family, prompts)
+    else:
+        _log.info("constrained: beams share their %s prompt", family)
+
+
+def _part(start: Start, rows: Tensor) -> tuple[Tensor, Continuation]:
+    """Logits and continuation of some of the prompts; those of all are left as they are."""
+    if len(rows) == len(start.logits):
+        return start.logits, start.continuation
+    continuation = start.continuation.fork()
+    continuation.keep(rows)
+    return start.logits[rows], continuation
 
 
 def _check(tree: TitleTree, top_n: int, beams: int) -> None:
@@ -96,9 +128,7 @@ def _check(tree: TitleTree, top_n: int, beams: int) -> None:
         raise ConfigError.one("beams", beams, f"must be at least top_n = {top_n}", "raise it")
 
 
-def _search(
-    logits: Tensor, continuation: Continuation, tree: TitleTree, top_n: int, beams: int, normalise: Normalise
-) -> _Found:
+def _search(logits: Tensor, continuation: Continuation, tree: TitleTree, top_n: int, beams: int) -> _Found:
     """The best leaves of each of B prompts. b of them are still searched; ``rows`` says which."""
     count, device = len(logits), logits.device
     rows = torch.arange(count, device=device)
@@ -108,7 +138,7 @@ def _search(
     best = _Found(*(part.clone() for part in found))
     following = logits.unsqueeze(1)
     while True:
-        grown = _grow(live, following, tree, normalise)
+        grown = _grow(live, following, tree)
         found = _collect(found, grown, tree)
         live = _narrow(_select(grown, _bar(found, tree), tree, beams))
         used = live.score > _NEVER
@@ -118,7 +148,7 @@ def _search(
             going = going & ~few
             if few.any():
                 last = few.nonzero().flatten()
-                ended = _finish(_rows(live, last), _rows(found, last), continuation, last, tree, normalise)
+                ended = _finish(_rows(live, last), _rows(found, last), continuation, last, tree)
                 _put(found, last, ended)
         _put(best, rows[~going], _rows(found, ~going))
         if not going.any():
@@ -131,9 +161,7 @@ def _search(
         following = continuation.step(live.parent, tree.token[live.node].clamp(min=0))
 
 
-def _finish(
-    live: _Beams, found: _Found, continuation: Shared, rows: Tensor, tree: TitleTree, normalise: Normalise
-) -> _Found:
+def _finish(live: _Beams, found: _Found, continuation: Shared, rows: Tensor, tree: TitleTree) -> _Found:
     """Read all that is below the beams, which belong to these rows of the continuation, and collect the leaves."""
     below = read_order(tree, live.node, live.score > _NEVER)
     numbers = below.node.shape[1] * continuation.model.config.get_text_config().vocab_size
@@ -141,18 +169,18 @@ def _finish(
     for part in torch.arange(len(rows), device=rows.device).split(max(1, _LOGITS // numbers)):
         ending = continuation.fork()
         ending.keep(rows[part])
-        leaves = _read_leaves(_rows(live, part), _rows(below, part), ending, tree, normalise)
+        leaves = _read_leaves(_rows(live, part), _rows(below, part), ending, tree)
         done.append(_collect(_rows(found, part), leaves, tree))
     return _Found(*(torch.cat(parts) for parts in zip(*done, strict=True)))
 
 
-def _read_leaves(live: _Beams, below: Below, ending: Shared, tree: TitleTree, normalise: Normalise) -> _Beams:
+def _read_leaves(live: _Beams, below: Below, ending: Shared, tree: TitleTree) -> _Beams:
     """The children of all nodes below the beams, with their scores, from one pass."""
     origin = below.origin
     logits = ending.read_below(live.parent.gather(1, origin), tree.token[below.node].clamp(min=0), below.above)
     score = live.score.gather(1, origin).masked_fill(~below.used, _NEVER)
     unscored = torch.zeros_like(score).masked_fill(~below.used, _NEVER)
-    steps = _grow(_Beams(below.node, unscored, origin), logits, tree, normalise)
+    steps = _grow(_Beams(below.node, unscored, origin), logits, tree)
     # the children that are not leaves are, in the same order, the nodes below the beams themselves
     deeper = below.used & (below.depth > 0)
     again = (steps.node > 0) & ~tree.is_leaf(steps.node)
@@ -173,7 +201,7 @@ def _put(whole: _Found, rows: Tensor, parts: _Found) -> None:
         into[rows] = part
 
 
-def _grow(beams: _Beams, logits: Tensor, tree: TitleTree, normalise: Normalise) -> _Beams:
+def _grow(beams: _Beams, logits: Tensor, tree: TitleTree) -> _Beams:
     """All children of all beams, in ascending order of their nodes; ``logits`` ``[b, K, vocabulary]`` follow the beams.
 
     Leaves among them are finished titles.
@@ -183,19 +211,14 @@ def _grow(beams: _Beams, logits: Tensor, tree: TitleTree, normalise: Normalise) 
     owner, node = tree.children_of(beams.node.flatten()[used])
     place = used[owner]
     chosen = logits.flatten(0, 1)[place, tree.token[node]].float()
-    if normalise == "vocabulary":
-        normaliser = logits.float().logsumexp(dim=2).flatten()[place]
-    else:
-        normaliser = _segment_logsumexp(chosen, owner, len(used))[owner]
-    score = beams.score.flatten()[place] + chosen - normaliser
+    score = beams.score.flatten()[place] + chosen - _log_totals(logits).flatten()[place]
     return _pack(_Beams(node, score, place % width), place // width, count)
 
 
-def _segment_logsumexp(values: Tensor, owner: Tensor, segments: int) -> Tensor:
-    """log Σ exp over each owner's values, ``[segments]``; owners 0..segments - 1 ascend, and each has a value."""
-    lengths = torch.bincount(owner, minlength=segments)
-    top = torch.segment_reduce(values, "max", lengths=lengths)
-    return top + torch.segment_reduce((values - top[owner]).exp(), "sum", lengths=lengths).log()
+def _log_totals(logits: Tensor) -> Tensor:
+    """log Σ exp over the vocabulary in float32, ``[b, K]``; no copy of all logits ``[b, K, vocabulary]`` is made."""
+    parts = logits.split(max(1, _LOGITS // logits[0].numel()))
+    return torch.cat([part.float().logsumexp(dim=2) for part in parts])
 
 
 def _pack(flat: _Beams, row: Tensor, count: int) -> _Beams:

@@ -25,6 +25,7 @@ from src.core.errors import ModelError
 Beams = Literal["auto", "shared", "expanded"]
 # families whose attention takes a mask of our own, with positions of our own (tests/teacher/test_ranking_families.py)
 _SHARING = ("gemma", "gpt2", "llama", "mistral", "opt", "qwen2", "qwen3")
+_MASKED = ("sdpa", "eager")
 
 
 class Gate(Protocol):
@@ -92,6 +93,24 @@ def asking(llm: PreTrainedModel | PeftModel) -> Iterator[None]:
         llm.train(training)
 
 
+@contextmanager
+def sharing(llm: PreTrainedModel | PeftModel) -> Iterator[None]:
+    """Inside of the block a model whose family could share prompts has an attention that takes a mask of our own.
+
+    FlashAttention does not: a search is worth torch's scaled dot product for a while. It is then as it was.
+    """
+    model = causal_model(llm)
+    before: str = model.config._attn_implementation
+    if model.config.model_type not in _SHARING or before in _MASKED:
+        yield
+        return
+    model.set_attn_implementation(_MASKED[0])
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
 def read_prompts(
     llm: PreTrainedModel | PeftModel,
     inputs_embeds: Tensor,
@@ -131,9 +150,11 @@ def read_prompts(
 
 
 def can_share(model: PreTrainedModel, length: int) -> bool:
-    """Whether beams of this model can share a prompt; ``length``: tokens that its cache would come to hold."""
+    """Whether beams of this model can share a prompt, inside of `sharing`; ``length``: tokens that its cache would come
+    to hold.
+    """
     config = model.config
-    if config.model_type not in _SHARING or config._attn_implementation not in ("sdpa", "eager"):
+    if config.model_type not in _SHARING or config._attn_implementation not in _MASKED:
         return False
     layers = DynamicCache(config=config).layers
     return all(not layer.is_sliding or length < layer.get_max_length() for layer in layers)

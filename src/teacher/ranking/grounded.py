@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -19,26 +19,12 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.core.data_utils import ordered_batches
-from src.core.errors import ConfigError, DataError, TrainingFailed
+from src.core.errors import DataError, TrainingFailed
 from src.teacher.ilora_model import mean_state
 from src.teacher.prompts import encode, surrounding
 from src.teacher.ranking.continuation import Gate, asking, causal_model, no_gate, read_prompts
 
-Pooling = Literal["mean", "last"]
 _SHOWN = 5
-
-
-class Grounding(NamedTuple):
-    """What B free answers mean in a catalogue of V items.
-
-    ``items`` ``[B, N]`` int64, nearest first, equally near ones by ascending id; ``distances`` ``[B, N]`` float32 ≥ 0,
-    Euclidean; ``embedding`` ``[B, D]`` float32: the answers' embeddings; ``answers``: B texts.
-    """
-
-    items: Tensor
-    distances: Tensor
-    embedding: Tensor
-    answers: list[str]
 
 
 def ground(
@@ -47,44 +33,33 @@ def ground(
     inputs_embeds: Tensor,
     attention_mask: Tensor,
     item_embeddings: Tensor,
-    top_n: int,
     max_tokens: int,
     end_id: int,
     gate: Gate = no_gate,
-    pooling: Pooling = "mean",
     batch_size: int = 64,
     longest_text: int | None = None,
-) -> Grounding:
-    """Answer prompts ``[B, S, D]`` with mask ``[B, S]`` (padding on the left) freely, and rank all items by distance.
+) -> Tensor:
+    """Answer prompts ``[B, S, D]`` with mask ``[B, S]`` (padding on the left) freely; returns the answers' Euclidean
+    distances to all items, ``[B, V]`` float32 ≥ 0.
 
-    ``item_embeddings`` ``[V, D]``: the titles through `embed_texts` with the same ``pooling`` and ``longest_text`` (or
+    ``item_embeddings`` ``[V, D]``: the titles through `embed_texts` with the same ``longest_text`` (or
     `GatedTeacher.embed_items`, with its ``title_tokens``), computed once for a catalogue. An empty answer says nothing:
     it gets the mean of the item embeddings.
-
-    Raises ``ConfigError`` when ``top_n`` is not within 1..V.
     """
-    if not 1 <= top_n <= len(item_embeddings):
-        rule = f"must be within 1..{len(item_embeddings)}, the catalogue's size"
-        raise ConfigError.one("top_n", top_n, rule)
     tokens = generate(llm, inputs_embeds, attention_mask, max_tokens, end_id, gate)
     answers = [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in tokens]
     said = [row for row, answer in enumerate(answers) if answer]
     embedding = item_embeddings.mean(dim=0, keepdim=True).repeat(len(answers), 1)
     if said:
         spoken = [answers[row] for row in said]
-        embedding[said] = embed_texts(llm, tokenizer, spoken, batch_size, pooling, longest_text)
-    return Grounding(*nearest(embedding, item_embeddings, top_n), embedding, answers)
+        embedding[said] = embed_texts(llm, tokenizer, spoken, batch_size, longest_text)
+    return distances(embedding, item_embeddings)
 
 
-def nearest(embedding: Tensor, item_embeddings: Tensor, top_n: int) -> tuple[Tensor, Tensor]:
-    """The ``top_n`` items nearest to embeddings ``[B, D]`` among ``[V, D]``, and their Euclidean distances.
-
-    ``[B, top_n]`` twice, nearest first, equally near ones by ascending id.
-    """
+def distances(embedding: Tensor, item_embeddings: Tensor) -> Tensor:
+    """Euclidean distances of embeddings ``[B, D]`` and ``[V, D]``, ``[B, V]``."""
     # the faster way, over a matrix product, loses the digits of small distances between long vectors
-    distances = torch.cdist(embedding, item_embeddings, compute_mode="donot_use_mm_for_euclid_dist")
-    order = distances.sort(dim=1, stable=True)
-    return order.indices[:, :top_n], order.values[:, :top_n]
+    return torch.cdist(embedding, item_embeddings, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def generate(
@@ -130,16 +105,15 @@ def embed_texts(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     batch_size: int,
-    pooling: Pooling = "mean",
     longest: int | None = None,
 ) -> Tensor:
     """Each text alone through the LLM, adapters off: ``[n, D]`` float32, on the model's device.
 
     Only the first ``longest`` tokens of a text are read, its special tokens not counted; None: all.
 
-    The last layer's states, their *mean* over all tokens, those that the tokenizer puts around a text among them (as
-    the item embeddings of the teacher outputs), or that of the *last* token (as BIGRec). Each different text is asked
-    once, in batches of like length: equal texts have equal rows.
+    The mean of the last layer's states over all tokens, those that the tokenizer puts around a text among them, as the
+    item embeddings of the teacher outputs (BIGRec takes the last token's). Each different text is asked once, in
+    batches of like length: equal texts have equal rows.
 
     Raises ``DataError`` when there is no text or a text is empty.
     """
@@ -149,7 +123,7 @@ def embed_texts(
     model, parts = causal_model(llm), []
     with asking(llm), _without_adapters(llm):
         for rows in ordered_batches(len(ids), batch_size):
-            parts.append(_embed(model, [ids[order[row]] for row in rows.tolist()], pooling))
+            parts.append(_embed(model, [ids[order[row]] for row in rows.tolist()]))
     embedded = torch.cat(parts)
     back = torch.empty(len(ids), dtype=torch.int64)
     back[torch.tensor(order)] = torch.arange(len(ids))
@@ -167,7 +141,7 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], longest: i
     return [[*before, *ids[:longest], *after] for ids in plain]
 
 
-def _embed(model: PreTrainedModel, ids: Sequence[Sequence[int]], pooling: Pooling) -> Tensor:
+def _embed(model: PreTrainedModel, ids: Sequence[Sequence[int]]) -> Tensor:
     """One batch of token ids → ``[n, D]`` float32. Padding is on the right, where no token can see it."""
     device = model.get_input_embeddings().weight.device
     tokens = pad_sequence([torch.tensor(row) for row in ids], batch_first=True).to(device)
@@ -175,10 +149,7 @@ def _embed(model: PreTrainedModel, ids: Sequence[Sequence[int]], pooling: Poolin
     mask = (torch.arange(tokens.shape[1], device=device) < sizes.unsqueeze(1)).long()
     # the body without the head: logits over the vocabulary would be most of the memory
     states = model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-    if pooling == "mean":
-        return mean_state(states, mask)
-    last: Tensor = states[torch.arange(len(states), device=device), sizes - 1]
-    return last.float()
+    return mean_state(states, mask)
 
 
 def _without_adapters(llm: PreTrainedModel | PeftModel) -> AbstractContextManager[Any]:

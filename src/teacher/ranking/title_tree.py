@@ -39,8 +39,8 @@ class TitleTree:
     ``token`` ``[Q]``: the token that leads to a node (-1 for the root); ``parent`` ``[Q]`` (-1 for the root);
     ``children`` ``[Q + 1]``: node n's children are the nodes ``children[n]``..``children[n + 1] - 1``, a leaf among
     them first, then in the order of the smallest item id below them; ``item_start`` ``[Q + 1]`` and ``items`` ``[V]``:
-    leaf n holds ``items[item_start[n]:item_start[n + 1]]``, ascending; ``leaves``: all leaves, depth first;
-    ``below`` ``[Q]``: leaves at or below a node; ``levels``: how many nodes lie at each depth, root first.
+    leaf n holds ``items[item_start[n]:item_start[n + 1]]``, ascending; ``below`` ``[Q]``: leaves at or
+    below a node; ``levels``: how many nodes lie at each depth, root first.
     """
 
     token: Tensor
@@ -48,7 +48,6 @@ class TitleTree:
     children: Tensor
     item_start: Tensor
     items: Tensor
-    leaves: Tensor
     below: Tensor
     levels: tuple[int, ...]
     end_id: int
@@ -69,7 +68,6 @@ class TitleTree:
             children=torch.from_numpy(1 + _starts(np.bincount(parts.parent[1:], minlength=len(parts.token)))),
             item_start=torch.from_numpy(_starts(counts)),
             items=torch.from_numpy(np.argsort(parts.leaf_of_item, kind="stable")),
-            leaves=torch.from_numpy(parts.leaves),
             below=torch.from_numpy(parts.below),
             levels=parts.levels,
             end_id=end_id,
@@ -92,7 +90,7 @@ class TitleTree:
 
     def to(self, device: torch.device | str) -> TitleTree:
         """The same tree on another device."""
-        names = ("token", "parent", "children", "item_start", "items", "leaves", "below")
+        names = ("token", "parent", "children", "item_start", "items", "below")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def item_count(self, nodes: Tensor) -> Tensor:
@@ -163,7 +161,6 @@ class _Levels:
     token: NDArray[np.int64]
     parent: NDArray[np.int64]
     leaf_of_item: NDArray[np.int64]
-    leaves: NDArray[np.int64]
     below: NDArray[np.int64]
     levels: tuple[int, ...]
 
@@ -186,6 +183,5 @@ class _Levels:
             sizes.append(len(order))
         leaf_of_item = path.max(axis=1)
         one_each = path[np.unique(leaf_of_item, return_index=True)[1]]
-        leaves = one_each[np.lexsort(one_each.T[::-1])].max(axis=1)
         below = np.bincount(one_each[one_each != _NOTHING], minlength=sum(sizes))
-        return cls(np.concatenate(tokens), np.concatenate(parents), leaf_of_item, leaves, below, tuple(sizes))
+        return cls(np.concatenate(tokens), np.concatenate(parents), leaf_of_item, below, tuple(sizes))

@@ -129,7 +129,8 @@ class ConstrainedCatalogue(TitleCatalogue):
 
     def _scores(self, history: Tensor, length: Tensor, embedded: Tensor, mask: Tensor) -> Tensor:
         gate = self.writer.gate_for(history, length)
-        found = beam_search(self.writer.llm, embedded, mask, self.tree, self.listed, self.beams, gate)
+        llm, at_once = self.writer.llm, self.settings.batch_size
+        found = beam_search(llm, embedded, mask, self.tree, self.listed, self.beams, gate, at_once=at_once)
         scores = torch.full((len(history), self.num_items), UNLISTED, device=embedded.device)
         return scores.scatter(1, found.items, found.log_probability)
 
@@ -154,20 +155,18 @@ class GroundedCatalogue(TitleCatalogue):
 
     def _scores(self, history: Tensor, length: Tensor, embedded: Tensor, mask: Tensor) -> Tensor:
         prompts, gate = self.writer.prompts, self.writer.gate_for(history, length)
-        found = ground(
+        return -ground(
             self.writer.llm,
             prompts.tokenizer,
             embedded,
             mask,
             self.items,
-            self.num_items,
             prompts.longest_answer,
             prompts.end_id,
             gate,
             batch_size=self.settings.batch_size,
             longest_text=prompts.settings.title_tokens,
         )
-        return torch.empty_like(found.distances).scatter(1, found.items, -found.distances)
 
 
 _WAYS: dict[RankingKind, Callable[[TitleTeacher, ExportSettings, int], TitleCatalogue]] = {

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from src.core.data_utils import ordered_batches
 from src.core.logging import progress_bar
+from src.core.memory import in_parts
 from src.student.datamodule import TensorExamples
+from src.teacher.labelling import AT_ONCE, TOO_LARGE
 from src.teacher.title.model import TitleTeacher
 from src.teacher.title.prompts import Question
 from src.teacher.title.text import HitRatio, Judgement, first_line, hit_ratio, judge_answer
@@ -28,6 +29,13 @@ def write_answers(
     """
     training = teacher.training
     teacher.eval()
+    try:
+        return _write(teacher, history, length, candidates)
+    finally:
+        teacher.train(training)
+
+
+def _write(teacher: TitleTeacher, history: Tensor, length: Tensor, candidates: Tensor | None) -> list[str]:
     beams, prompts = teacher.settings.title.beams, teacher.prompts
     embedded, mask = teacher.prompt_embeddings(history, length, candidates)
     config = GenerationConfig(
@@ -40,7 +48,6 @@ def write_answers(
     )
     with teacher.gated(history, length, repeat=beams):
         written = teacher.causal_lm.generate(inputs_embeds=embedded, attention_mask=mask, generation_config=config)
-    teacher.train(training)
     texts = prompts.tokenizer.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [first_line(text) for text in texts]
 
@@ -50,19 +57,22 @@ def answer_all(
 ) -> list[str]:
     """An answer for each example, given its candidates ``[n, K]``; batches hold prompts of like length.
 
-    A ``description`` draws a bar, which must not happen inside of another one.
+    Out of memory halves the batch from there on. A ``description`` draws a bar, which must not happen inside of another
+    one. Raises ``OutOfMemory`` when not even one prompt fits.
     """
     shown = candidates if teacher.settings.title.show_candidates else None
     cost = teacher.prompts.token_counts(Question(examples.history, examples.length, shown))
     order, answers = cost.argsort(stable=True), [""] * len(examples)
     with progress_bar(description, len(examples)) if description else nullcontext() as bar:
-        for part in ordered_batches(len(examples), batch_size, order.device):
-            rows = order[part]
+
+        def write(rows: Tensor) -> None:
             found = write_answers(teacher, examples.history[rows], examples.length[rows], candidates[rows])
             for row, answer in zip(rows.tolist(), found, strict=True):
                 answers[row] = answer
             if bar is not None:
                 bar.advance(bar.task_ids[0], len(rows))
+
+        in_parts(order, batch_size, write, AT_ONCE, TOO_LARGE)
     return answers
 
 

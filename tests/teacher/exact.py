@@ -1,4 +1,4 @@
-"""The log-probability of every title: the reference of the beam search, and for a small catalogue a way to rank it."""
+"""The log-probability of every title, from as many passes as that takes: what the beam search is compared with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from src.core.errors import TrainingFailed
-from src.teacher.ranking.continuation import Beams, Continuation, Gate, asking, no_gate, read_prompts
+from src.teacher.ranking.constrained import Ranking
+from src.teacher.ranking.continuation import Beams, Continuation, Gate, asking, no_gate, read_prompts, sharing
 from src.teacher.ranking.title_tree import TitleTree
 
 
@@ -25,24 +26,29 @@ def score_all(
 ) -> Tensor:
     """log P(title, end token | prompt) of every item, normalised over the whole vocabulary: ``[B, V]`` float32.
 
-    Each prompt is read once, and within a chunk of ``chunk`` neighbouring titles each common prefix too: the tree is
-    walked level by level. This asks the model about nearly every token of the catalogue for each prompt, so it pays
-    where V is not far above the beams that a search would need. Memory grows with B · chunk.
-
-    Raises ``ValueError`` when ``chunk`` is below 1, ``ModelError`` when the model has no language-model head,
-    ``TrainingFailed`` when its logits are not finite.
+    Each prompt is read once, and within a chunk of ``chunk`` titles each common prefix too: the tree is walked level by
+    level. Raises ``ModelError`` and ``TrainingFailed`` as the search does.
     """
-    if chunk < 1:
-        raise ValueError(f"chunk is {chunk}: must be at least 1")
-    with asking(llm):
+    with asking(llm), sharing(llm):
         start = read_prompts(llm, inputs_embeds, attention_mask, gate, hold, chunk * tree.depth)
         scores = torch.empty(len(attention_mask), tree.num_items, device=start.logits.device)
         following = start.logits.unsqueeze(1)
-        for leaves in tree.leaves.split(chunk):
+        for leaves in leaves_of(tree).split(chunk):
             _walk(scores, following, start.continuation.fork(), tree, leaves)
     if not torch.isfinite(scores).all():
         raise TrainingFailed("the language model's logits are not finite; nothing can be ranked by them")
     return scores
+
+
+def leaves_of(tree: TitleTree) -> Tensor:
+    """All leaves, ascending."""
+    return tree.is_leaf(torch.arange(tree.num_nodes, device=tree.token.device)).nonzero().flatten()
+
+
+def rank_all(scores: Tensor, top_n: int) -> Ranking:
+    """The ``top_n`` best of scores ``[B, V]`` (from `score_all`), equal ones by ascending id."""
+    order = scores.sort(dim=1, descending=True, stable=True)
+    return Ranking(order.indices[:, :top_n], order.values[:, :top_n])
 
 
 def _walk(scores: Tensor, following: Tensor, continuation: Continuation, tree: TitleTree, leaves: Tensor) -> None:

@@ -1,0 +1,166 @@
+"""How far a fit is, and everything that it changes: what a checkpoint holds, and when one is due."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from src.core.checkpoints import Checkpoint, State, restore, snapshot
+
+
+class Stream(Protocol):
+    """Something that an objective draws from, or counts in, besides the module: a `torch.Generator`, for one."""
+
+    def get_state(self) -> Tensor:
+        """Where it stands, as a tensor of its own."""
+
+    def set_state(self, state: Tensor, /) -> object:
+        """Put it where it stood."""
+
+
+@dataclass
+class Progress:
+    """How far a fit is: everything but the tensors that module, optimiser and streams hold themselves.
+
+    Of the epoch that is running: ``order`` the state, at its beginning, of the generator that orders it (None between
+    epochs), ``epoch_steps`` the steps done, ``loss`` the mean loss so far, a scalar tensor.
+    """
+
+    epoch: int = 0
+    steps: int = 0
+    stale: int = 0
+    seconds: float = 0.0
+    micro_batch_size: int = 0
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_state: State = field(default_factory=dict)
+    order: Tensor | None = None
+    epoch_steps: int = 0
+    loss: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def best_metrics(self) -> dict[str, float]:
+        """Metrics of the best epoch so far."""
+        return self.history[self.best_epoch - 1]
+
+    def left(
+        self, draw: Callable[[torch.Generator], Iterator[Tensor]], generator: torch.Generator, device: torch.device
+    ) -> Iterator[Tensor]:
+        """The batches of the running epoch that are still to come; of a new epoch, all that ``draw`` gives."""
+        if self.order is None:
+            self.order, self.epoch_steps, self.loss = generator.get_state(), 0, torch.zeros((), device=device)
+        else:
+            # drawn once more, the generator comes to where it was
+            generator.set_state(self.order)
+        return islice(draw(generator), self.epoch_steps, None)
+
+    def add(self, loss: Tensor, share: float) -> None:
+        """Take in a step's mean loss, over this share of the epoch's rows."""
+        self.loss = self.loss + loss * share
+        self.epoch_steps += 1
+
+    def judge(self, metrics: dict[str, float], monitor: str, module: nn.Module) -> None:
+        """Take an epoch's metrics in, and the module's state when it is the best so far."""
+        self.epoch += 1
+        self.order, self.epoch_steps = None, 0
+        self.history.append(metrics)
+        if self.best_epoch == 0 or metrics[monitor] > self.best_metrics()[monitor]:
+            self.best_epoch, self.stale, self.best_state = self.epoch, 0, snapshot(module)
+        else:
+            self.stale += 1
+
+
+@dataclass(frozen=True, eq=False)
+class Randomness:
+    """The streams that a step draws from: the objective's, and torch's global one and the device's, for dropout."""
+
+    streams: Sequence[Stream]
+    device: torch.device
+
+    def save(self) -> dict[str, Any]:
+        """Where they stand."""
+        return {
+            "streams": [stream.get_state() for stream in self.streams],
+            "global_stream": torch.get_rng_state(),
+            "device_stream": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def load(self, saved: Mapping[str, Any]) -> None:
+        """Put them back."""
+        for stream, state in zip(self.streams, saved["streams"], strict=True):
+            stream.set_state(state)
+        torch.set_rng_state(saved["global_stream"])
+        if self.device.type == "cuda" and saved["device_stream"] is not None:
+            torch.cuda.set_rng_state(saved["device_stream"], self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class FitState:
+    """What a fit changes besides its progress."""
+
+    module: nn.Module
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler | None
+    randomness: Randomness
+
+    def save(self, progress: Progress) -> dict[str, Any]:
+        """As one mapping, from which the fit goes on to the last bit."""
+        return {
+            "progress": {item.name: getattr(progress, item.name) for item in fields(progress)},
+            "module": snapshot(self.module),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            **self.randomness.save(),
+        }
+
+    def load(self, saved: Mapping[str, Any]) -> Progress:
+        """Put everything back."""
+        restore(self.module, saved["module"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(saved["schedule"])
+        self.randomness.load(saved)
+        progress = Progress(**saved["progress"])
+        progress.loss = progress.loss.to(self.randomness.device)
+        return progress
+
+
+@dataclass
+class Keeper:
+    """Saves a fit to its checkpoint, and measures what it has taken, saving aside.
+
+    ``interval``: seconds after which a running epoch is saved; 0: never before it has been evaluated.
+    """
+
+    checkpoint: Checkpoint
+    state: FitState
+    progress: Progress
+    interval: float
+    clock: Callable[[], float]
+
+    def begin(self) -> None:
+        """An epoch begins, or goes on."""
+        self._begun = self._saved = self._counted = self.clock()
+        self._kept = self.progress.epoch_steps
+
+    def step_done(self) -> None:
+        """Save when the last time is long ago."""
+        if self.interval > 0 and self.clock() - self._saved >= self.interval:
+            self.save()
+
+    def trained(self) -> None:
+        """Save before the evaluation, in which much can happen; not after an epoch that is quickly made again."""
+        unsaved = self.progress.epoch_steps > self._kept
+        if unsaved and self.interval > 0 and self.clock() - self._begun >= self.interval:
+            self.save()
+
+    def save(self) -> None:
+        """Save all there is."""
+        self.progress.seconds += self.clock() - self._counted
+        self.checkpoint.save(self.state.save(self.progress))
+        self._saved = self._counted = self.clock()
+        self._kept = self.progress.epoch_steps

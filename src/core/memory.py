@@ -1,0 +1,53 @@
+"""Work that a device may have too little memory for."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from src.core.errors import OutOfMemory
+from src.core.logging import get_logger
+
+_log = get_logger(__name__)
+
+
+def give_back(device: torch.device) -> None:
+    """Return what nobody holds any more to the device; who calls this has let go of it before."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def reason_of(error: BaseException) -> str:
+    """The first sentence of what torch says: the rest is advice about its allocator."""
+    return str(error).split(". ")[0]
+
+
+def in_parts(rows: Tensor, size: int, work: Callable[[Tensor], None], setting: str, advice: str) -> None:
+    """Call ``work`` with all ``rows`` ``[n]`` in their order, ``size`` ≥ 1 at once; out of memory halves the size.
+
+    The smaller size stays, and ``work`` is asked once more for the rows that did not fit: it must be one that can be
+    repeated. The first halving is a warning that names ``setting``, which holds the size. Raises ``OutOfMemory`` with
+    the ``advice`` when not even one row fits.
+    """
+    place, given = 0, size
+    while place < len(rows):
+        part = rows[place : place + size]
+        try:
+            work(part)
+        except torch.OutOfMemoryError as error:
+            reason = reason_of(error)
+            if len(part) == 1:
+                raise OutOfMemory(
+                    f"the device is out of memory with a single row at once ({reason}): {advice}"
+                ) from error
+        else:
+            place += len(part)
+            continue
+        # outside the handler: the exception would keep the failed work's tensors alive
+        tell, size = _log.warning if size == given else _log.info, len(part) // 2
+        tell("out of memory (%s): going on with %d rows at once; %s was %d", reason, size, setting, given)
+        give_back(rows.device)
