@@ -19,6 +19,7 @@ from src.core.data_utils import fingerprint_file
 from src.core.hardware import resolve_device
 from src.core.logging import epoch_bar
 from src.core.paths import MANIFEST, require_finished, write_json
+from src.core.settings import deciding
 from src.core.training import FitResult
 from src.data.dataset import load_dataset
 from src.data.examples import Examples, SequenceData, sample
@@ -92,7 +93,7 @@ class Stages:
         determined_by = {
             "version": VERSIONS["student"],
             "data": self.data.fingerprints(),
-            "settings": asdict(settings),
+            "settings": deciding(settings),
             "evaluation": {**asdict(self.settings.evaluation), "batch_size": None},
             "seed": self.settings.seed,
             "device": self.device.type,
@@ -117,7 +118,7 @@ class Stages:
             "version": VERSIONS["tiny_llm"],
             "train": self.data.train.fingerprint,
             "id_map": self.data.id_map.fingerprint,
-            "settings": asdict(teacher.tiny),
+            "settings": deciding(teacher.tiny),
             "seed": self.settings.seed,
         }
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from src.core.metrics import metric_names
-from src.core.settings import STRICT
+from src.core.settings import STRICT, deciding
 from src.core.training import LoopSettings
 from src.student.settings import StudentSettings
 
@@ -343,4 +343,4 @@ _NOT_OF_TRAINING = ("export", "encoder", "tiny", "llm", "test_rows", "compile", 
 
 def training_settings(settings: TeacherSettings) -> dict[str, Any]:
     """The settings that decide what a teacher learns from an encoder and a language model that are known."""
-    return {name: value for name, value in asdict(settings).items() if name not in _NOT_OF_TRAINING}
+    return {name: value for name, value in deciding(settings).items() if name not in _NOT_OF_TRAINING}
