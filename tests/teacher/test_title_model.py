@@ -68,6 +68,16 @@ def test_only_the_answers_places_matter(folder: Path) -> None:
         assert abs(float((answer_loss(moved, labels[:, 1:]) - base).detach())) > 1e-4
 
 
+def test_there_are_as_many_columns_of_logits_as_the_longest_answer_has_tokens(folder: Path) -> None:
+    prompts = title_teacher_of(folder).prompts
+    counts, answers = prompts.token_counts(ASKED), prompts.answer_sizes[TARGET]
+    assert len(set(counts.tolist())) == 3, "padded on the right, answers would stand in different columns"
+    forward = title_teacher_of(folder)(ASKED, TARGET)
+    assert forward.labels.shape == forward.logits.shape[:2] == (3, int(answers.max()))
+    assert (forward.labels[:, -1] == prompts.end_id).all()
+    assert (forward.labels != IGNORED).sum(dim=1).tolist() == answers.tolist()
+
+
 @pytest.mark.parametrize("rows", [[0], [1], [2, 0]])
 def test_a_rows_loss_does_not_depend_on_its_batch(folder: Path, rows: list[int]) -> None:
     teacher = title_teacher_of(folder)
