@@ -129,8 +129,8 @@ def announce(
 ) -> Tensor:
     """Say what the training will need, before weights are read; returns ``[N]`` int64: tokens of each training row.
 
-    ``lists``: the candidates of a teacher that writes titles. Raises what `prompts_of` raises, and ``ModelError`` for an
-    encoder that is to write.
+    ``lists``: the candidates of a teacher that writes titles. Raises what `prompts_of` raises, and ``ModelError`` where
+    an encoder is to write.
     """
     empty = blueprint(llm)
     if lists is not None:
