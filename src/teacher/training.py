@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,28 +19,23 @@ from src.core.logging import get_logger, progress_bar
 from src.core.metrics import summarise
 from src.core.seed import numpy_generator, seed_everything, torch_generator
 from src.core.training import NO_CHECKPOINT, FitResult, Report, fit, silent
-from src.data.candidates import CandidateLists
 from src.data.examples import Examples, SequenceData, sample
-from src.data.id_map import IdMap
 from src.student.datamodule import TensorExamples
 from src.student.models import SASRec
 from src.student.settings import EvaluationSettings
-from src.teacher.factory import build_teacher, build_title_teacher, prompts_of
+from src.teacher.announce import announce
+from src.teacher.factory import build_teacher, build_title_teacher
 from src.teacher.gates import normalised_entropy
 from src.teacher.head import LinearStart, recommender_start, title_start
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
 from src.teacher.interfaces import Course, TeacherForward
 from src.teacher.labelling import ask, rank, select_rows
-from src.teacher.llm import blueprint, computing_type, context_of, is_decoder, load_llm, read_tokenizer
-from src.teacher.needs import Needs, announcement, form_of, gigabytes, load_of, needs_of, shape_of
+from src.teacher.llm import load_llm
 from src.teacher.pace import Pace
 from src.teacher.projector import TokenMoments
-from src.teacher.prompts import Cuts, Prompts
 from src.teacher.schedule import rate
 from src.teacher.settings import TeacherSettings, TeacherTrainSettings
-from src.teacher.title.language import require_decoder
-from src.teacher.title.prompts import TitlePrompts
-from src.teacher.title.training import draw_lists, row_tokens, title_course
+from src.teacher.title.training import draw_lists, title_course
 
 _log = get_logger(__name__)
 
@@ -117,68 +111,6 @@ def train_teacher(
         return _run(writer, course, samples, seed, report, checkpoint)
     ranker = build_teacher(settings, data.id_map, encoder, language, device)
     return _run(ranker, item_course(ranker, data, samples, seed, evaluation, cost), samples, seed, report, checkpoint)
-
-
-def announce(
-    settings: TeacherSettings,
-    llm: str,
-    id_map: IdMap,
-    train: Examples,
-    lists: CandidateLists | None,
-    device: torch.device,
-) -> Tensor:
-    """Say what the training will need, before weights are read; returns ``[N]`` int64: tokens of each training row.
-
-    ``lists``: the candidates of a teacher that writes titles. Raises what `prompts_of` raises, and ``ModelError`` where
-    an encoder is to write.
-    """
-    empty = blueprint(llm)
-    if lists is not None:
-        require_decoder(is_decoder(empty.config), llm)
-    prompts = prompts_of(settings, id_map, read_tokenizer(llm), context_of(empty.config))
-    tell_cuts(prompts.cuts, id_map.num_items, settings)
-    cost = _row_tokens(prompts, train, lists)
-    shape = shape_of(empty, settings.lora)
-    form = form_of(settings, computing_type(empty.config, settings.dtype, settings.quantise, device))
-    load = load_of(settings, shape, id_map.num_items, int(cost.max()))
-    needs = needs_of(shape, settings, form, load)
-    _log.info("teacher: %s", announcement(needs, load, len(cost), int(cost.sum()), settings))
-    _warn_of_memory(needs, device)
-    return cost
-
-
-def _row_tokens(prompts: Prompts | TitlePrompts, train: Examples, lists: CandidateLists | None) -> Tensor:
-    rows = TensorExamples.of(train, torch.device("cpu"))
-    if isinstance(prompts, Prompts):
-        return prompts.token_counts(rows.history, rows.length)
-    return row_tokens(prompts, rows, None if lists is None else torch.from_numpy(lists.of(train)))
-
-
-def tell_cuts(cuts: Cuts, num_items: int, settings: TeacherSettings) -> None:
-    """Say what becomes of titles that are longer than ``prompt.title_tokens``."""
-    if not cuts.cut:
-        return
-    alike = f"; {cuts.alike} of them can no longer be told from another item's by their text" if cuts.alike else ""
-    _log.log(
-        logging.WARNING if cuts.alike else logging.INFO,
-        "teacher: %d of %d titles are cut to teacher.prompt.title_tokens=%d in prompts%s",
-        cuts.cut,
-        num_items,
-        settings.prompt.title_tokens,
-        alike,
-    )
-
-
-def _warn_of_memory(needs: Needs, device: torch.device) -> None:
-    if device.type != "cuda":
-        return
-    there = torch.cuda.get_device_properties(device).total_memory
-    if needs.memory > there:
-        _log.warning(
-            "teacher: the device has %s, less than the estimate; lower teacher.train.loop.micro_batch_size, or set "
-            "teacher.gradient_checkpointing=true or teacher.quantise=4bit",
-            gigabytes(there),
-        )
 
 
 def item_course(

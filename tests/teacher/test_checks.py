@@ -164,7 +164,7 @@ def test_a_head_that_is_not_in_the_files_is_missed_at_the_door(llama: Path, tmp_
 def test_a_family_that_only_reads_is_refused(tmp_path: Path) -> None:
     shape = {**_SHAPE, "intermediate_size": 24, "num_key_value_heads": 1, "head_dim": 8}
     reader = save(tmp_path, "qwen3_vl_text", shape)
-    rule = "is no causal language model .* → choose a causal language model, or teacher.objective=item_ce"
+    rule = "qwen3_vl_text has no causal language model → choose a causal language model, or teacher.objective=item_ce"
     with pytest.raises(ModelError, match=rule):
         check_writer(of(reader, TITLE_SETTINGS))
     with pytest.raises(ModelError, match=rule):
@@ -256,7 +256,7 @@ def said(llama: Path, caplog: pytest.LogCaptureFixture) -> Say:
     def run(title_tokens: int) -> list[str]:
         caplog.clear()
         settings = of(llama, prompt=PromptSettings(max_tokens=64, title_tokens=title_tokens))
-        with caplog.at_level(logging.INFO, logger="src.teacher.training"):
+        with caplog.at_level(logging.INFO, logger="src.teacher.announce"):
             train_teacher(settings, cycle_data(8, 4), encoder_of(), str(llama), CPU, 0, EvaluationSettings())
         return [record.getMessage() for record in caplog.records if "title_tokens" in record.getMessage()]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from src.core.errors import ModelError
@@ -61,7 +62,8 @@ def check_language_head(name: str, body: PreTrainedModel) -> None:
     if hasattr(config, "quantization_config"):
         # no layer is left that could be quantised, and the library that would need a GPU
         del config.quantization_config
-    with _has_a_head(name), torch.device("meta"):
+    _require_causal(name, config)
+    with torch.device("meta"):
         causal = AutoModelForCausalLM.from_config(config)
     _require_body(name, causal, body)
     files = weight_files(Path(name)) if is_local(name) else []
@@ -85,7 +87,8 @@ def _head_alone(
     name: str, config: PretrainedConfig, dtype: torch.dtype, device_map: dict[str, str] | None = None
 ) -> PreTrainedModel:
     """The causal model of this name with a config `_without_layers`: reading these would double time and memory."""
-    with _quietly(), _has_a_head(name):
+    _require_causal(name, config)
+    with _quietly():
         causal, loading = AutoModelForCausalLM.from_pretrained(
             name, config=config, dtype=dtype, output_loading_info=True, device_map=device_map
         )
@@ -97,14 +100,9 @@ def _head_alone(
     return model
 
 
-@contextmanager
-def _has_a_head(name: str) -> Iterator[None]:
-    """transformers raises ``ValueError`` for a family that has no causal language model."""
-    try:
-        yield
-    except ValueError as error:
-        first = str(error).splitlines()[0]
-        raise ModelError.one(_FIELD, name, f"is no causal language model ({first})", _STEP) from error
+def _require_causal(name: str, config: PretrainedConfig) -> None:
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError.one(_FIELD, name, f"{config.model_type} has no causal language model", _STEP)
 
 
 def _without_layers(name: str) -> PretrainedConfig:
