@@ -26,7 +26,12 @@ def pad_right(sequences: Sequence[Sequence[int]], width: int, padding_id: int) -
 
 def _feed(digest: Any, value: Any) -> None:
     if isinstance(value, Tensor):
-        value = value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        if value.dtype == torch.bfloat16:
+            # NumPy has no such type: its bits, marked as what they are
+            digest.update(b"bfloat16:")
+            value = value.view(torch.int16)
+        value = value.numpy()
     if isinstance(value, np.ndarray):
         # the shape is a part: the same bytes in another shape are other data
         digest.update(f"array:{value.dtype.str}:{value.shape}:".encode())

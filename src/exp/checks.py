@@ -8,13 +8,14 @@ from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.student.models import build_student
+from src.teacher.checks import check_prompts
 from src.teacher.labelling import require_top_n
 from src.teacher.llm import check_llm
 from src.teacher.prompts import check_titles
 from src.teacher.quantise import check_quantise
 from src.teacher.selection import budget_rows, build_selector
 from src.teacher.tiny_llm import check_tiny
-from src.teacher.title.checks import check_candidates, check_title_lm
+from src.teacher.title.checks import check_candidates, check_writer
 
 
 def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
@@ -57,6 +58,6 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
 
     gather(data, device, stages.cache.check, student, policy, selector, language_model, given_outputs)
     if teacher and stages.uses_own_teacher:
-        # looks at data and language model together: both are sound by now
-        check_title_lm(settings.teacher, stages.data)
+        # look at data and language model together: both are sound by now
+        gather(lambda: check_writer(settings.teacher), lambda: check_prompts(settings.teacher, stages.data))
     return stages

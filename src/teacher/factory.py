@@ -17,6 +17,7 @@ import torch
 from peft import PeftModel
 from pydantic import TypeAdapter
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from src.core.checkpoints import load_weights, save_weights
 from src.core.errors import ArtefactError, ModelError, Problem
@@ -38,7 +39,7 @@ from src.teacher.gated_lora import (
 )
 from src.teacher.gates import build_gate
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
-from src.teacher.llm import LanguageModel, fingerprint_llm, is_local, load_llm
+from src.teacher.llm import LanguageModel, context_of, fingerprint_llm, is_local, load_llm
 from src.teacher.model_card import model_card
 from src.teacher.prompts import Prompts
 from src.teacher.settings import TINY, TeacherSettings
@@ -79,15 +80,28 @@ def build_title_teacher(
     # the head is no layer to adapt, whatever it is called
     targets, _ = resolve_targets(llm.model, settings.lora)
     llm = with_language_head(llm)
-    prompts = _title_prompts(settings, id_map, llm)
+    prompts = _title_prompts(settings, id_map, llm.tokenizer, context_of(llm.model.config))
     adapters = _prepare(inject(llm.model, replace(settings.lora, target_modules=tuple(targets))), settings)
     gate = build_gate(settings.gate, encoder.representation, settings.lora.experts)
     return TitleTeacher(settings, llm, adapters, encoder, gate, prompts).to(device)
 
 
-def _title_prompts(settings: TeacherSettings, id_map: IdMap, llm: LanguageModel) -> TitlePrompts:
-    context = getattr(llm.model.config, "max_position_embeddings", None)
-    return TitlePrompts(id_map, llm.tokenizer, settings.prompt, settings.title, context)
+def prompts_of(
+    settings: TeacherSettings, id_map: IdMap, tokenizer: PreTrainedTokenizerBase, context: int | None
+) -> Prompts | TitlePrompts:
+    """What a teacher of the settings' objective will read and write; ``context``: the most tokens that its model reads.
+
+    The tokenizer gets the placeholders. Raises what `Prompts` and `TitlePrompts` raise.
+    """
+    if settings.objective == "title_lm":
+        return _title_prompts(settings, id_map, tokenizer, context)
+    return Prompts(id_map, tokenizer, settings.prompt)
+
+
+def _title_prompts(
+    settings: TeacherSettings, id_map: IdMap, tokenizer: PreTrainedTokenizerBase, context: int | None
+) -> TitlePrompts:
+    return TitlePrompts(id_map, tokenizer, settings.prompt, settings.title, context)
 
 
 def _prepare(adapters: GatedAdapters, settings: TeacherSettings) -> GatedAdapters:
@@ -152,7 +166,7 @@ def load_title_teacher(
     """As `load_teacher`, for a teacher that writes titles, with its candidate lists."""
     saved = _open(folder, settings, data, device, "title_lm")
     llm = with_language_head(saved.llm)
-    prompts = _title_prompts(saved.settings, data.id_map, llm)
+    prompts = _title_prompts(saved.settings, data.id_map, llm.tokenizer, context_of(llm.model.config))
     saved.require_prompt(prompts.fingerprint)
     adapters, gate = saved.trained(llm, settings)
     teacher = saved.fill(TitleTeacher(saved.settings, llm, adapters, saved.encoder, gate, prompts), device)

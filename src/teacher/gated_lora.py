@@ -10,7 +10,7 @@ k·r/E..(k+1)·r/E−1 of `lora_A` and the same columns of `lora_B`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from src.core.errors import ModelError
+from src.core.errors import ModelError, ProblemsFound
 from src.teacher.settings import AUTO, LoraSettings
 
+_SHOWN = 5
 _NOT_ADAPTED = ("pooler", "lm_head", "score", "classifier", "cls")
 ADAPTER = "default"
 
@@ -180,6 +181,15 @@ def resolve_targets(llm: nn.Module, settings: LoraSettings) -> tuple[list[str], 
     return wanted, excluded
 
 
+def layers_of(llm: nn.Module, targets: Collection[str]) -> list[str]:
+    """Full names of the linear layers that PEFT adapts for these `target_modules`, as `resolve_targets` gives them."""
+    return [
+        name
+        for name in adaptable_layers(llm)[0]
+        if any(name == target or name.endswith(f".{target}") for target in targets)
+    ]
+
+
 @contextmanager
 def both_names() -> Iterator[None]:
     """Newer versions of transformers warn about the names that older ones, and PEFT, know gradient checkpointing by."""
@@ -191,9 +201,12 @@ def both_names() -> Iterator[None]:
 def inject(llm: PreTrainedModel, settings: LoraSettings) -> GatedAdapters:
     """Freeze a language model and give it gated LoRA experts. B starts at zero, so the model is unchanged at first.
 
-    Raises ``ModelError`` when the layers to adapt are not there.
+    A model on torch's meta device will do, to find out whether it can be done. Raises ``ModelError`` when the layers to
+    adapt are not there, or PEFT adapts others than `layers_of` promises (it knows mixtures of experts that keep several
+    maps in one tensor, and turns to that tensor).
     """
     targets, excluded = resolve_targets(llm, settings)
+    promised = layers_of(llm, targets)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type, unused-ignore] # PEFT divides it; any number will do
@@ -205,19 +218,25 @@ def inject(llm: PreTrainedModel, settings: LoraSettings) -> GatedAdapters:
     )
     with both_names():
         model = get_peft_model(llm, config, adapter_name=ADAPTER)
-    return attach(model, settings)
+    adapters = attach(model, settings)
+    _require_promised(promised, [name for name, _ in _lora_layers(model)])
+    return adapters
 
 
 def attach(model: PeftModel, settings: LoraSettings) -> GatedAdapters:
-    """Gate a PEFT model that already has its LoRA adapter (a new or a loaded one)."""
+    """Gate a PEFT model that already has its LoRA adapter (a new or a loaded one).
+
+    Raises ``ModelError`` when an adapter stands around something else than a linear map: its `lora_A` is a weight that
+    nobody calls, and no hook would gate it.
+    """
     scope, layers = GateScope(settings.experts), 0
-    for module in model.modules():
-        if isinstance(module, LoraLayer) and ADAPTER in module.lora_A:
-            if settings.compute == "base":
-                _compute_as_the_base(module)
-            module.lora_A[ADAPTER].register_forward_hook(_GateHook(scope))
-            scope.ranks.add(module.r[ADAPTER])
-            layers += 1
+    _require_linear(model)
+    for _, module in _lora_layers(model):
+        if settings.compute == "base":
+            _compute_as_the_base(module)
+        module.lora_A[ADAPTER].register_forward_hook(_GateHook(scope))
+        scope.ranks.add(module.r[ADAPTER])
+        layers += 1
     outer = model.get_base_model()
     # a causal model's inner one also runs without its head, and some heads pass it by
     for llm in {outer, getattr(outer, "base_model", outer)}:
@@ -230,6 +249,39 @@ def _compute_as_the_base(layer: LoraLayer) -> None:
     for factor in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
         # the same parameters under the same names: saving and loading stay PEFT's
         factor.__class__ = _InInputsType
+
+
+def _lora_layers(model: PeftModel) -> list[tuple[str, LoraLayer]]:
+    """Adapted layers by their full names in the model without adapters."""
+    found = model.get_base_model().named_modules()
+    return [(name, module) for name, module in found if isinstance(module, LoraLayer)]
+
+
+def _require_linear(model: PeftModel) -> None:
+    layers = _lora_layers(model)
+    strange = [(name, m) for name, m in layers if not isinstance(m.get_base_layer(), (nn.Linear, Conv1D))]
+    if strange:
+        name, module = strange[0]
+        around = type(module.get_base_layer()).__name__
+        raise _not_gated([name], f"{name} ({around}) is no linear map: its adapters cannot be gated", strange, layers)
+
+
+def _require_promised(promised: Collection[str], adapted: Collection[str]) -> None:
+    lost = sorted(set(promised) - set(adapted))
+    if lost or set(adapted) - set(promised):
+        names = lost or sorted(set(adapted) - set(promised))
+        rule = f"PEFT adapts other layers of this model than its linear maps ({names[0]} differs)"
+        raise _not_gated(names, rule, [(name, None) for name in names], [(name, None) for name in adapted])
+
+
+def _not_gated(
+    names: Collection[str], rule: str, wrong: Collection[tuple[str, Any]], adapted: Collection[tuple[str, Any]]
+) -> ProblemsFound:
+    """The error that names the layers which can be adapted instead."""
+    bad = {name.rsplit(".", 1)[-1] for name, _ in wrong} | {"base_layer"}
+    sound = list(dict.fromkeys(last for name, _ in adapted if (last := name.rsplit(".", 1)[-1]) not in bad))
+    step = f"name layers that can, such as [{','.join(sound)}]" if sound else "use another model"
+    return ModelError.one("teacher.lora.target_modules", sorted(names)[:_SHOWN], rule, step)
 
 
 def compile_forward(adapters: GatedAdapters, backend: str = "inductor") -> None:
@@ -247,10 +299,15 @@ def checkpoint_activations(adapters: GatedAdapters) -> None:
     Raises ``ModelError`` when the model's family cannot do it.
     """
     llm = adapters.model.get_base_model()
+    require_checkpointing(llm)
+    kwargs = {"use_reentrant": False, "context_fn": adapters.scope.checkpoint_contexts}
+    with both_names():
+        llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
+
+
+def require_checkpointing(llm: PreTrainedModel) -> None:
+    """Raises ``ModelError`` when the model's family cannot compute its activations again."""
     if not llm.supports_gradient_checkpointing:
         raise ModelError.one(
             "teacher.gradient_checkpointing", True, f"{type(llm).__name__} cannot do it", "set it to false"
         )
-    kwargs = {"use_reentrant": False, "context_fn": adapters.scope.checkpoint_contexts}
-    with both_names():
-        llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)

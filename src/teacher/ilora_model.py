@@ -14,7 +14,6 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from src.core.checkpoints import snapshot
 from src.core.data_utils import fingerprint, ordered_batches
 from src.student.models import SASRec
 from src.teacher.gated_lora import GatedAdapters
@@ -109,8 +108,13 @@ class GatedTeacher(nn.Module):
         return rows
 
     def fingerprints(self) -> Mapping[str, str]:
-        """``model``: the LLM and all weights that were trained; ``prompt``: the questions it is asked."""
-        state = snapshot(self)
+        """``model``: the LLM and all weights that were trained; ``prompt``: the questions it is asked.
+
+        With the buffers of the trained parts (a gate's statistics); those of the LLM belong to its own fingerprint.
+        """
+        state = {name: value for name, value in self.named_parameters() if value.requires_grad}
+        for part in self.small_parts:
+            state |= {f"{part}.{name}": value for name, value in getattr(self, part).state_dict().items()}
         weights = [fingerprint(name, state[name]) for name in sorted(state)]
         return {"model": fingerprint(self.language.fingerprint, weights), "prompt": self.prompts.fingerprint}
 

@@ -28,7 +28,7 @@ from src.core.data_utils import fingerprint, fingerprint_file
 from src.core.errors import ConfigError, ModelError, OutOfMemory, Problem, ProblemsFound
 from src.core.logging import get_logger
 from src.core.memory import reason_of
-from src.teacher.gated_lora import resolve_targets
+from src.teacher.gated_lora import inject, require_checkpointing
 from src.teacher.quantise import check_quantise, check_stored_form, loading_arguments
 from src.teacher.settings import NOT_QUANTISED, TINY, Quantise, TeacherSettings
 
@@ -44,7 +44,9 @@ _SAMPLES, _SAMPLE_BYTES = 64, 1 << 16
 
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
-    """A pretrained model without its language-model head, and its tokenizer.
+    """A pretrained model and its tokenizer.
+
+    `load_llm` leaves the language-model head out; `src.teacher.title.language.with_language_head` puts it back.
 
     ``hidden_size`` is D. ``is_decoder``: the state of the last real token speaks for a sequence, not the mean of all.
     """
@@ -108,17 +110,25 @@ def _too_large(name: str, error: torch.OutOfMemoryError) -> OutOfMemory:
     return OutOfMemory(f"{_FIELD} = {name!r}: it does not fit on the device ({reason_of(error)}) → {advice}")
 
 
-def _config(name: str) -> PretrainedConfig:
+def read_config(name: str) -> PretrainedConfig:
+    """A model's config.
+
+    Raises ``ModelError`` when it cannot be read, or is that of an encoder-decoder or of a model of more than text.
+    """
     with _explained(name, "config.json"):
         config = AutoConfig.from_pretrained(name)
     if config.is_encoder_decoder:
         raise ModelError.one(
             _FIELD, name, f"{config.model_type} is an encoder-decoder", "choose a decoder or an encoder"
         )
+    if config.get_text_config() is not config or getattr(config, "hidden_size", None) is None:
+        rule = f"{config.model_type} is no model of text alone"
+        raise ModelError.one(_FIELD, name, rule, "name a text model of its family")
     return config
 
 
-def _tokenizer(name: str) -> PreTrainedTokenizerBase:
+def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """A model's tokenizer; raises ``ModelError`` when it cannot be read or is empty."""
     with _explained(name, "tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
     if not tokenizer("a", add_special_tokens=False)["input_ids"]:
@@ -131,7 +141,7 @@ def is_decoder(config: PretrainedConfig) -> bool:
     return bool(getattr(config, "is_decoder", False)) or config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 
-def _dtype(config: PretrainedConfig, wanted: str, quantise: Quantise, device: torch.device) -> torch.dtype:
+def computing_type(config: PretrainedConfig, wanted: str, quantise: Quantise, device: torch.device) -> torch.dtype:
     """Of the frozen weights; in a quantised model, of what is not quantised.
 
     That stays in half precision, as in a model that is not quantised: norms compute in float32 whatever their weights
@@ -181,12 +191,12 @@ def load_llm(name_or_path: str, dtype: str, device: torch.device, quantise: Quan
     """
     hide_progress()
     check_quantise(quantise, device)
-    config = _config(name_or_path)
+    config = read_config(name_or_path)
     check_stored_form(name_or_path, config, quantise)
     config.use_cache = False
     _switch_dropout_off(config)
-    tokenizer = _tokenizer(name_or_path)
-    own_dtype = _dtype(config, dtype, quantise, device)
+    tokenizer = read_tokenizer(name_or_path)
+    own_dtype = computing_type(config, dtype, quantise, device)
     with _explained(name_or_path, "model"), _heads_are_expected():
         attention = choose_attention(config, own_dtype, device)
         model, loading = AutoModel.from_pretrained(
@@ -218,6 +228,23 @@ def _form(dtype: torch.dtype, quantise: Quantise) -> str:
     return str(dtype).removeprefix("torch.") if quantise == NOT_QUANTISED else quantise
 
 
+def blueprint(name: str) -> PreTrainedModel:
+    """A model as its config describes it, on torch's meta device: all of its layers and none of its weights.
+
+    Raises ``ModelError`` as `load_llm` does.
+    """
+    config = read_config(name)
+    with _explained(name, "config.json"), torch.device("meta"):
+        model: PreTrainedModel = AutoModel.from_config(config)
+    return model
+
+
+def context_of(config: PretrainedConfig) -> int | None:
+    """The most tokens that a model reads; None where there is no such limit."""
+    longest: int | None = getattr(config, "max_position_embeddings", None)
+    return longest
+
+
 def check_llm(settings: TeacherSettings) -> None:
     """Look at config, tokenizer, weight files and layer names without loading the model.
 
@@ -239,9 +266,9 @@ def check_llm(settings: TeacherSettings) -> None:
 
 
 def _check_config(name: str, settings: TeacherSettings) -> None:
-    config = _config(name)
+    config = read_config(name)
     check_stored_form(name, config, settings.quantise)
-    longest = getattr(config, "max_position_embeddings", None)
+    longest = context_of(config)
     if longest is not None and settings.prompt.max_tokens > longest:
         raise ConfigError.one(
             "teacher.prompt.max_tokens",
@@ -249,13 +276,23 @@ def _check_config(name: str, settings: TeacherSettings) -> None:
             f"{name} reads {longest} tokens at most",
             "lower it",
         )
-    with _explained(name, "config.json"), torch.device("meta"):
-        empty = AutoModel.from_config(config)
-    resolve_targets(empty, settings.lora)
+    empty = blueprint(name)
+    _check_width(name, empty)
+    if settings.gradient_checkpointing:
+        require_checkpointing(empty)
+    with _explained(name, "layers"):
+        inject(empty, settings.lora)
+
+
+def _check_width(name: str, empty: PreTrainedModel) -> None:
+    width, states = int(empty.get_input_embeddings().weight.shape[1]), empty.config.hidden_size
+    if width != states:
+        rule = f"its token embeddings have width {width}, its states {states}"
+        raise ModelError.one(_FIELD, name, rule, "use another model")
 
 
 def _check_tokenizer(name: str, settings: TeacherSettings) -> None:
-    _tokenizer(name)
+    read_tokenizer(name)
 
 
 def _check_weights(name: str, settings: TeacherSettings) -> None:
@@ -294,7 +331,7 @@ def fingerprint_llm(name_or_path: str) -> str:
     ``ModelError`` when it cannot be read.
     """
     if not is_local(name_or_path):
-        config = _config(name_or_path)
+        config = read_config(name_or_path)
         return fingerprint(name_or_path, getattr(config, "_commit_hash", None))
     folder = Path(name_or_path)
     with _explained(name_or_path, "files"):

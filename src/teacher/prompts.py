@@ -21,11 +21,14 @@ PLACEHOLDER = "[HistoryEmb]"
 PREFIX = "Picked one after the other:"
 SUFFIX = " The next pick:"
 
+#: rows whose prompts are measured at once
+COUNTED_AT_ONCE = 4096
+
 _SHOWN = 5
 
 
 class PromptBatch(NamedTuple):
-    """B prompts of at most S tokens, padded on the right.
+    """B prompts of at most S tokens, padded on one side (which one, says whoever lays them out).
 
     ``token_ids`` ``[B, S]`` int64 (a placeholder has the id that the tokenizer gave it, which the embedding table need
     not have); ``attention_mask`` ``[B, S]`` int64, 1 for real tokens; ``items`` ``[B, S]`` int64: the item whose
@@ -55,6 +58,17 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
     return ids
 
 
+def encode_words(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """As `encode`, each text as it reads behind a blank.
+
+    That is a blank in front, unless the tokenizer puts its own boundary there (as Llama-2's does): with both, every
+    text would begin with an empty piece.
+    """
+    alone, twice = encode(tokenizer, ["a", "a a"])
+    blank = "" if twice == [*alone, *alone] else " "
+    return encode(tokenizer, [f"{blank}{text}" for text in texts])
+
+
 def surrounding(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """The special tokens that a tokenizer puts before and after a text (BOS; [CLS] and [SEP])."""
     plain, full = encode(tokenizer, ["a"])[0], list(tokenizer("a")["input_ids"])
@@ -62,6 +76,24 @@ def surrounding(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int
         if full[start : start + len(plain)] == plain:
             return full[:start], full[start + len(plain) :]
     return [], []
+
+
+class Cuts(NamedTuple):
+    """What `prompt.title_tokens` does to a catalogue: how many titles are ``cut``, and how many of these read ``alike``
+    another item's title only because of it.
+    """
+
+    cut: int
+    alike: int
+
+    @classmethod
+    def of(cls, whole: Sequence[Sequence[int]], kept: Sequence[Sequence[int]]) -> Cuts:
+        """Of titles before and after."""
+        before: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
+        for title, rest in zip(whole, kept, strict=True):
+            before.setdefault(tuple(rest), set()).add(tuple(title))
+        shortened = [tuple(rest) for title, rest in zip(whole, kept, strict=True) if len(rest) < len(title)]
+        return cls(len(shortened), sum(len(before[rest]) > 1 for rest in shortened))
 
 
 class TitlePieces(nn.Module):
@@ -73,6 +105,7 @@ class TitlePieces(nn.Module):
     pieces: Tensor
     sizes: Tensor
     fingerprint: str
+    cuts: Cuts
 
     def __init__(self, id_map: IdMap, tokenizer: PreTrainedTokenizerBase, settings: PromptSettings) -> None:
         """Tokenise every title, cut to ``settings.title_tokens``; the rows of `frame` follow with `hold`.
@@ -82,7 +115,9 @@ class TitlePieces(nn.Module):
         super().__init__()
         check_titles(id_map)
         self.settings, self.tokenizer, self.num_items = settings, tokenizer, id_map.num_items
-        titles = [ids[: settings.title_tokens] for ids in encode(tokenizer, [f" {title}" for title in id_map.titles])]
+        whole = encode_words(tokenizer, id_map.titles)
+        titles = [ids[: settings.title_tokens] for ids in whole]
+        self.cuts = Cuts.of(whole, titles)
         tokenizer.add_tokens([AddedToken(PLACEHOLDER, special=True)])
         self.placeholder_id = int(tokenizer.convert_tokens_to_ids(PLACEHOLDER))
         self.before, self.after = surrounding(tokenizer)
@@ -132,7 +167,7 @@ class Prompts(TitlePieces):
     def __init__(self, id_map: IdMap, tokenizer: PreTrainedTokenizerBase, settings: PromptSettings) -> None:
         """Also raises ``ConfigError`` when not even one title fits into the prompt."""
         super().__init__(id_map, tokenizer, settings)
-        prefix, suffix = encode(tokenizer, [PREFIX, SUFFIX])
+        (prefix,), (suffix,) = encode(tokenizer, [PREFIX]), encode_words(tokenizer, [SUFFIX.strip()])
         frame = [self.before + prefix, suffix + self.after]
         self._require_room(sum(map(len, frame)), 1 + max(map(len, self.title_ids)))
         # rows 0..V-1: items; V: nothing (padding); V+1: prefix; V+2: suffix
@@ -160,8 +195,9 @@ class Prompts(TitlePieces):
         return torch.cat([frame, titles, frame + 1], dim=1)
 
     def token_counts(self, history: Tensor, length: Tensor) -> Tensor:
-        """``[B]`` int64: tokens of each prompt."""
-        return self.sizes[self.choose(history, length)].sum(dim=1)
+        """``[B]`` int64: tokens of each prompt. B may be a whole dataset: its rows are laid out in parts."""
+        parts = zip(history.split(COUNTED_AT_ONCE), length.split(COUNTED_AT_ONCE), strict=True)
+        return torch.cat([self.sizes[self.choose(*part)].sum(dim=1) for part in parts])
 
     def forward(self, history: Tensor, length: Tensor) -> PromptBatch:
         """Prompts for histories ``[B, L]`` of lengths ``[B]``.

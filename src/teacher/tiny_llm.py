@@ -51,7 +51,7 @@ def build_tiny_llm(
     seed_everything(seed, "tiny_llm")
     tokenizer = train_tokenizer(data.id_map, settings)
     model = new_model(settings, tokenizer).to(device)
-    prompts = Prompts(data.id_map, tokenizer, _room_for_an_answer(data.history_length, settings)).to(device)
+    prompts = pretraining_prompts(data, tokenizer, settings).to(device)
     learn, held_out = split_rows(data.train, settings.rows, seed)
     objective = LanguageObjective(model, training_texts(prompts, learn, device))
     result = _pretrain(objective, training_texts(prompts, held_out, device), settings, seed)
@@ -108,6 +108,11 @@ def _config(settings: TinySettings, vocabulary: int, **special: int) -> LlamaCon
         attn_implementation="sdpa",
         **special,
     )
+
+
+def pretraining_prompts(data: SequenceData, tokenizer: PreTrainedTokenizerFast, settings: TinySettings) -> Prompts:
+    """The prompts that it learns to read; raises ``ConfigError`` when a title does not fit into the context."""
+    return Prompts(data.id_map, tokenizer, _room_for_an_answer(data.history_length, settings))
 
 
 def _room_for_an_answer(history_length: int, settings: TinySettings) -> PromptSettings:

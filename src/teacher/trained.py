@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 
-from src.data.candidates import draw_candidate_lists
+from src.data.candidates import CandidateLists, draw_candidate_lists
 from src.data.examples import Examples, SequenceData
 from src.student.datamodule import TensorExamples
 from src.student.settings import EvaluationSettings
@@ -51,8 +52,10 @@ class HeadTeacher:
 
 @dataclass(frozen=True, eq=False)
 class WritingTeacher:
-    """A teacher that writes titles. ``seed`` draws the lists over which its answers are judged: those of its training,
-    for the examples that it saw there.
+    """A teacher that writes titles.
+
+    Its answers are judged over the lists that travel with it, and over lists drawn with ``seed`` where an example has
+    none.
     """
 
     model: TitleTeacher
@@ -62,6 +65,17 @@ class WritingTeacher:
     def labeller(self) -> Labeller:
         """See `TrainedTeacher`."""
         return title_labeller(self.model, self.settings)
+
+    def candidates(self, examples: Examples) -> CandidateLists:
+        """The stored lists of examples that were seen in training or its evaluation; those of others are drawn."""
+        items = np.empty((len(examples), self.model.settings.title.candidates), dtype=np.int64)
+        left = np.ones(len(examples), dtype=bool)
+        for stored in self.model.candidates.values():
+            held = np.isin(examples.example_id, stored.example_id)
+            items[held], left[held] = stored.of(examples.take(np.flatnonzero(held))), False
+        rest = examples.take(np.flatnonzero(left))
+        items[left] = draw_candidate_lists(rest, self.model.num_items, items.shape[1], self.seed).items
+        return CandidateLists(examples.example_id, items)
 
     def ranking(self, examples: Examples, evaluation: EvaluationSettings) -> Ranking:
         """Ranks from the catalogue ranking that labels come from, answers by free generation.
@@ -74,7 +88,7 @@ class WritingTeacher:
         export = self.settings.export
         catalogue = title_catalogue(self.model, export, self.settings.ranking, listed)
         ranking = teacher_ranker(catalogue, export.batch_size, evaluation.mask_history)(examples)
-        lists = draw_candidate_lists(examples, catalogue.num_items, self.model.settings.title.candidates, self.seed)
+        lists = self.candidates(examples)
         columns, shown = TensorExamples.of(examples, catalogue.device), torch.from_numpy(lists.items)
         answers = answer_all(self.model, columns, shown.to(catalogue.device), export.batch_size, "teacher: answering")
         judged = judge_each(answers, columns.target, shown, self.model.prompts.texts)

@@ -23,6 +23,7 @@ from src.data.examples import Examples, SequenceData, sample
 from src.student.datamodule import TensorExamples
 from src.student.models import SASRec
 from src.student.settings import EvaluationSettings
+from src.teacher.announce import announce
 from src.teacher.factory import build_teacher, build_title_teacher
 from src.teacher.gates import normalised_entropy
 from src.teacher.head import LinearStart, recommender_start, title_start
@@ -30,8 +31,8 @@ from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
 from src.teacher.interfaces import Course, TeacherForward
 from src.teacher.labelling import ask, rank, select_rows
 from src.teacher.llm import load_llm
-from src.teacher.needs import Form, Shape, announcement, form_of, gigabytes, load_of, needs_of, shape_of
 from src.teacher.pace import Pace
+from src.teacher.projector import TokenMoments
 from src.teacher.schedule import rate
 from src.teacher.settings import TeacherSettings, TeacherTrainSettings
 from src.teacher.title.training import draw_lists, title_course
@@ -101,35 +102,15 @@ def train_teacher(
     }
     writes = settings.objective == "title_lm"
     lists = draw_lists(settings, samples, data.num_items, seed) if writes else {}
+    cost = announce(settings, llm, data.id_map, samples["train"], lists.get("train"), device)
     seed_everything(seed, "teacher")
     language = load_llm(llm, settings.dtype, device, settings.quantise)
-    shape, form = shape_of(language.model, settings.lora), form_of(settings, language.model.dtype)
     if writes:
         writer = build_title_teacher(settings, data.id_map, encoder, language, device)
-        course = title_course(writer, samples, lists, seed)
-        announce(writer, shape, form, course.cost)
+        course = title_course(writer, samples, lists, seed, cost)
         return _run(writer, course, samples, seed, report, checkpoint)
     ranker = build_teacher(settings, data.id_map, encoder, language, device)
-    train = TensorExamples.of(samples["train"], device)
-    announce(ranker, shape, form, ranker.cost(train.history, train.length))
-    return _run(ranker, item_course(ranker, data, samples, seed, evaluation), samples, seed, report, checkpoint)
-
-
-def announce(teacher: GatedTeacher, shape: Shape, form: Form, cost: Tensor) -> None:
-    """Say what the training will need; ``cost`` ``[N]`` int64: tokens of each training row."""
-    settings = teacher.settings
-    load = load_of(settings, shape, teacher.num_items, int(cost.max()))
-    needs = needs_of(shape, settings, form, load)
-    _log.info("teacher: %s", announcement(needs, load, len(cost), int(cost.sum()), settings))
-    if teacher.device.type != "cuda":
-        return
-    there = torch.cuda.get_device_properties(teacher.device).total_memory
-    if needs.memory > there:
-        _log.warning(
-            "teacher: the device has %s, less than the estimate; lower teacher.train.loop.micro_batch_size, or set "
-            "teacher.gradient_checkpointing=true or teacher.quantise=4bit",
-            gigabytes(there),
-        )
+    return _run(ranker, item_course(ranker, data, samples, seed, evaluation, cost), samples, seed, report, checkpoint)
 
 
 def item_course(
@@ -138,14 +119,18 @@ def item_course(
     samples: Mapping[str, Examples],
     seed: int,
     evaluation: EvaluationSettings,
+    cost: Tensor,
 ) -> Course:
-    """The training of `item_ce`: the head's start, cross-entropy over the catalogue, full ranking on validation."""
+    """The training of `item_ce`: the head's start, cross-entropy over the catalogue, full ranking on validation.
+
+    ``cost`` ``[N]`` int64: prompt tokens of each training row.
+    """
     settings = teacher.settings
     train, validation = (TensorExamples.of(samples[split], teacher.device) for split in ("train", "validation"))
     batch_size, steps = settings.export.batch_size, _steps(settings, len(train))
     return Course(
         objective=ItemObjective(teacher, train),
-        cost=teacher.cost(train.history, train.length),
+        cost=cost.to(teacher.device),
         evaluate=lambda: judge(teacher, validation, evaluation, batch_size),
         rate=lambda step: rate(step, steps, settings.train.warmup_share),
         start_rows=start(teacher, data, seed),
@@ -198,7 +183,7 @@ def start(teacher: ILoRATeacher, data: SequenceData, seed: int) -> int:
     Returns the number of training examples that were read for it, without their targets.
     """
     settings, encoder = teacher.settings.head, teacher.encoder
-    tokens = teacher.llm.get_base_model().get_input_embeddings().weight
+    tokens = TokenMoments.of(teacher.llm.get_base_model().get_input_embeddings())
     teacher.projector.calibrate(encoder.item_embeddings.weight[: teacher.num_items], tokens)
     if settings.init == "random":
         return 0

@@ -35,6 +35,14 @@ class _Options:
     folder: Path
 
 
+def test_half_precision_tensors_have_fingerprints_of_their_own() -> None:
+    half = torch.tensor([1.0, 2.0], dtype=torch.bfloat16)
+    assert fingerprint(half) == fingerprint(half.clone())
+    # 1.0 and 2.0 in bfloat16: the upper halves of 0x3f800000 and 0x40000000
+    bits = np.array([0x3F80, 0x4000], dtype=np.int16)
+    assert len({fingerprint(x) for x in (half, half.float(), half.half(), bits, half.flip(0), half[None])}) == 6
+
+
 def test_equal_content_has_equal_fingerprints() -> None:
     first = fingerprint(np.arange(6), _Options(3, Path("a")), {"x": 1, "y": 2}, {3, 1})
     again = fingerprint(np.arange(6).copy(), _Options(3, Path("a")), {"y": 2, "x": 1}, {1, 3})

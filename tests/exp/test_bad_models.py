@@ -19,6 +19,7 @@ from src.pipeline.stages import Stages
 from tests.pipeline.toy import toy_arguments, toy_stages
 from tests.teacher.builders import save_random_llama
 
+SHORT_CONTEXT = 100  # of the 128 tokens that the model reads
 SHORT = ["teacher.prompt.max_tokens=64"]
 
 
@@ -68,6 +69,17 @@ def leave(folder: Path) -> None:
             leave,
             ["teacher.llm=tiny", "teacher.lora.target_modules=[c_attn]"],
             "no such linear layer in the language model",
+        ),
+        (
+            leave,
+            ["teacher.prompt.max_tokens=8"],
+            "teacher.prompt.max_tokens = 8: a prompt with the longest title needs",
+        ),
+        (leave, ["teacher.llm=tiny", "teacher.prompt.max_tokens=8"], "teacher.prompt.max_tokens = 8: a prompt with"),
+        (
+            leave,
+            ["teacher=title", "teacher.title.candidates=2", f"teacher.prompt.max_tokens={SHORT_CONTEXT}"],
+            "has no weights for its language-model head (lm_head.weight)",
         ),
         (leave, ["teacher.lora.rank=10"], "teacher.lora.rank = 10 must be a multiple of lora.experts = 4"),
         (

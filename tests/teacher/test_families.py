@@ -20,11 +20,12 @@ from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
 from src.teacher.llm import load_llm
 from src.teacher.settings import GateSettings, LoraSettings, PromptSettings, TeacherSettings
 from src.teacher.title.model import TitleTeacher
-from src.teacher.training import train_teacher
+from src.teacher.title.training import answer_loss
+from src.teacher.training import start, train_teacher
 from tests.fixtures import cycle_data
-from tests.teacher.builders import CPU, SETTINGS, WIDTH, encoder_of
+from tests.teacher.builders import CPU, SETTINGS, WIDTH, encoder_of, teacher_of
 from tests.teacher.test_ilora_model import HISTORY, LENGTH
-from tests.teacher.title_builders import TITLE_SETTINGS, tokenizer
+from tests.teacher.title_builders import TITLE_SETTINGS, title_teacher_of, tokenizer
 
 CONTEXT = 256
 _COMMON = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": WIDTH, "max_position_embeddings": CONTEXT}
@@ -181,3 +182,39 @@ def test_rows_that_are_no_whole_sequences_are_refused(tmp_path: Path) -> None:
         adapters.model(inputs_embeds=torch.ones(2, 5, WIDTH))
         with pytest.raises(ValueError, match="8 sequences met 4 experts"):
             adapters.scope.factor(torch.Size([8, 8]))  # as a router's choice of 8 among 10 tokens would be
+
+
+@pytest.mark.parametrize("name", ["gemma", "gemma3_text", "llama"])
+def test_projected_items_begin_as_tokens_look_to_the_models_layers(tmp_path: Path, name: str) -> None:
+    """Gemma's embedding multiplies by √D what its table holds."""
+    teacher = teacher_of(save_random(tmp_path, name), head=replace(SETTINGS.head, init="random"))
+    start(teacher, cycle_data(), 0)
+    embedding = teacher.llm.get_base_model().get_input_embeddings()
+    with torch.no_grad():
+        seen = embedding(torch.arange(embedding.num_embeddings))
+        items = teacher.projector(teacher.encoder.item_embeddings.weight[: teacher.num_items])
+    torch.testing.assert_close(items.std(dim=0).mean(), seen.std(dim=0).mean())
+    torch.testing.assert_close(items.mean(dim=0), seen.mean(dim=0), rtol=1e-3, atol=1e-4)
+    assert torch.equal(seen, embedding.weight) == (name == "llama")
+
+
+def test_a_placeholder_that_says_nothing_is_the_average_of_what_the_layers_see(tmp_path: Path) -> None:
+    teacher = title_teacher_of(save_random(tmp_path, "gemma"))
+    embedding = teacher.causal_lm.get_input_embeddings()
+    with torch.no_grad():
+        seen = embedding(torch.arange(embedding.num_embeddings)).mean(dim=0)
+    torch.testing.assert_close(teacher.plain, seen)
+    assert (seen - embedding.weight.mean(dim=0)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_prompts_padded_on_the_left_have_the_loss_of_those_on_the_right(tmp_path: Path, name: str) -> None:
+    teacher = title_teacher_of(save_random(tmp_path, name))
+    question, target = teacher.question(HISTORY, LENGTH), torch.tensor([3, 4, 5])
+    batch, labels = teacher.prompts.answered(question, target)
+    with teacher.gated(HISTORY, LENGTH):
+        embedded = teacher.embed_tokens(batch)
+        whole = teacher.llm(inputs_embeds=embedded, attention_mask=batch.attention_mask).logits
+    wanted = answer_loss(whole[:, :-1], labels[:, 1:])
+    forward = teacher(question, target)
+    torch.testing.assert_close(answer_loss(forward.logits, forward.labels), wanted, rtol=1e-4, atol=1e-4)

@@ -194,13 +194,13 @@ def test_a_run_announces_its_needs_before_it_starts_and_its_pace_later(
     said = [record.getMessage() for record in caplog.records]
     places = [
         next(place for place, line in enumerate(said) if words in line)
-        for words in ("attention sdpa, float32", "estimated need", "epoch 1:", "tokens a second over 10 steps")
+        for words in ("estimated need", "attention sdpa, float32", "epoch 1:", "tokens a second over 10 steps")
     ]
     assert places == sorted(places)
     # 8 rows each of 1, 2, 3, 4 and 5 titles
     teacher = teacher_of(llama)
     tokens = 8 * int(teacher.cost(*walks()).sum())
-    assert f"40 prompts an epoch with {tokens} tokens, 20 steps at most" in said[places[1]]
+    assert f"40 prompts an epoch with {tokens} tokens, 20 steps at most" in said[places[0]]
 
 
 def walks() -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,9 +6,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from src.teacher.head import LinearStart, recommender_start, ridge_regression, title_start
-from src.teacher.projector import Projector
+from src.teacher.projector import Projector, TokenMoments
 from src.teacher.schedule import rate
 
 
@@ -63,7 +64,7 @@ def test_a_calibrated_projector_makes_token_like_embeddings_and_tells_items_apar
     items, tokens = torch.randn(40, 8) * 0.01 + 0.3, torch.randn(100, 12) * 0.2 - 1.0
     projector = Projector(8, 12)
     assert projector(items).std(dim=0).mean() < 0.01
-    projector.calibrate(items, tokens)
+    projector.calibrate(items, TokenMoments.of(nn.Embedding.from_pretrained(tokens)))
     projected = projector(items)
     torch.testing.assert_close(projected.mean(dim=0), tokens.mean(dim=0), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(projected.std(dim=0).mean(), tokens.std(dim=0).mean())

@@ -217,6 +217,24 @@ def test_items_of_one_title_are_kept_apart_by_id_and_told(
 # ------------------------------------------------------------------------------------------------- for the pipeline
 
 
+def test_answers_are_judged_over_the_lists_that_travel_with_the_teacher(folder: Path, tmp_path: Path) -> None:
+    writer, half = title_teacher_of(folder), np.arange(0, len(DATA.validation), 2)
+    stored = draw_candidate_lists(DATA.validation.take(half), NUM_ITEMS, N, seed=7)
+    writer.candidates = {"validation": stored, "train": draw_candidate_lists(DATA.train, NUM_ITEMS, N, seed=7)}
+    save_teacher(tmp_path / "teacher", writer, DATA, {})
+    settings = replace(settings_for("constrained", beams=6), llm=str(folder))
+    teacher = load_trained(tmp_path / "teacher", settings, DATA, CPU, seed=5)
+    assert isinstance(teacher, WritingTeacher)
+    lists = teacher.ranking(DATA.validation, EvaluationSettings(ks=(1,))).candidates
+    assert lists is not None
+    assert lists.example_id.tolist() == DATA.validation.example_id.tolist()
+    drawn = draw_candidate_lists(DATA.validation, NUM_ITEMS, N, seed=5).items
+    wanted = drawn.copy()
+    wanted[half] = stored.items
+    assert (lists.items == wanted).all()
+    assert (drawn[half] != stored.items).any()
+
+
 def test_a_trained_writer_ranks_and_its_answers_are_judged(folder: Path, tmp_path: Path) -> None:
     writer, settings = title_teacher_of(folder), settings_for("constrained", beams=6)
     save_teacher(tmp_path / "teacher", writer, DATA, {})

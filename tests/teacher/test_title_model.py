@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from src.core.errors import ModelError
 from src.teacher.llm import load_llm
+from src.teacher.ranking.grounded import embed_texts
 from src.teacher.settings import GateSettings, LoraSettings, TitleSettings
 from src.teacher.title.generation import write_answers
 from src.teacher.title.language import with_language_head
@@ -20,7 +21,14 @@ from src.teacher.title.training import answer_loss
 from tests.fixtures import NUM_ITEMS
 from tests.teacher.builders import CPU
 from tests.teacher.test_ilora_model import HISTORY, LENGTH
-from tests.teacher.title_builders import FAMILIES, TITLE_SETTINGS, save_random_causal, title_teacher_of
+from tests.teacher.title_builders import (
+    FAMILIES,
+    TITLE_SETTINGS,
+    llama_tokenizer,
+    save_random_causal,
+    title_teacher_of,
+    tokenizer,
+)
 
 CANDIDATES = torch.tensor([[8, 9, 5, 10], [0, 1, 2, 3], [8, 9, 10, 11]])
 TARGET = torch.tensor([5, 0, 8])
@@ -66,6 +74,16 @@ def test_only_the_answers_places_matter(folder: Path) -> None:
         one = torch.zeros_like(learned).index_put(tuple(place), torch.tensor(True))
         moved = logits[:, :-1] + noise * one.unsqueeze(2)
         assert abs(float((answer_loss(moved, labels[:, 1:]) - base).detach())) > 1e-4
+
+
+def test_there_are_as_many_columns_of_logits_as_the_longest_answer_has_tokens(folder: Path) -> None:
+    prompts = title_teacher_of(folder).prompts
+    counts, answers = prompts.token_counts(ASKED), prompts.answer_sizes[TARGET]
+    assert len(set(counts.tolist())) == 3, "padded on the right, answers would stand in different columns"
+    forward = title_teacher_of(folder)(ASKED, TARGET)
+    assert forward.labels.shape == forward.logits.shape[:2] == (3, int(answers.max()))
+    assert (forward.labels[:, -1] == prompts.end_id).all()
+    assert (forward.labels != IGNORED).sum(dim=1).tolist() == answers.tolist()
 
 
 @pytest.mark.parametrize("rows", [[0], [1], [2, 0]])
@@ -163,6 +181,14 @@ def test_candidates_without_a_target_are_the_recommenders_best_unseen_items(fold
     assert torch.equal(shown[0], teacher.prompt_embeddings(HISTORY, LENGTH, proposed)[0])
     few = title_teacher_of(folder, title=TitleSettings(candidates=10))
     assert few.propose(HISTORY, LENGTH)[0].tolist().count(NUM_ITEMS) == 3
+
+
+def test_an_answer_that_is_a_title_lies_where_the_title_lies_for_any_tokenizer(tmp_path: Path) -> None:
+    for name, reader in {"byte_level": tokenizer(), "llama": llama_tokenizer()}.items():
+        teacher = title_teacher_of(save_random_causal(tmp_path / name, reader=reader))
+        texts = [f"Title {item}" for item in range(NUM_ITEMS)]
+        found = embed_texts(teacher.llm, teacher.prompts.tokenizer, texts, 4)
+        torch.testing.assert_close(found, teacher.embed_items(4))
 
 
 def test_the_gate_for_searches_follows_the_rows_that_are_left(folder: Path) -> None:

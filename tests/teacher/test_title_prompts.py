@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from src.core.errors import ConfigError, DataError
 from src.data.id_map import IdMap
-from src.teacher.prompts import PLACEHOLDER
+from src.teacher.prompts import PLACEHOLDER, Prompts
 from src.teacher.settings import PromptSettings, TitleSettings
 from src.teacher.title.prompts import IGNORED, Question, TitlePrompts
 from src.teacher.title.text import CANDIDATES_MARK, HISTORY_TEMPLATE, PLAIN_MARK, TEMPLATE, fill
-from tests.teacher.title_builders import tokenizer
+from tests.teacher.title_builders import SENTENCEPIECE, llama_tokenizer, tokenizer
 
 TITLES = ("Heat", "The Third Man", "Alien", "Brazil", "Rear Window", "M")
 V = len(TITLES)
@@ -109,6 +109,55 @@ def test_no_answer_begins_another(reader: PreTrainedTokenizerFast) -> None:
     assert len(set(answers)) == 3
     assert not any(a != b and a == b[: len(a)] for a in answers for b in answers)
     assert {ids[-1] for ids in answers} == {prompts.end_id} == {reader.eos_token_id}
+
+
+def test_where_the_tokenizer_adds_its_own_boundary_no_blank_stands_before_a_title() -> None:
+    reader = llama_tokenizer()
+    # otherwise every title would begin with the same empty piece, and the first step of every answer would be the same
+    assert reader.tokenize(" Heat")[0] == "▁"
+    assert reader.tokenize("Heat")[0] == "▁H"
+    prompts = prompts_of(reader)
+    wanted = [reader(title, add_special_tokens=False)["input_ids"] for title in TITLES]
+    assert prompts.answer_ids() == [[*ids, reader.eos_token_id] for ids in wanted]
+    assert prompts.title_ids == wanted
+    item = Prompts(IdMap(tuple(map(str, range(V))), TITLES), llama_tokenizer(), PromptSettings())
+    assert item.title_ids == wanted
+    assert reader.convert_ids_to_tokens(item.pieces[V + 2][0].item()) == "▁The"
+    assert "▁▁" not in "".join(reader.convert_ids_to_tokens(item(HISTORY[:1], LENGTH[:1]).token_ids[0]))
+
+
+def test_released_answers_are_what_they_were_with_such_a_tokenizer() -> None:
+    reader = llama_tokenizer()
+    newline = reader("a\n", add_special_tokens=False)["input_ids"][-1:]
+    found = prompts_of(reader, answer="as_released").answer_ids()
+    assert found == [[*reader(title)["input_ids"], *newline] for title in TITLES]
+
+
+@pytest.mark.parametrize("answer", ["corrected", "as_released"])
+def test_transformers_own_reader_of_the_same_file_gives_the_same_answers(answer: str) -> None:
+    theirs = AutoTokenizer.from_pretrained(SENTENCEPIECE.parent)
+    assert prompts_of(theirs, answer=answer).answer_ids() == prompts_of(llama_tokenizer(), answer=answer).answer_ids()
+
+
+def test_counting_in_parts_changes_nothing(reader: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, item = prompts_of(reader), Prompts(IdMap(tuple(map(str, range(V))), TITLES), reader, PromptSettings())
+    whole, alone = prompts.token_counts(ASKED), item.token_counts(HISTORY, LENGTH)
+    seen = list[int]()
+    choose = TitlePrompts.choose
+
+    def watched(self: TitlePrompts, question: Question) -> Any:
+        seen.append(len(question.length))
+        return choose(self, question)
+
+    monkeypatch.setattr(TitlePrompts, "choose", watched)
+    monkeypatch.setattr("src.teacher.prompts.COUNTED_AT_ONCE", 2)
+    monkeypatch.setattr("src.teacher.title.prompts.COUNTED_AT_ONCE", 2)
+    assert torch.equal(prompts.token_counts(ASKED), whole)
+    assert torch.equal(item.token_counts(HISTORY, LENGTH), alone)
+    assert seen == [2, 1]
+    # two titles and a comma less
+    listed = torch.stack([prompts.sizes[row].sum() + prompts.sizes[prompts.comma] for row in CANDIDATES])
+    assert torch.equal(prompts.token_counts(ASKED._replace(candidates=None)), whole - listed)
 
 
 def test_answers_are_whole_where_titles_in_prompts_are_cut(reader: PreTrainedTokenizerFast) -> None:

@@ -20,9 +20,10 @@ from src.data.candidates import draw_candidate_lists
 from src.data.examples import SequenceData
 from src.student.datamodule import TensorExamples
 from src.student.settings import EvaluationSettings
+from src.teacher.checks import check_prompts
 from src.teacher.factory import load_teacher, load_title_teacher, save_teacher
 from src.teacher.settings import GateSettings, LoraSettings, TeacherSettings, TitleSettings
-from src.teacher.title.checks import check_title_lm
+from src.teacher.title.checks import check_candidates, check_writer
 from src.teacher.title.curriculum import Curriculum, counters
 from src.teacher.title.generation import answer_all, judge_answers, title_metrics
 from src.teacher.title.model import TitleTeacher
@@ -363,19 +364,20 @@ def test_more_candidates_than_items_are_refused_before_the_model_is_read(n: int)
     with pytest.raises(DataError, match=f"candidates = {n}"):
         trained(Path("/no/model"), settings)
     rule = "exceeds the catalogue's 12 items" if n == 13 else "leaves 7 of 12 items"
-    with pytest.raises(ConfigError, match=rule):
-        check_title_lm(settings, cycle_data())
+    with pytest.raises(DataError, match=rule):
+        check_candidates(settings, cycle_data())
 
 
 def test_everything_is_looked_at_before_training(folder: Path, bert: Path) -> None:
-    check_title_lm(replace(TITLE_SETTINGS, llm=str(folder)), cycle_data())
-    check_title_lm(replace(SETTINGS, llm=str(bert)), cycle_data())
-    with pytest.raises(ConfigError, match="is an encoder"):
-        check_title_lm(replace(TITLE_SETTINGS, llm=str(bert)), cycle_data())
+    check_prompts(replace(TITLE_SETTINGS, llm=str(folder)), cycle_data())
+    check_writer(replace(TITLE_SETTINGS, llm=str(folder)))
+    check_writer(replace(SETTINGS, llm=str(bert)))
+    with pytest.raises(ModelError, match="is an encoder"):
+        check_writer(replace(TITLE_SETTINGS, llm=str(bert)))
     data = cycle_data()
     endless = replace(data.id_map, titles=(*data.id_map.titles[:-1], "Title " * 300))
     with pytest.raises(ConfigError, match=r"title of raw_11 .*the language model reads 256"):
-        check_title_lm(replace(TITLE_SETTINGS, llm=str(folder)), replace(data, id_map=endless))
+        check_prompts(replace(TITLE_SETTINGS, llm=str(folder)), replace(data, id_map=endless))
     with pytest.raises(DataError, match="title of raw_11"):
         trained(folder, data=replace(data, id_map=endless))
 
@@ -409,7 +411,7 @@ def test_a_rows_cost_is_the_length_of_its_prompt_with_its_answer(folder: Path) -
     lists = draw_candidate_lists(data.train, NUM_ITEMS, 4, 0)
     train, candidates = TensorExamples.of(data.train, CPU), torch.from_numpy(lists.of(data.train))
     batch = teacher.prompts.answered(Question(train.history, train.length, candidates), train.target)
-    assert row_tokens(teacher, train, candidates).tolist() == batch.prompts.attention_mask.sum(dim=1).tolist()
+    assert row_tokens(teacher.prompts, train, candidates).tolist() == batch.prompts.attention_mask.sum(dim=1).tolist()
 
 
 def test_a_teacher_that_writes_trains_on_grouped_batches(folder: Path) -> None:

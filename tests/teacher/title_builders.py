@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import normalizers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -26,8 +27,10 @@ from src.teacher.settings import (
 from src.teacher.tiny_llm import train_tokenizer
 from src.teacher.title.model import TitleTeacher
 from tests.fixtures import NUM_ITEMS, id_map_of
+from tests.golden.sentencepiece_file import load_tokenizer
 from tests.teacher.builders import CPU, SETTINGS, encoder_of
 
+SENTENCEPIECE = Path(__file__).parents[1] / "golden/vectors/prompts/tiny_tokenizer/tokenizer.model"
 N = 4
 CONTEXT = 256
 TITLE_SETTINGS = replace(
@@ -59,10 +62,25 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer(id_map_of(NUM_ITEMS), TinySettings(vocabulary=300))
 
 
-def save_random_causal(folder: Path, family: str = "llama", deviation: float = 0.3, **shape: int) -> Path:
+def llama_tokenizer() -> PreTrainedTokenizerFast:
+    """As Llama-2's files make it: a word boundary in front of every text, also of one that begins with a blank."""
+    reader = load_tokenizer(SENTENCEPIECE, "<s>", "</s>", "<unk>")
+    reader.backend_tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    return reader
+
+
+def save_random_causal(
+    folder: Path,
+    family: str = "llama",
+    deviation: float = 0.3,
+    reader: PreTrainedTokenizerFast | None = None,
+    **shape: int,
+) -> Path:
     """A causal model of two layers whose outputs depend on everything."""
     torch.manual_seed(1)
-    reader = tokenizer()
+    reader = reader or tokenizer()
     special = {"bos_token_id": reader.bos_token_id, "eos_token_id": reader.eos_token_id, "pad_token_id": 0}
     config = AutoConfig.for_model(family, vocab_size=len(reader), **special, **{**FAMILIES[family], **shape})
     model = AutoModelForCausalLM.from_config(config)

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from src.core.data_utils import ordered_batches
 from src.core.errors import DataError, TrainingFailed
 from src.teacher.ilora_model import mean_state
-from src.teacher.prompts import encode, surrounding
+from src.teacher.prompts import encode_words, surrounding
 from src.teacher.ranking.continuation import Gate, asking, causal_model, no_gate, read_prompts
 
 _SHOWN = 5
@@ -132,7 +132,7 @@ def embed_texts(
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], longest: int | None) -> list[list[int]]:
     """Token ids of titles as the teacher reads them: after a blank, between the tokenizer's special tokens."""
-    plain = encode(tokenizer, [f" {text}" for text in texts]) if texts else []
+    plain = encode_words(tokenizer, texts) if texts else []
     silent = [text for text, ids in zip(texts, plain, strict=True) if not text.strip() or not ids]
     if silent or not plain:
         rule = "there is nothing in it that could be embedded"

@@ -31,6 +31,9 @@ UNLISTED = torch.finfo(torch.float32).min
 class TitleCatalogue:
     """What both ways share. The sequence embedding is the state from which the answer's first token is chosen.
 
+    That token is a title's own with ``title.answer = corrected``. Published answers all begin with the same one (the
+    second begin-of-text token): with ``as_released`` the state foretells only that, and says less about the sequence.
+
     ``says``: what scores and distances mean, for the manifest.
     """
 

@@ -1,34 +1,25 @@
-"""What of `title_lm` can be looked at before anything is trained, the encoder and the `tiny` model included."""
+"""What of `title_lm` alone can be looked at before anything is trained; its prompts: `src.teacher.checks`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
-from transformers import AutoConfig, AutoTokenizer
-
-from src.core.errors import DataError, gather
+from src.core.errors import DataError
 from src.data.candidates import draw_candidate_lists
 from src.data.examples import SequenceData
-from src.teacher.llm import is_decoder
+from src.teacher.llm import blueprint
 from src.teacher.settings import TINY, TeacherSettings
-from src.teacher.tiny_llm import train_tokenizer
-from src.teacher.title.language import require_decoder
-from src.teacher.title.prompts import TitlePrompts
+from src.teacher.title.language import check_language_head
 
 
-def check_title_lm(settings: TeacherSettings, data: SequenceData) -> None:
-    """Look at candidates, at the kind of language model, and at the room for prompts and answers.
+def check_writer(settings: TeacherSettings) -> None:
+    """Look whether the language model can write; another objective asks for nothing, and `tiny` can.
 
-    Reads the model's config and tokenizer, which `check_llm` has found readable. Raises ``ConfigError`` with every
-    problem; another objective has none.
+    Reads the model's config and the names of its weights, which `check_llm` has found readable. Raises ``ModelError``
+    for an encoder and a model without a language-model head.
     """
-    if settings.objective != "title_lm":
-        return
-    checks: list[Callable[[], None]] = [lambda: check_candidates(settings, data), lambda: _check_room(settings, data)]
-    if settings.llm != TINY:
-        checks.append(lambda: _check_decoder(settings))
-    gather(*checks)
+    if settings.objective == "title_lm" and settings.llm != TINY:
+        check_language_head(settings.llm, blueprint(settings.llm))
 
 
 def check_candidates(settings: TeacherSettings, data: SequenceData) -> None:
@@ -45,18 +36,3 @@ def check_candidates(settings: TeacherSettings, data: SequenceData) -> None:
             except DataError as error:
                 problems = [replace(problem, field="teacher.title.candidates") for problem in error.problems]
                 raise DataError(problems) from None
-
-
-def _check_decoder(settings: TeacherSettings) -> None:
-    require_decoder(is_decoder(AutoConfig.from_pretrained(settings.llm)), settings.llm)
-
-
-def _check_room(settings: TeacherSettings, data: SequenceData) -> None:
-    context: int | None
-    if settings.llm == TINY:
-        # its tokenizer comes from the titles alone, in seconds: the same one is made again with the model
-        tokenizer, context = train_tokenizer(data.id_map, settings.tiny), settings.tiny.context
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(settings.llm)
-        context = getattr(AutoConfig.from_pretrained(settings.llm), "max_position_embeddings", None)
-    TitlePrompts(data.id_map, tokenizer, settings.prompt, settings.title, context)

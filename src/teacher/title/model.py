@@ -16,6 +16,7 @@ from src.student.models import SASRec
 from src.teacher.gated_lora import GatedAdapters
 from src.teacher.ilora_model import GatedTeacher
 from src.teacher.llm import LanguageModel
+from src.teacher.projector import TokenMoments
 from src.teacher.prompts import PromptBatch
 from src.teacher.ranking.continuation import Gate
 from src.teacher.settings import TeacherSettings
@@ -54,10 +55,11 @@ class TitleTeacher(GatedTeacher):
         """As `GatedTeacher`; ``language`` has its language-model head (`with_language_head`)."""
         super().__init__(settings, language, adapters, encoder, gate, prompts)
         self.candidates: Mapping[str, CandidateLists] = {}
-        table = self.causal_lm.get_input_embeddings().weight
+        table = self.causal_lm.get_input_embeddings()
         # the placeholder of a text-only prompt says nothing: it is the average token
-        self.register_buffer("plain", table.detach().float().mean(dim=0).to(table.dtype), persistent=False)
-        self._cuts = "logits_to_keep" in inspect.signature(self.causal_lm.forward).parameters
+        self.register_buffer("plain", TokenMoments.of(table).mean.to(table.weight.dtype), persistent=False)
+        # the others have relative positions, which they find in the mask
+        self._takes_positions = "position_ids" in inspect.signature(self.causal_lm.forward).parameters
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -87,18 +89,18 @@ class TitleTeacher(GatedTeacher):
 
     def forward(self, question: Question, target: Tensor, hybrid: bool = True) -> AnswerForward:
         """Logits where the answers ``[B]`` stand behind their prompts, each from the tokens before it."""
-        batch = self.prompts.answered(question, target, hybrid)
-        labels = batch.labels[:, 1:]
+        # padded on the left all answers end in the last column: as many columns of logits as the longest answer has
+        # tokens, and not the union of wherever answers stand
+        batch = self.prompts.answered(question, target, hybrid, left=True)
+        mask, labels = batch.prompts.attention_mask, batch.labels[:, 1:]
         places = (labels != IGNORED).any(dim=0).nonzero().squeeze(1)
-        inputs = {"inputs_embeds": self.embed_tokens(batch.prompts), "attention_mask": batch.prompts.attention_mask}
+        inputs = {"inputs_embeds": self.embed_tokens(batch.prompts), "attention_mask": mask}
+        if self._takes_positions:
+            inputs["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0)
         with self.gated(question.history, question.length):
             # without the rest of the prompt's logits, which nobody needs and which would be the largest tensor of all
-            logits = self.llm(**inputs, logits_to_keep=places).logits if self._cuts else self._all(inputs)[:, places]
+            logits = self.llm(**inputs, logits_to_keep=places).logits
         return AnswerForward(logits.float(), labels[:, places])
-
-    def _all(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        logits: Tensor = self.llm(**inputs).logits
-        return logits
 
     def _states(self, embedded: Tensor, attention_mask: Tensor) -> Tensor:
         inner = self.causal_lm.base_model

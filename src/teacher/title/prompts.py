@@ -16,7 +16,16 @@ from transformers import AddedToken, PreTrainedTokenizerBase
 from src.core.data_utils import fingerprint
 from src.core.errors import ConfigError, DataError, ModelError
 from src.data.id_map import IdMap
-from src.teacher.prompts import PLACEHOLDER, PromptBatch, TitlePieces, encode, pack, rectangle
+from src.teacher.prompts import (
+    COUNTED_AT_ONCE,
+    PLACEHOLDER,
+    PromptBatch,
+    TitlePieces,
+    encode,
+    encode_words,
+    pack,
+    rectangle,
+)
 from src.teacher.settings import PromptSettings, TitleSettings
 from src.teacher.title.text import (
     ANSWER_END,
@@ -31,6 +40,7 @@ from src.teacher.title.text import (
 )
 
 IGNORED = -100  # transformers' label for tokens without a loss
+_SHOWN = 5
 
 
 class Question(NamedTuple):
@@ -40,9 +50,14 @@ class Question(NamedTuple):
     length: Tensor
     candidates: Tensor | None
 
+    def of(self, rows: Tensor) -> Question:
+        """The questions of these rows."""
+        listed = None if self.candidates is None else self.candidates[rows]
+        return Question(self.history[rows], self.length[rows], listed)
+
 
 class AnsweredBatch(NamedTuple):
-    """Prompts with answers, padded on the right; ``labels`` ``[B, S]`` hold the answers' tokens, -100 elsewhere."""
+    """Prompts with their answers behind them; ``labels`` ``[B, S]`` hold the answers' tokens, -100 elsewhere."""
 
     prompts: PromptBatch
     labels: Tensor
@@ -66,11 +81,12 @@ class TitlePrompts(TitlePieces):
         """Tokenise titles, answers and the words between them; ``context`` is the most tokens that the model reads.
 
         Titles in a prompt are cut to ``settings.title_tokens``, answers are whole. Raises ``DataError`` for a missing
-        title and for one longer than the context, ``ConfigError`` when candidates, a history title and an answer do not
-        fit, ``ModelError`` for a tokenizer that turns a title into nothing.
+        title, for one longer than the context and for one of several lines, ``ConfigError`` when candidates, a history
+        title and an answer do not fit, ``ModelError`` for a tokenizer that turns a title into nothing.
         """
         tokenizer.add_tokens([AddedToken(mark, special=True) for mark in (PLAIN_MARK, PLACEHOLDER, CANDIDATES_MARK)])
         super().__init__(id_map, tokenizer, settings)
+        _require_lines(id_map)
         self.title, self.texts, self.raw_ids = title, id_map.titles, id_map.raw_ids
         self.plain_id, self.candidate_id = map(int, tokenizer.convert_tokens_to_ids([PLAIN_MARK, CANDIDATES_MARK]))
         words = split_slots(template or (TEMPLATE if title.show_candidates else HISTORY_TEMPLATE))
@@ -94,7 +110,7 @@ class TitlePrompts(TitlePieces):
             return [[*self.before, *ids, *newline] for ids in encode(self.tokenizer, id_map.titles)]
         end = self.tokenizer.eos_token_id
         tail = _newline(self.tokenizer) if end is None else [int(end)]
-        return [[*ids, *tail] for ids in encode(self.tokenizer, [f" {title}" for title in id_map.titles])]
+        return [[*ids, *tail] for ids in encode_words(self.tokenizer, id_map.titles)]
 
     def _require_room(self, context: int | None, id_map: IdMap, answers: Sequence[Sequence[int]]) -> None:
         sizes = (self.sizes[: self.num_items].sort(descending=True).values + self.sizes[self.comma]).tolist()
@@ -175,8 +191,10 @@ class TitlePrompts(TitlePieces):
         return torch.stack([commas, torch.where(kept, items, self.num_items)], dim=2).flatten(1)
 
     def token_counts(self, question: Question) -> Tensor:
-        """``[B]`` int64: tokens of each prompt."""
-        return self.sizes[self.choose(question)[0]].sum(dim=1)
+        """``[B]`` int64: tokens of each prompt. B may be a whole dataset: its rows are laid out in parts."""
+        rows = torch.arange(len(question.length), device=question.length.device)
+        parts = [question.of(part) for part in rows.split(COUNTED_AT_ONCE)]
+        return torch.cat([self.sizes[self.choose(part)[0]].sum(dim=1) for part in parts])
 
     def _lay_out(self, question: Question, hybrid: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens, which are real, and items behind placeholders (hybrid prompts only), each ``[B, n]``."""
@@ -199,8 +217,11 @@ class TitlePrompts(TitlePieces):
         (token_ids, packed), mask = pack(real, [(tokens, self.pad_id), (items, self.num_items)], left)
         return PromptBatch(token_ids, mask, packed)
 
-    def answered(self, question: Question, target: Tensor, hybrid: bool = True) -> AnsweredBatch:
-        """Prompts with the answers ``[B]`` behind them; the labels are the answers' tokens (golden README §6)."""
+    def answered(self, question: Question, target: Tensor, hybrid: bool = True, left: bool = False) -> AnsweredBatch:
+        """Prompts with the answers ``[B]`` behind them; the labels are the answers' tokens (golden README §6).
+
+        Padded on the right as published, or on the ``left``, so that all answers end in the last column.
+        """
         tokens, real, items = self._lay_out(question, hybrid)
         answers = self.answers[target]
         written = torch.arange(answers.shape[1], device=answers.device) < self.answer_sizes[target].unsqueeze(1)
@@ -208,7 +229,7 @@ class TitlePrompts(TitlePieces):
         labels = torch.cat([torch.full_like(tokens, IGNORED), answers], dim=1)
         items = torch.cat([items, torch.full_like(answers, self.num_items)], dim=1)
         columns = [(whole, self.pad_id), (items, self.num_items), (labels, IGNORED)]
-        (token_ids, packed, learned), mask = pack(torch.cat([real, written], dim=1), columns)
+        (token_ids, packed, learned), mask = pack(torch.cat([real, written], dim=1), columns, left)
         return AnsweredBatch(PromptBatch(token_ids, mask, packed), learned)
 
     def render(self, question: Question, hybrid: bool = True) -> list[str]:
@@ -216,6 +237,18 @@ class TitlePrompts(TitlePieces):
         batch = self.ask(question, hybrid)
         real = [ids[mask.bool()].tolist() for ids, mask in zip(batch.token_ids, batch.attention_mask, strict=True)]
         return [str(self.tokenizer.decode(ids)) for ids in real]
+
+
+def _require_lines(id_map: IdMap) -> None:
+    """Only the first line of what is written counts as the answer, see `src.teacher.title.text.first_line`."""
+    broken = [raw for raw, title in zip(id_map.raw_ids, id_map.titles, strict=True) if ANSWER_END in title.strip()]
+    if broken:
+        raise DataError.one(
+            "item titles",
+            f"{len(broken)} of {id_map.num_items} have several lines (raw ids {', '.join(broken[:_SHOWN])})",
+            "a written answer ends with its line, so that such a title could never be one",
+            "put each title on one line in the dataset's files",
+        )
 
 
 def _newline(tokenizer: PreTrainedTokenizerBase) -> list[int]:

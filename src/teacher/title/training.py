@@ -10,19 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.core.data_utils import ordered_batches
 from src.data.candidates import CandidateLists, draw_candidate_lists
 from src.data.examples import Examples
 from src.student.datamodule import TensorExamples
 from src.teacher.interfaces import Course
+from src.teacher.projector import TokenMoments
 from src.teacher.schedule import published_rate
 from src.teacher.settings import TeacherSettings
 from src.teacher.title.curriculum import Curriculum
 from src.teacher.title.generation import title_metrics
 from src.teacher.title.model import TitleTeacher
-from src.teacher.title.prompts import IGNORED, Question
-
-_ROWS = 4096  # whose prompts are measured at once
+from src.teacher.title.prompts import IGNORED, Question, TitlePrompts
 
 
 def answer_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -71,17 +69,22 @@ def title_rate(settings: TeacherSettings, steps: int, steps_per_epoch: int, step
 
 
 def title_course(
-    teacher: TitleTeacher, samples: Mapping[str, Examples], lists: Mapping[str, CandidateLists], seed: int
+    teacher: TitleTeacher,
+    samples: Mapping[str, Examples],
+    lists: Mapping[str, CandidateLists],
+    seed: int,
+    cost: Tensor,
 ) -> Course:
     """The training of `title_lm` on ``samples["train"]``, judged by generation on ``samples["validation"]``.
 
-    ``lists`` hold the candidates of both; they are given to the teacher, with which they are saved.
+    ``lists`` hold the candidates of both; they are given to the teacher, with which they are saved. ``cost``: see
+    `row_tokens`.
     """
     settings, device = teacher.settings, teacher.device
     teacher.candidates = lists
     with torch.no_grad():
         items = teacher.encoder.item_embeddings.weight[: teacher.num_items]
-        teacher.projector.calibrate(items, teacher.causal_lm.get_input_embeddings().weight)
+        teacher.projector.calibrate(items, TokenMoments.of(teacher.causal_lm.get_input_embeddings()))
     shown = {split: TensorExamples.of(examples, device) for split, examples in samples.items()}
     listed = {split: torch.from_numpy(lists[split].of(examples)).to(device) for split, examples in samples.items()}
     loop = settings.train.loop
@@ -91,20 +94,17 @@ def title_course(
     batch_size = settings.export.batch_size
     return Course(
         objective=TitleObjective.of(teacher, shown["train"], listed["train"], curriculum),
-        cost=row_tokens(teacher, shown["train"], listed["train"]),
+        cost=cost.to(device),
         evaluate=lambda: title_metrics(teacher, shown["validation"], listed["validation"], batch_size),
         rate=lambda step: title_rate(settings, steps, steps_per_epoch, step),
         on_step=curriculum.advance,
     )
 
 
-def row_tokens(teacher: TitleTeacher, train: TensorExamples, candidates: Tensor) -> Tensor:
+def row_tokens(prompts: TitlePrompts, train: TensorExamples, candidates: Tensor | None) -> Tensor:
     """``[N]`` int64: tokens of each training row, prompt and answer."""
-    prompts = [
-        teacher.prompts.token_counts(Question(train.history[rows], train.length[rows], candidates[rows]))
-        for rows in ordered_batches(len(train), _ROWS, train.target.device)
-    ]
-    return torch.cat(prompts) + teacher.prompts.answer_sizes[train.target]
+    question = Question(train.history, train.length, candidates)
+    return prompts.token_counts(question) + prompts.answer_sizes[train.target]
 
 
 def draw_lists(
