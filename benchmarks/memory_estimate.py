@@ -1,8 +1,9 @@
 """The memory that `src.teacher.needs` announces before a training, beside what the training then takes.
 
 The project's own teacher, `item_ce` or `title_lm`, around a LLaMA with random weights. Measured: what model and
-optimiser hold between steps, and the most that one step adds to it (gradients among that). The copy of the best
-epoch, which a whole training also holds, is added by arithmetic.
+optimiser hold between steps, and the most that one step adds to it (gradients among that). On a CPU dropout is made to
+keep a byte for each number, as it does on a GPU, where torch's own would keep a float32. The copy of the best epoch,
+which a whole training also holds, is added by arithmetic.
 
     python -m benchmarks.memory_estimate
     python -m benchmarks.memory_estimate --objective title_lm --checkpointing
@@ -17,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
 from transformers import LlamaModel
 
 from benchmarks.machine_rate import held_bytes, machine_line, peak_growth, table
@@ -37,6 +40,24 @@ from src.teacher.settings import TeacherSettings
 from src.teacher.training import build_optimiser
 
 
+class ByteMaskDropout(nn.Dropout):
+    """Dropout with the mask that a GPU keeps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `nn.Dropout`."""
+        dropped: Tensor = torch.native_dropout(x, self.p, self.training)[0]
+        return dropped
+
+
+def keep_byte_masks(model: nn.Module) -> None:
+    """Replace the dropout of adapters."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            for name, dropout in module.lora_dropout.items():
+                if isinstance(dropout, nn.Dropout):
+                    module.lora_dropout[name] = ByteMaskDropout(dropout.p)
+
+
 @dataclass(frozen=True)
 class Found:
     """Bytes held, bytes that a step adds, trained parameters, tokens of the longest prompt; the teacher's settings."""
@@ -54,6 +75,8 @@ def measured(options: argparse.Namespace, place: Place) -> Found:
     teacher, objective = taught.teacher, taught.objective
     if options.checkpointing:
         checkpoint_activations(GatedAdapters(teacher.llm, teacher.scope, 0))
+    if place.device.type != "cuda":
+        keep_byte_masks(teacher.llm)
     optimiser = build_optimiser(teacher, teacher.settings.train)
     rows = torch.arange(options.micro_batch, device=teacher.device)
     teacher.train()

@@ -31,7 +31,7 @@ _ITEM = f"{_SEVEN_B} {_PUBLISHED} --micro-batch 8 16 32 --checkpointing off on -
 _TITLE = f"{_SEVEN_B} {_PUBLISHED} {_THOUSAND} --micro-batch 2 4 8 --checkpointing off on --grouped --rows 256"
 _WRITING = f"{_SEVEN_B} --rank 8 --methods constrained grounded --rank-rows 128"
 _TINY = "--device cpu --shape tiny"
-_FEW_STEPS = f"{_TINY} --micro-batch 2 --steps 1 --rows 8"
+_FEW_STEPS = f"{_TINY} --items 60 --micro-batch 2 --steps 1 --rows 8"
 _FEW_ROWS = f"{_TINY} --items 60 --rows 4 --batch 4 --rank-rows 2 --rank-batch 2"
 
 
