@@ -1,7 +1,8 @@
 """Teachers of any size with random weights, over a made-up catalogue: what is measured when only the shape matters.
 
-Titles are made up of words as frequent as words are (Zipf), and some belong to a series: another title's beginning with
-another ending. How soon titles part decides how long a search along their tree takes.
+Titles are made up of words of unequal frequency, and some belong to a series: another title's beginning with another
+ending. How soon titles part decides how long a search along their tree takes: these do about as ML-100K's, cut into
+pieces of three letters (72 % share no two first pieces with another title, there 74 %; 90 % no three, there too).
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ from src.teacher.training import ItemObjective
 
 WINDOW = 10
 _WORDS = 200  # different words of the titles; each becomes one token
-_FREQUENCY = 1 / np.arange(1, _WORDS + 1)
-_SERIES = 0.2  # share of titles that begin as another one
+_FREQUENCY = np.arange(1, _WORDS + 1) ** -0.7
+_SERIES = 0.05  # share of titles that begin as another one
 _ENDING = 2  # words at most in which it then differs
 _TOKENIZER = TinySettings(vocabulary=2000, context=4096)
 _MAX_TOKENS = 3000
