@@ -8,187 +8,50 @@ projections, with the same A and B:
 - expert by expert: y = x Wᵀ + s Σ_k g_k (x A_kᵀ) B_kᵀ as the formula stands (golden README §4), with every expert's
   output in memory before the gate weighs them.
 
-First it is checked that they are the same function (uniform and one-hot gates against plain LoRA, a softmax gate's
-gradients against each other). Then a step is forward, backward into adapters and gate, and AdamW. Rounds in turn, each
-starting with another variant; ratios are medians over rounds. Time on a CPU is the process's own processor time, which
-other load disturbs less than wall time. Peak memory: what a variant holds between steps plus the most a step adds
+First it is checked, in float32 on a small and shallow copy of the shape, that they are the same function (uniform and
+one-hot gates against plain LoRA, a softmax gate's gradients against each other). Of the measured model the differences
+are only printed: in bfloat16 rounding grows from layer to layer, to 0.2 at the depth of Llama-2-7B.
+
+Then a step is forward, backward into adapters and gate, and AdamW. Gated first, then expert by expert, each in rounds
+in turn with plain LoRA, which starts every other round; ratios are medians over rounds. A variant that does not fit
+into the memory says so, and what was measured before it stands. Time on a CPU is the process's own processor time,
+which other load disturbs less than wall time. Peak memory: what a variant holds between steps plus the most a step adds
 (GPU: the caching allocator; CPU: every allocation that torch's profiler records).
 
     python -m benchmarks.gated_lora_step
-    python -m benchmarks.gated_lora_step --device cuda --shape llama-2-7b --dtype bfloat16 --batch 8 --length 256
+
+Options for a GPU: `benchmarks.on_a_gpu`.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import gc
 import statistics
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
-from transformers import LlamaModel
+from torch import Tensor
 
-from benchmarks.machine_rate import held_bytes, machine_line, own_seconds_of, peak_growth, table
-from benchmarks.random_teacher import Place, add_shape_arguments, random_llama, shape_of
-from src.teacher.gated_lora import (
-    ADAPTER,
-    GatedAdapters,
-    GateScope,
-    adaptable_layers,
-    both_names,
-    checkpoint_activations,
-    inject,
+from benchmarks.lora_variants import EXPERTS, GATED, PLAIN, Batch, Variant, build
+from benchmarks.machine_rate import (
+    held_bytes,
+    machine_line,
+    median_interval,
+    own_seconds_of,
+    peak_growth,
+    table,
 )
+from benchmarks.model_flops import LlamaShape
+from benchmarks.random_teacher import Place, add_shape_arguments, random_llama, shape_of
 from src.teacher.settings import LoraSettings
 
-PLAIN, GATED, EXPERTS = "plain PEFT LoRA", "gated (this project)", "expert by expert"
 _APART = "one-hot gate against uniform gate"
-_SIZE = 0.3  # of A and B: of what keeps the norm of their inputs
-_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
-Scope = Callable[[Tensor], AbstractContextManager[None]]
-
-
-class ExpertByExpert(nn.Module):
-    """A LoRA layer that computes the output of each of E experts, all of them ``[E, B, S, out]``, and then mixes."""
-
-    def __init__(self, layer: LoraLayer, scope: GateScope, experts: int) -> None:
-        super().__init__()
-        self.layer, self.scope, self.experts = layer, scope, experts
-        # alpha / (r / E), where PEFT has alpha / r
-        self.scaling = experts * layer.scaling[ADAPTER]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, S, in]`` → ``[B, S, out]`` under the gate weights ``[B, E]`` in scope."""
-        gate = self.scope.gate_weights
-        if gate is None:
-            raise RuntimeError("experts ran without a gate")
-        down, up = self.layer.lora_A[ADAPTER].weight, self.layer.lora_B[ADAPTER].weight
-        inputs = self.layer.lora_dropout[ADAPTER](x.to(down.dtype))
-        pairs = zip(down.chunk(self.experts, dim=0), up.chunk(self.experts, dim=1), strict=True)
-        outputs = torch.stack([F.linear(F.linear(inputs, a), b) for a, b in pairs])
-        update = (gate.t()[:, :, None, None].to(outputs.dtype) * outputs).sum(dim=0) * self.scaling
-        base: Tensor = self.layer.base_layer(x)
-        return (base + update).to(base.dtype)
-
-
-@dataclass(frozen=True, eq=False)
-class Variant:
-    """A model with adapters, what opens its gate (nothing, for plain LoRA), its optimiser."""
-
-    model: PeftModel
-    scope: Scope
-    optimiser: torch.optim.Optimizer
-
-    def states(self, inputs: Tensor, gate: Tensor) -> Tensor:
-        """``[B, S, D]`` under gate weights ``[B, E]`` → the last layer's states, float32."""
-        with self.scope(gate):
-            states: Tensor = self.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-        return states.float()
-
-    def gradients(self) -> list[Tensor]:
-        """Of the adapters, in the order of their names without what wraps the layers."""
-        named = {bare(name): p.grad for name, p in self.model.named_parameters() if p.grad is not None}
-        return [named[name] for name in sorted(named)]
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """``inputs`` ``[B, S, D]``; ``gate_logits`` ``[B, E]``, trained; ``cotangent`` ``[B, D]``: what the loss wants."""
-
-    inputs: Tensor
-    gate_logits: Tensor
-    cotangent: Tensor
-
-    @classmethod
-    def drawn(cls, options: argparse.Namespace, width: int, dtype: torch.dtype, device: torch.device) -> Batch:
-        """At random."""
-        inputs = torch.randn(options.batch, options.length, width, device=device).to(dtype)
-        gate_logits = torch.randn(options.batch, options.experts, device=device).requires_grad_()
-        return cls(inputs, gate_logits, torch.randn(options.batch, width, device=device))
-
-    def one_hot(self, expert: int) -> Tensor:
-        """``[B, E]``: this expert alone."""
-        return torch.zeros_like(self.gate_logits).index_fill_(1, torch.tensor(expert, device=self.inputs.device), 1.0)
-
-    def uniform(self) -> Tensor:
-        """``[B, E]``: plain LoRA."""
-        return torch.full_like(self.gate_logits, 1 / self.gate_logits.shape[1])
-
-
-def bare(name: str) -> str:
-    """A parameter's name without `ExpertByExpert` around its layer."""
-    return name.replace(".layer.lora_", ".lora_")
-
-
-def without_gate(gate: Tensor) -> AbstractContextManager[None]:
-    """What plain LoRA opens."""
-    return nullcontext()
-
-
-def same_weights(llm: LlamaModel) -> LlamaModel:
-    """Another model over the very tensors of this one."""
-    return copy.deepcopy(llm, {id(tensor): tensor for tensor in [*llm.parameters(), *llm.buffers()]})
-
-
-def plain_model(llm: LlamaModel, lora: LoraSettings, checkpointing: bool) -> PeftModel:
-    """PEFT's LoRA on the layers that the project adapts."""
-    names = sorted({name.rsplit(".", 1)[-1] for name in adaptable_layers(llm)[0]})
-    with both_names():
-        model = get_peft_model(llm, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=names))
-        if checkpointing:
-            llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return model
-
-
-def gated_model(llm: LlamaModel, lora: LoraSettings, checkpointing: bool) -> GatedAdapters:
-    """The project's own."""
-    adapters = inject(llm, lora)
-    if checkpointing:
-        checkpoint_activations(adapters)
-    return adapters
-
-
-def expert_model(llm: LlamaModel, lora: LoraSettings, checkpointing: bool) -> GatedAdapters:
-    """The project's own, with each LoRA layer computed expert by expert; that never calls the hooked modules."""
-    adapters = gated_model(llm, lora, checkpointing)
-    layers = [(name, module) for name, module in adapters.model.named_modules() if isinstance(module, LoraLayer)]
-    for name, layer in layers:
-        parent, _, last = name.rpartition(".")
-        setattr(adapters.model.get_submodule(parent), last, ExpertByExpert(layer, adapters.scope, lora.experts))
-    return adapters
-
-
-def build(llm: LlamaModel, lora: LoraSettings, checkpointing: bool) -> dict[str, Variant]:
-    """All three over the same frozen weights, with the same A and B; B is not zero."""
-    plain = plain_model(same_weights(llm), lora, checkpointing)
-    gated = gated_model(same_weights(llm), lora, checkpointing)
-    apart = expert_model(same_weights(llm), lora, checkpointing)
-    scopes: dict[str, tuple[PeftModel, Scope]] = {
-        PLAIN: (plain, without_gate),
-        GATED: (gated.model, gated.scope),
-        EXPERTS: (apart.model, apart.scope),
-    }
-    trained = {name: p for name, p in plain.named_parameters() if p.requires_grad}
-    # large enough to tell gates apart, small enough for rounding not to grow from layer to layer
-    start = {name: torch.randn_like(p) * _SIZE / p.shape[1] ** 0.5 for name, p in trained.items()}
-    found = {}
-    for name, (model, scope) in scopes.items():
-        trained = {bare(key): p for key, p in model.named_parameters() if p.requires_grad}
-        if trained.keys() != start.keys():
-            raise AssertionError(f"{name} adapts other layers than {PLAIN}")
-        with torch.no_grad():
-            for key, parameter in trained.items():
-                parameter.copy_(start[key])
-        optimiser = torch.optim.AdamW(trained.values(), 1e-6, fused=True)
-        found[name] = Variant(model.train(), scope, optimiser)
-    return found
+_TOLERANCE = 1e-4  # of float32 over two layers
+_SMALL = LlamaShape(width=256, layers=2, heads=4, key_value_heads=4, feed_forward=688, vocabulary=1000)
 
 
 def difference(one: Tensor, other: Tensor) -> float:
@@ -243,14 +106,28 @@ def compare_gradients(variants: Mapping[str, Variant], batch: Batch) -> dict[str
     }
 
 
-def verify(variants: Mapping[str, Variant], batch: Batch, lora: LoraSettings, dtype: torch.dtype) -> None:
-    """Stop unless the three are the same function, up to the rounding of the base's type."""
+def small_copy(shape: LlamaShape) -> LlamaShape:
+    """Two layers, no wider than 256, with the shape's ratio of heads that share their keys and values."""
+    if shape.width <= _SMALL.width:
+        return replace(shape, layers=min(shape.layers, 2))
+    return replace(_SMALL, key_value_heads=max(1, _SMALL.heads * shape.key_value_heads // shape.heads))
+
+
+def verify(shape: LlamaShape, lora: LoraSettings, device: torch.device, checkpointing: bool) -> None:
+    """Stop unless the three are the same function of a small copy of the shape in float32."""
+    place, small = Place(device, torch.float32), small_copy(shape)
+    variants = build(random_llama(small, place), lora, checkpointing)
+    batch = Batch.drawn(4, 32, lora.experts, small.width, place)
     found = {**compare_outputs(variants, batch, lora), **compare_gradients(variants, batch)}
-    print(table(["relative difference", ""], [(name, f"{value:.1e}") for name, value in found.items()]), "\n")
-    most = _TOLERANCE[dtype]
-    wrong = [name for name, value in found.items() if name != _APART and not value < most]
-    if wrong or found[_APART] < 4 * most:
+    show("relative difference, float32, 2 layers", found)
+    wrong = [name for name, value in found.items() if name != _APART and not value < _TOLERANCE]
+    if wrong or found[_APART] < 4 * _TOLERANCE:
         raise SystemExit(f"not the same function, or gates that change nothing: {wrong or _APART}")
+
+
+def show(title: str, found: Mapping[str, float]) -> None:
+    """Differences as a table."""
+    print(table([title, ""], [(name, f"{value:.1e}") for name, value in found.items()]), "\n", flush=True)
 
 
 def backward(variant: Variant, batch: Batch) -> None:
@@ -273,49 +150,85 @@ def step(variant: Variant, batch: Batch) -> None:
     forget(variant, batch)
 
 
-def in_turn(variants: Mapping[str, Variant], batch: Batch, rounds: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds of a step of each variant in each round; a round starts one variant later than the one before."""
-    device, names = batch.inputs.device, list(variants)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+def free(device: torch.device) -> None:
+    """Give back what a failed step left."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
-    def steps(name: str) -> None:
-        for _ in range(repeats):
-            step(variants[name], batch)
 
-    for name in names:
-        steps(name)
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of a step in each round, and peak bytes, of plain LoRA and of another variant in turn with it."""
+
+    plain: list[float]
+    own: list[float]
+    plain_peak: int
+    own_peak: int
+
+
+def in_turn(plain: Variant, own: Variant, batch: Batch, rounds: int, repeats: int) -> Measured:
+    """Both variants in each round, the other one first in every second round; a step of each before the clock."""
+    device = batch.inputs.device
+    seconds: tuple[list[float], list[float]] = ([], [])
+
+    def steps(variant: Variant, count: int) -> None:
+        for _ in range(count):
+            step(variant, batch)
+
+    pair = (plain, own)
+    for variant in pair:
+        steps(variant, repeats)
     for number in range(rounds):
-        shift = number % len(names)
-        for name in [*names[shift:], *names[:shift]]:
-            seconds[name].append(own_seconds_of(partial(steps, name), device) / repeats)
-    return seconds
-
-
-def ratios(seconds: Mapping[str, list[float]], name: str) -> str:
-    """Median and quartiles over rounds of a variant's time beside plain LoRA's."""
-    each = [own / plain for own, plain in zip(seconds[name], seconds[PLAIN], strict=True)]
-    if name == PLAIN:
-        return "1"
-    low, middle, high = statistics.quantiles(each, n=4)
-    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
-
-
-def report(seconds: Mapping[str, list[float]], peaks: Mapping[str, int]) -> None:
-    """Print the table."""
-    rows = [
-        (
-            name,
-            f"{1e3 * statistics.median(seconds[name]):.1f}",
-            ratios(seconds, name),
-            f"{peaks[name] / 2**20:.1f}",
-            f"{peaks[name] / peaks[PLAIN]:.3f}",
-        )
-        for name in seconds
+        for place in (0, 1) if number % 2 == 0 else (1, 0):
+            seconds[place].append(own_seconds_of(partial(steps, pair[place], repeats), device) / repeats)
+    peaks = [
+        held_bytes(variant.model, variant.optimiser) + peak_growth(partial(step, variant, batch), device)
+        for variant in pair
     ]
-    print(table(["step", "ms", "of plain (quartiles)", "peak MiB", "of plain"], rows))
+    return Measured(*seconds, *peaks)
 
 
-def arguments() -> argparse.Namespace:
+def measured(variants: Mapping[str, Variant], name: str, batch: Batch, options: argparse.Namespace) -> Measured | None:
+    """As `in_turn`; None when the device's memory is not enough."""
+    try:
+        return in_turn(variants[PLAIN], variants[name], batch, options.rounds, options.repeats)
+    except torch.OutOfMemoryError:
+        for variant in (variants[PLAIN], variants[name]):
+            forget(variant, batch)
+    # outside the handler: the exception would keep the failed step's tensors alive
+    free(batch.inputs.device)
+    return None
+
+
+def row(name: str, seconds: Sequence[float], plain: Sequence[float], peak: int, plain_peak: int) -> tuple[str, ...]:
+    """A line of the table: times and peak memory beside plain LoRA's."""
+    each = [one / other for one, other in zip(seconds, plain, strict=True)]
+    (low, high), quartiles = median_interval(each), statistics.quantiles(each, n=4) if len(each) > 1 else [*each * 3]
+    return (
+        name,
+        f"{1e3 * statistics.median(seconds):.1f}",
+        f"{statistics.median(each):.3f} ({low:.3f} to {high:.3f})",
+        f"{quartiles[0]:.3f} to {quartiles[2]:.3f}",
+        f"{peak / 2**20:.1f}",
+        f"{peak / plain_peak:.3f}",
+    )
+
+
+def report(name: str, found: Measured | None) -> None:
+    """Print a variant beside plain LoRA, at once: what follows may take long."""
+    head = ["step", "ms", "of plain: median (its 95 % interval)", "quartiles", "peak MiB", "of plain"]
+    if found is None:
+        rows = [(name, *["out of memory"] * 5)]
+    else:
+        rows = [
+            row(PLAIN, found.plain, found.plain, found.plain_peak, found.plain_peak),
+            row(name, found.own, found.plain, found.own_peak, found.plain_peak),
+        ]
+    print(table(head, rows), "\n", flush=True)
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """From the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_shape_arguments(parser, shape="small")
@@ -324,24 +237,33 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=3, help="steps of a variant in each round")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
-def main() -> None:
+def show_differences(variants: Mapping[str, Variant], batch: Batch, lora: LoraSettings) -> None:
+    """Of the measured model's outputs, for information; none where they do not fit into the memory."""
+    title = f"relative difference, {batch.inputs.dtype}, measured model"
+    try:
+        return show(title, compare_outputs(variants, batch, lora))
+    except torch.OutOfMemoryError:
+        pass
+    free(batch.inputs.device)
+    print(f"{title}: out of memory\n", flush=True)
+
+
+def main(words: Sequence[str] | None = None) -> None:
     """Check, measure, print."""
-    options = arguments()
-    place = Place.of(options)
-    shape, lora = shape_of(options), LoraSettings(rank=options.rank, experts=options.experts)
-    llm = random_llama(shape, place)
-    batch = Batch.drawn(options, shape.width, place.dtype, place.device)
-    variants = build(llm, lora, options.checkpointing)
-    print(f"{machine_line(place.device)}\n{shape}\n{options}\n")
-    verify(variants, batch, lora, place.dtype)
-    seconds = in_turn(variants, batch, options.rounds, options.repeats)
-    peaks = {name: held_bytes(variant.model, variant.optimiser) for name, variant in variants.items()}
-    for name, variant in variants.items():
-        peaks[name] += peak_growth(partial(step, variant, batch), place.device)
-    report(seconds, peaks)
+    options = arguments(words)
+    place, shape = Place.of(options), shape_of(options)
+    lora = LoraSettings(rank=options.rank, experts=options.experts)
+    print(f"{machine_line(place.device)}\n{shape}\n{options}\n", flush=True)
+    verify(shape, lora, place.device, options.checkpointing)
+    free(place.device)
+    batch = Batch.drawn(options.batch, options.length, options.experts, shape.width, place)
+    variants = build(random_llama(shape, place), lora, options.checkpointing)
+    show_differences(variants, batch, lora)
+    for name in (GATED, EXPERTS):
+        report(name, measured(variants, name, batch, options))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -69,6 +70,18 @@ def memory_rate(device: torch.device, size: int = 0) -> float:
 
 def _median_seconds(action: Callable[[], object], device: torch.device) -> float:
     return statistics.median([seconds_of(action, device) for _ in range(_WARM + _ROUNDS)][_WARM:])
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Two of the values that hold the median between them with a probability of at least 95 %, whatever they are
+    distributed like (binomial); the whole range where there are fewer than six.
+    """
+    ordered, n, outside = sorted(values), len(values), 0.0
+    for low in range(n // 2):
+        outside += 2 * math.comb(n, low) / 2**n
+        if outside > 0.05:
+            return (ordered[low - 1], ordered[n - low]) if low else (ordered[0], ordered[-1])
+    return ordered[0], ordered[-1]
 
 
 def peak_growth(action: Callable[[], object], device: torch.device) -> int:

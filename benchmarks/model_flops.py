@@ -75,9 +75,12 @@ def training_flops(shape: LlamaShape, lengths: Iterable[int]) -> int:
     return sum(4 * shape.multiplied * tokens + 3 * attention_flops(shape, tokens) for tokens in lengths)
 
 
-def decoding_bytes(shape: LlamaShape, passes: int, bytes_each: int) -> int:
-    """The least that ``passes`` decoding steps read: all weights of layers and head, once each, whatever the batch."""
-    return passes * bytes_each * (shape.multiplied + shape.vocabulary * shape.width)
+def decoding_bytes(shape: LlamaShape, passes: int, cached: int, bytes_each: int) -> int:
+    """The least that ``passes`` decoding steps read: all weights of layers and head once each, whatever the batch, and
+    ``cached`` places of the key-value cache, summed over rows and passes. Adapters are not counted.
+    """
+    weights = shape.multiplied + shape.vocabulary * shape.width
+    return bytes_each * (passes * weights + cached * shape.cache_numbers)
 
 
 def utilisation(work: float, seconds: float, rate: float) -> float:

@@ -1,4 +1,9 @@
-"""Teachers of any size with random weights, over a made-up catalogue: what is measured when only the shape matters."""
+"""Teachers of any size with random weights, over a made-up catalogue: what is measured when only the shape matters.
+
+Titles are made up of words of unequal frequency, and some belong to a series: another title's beginning with another
+ending. How soon titles part decides how long a search along their tree takes: these do about as ML-100K's, cut into
+pieces of three letters (72 % share no two first pieces with another title, there 74 %; 90 % no three, there too).
+"""
 
 from __future__ import annotations
 
@@ -6,35 +11,52 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from benchmarks.model_flops import SHAPES, LlamaShape
 from src.core.hardware import resolve_device
+from src.core.training import Objective
+from src.data.candidates import draw_candidate_lists
 from src.data.examples import Examples
 from src.data.id_map import IdMap
+from src.student.datamodule import TensorExamples
 from src.student.models import SASRec
 from src.student.settings import StudentSettings
 from src.teacher.factory import build_teacher
 from src.teacher.gated_lora import inject
 from src.teacher.gates import build_gate
-from src.teacher.ilora_model import ILoRATeacher
+from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
 from src.teacher.llm import LanguageModel
-from src.teacher.settings import LoraSettings, PromptSettings, TeacherSettings, TinySettings, TitleSettings
+from src.teacher.settings import (
+    TITLE_MONITOR,
+    LoraSettings,
+    PromptSettings,
+    TeacherSettings,
+    TeacherTrainSettings,
+    TinySettings,
+    TitleSettings,
+)
 from src.teacher.tiny_llm import train_tokenizer
+from src.teacher.title.curriculum import Curriculum
 from src.teacher.title.model import TitleTeacher
 from src.teacher.title.prompts import TitlePrompts
+from src.teacher.title.training import TitleObjective, row_tokens
+from src.teacher.training import ItemObjective
 
 WINDOW = 10
 _WORDS = 200  # different words of the titles; each becomes one token
+_FREQUENCY = np.arange(1, _WORDS + 1) ** -0.7
+_SERIES = 0.05  # share of titles that begin as another one
+_ENDING = 2  # words at most in which it then differs
 _TOKENIZER = TinySettings(vocabulary=2000, context=4096)
-_PROMPT = PromptSettings(history_titles=WINDOW, title_tokens=128, max_tokens=3000)
+_MAX_TOKENS = 3000
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -132,13 +154,24 @@ class Catalogue:
     words: int
     spread: float
 
+    @property
+    def longest(self) -> int:
+        """Words of the longest title that may be drawn."""
+        return max(1, round(self.words * (1 + self.spread)))
+
     def id_map(self) -> IdMap:
         """Always the same titles for the same three numbers."""
-        draw = np.random.default_rng(0)
-        low, high = round(self.words * (1 - self.spread)), round(self.words * (1 + self.spread))
-        counts = draw.integers(max(1, low), max(1, high) + 1, size=self.items)
-        titles = tuple(" ".join(_word(word) for word in draw.integers(_WORDS, size=count)) for count in counts)
-        return IdMap(tuple(str(item) for item in range(self.items)), titles)
+        draw, titles = np.random.default_rng(0), list[list[int]]()
+        chances = _FREQUENCY / _FREQUENCY.sum()
+        shortest = max(1, round(self.words * (1 - self.spread)))
+        for size in draw.integers(shortest, self.longest + 1, size=self.items):
+            begun: list[int] = []
+            if titles and draw.random() < _SERIES:
+                other = titles[draw.integers(len(titles))]
+                begun, size = other[: max(1, len(other) - draw.integers(1, _ENDING + 1))], len(other)
+            titles.append([*begun, *draw.choice(_WORDS, size=size - len(begun), p=chances).tolist()])
+        texts = tuple(" ".join(map(_word, title)) for title in titles)
+        return IdMap(tuple(str(item) for item in range(self.items)), texts)
 
     def examples(self, rows: int) -> Examples:
         """Full windows at random."""
@@ -159,16 +192,24 @@ def _word(number: int) -> str:
 
 
 def add_catalogue_arguments(parser: argparse.ArgumentParser) -> None:
-    """The catalogue; by default ML-100K's size, and prompts of about 110 tokens."""
+    """The catalogue, by default of ML-100K's size with histories of about 110 tokens, and how a teacher reads it."""
     parser.add_argument("--items", type=int, default=1682)
     parser.add_argument("--title-tokens", type=int, default=9, help="mean tokens of a title")
     parser.add_argument("--spread", type=float, default=0.5, help="titles differ from the mean by at most this share")
+    parser.add_argument("--candidates", type=int, default=20, help="titles listed in a title_lm prompt; 0: no list")
+    parser.add_argument("--dropout", type=float, default=0.0, help="of the adapters, in training")
     parser.add_argument(
         "--adapters",
         choices=["float32", "base"],
         default="float32",
         help="what adapters compute in: float32 as PEFT does, or the base's type (autocast; their weights stay)",
     )
+
+
+def add_objective_argument(parser: argparse.ArgumentParser) -> None:
+    """What the teacher is trained on."""
+    text = "item_ce: an item head; title_lm: as published, candidates in the prompt and a title as the answer"
+    parser.add_argument("--objective", choices=["item_ce", "title_lm"], default="item_ce", help=text)
 
 
 def catalogue_of(options: argparse.Namespace) -> Catalogue:
@@ -197,12 +238,20 @@ def adapters_in_base_type(llm: PeftModel, place: Place) -> None:
     model.register_forward_hook(leave, always_call=True)
 
 
-def _settings(options: argparse.Namespace) -> TeacherSettings:
+def _settings(options: argparse.Namespace, objective: Literal["item_ce", "title_lm"]) -> TeacherSettings:
+    title = TitleSettings(candidates=options.candidates or 2, show_candidates=options.candidates > 0)
+    train = TeacherTrainSettings()
+    if objective == "title_lm":
+        train = replace(train, loop=replace(train.loop, monitor=TITLE_MONITOR))
     return TeacherSettings(
+        objective=objective,
         llm="random",
-        lora=LoraSettings(rank=options.rank, experts=options.experts),
-        prompt=_PROMPT,
-        title=TitleSettings(show_candidates=False),
+        lora=LoraSettings(rank=options.rank, experts=options.experts, dropout=options.dropout),
+        prompt=PromptSettings(
+            history_titles=WINDOW, title_tokens=catalogue_of(options).longest, max_tokens=_MAX_TOKENS
+        ),
+        title=title,
+        train=train,
     )
 
 
@@ -216,7 +265,7 @@ def _language(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, shape:
 
 def item_teacher(options: argparse.Namespace, place: Place) -> ILoRATeacher:
     """The project's `item_ce` teacher around `random_llama`."""
-    shape, id_map, settings = shape_of(options), catalogue_of(options).id_map(), _settings(options)
+    shape, id_map, settings = shape_of(options), catalogue_of(options).id_map(), _settings(options, "item_ce")
     encoder = SASRec(StudentSettings(), id_map.num_items, WINDOW)
     language = _language(random_llama(shape, place), train_tokenizer(id_map, _TOKENIZER), shape)
     teacher = build_teacher(settings, id_map, encoder, language, place.device)
@@ -226,8 +275,8 @@ def item_teacher(options: argparse.Namespace, place: Place) -> ILoRATeacher:
 
 
 def title_teacher(options: argparse.Namespace, place: Place) -> TitleTeacher:
-    """The project's `title_lm` teacher around `random_causal_llama`; its prompts hold histories alone."""
-    shape, id_map, settings = shape_of(options), catalogue_of(options).id_map(), _settings(options)
+    """The project's `title_lm` teacher around `random_causal_llama`, in eval mode."""
+    shape, id_map, settings = shape_of(options), catalogue_of(options).id_map(), _settings(options, "title_lm")
     encoder = SASRec(StudentSettings(), id_map.num_items, WINDOW)
     tokenizer = train_tokenizer(id_map, _TOKENIZER)
     language = _language(random_causal_llama(shape, place), tokenizer, shape)
@@ -241,3 +290,28 @@ def title_teacher(options: argparse.Namespace, place: Place) -> TitleTeacher:
     if options.adapters == "base":
         adapters_in_base_type(adapters.model, place)
     return TitleTeacher(settings, language, adapters, encoder, gate, prompts).to(place.device).eval()
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """A teacher, what it minimises over some training rows, and the tokens of each of these rows, ``[N]`` int64."""
+
+    teacher: GatedTeacher
+    objective: Objective
+    costs: Tensor
+
+
+def lesson(options: argparse.Namespace, place: Place, rows: int) -> Lesson:
+    """Of ``--objective``, over so many made-up rows; every step of `title_lm` is hybrid, as a run's last ones are."""
+    examples = catalogue_of(options).examples(rows)
+    if options.objective == "item_ce":
+        ranker = item_teacher(options, place)
+        shown = TensorExamples.of(examples, ranker.device)
+        return Lesson(ranker, ItemObjective(ranker, shown), ranker.cost(shown.history, shown.length))
+    writer = title_teacher(options, place)
+    shown = TensorExamples.of(examples, writer.device)
+    lists = draw_candidate_lists(examples, writer.num_items, writer.settings.title.candidates, seed=0)
+    candidates = torch.from_numpy(lists.of(examples)).to(writer.device)
+    always = Curriculum.of("none", steps=1, steps_per_epoch=1, seed=0)
+    objective = TitleObjective.of(writer, shown, candidates, always)
+    return Lesson(writer, objective, row_tokens(writer, shown, candidates))

@@ -1,21 +1,22 @@
 """Training the teacher: tokens a second, and the share of the machine's matrix rate that they put to use.
 
-The project's own `item_ce` teacher (gated LoRA, projector, head, AdamW, SDPA) around a LLaMA with random weights, over
-a made-up catalogue. Every pair of micro-batch and checkpointing is trained for some steps. Tokens are real ones:
-padding and what checkpointing computes again count as time, not as work. Work is 4·N a token and attention
-(`model_flops`), the rate that of a square matrix product of the same type, measured before and after; the higher one
-counts.
+The project's own teacher (gated LoRA, projector, head or answers, AdamW, SDPA) around a LLaMA with random weights, over
+a made-up catalogue: `item_ce` over histories of about 110 tokens, or `title_lm` with candidates in the prompt. Every
+pair of micro-batch and checkpointing is trained for some steps. Tokens are real ones: padding and what checkpointing
+computes again count as time, not as work. Work is 4·N a token and attention (`model_flops`), the rate that of a square
+matrix product of the same type, measured before and after; in the last table the higher one counts.
 
     python -m benchmarks.teacher_throughput                                    # a tiny shape, to see that it runs
-    python -m benchmarks.teacher_throughput --shape llama-2-7b --micro-batch 4 8 16 32 --checkpointing off on \\
-        --adapters base
+    python -m benchmarks.teacher_throughput --objective title_lm
+
+Options for a GPU: `benchmarks.on_a_gpu`.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,18 +25,18 @@ from torch import Tensor
 from benchmarks.machine_rate import machine_line, matrix_rate, seconds_of, table
 from benchmarks.model_flops import LlamaShape, training_flops, utilisation
 from benchmarks.random_teacher import (
+    Lesson,
     Place,
     add_catalogue_arguments,
+    add_objective_argument,
     add_shape_arguments,
-    catalogue_of,
-    item_teacher,
+    lesson,
     shape_of,
 )
 from src.core.training import train_step
-from src.student.datamodule import TensorExamples
 from src.teacher.gated_lora import GatedAdapters, both_names, checkpoint_activations
-from src.teacher.ilora_model import ILoRATeacher
-from src.teacher.training import ItemObjective, build_optimiser
+from src.teacher.ilora_model import GatedTeacher
+from src.teacher.training import build_optimiser
 
 _WARM = 2  # steps before the clock starts
 
@@ -68,7 +69,7 @@ def batches_of(costs: Tensor, size: int, steps: int, grouped: bool) -> list[Tens
     return [batches[place] for place in torch.randperm(steps, generator=torch.Generator().manual_seed(1)).tolist()]
 
 
-def set_checkpointing(teacher: ILoRATeacher, on: bool) -> None:
+def set_checkpointing(teacher: GatedTeacher, on: bool) -> None:
     """Switch the recomputation of activations on or off."""
     if on:
         checkpoint_activations(GatedAdapters(teacher.llm, teacher.scope, layers=0))
@@ -77,14 +78,11 @@ def set_checkpointing(teacher: ILoRATeacher, on: bool) -> None:
             teacher.llm.get_base_model().gradient_checkpointing_disable()
 
 
-def train(
-    teacher: ILoRATeacher, examples: TensorExamples, shape: LlamaShape, options: argparse.Namespace, micro: int
-) -> Trained:
+def train(taught: Lesson, shape: LlamaShape, options: argparse.Namespace, micro: int) -> Trained:
     """Warm up, then train for the measured steps."""
+    teacher, objective, costs = taught.teacher, taught.objective, taught.costs
     device, size = teacher.device, micro * options.accumulate
-    costs = teacher.cost(examples.history, examples.length)
     batches = batches_of(costs, size, options.steps + _WARM, options.grouped)
-    objective = ItemObjective(teacher, examples)
     optimiser = build_optimiser(teacher, teacher.settings.train)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -104,30 +102,26 @@ def train(
     return Trained(lengths, places, training_flops(shape, lengths), seconds, peak)
 
 
-def attempt(
-    teacher: ILoRATeacher, examples: TensorExamples, shape: LlamaShape, options: argparse.Namespace, micro: int
-) -> Trained | None:
+def attempt(taught: Lesson, shape: LlamaShape, options: argparse.Namespace, micro: int) -> Trained | None:
     """As `train`; None when the device's memory is not enough."""
     try:
-        return train(teacher, examples, shape, options, micro)
+        return train(taught, shape, options, micro)
     except torch.OutOfMemoryError:
-        teacher.zero_grad(set_to_none=True)
+        taught.teacher.zero_grad(set_to_none=True)
     # outside the handler: the exception would keep the failed step's tensors alive
     gc.collect()
     torch.cuda.empty_cache()
     return None
 
 
-def sweep(teacher: ILoRATeacher, options: argparse.Namespace) -> list[tuple[int, str, Trained | None]]:
+def sweep(taught: Lesson, options: argparse.Namespace) -> Iterator[tuple[int, str, Trained | None]]:
     """Every micro-batch with every checkpointing."""
-    examples = TensorExamples.of(catalogue_of(options).examples(options.rows), teacher.device)
-    shape, found = shape_of(options), []
-    teacher.train()
+    shape = shape_of(options)
+    taught.teacher.train()
     for checkpointing in options.checkpointing:
-        set_checkpointing(teacher, checkpointing == "on")
+        set_checkpointing(taught.teacher, checkpointing == "on")
         for micro in options.micro_batch:
-            found.append((micro, checkpointing, attempt(teacher, examples, shape, options, micro)))
-    return found
+            yield micro, checkpointing, attempt(taught, shape, options, micro)
 
 
 def cells(micro: int, checkpointing: str, trained: Trained | None, rate: float) -> list[str]:
@@ -147,32 +141,37 @@ def cells(micro: int, checkpointing: str, trained: Trained | None, rate: float) 
     ]
 
 
-def arguments() -> argparse.Namespace:
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """From the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_shape_arguments(parser, shape="tiny")
     add_catalogue_arguments(parser)
+    add_objective_argument(parser)
     parser.add_argument("--micro-batch", type=int, nargs="+", default=[8], help="rows of a forward pass, each in turn")
     parser.add_argument("--accumulate", type=int, default=1, help="forward passes of an optimiser step")
     parser.add_argument("--checkpointing", choices=["off", "on"], nargs="+", default=["off"], help="each in turn")
     parser.add_argument("--grouped", action="store_true", help="batches of rows of like length")
     parser.add_argument("--steps", type=int, default=8, help="measured steps of each")
     parser.add_argument("--rows", type=int, default=4096, help="made-up training rows")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
-def main() -> None:
-    """Build, sweep, print."""
-    options = arguments()
+def main(words: Sequence[str] | None = None) -> None:
+    """Build, sweep, print; each line at once, so that a run that is ended leaves its figures."""
+    options = arguments(words)
     place = Place.of(options)
-    before = matrix_rate(place.dtype, place.device)
-    found = sweep(item_teacher(options, place), options)
-    rate = max(before, matrix_rate(place.dtype, place.device))
+    rate = matrix_rate(place.dtype, place.device)
     print(f"{machine_line(place.device)}\n{shape_of(options)}\n{options}")
-    print(f"matrix products in {place.dtype}: {rate / 1e12:.3f} TFLOP/s\n")
+    print(f"matrix products in {place.dtype}: {rate / 1e12:.3f} TFLOP/s\n", flush=True)
     head = ["micro-batch", "checkpointing", "tokens/s", "rows/s", "tokens a row", "padding", "utilisation", "peak GiB"]
     shown = len(head) if place.device.type == "cuda" else -1  # the last column is measured on a GPU alone
-    print(table(head[:shown], [cells(*result, rate)[:shown] for result in found]))
+    found = []
+    for one in sweep(lesson(options, place, options.rows), options):
+        found.append(one)
+        print(" | ".join(cells(*one, rate)[:shown]), flush=True)
+    rate = max(rate, matrix_rate(place.dtype, place.device))
+    print(f"\nmatrix products in {place.dtype}: {rate / 1e12:.3f} TFLOP/s\n")
+    print(table(head[:shown], [cells(*one, rate)[:shown] for one in found]))
 
 
 if __name__ == "__main__":

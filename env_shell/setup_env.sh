@@ -16,6 +16,8 @@ Environment variables (all optional):
   ANYO_TORCH        cpu or cuda: which build of torch (default: cuda where nvidia-smi finds a GPU, else cpu)
   ANYO_TORCH_INDEX  an extra index to take torch and its CUDA libraries from, where the driver is too old for the
                     locked build, e.g. https://download.pytorch.org/whl/cu126
+  ANYO_EXTRAS       optional packages besides, comma-separated; quantised: bitsandbytes, for language models in 4 and
+                    8 bits (default: what the environment has)
 USAGE
 }
 
@@ -70,15 +72,23 @@ choose_torch() {
     [[ "$accelerator" =~ ^(cpu|cuda)$ ]] || die "ANYO_TORCH=$accelerator must be cpu or cuda"
 }
 
+# What is installed stays: the commands that call this script do not know what somebody asked for once.
+choose_extras() {
+    extras=${ANYO_EXTRAS-$(sed -n 's/.* extras=\([^ ]*\).*/\1/p' "$stamp_file" 2>/dev/null || true)}
+    [[ "$extras" =~ ^[a-z0-9,_-]*$ ]] || die "ANYO_EXTRAS=$extras must be names of extras, separated by commas"
+}
+
 stamp() {
-    "$venv/bin/python" - "$LAYOUT" "$accelerator" "${ANYO_TORCH_INDEX:-default}" <<'PYTHON'
+    "$venv/bin/python" - "$LAYOUT" "$accelerator" "${ANYO_TORCH_INDEX:-default}" "$extras" <<'PYTHON'
 import hashlib
 import pathlib
 import sys
 
-layout, torch, index = sys.argv[1:]
+layout, torch, index, extras = sys.argv[1:]
 lock = hashlib.sha256(pathlib.Path("poetry.lock").read_bytes()).hexdigest()[:16]
-print(f"layout={layout} lock={lock} python={sys.version_info[0]}.{sys.version_info[1]} torch={torch} index={index}")
+python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+words = [f"layout={layout}", f"lock={lock}", f"python={python}", f"torch={torch}", f"index={index}"]
+print(*words, *([f"extras={extras}"] if extras else []))
 PYTHON
 }
 
@@ -96,7 +106,7 @@ quietly() {
 }
 
 pip_install() { quietly "$venv/bin/python" -m pip install --disable-pip-version-check --no-input "$@"; }
-locked() { "$venv/bin/python" env_shell/lock_constraints.py poetry.lock "$@"; }
+locked() { "$venv/bin/python" env_shell/lock_constraints.py poetry.lock --extras "$extras" "$@"; }
 
 is_reachable() {
     "$venv/bin/python" -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5).close()' "$1" \
@@ -164,7 +174,7 @@ build() {
     : >"$unfinished"
     : >"$log"
     rm -f "$stamp_file"
-    locked --without-cuda >"$venv/constraints.txt"
+    locked --without-cuda >"$venv/constraints.txt" || die "poetry.lock is not usable (ANYO_EXTRAS=$extras)"
     install_torch
     install_rest
     check_torch
@@ -175,7 +185,12 @@ build() {
 install_in_container() {
     command -v poetry >/dev/null || die "no poetry; on the host: env_shell/start_experiment_container.sh --rebuild"
     say "poetry install (the container's own environment)"
-    poetry install --no-interaction --quiet || die "poetry install failed; run it by hand to see why"
+    # an extra that is not asked for would be removed
+    local wanted=${ANYO_EXTRAS-}
+    if [ -z "${ANYO_EXTRAS+set}" ] && poetry run python -c 'import bitsandbytes' >/dev/null 2>&1; then
+        wanted=quantised
+    fi
+    poetry install --no-interaction --quiet ${wanted:+--extras "${wanted//,/ }"} || die "poetry install failed; run it by hand to see why"
 }
 
 # ------------------------------------------------------------------------------------------------ the story
@@ -205,6 +220,7 @@ fi
 [ -z "${ANYO_PYTHON:-}" ] || is_supported "$ANYO_PYTHON" ||
     die "ANYO_PYTHON=$ANYO_PYTHON must be a Python 3.11 to 3.14 that runs"
 choose_torch
+choose_extras
 kept=no
 if can_keep_venv; then
     kept=yes

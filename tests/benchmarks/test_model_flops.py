@@ -53,7 +53,9 @@ def test_sequences_add_up() -> None:
 
 
 def test_decoding_reads_every_weight_once_a_step() -> None:
-    assert decoding_bytes(HAND, passes=5, bytes_each=2) == 5 * 2 * (N + 7 * 4)
+    assert decoding_bytes(HAND, passes=5, cached=0, bytes_each=2) == 5 * 2 * (N + 7 * 4)
+    # a place of the cache: a key and a value of width 2 in each of 3 layers
+    assert decoding_bytes(HAND, passes=5, cached=10, bytes_each=2) == 5 * 2 * (N + 7 * 4) + 10 * 2 * 12
 
 
 def test_utilisation() -> None:

@@ -112,6 +112,22 @@ def test_only(script: ModuleType, capsys: pytest.CaptureFixture[str], lock: Path
     assert lines(script, capsys, lock, "--only", "torch") == ["torch==2.13.0"]
 
 
+def test_an_extra_brings_its_packages_without_a_word_that_pip_would_read_as_no(
+    script: ModuleType, capsys: pytest.CaptureFixture[str], lock: Path
+) -> None:
+    assert set(lines(script, capsys, lock, "--extras", "x")) - set(lines(script, capsys, lock)) == {"extra-thing==1.0"}
+    lock.write_text(
+        LOCK.replace('"extra == \\"x\\""', '"os_name == \\"nt\\" and extra == \\"x\\" or extra == \\"y\\""')
+    )
+    (line,) = lines(script, capsys, lock, "--extras", "x", "--only", "extra-thing")
+    assert line == 'extra-thing==1.0 ; os_name == "nt" and python_version >= "3" or python_version < "3"'
+
+
+def test_an_unknown_extra_is_an_error(script: ModuleType, capsys: pytest.CaptureFixture[str], lock: Path) -> None:
+    assert script.main([str(lock), "--extras", "x,z"]) == 1
+    assert "no extra z; choose from x" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

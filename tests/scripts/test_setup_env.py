@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,7 @@ def test_environment_made_by_hand_is_completed_not_wiped(machine: Sandbox) -> No
     ("env", "message"),
     [
         ({"ANYO_PYTHON": "/no/such/python"}, "ANYO_PYTHON=/no/such/python"),
+        ({"ANYO_EXTRAS": "a b"}, "ANYO_EXTRAS=a b must be names"),
         ({"ANYO_TORCH": "tpu"}, "ANYO_TORCH=tpu must be cpu or cuda"),
     ],
 )
@@ -141,10 +143,51 @@ def test_python_without_venv_is_explained(sandbox: Sandbox) -> None:
     assert "python3-venv" in done.stderr
 
 
-def test_container_installs_with_poetry_and_leaves_dot_venv_alone(machine: Sandbox) -> None:
-    machine.stub("poetry")
-    assert machine.run(SETUP, ANYO_IN_CONTAINER="1").returncode == 0
-    assert machine.recorded("poetry") == [["install", "--no-interaction", "--quiet"]]
+def pins(machine: Sandbox) -> set[str]:
+    return {line.split("==")[0] for line in requirements(machine)}
+
+
+def test_an_extra_is_installed_at_its_locked_version_and_kept(machine: Sandbox) -> None:
+    machine.run(SETUP)
+    assert "bitsandbytes" not in pins(machine)
+    assert "bringing .venv up to date" in machine.run(SETUP, ANYO_EXTRAS="quantised").stdout
+    (line,) = [line for line in requirements(machine) if line.startswith("bitsandbytes")]
+    lock = tomllib.loads((machine.root / "poetry.lock").read_text())
+    (version,) = [package["version"] for package in lock["package"] if package["name"] == "bitsandbytes"]
+    assert line == f"bitsandbytes=={version}"
+    # the commands call the script without a word about extras
+    assert machine.run(SETUP).stdout == "setup_env: .venv is current\n"
+    lock_file = machine.root / "poetry.lock"
+    lock_file.write_text(lock_file.read_text() + "\n# changed\n")
+    machine.run(SETUP)
+    assert "bitsandbytes" in pins(machine)
+
+
+def test_an_unknown_extra_is_refused(machine: Sandbox) -> None:
+    done = machine.run(SETUP, ANYO_EXTRAS="quantized")
+    assert done.returncode == 1
+    assert "no extra quantized; choose from quantised" in done.stderr
+    assert installs(machine) == []
+
+
+QUIET = ["install", "--no-interaction", "--quiet"]
+
+
+@pytest.mark.parametrize(
+    ("has_bitsandbytes", "env", "asked"),
+    [
+        (False, {}, QUIET),
+        (False, {"ANYO_EXTRAS": "quantised"}, [*QUIET, "--extras", "quantised"]),
+        (True, {}, [*QUIET, "--extras", "quantised"]),  # poetry would remove what is not asked for
+        (True, {"ANYO_EXTRAS": ""}, QUIET),
+    ],
+)
+def test_container_installs_with_poetry_and_leaves_dot_venv_alone(
+    machine: Sandbox, has_bitsandbytes: bool, env: dict[str, str], asked: list[str]
+) -> None:
+    machine.stub("poetry", body=f'[ "$1" != run ] || exit {0 if has_bitsandbytes else 1}')
+    assert machine.run(SETUP, ANYO_IN_CONTAINER="1", **env).returncode == 0
+    assert [call for call in machine.recorded("poetry") if call[0] != "run"] == [asked]
     assert not (machine.root / ".venv").exists()
 
 

@@ -30,18 +30,20 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 # again: activations are computed a second time in the backward pass
 FORMS: list[Any] = [
     pytest.param({"dtype": "bfloat16"}, id="bf16"),
     pytest.param({"dtype": "bfloat16", "gradient_checkpointing": True}, id="bf16, again"),
-    pytest.param({"quantise": "8bit"}, id="8bit", marks=needs_bitsandbytes),
-    pytest.param({"quantise": "4bit"}, id="4bit", marks=needs_bitsandbytes),
-    pytest.param(
-        {"quantise": "4bit", "gradient_checkpointing": True}, id="4bit, checkpointed", marks=needs_bitsandbytes
-    ),
+    pytest.param({"quantise": "8bit"}, id="8bit"),
+    pytest.param({"quantise": "4bit"}, id="4bit"),
+    pytest.param({"quantise": "4bit", "gradient_checkpointing": True}, id="4bit, checkpointed"),
     pytest.param({"dtype": "bfloat16", "compile": True}, id="compiled", marks=pytest.mark.slow),
 ]
+
+
+def test_bitsandbytes_is_there() -> None:
+    # on a GPU a skipped test would look like one that has passed
+    assert find_spec("bitsandbytes") is not None, "run ANYO_EXTRAS=quantised ./env_shell/setup_env.sh first"
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,6 @@ def test_a_teacher_that_writes_says_the_same_when_it_is_read_again(
         assert torch.equal(teacher(question, target).logits, again(question, target).logits)
 
 
-@needs_bitsandbytes
 @pytest.mark.parametrize("quantise", ["8bit", "4bit"])
 def test_quantised_weights_are_counted_by_their_layers_and_weigh_what_is_estimated(
     tmp_path: Path, quantise: Literal["8bit", "4bit"]

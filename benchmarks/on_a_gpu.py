@@ -1,0 +1,267 @@
+"""Every measurement of the teacher that wants a GPU, the most telling first: one command for half an hour.
+
+Each one runs as a process of its own with a limit of time; what it prints lies in FOLDER/NAME.txt, and
+FOLDER/summary.md is written anew after each of them. A failure, or memory that is not enough, stops nothing. The shape
+is Llama-2-7B's with random weights: nothing is downloaded. The commands themselves stand here and nowhere else.
+
+    python -m benchmarks.on_a_gpu --list
+    python -m benchmarks.on_a_gpu --out FOLDER                     # one GPU of 80 GB or more
+    python -m benchmarks.on_a_gpu --out FOLDER --only gated-step tests
+    python -m benchmarks.on_a_gpu --out FOLDER --small             # tiny shapes on the CPU: does it run?
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.machine_rate import table
+
+_SEVEN_B = "--device cuda --dtype bfloat16 --shape llama-2-7b"
+_PUBLISHED = "--rank 8 --dropout 0.1"  # of conf/teacher/llama2_7b
+_THOUSAND = "--objective title_lm --candidates 20 --title-tokens 31 --spread 0.2"  # prompts of about 1,024 tokens
+_ITEM = f"{_SEVEN_B} {_PUBLISHED} --micro-batch 8 16 32 --checkpointing off on --grouped --rows 1024"
+_TITLE = f"{_SEVEN_B} {_PUBLISHED} {_THOUSAND} --micro-batch 2 4 8 --checkpointing off on --grouped --rows 256"
+_WRITING = f"{_SEVEN_B} --rank 8 --methods constrained grounded --rank-rows 128"
+_TINY = "--device cpu --shape tiny"
+_FEW_STEPS = f"{_TINY} --items 60 --micro-batch 2 --steps 1 --rows 8"
+_FEW_ROWS = f"{_TINY} --items 60 --rows 4 --batch 4 --rank-rows 2 --rank-batch 2"
+
+
+@dataclass(frozen=True)
+class Command:
+    """``python -m module words``; ``small`` are the words that show on a CPU that it runs.
+
+    ``minutes`` is what it is given at most, ``gigabytes`` what its largest part is expected to need: a part that does
+    not fit says so, and the others are measured.
+    """
+
+    name: str
+    module: str
+    words: str
+    small: str
+    minutes: float
+    gigabytes: int
+
+    def argv(self, small: bool) -> list[str]:
+        """For a process."""
+        return [sys.executable, "-m", self.module, *shlex.split(self.small if small else self.words)]
+
+    def shown(self, small: bool) -> str:
+        """As a person types it."""
+        return f"python -m {self.module} {self.small if small else self.words}"
+
+
+def _benchmark(name: str, script: str, words: str, small: str, minutes: float, gigabytes: int) -> Command:
+    return Command(name, f"benchmarks.{script}", words, small, minutes, gigabytes)
+
+
+COMMANDS = (
+    _benchmark("training-item", "teacher_throughput", _ITEM, _FEW_STEPS, 4, 52),
+    _benchmark("training-title", "teacher_throughput", _TITLE, f"{_FEW_STEPS} --objective title_lm", 5, 98),
+    _benchmark(
+        "gated-step",
+        "gated_lora_step",
+        f"{_SEVEN_B} --batch 8 --length 256 --rounds 21 --repeats 2",
+        f"{_TINY} --rounds 2 --repeats 1 --length 8",
+        5,
+        81,
+    ),
+    _benchmark("training-item-base", "teacher_throughput", f"{_ITEM} --adapters base", _FEW_STEPS, 4, 40),
+    _benchmark(
+        "training-title-base",
+        "teacher_throughput",
+        f"{_TITLE} --adapters base",
+        f"{_FEW_STEPS} --objective title_lm --adapters base",
+        5,
+        75,
+    ),
+    _benchmark(
+        "labelling-item",
+        "labelling_rate",
+        f"{_SEVEN_B} --rank 8 --methods item_ce items --batch 64 --rows 2048",
+        f"{_FEW_ROWS} --methods item_ce items",
+        4,
+        20,
+    ),
+    _benchmark(
+        "labelling-title",
+        "labelling_rate",
+        f"{_WRITING} --rank-batch 32 --holds shared",
+        f"{_FEW_ROWS} --methods constrained grounded --holds shared",
+        5,
+        40,
+    ),
+    Command(
+        "tests",
+        "pytest",
+        "tests/teacher/test_on_a_gpu.py -q -rs -p no:cacheprovider",
+        "tests/teacher/test_on_a_gpu.py -q -p no:cacheprovider",
+        6,
+        4,
+    ),
+    _benchmark(
+        "memory-title",
+        "memory_estimate",
+        f"{_SEVEN_B} {_PUBLISHED} {_THOUSAND} --micro-batch 4",
+        f"{_TINY} --objective title_lm --micro-batch 2",
+        3,
+        57,
+    ),
+    _benchmark(
+        "memory-title-checkpointing",
+        "memory_estimate",
+        f"{_SEVEN_B} {_PUBLISHED} {_THOUSAND} --micro-batch 4 --checkpointing",
+        f"{_TINY} --objective title_lm --micro-batch 2 --checkpointing",
+        3,
+        20,
+    ),
+    _benchmark(
+        "memory-item",
+        "memory_estimate",
+        f"{_SEVEN_B} {_PUBLISHED} --micro-batch 16",
+        f"{_TINY} --micro-batch 2",
+        3,
+        34,
+    ),
+    _benchmark(
+        "labelling-beams",
+        "labelling_rate",
+        f"{_WRITING} --candidates 0 --rank-batch 8 --methods constrained",
+        f"{_FEW_ROWS} --methods constrained --candidates 0",
+        4,
+        34,
+    ),
+    _benchmark(
+        "gated-step-checkpointing",
+        "gated_lora_step",
+        f"{_SEVEN_B} --batch 8 --length 256 --rounds 21 --repeats 2 --checkpointing",
+        f"{_TINY} --rounds 2 --repeats 1 --length 8 --checkpointing",
+        4,
+        24,
+    ),
+    _benchmark(
+        "labelling-item-base",
+        "labelling_rate",
+        f"{_SEVEN_B} --rank 8 --methods item_ce items --batch 64 --rows 2048 --adapters base",
+        f"{_FEW_ROWS} --methods item_ce items --adapters base",
+        4,
+        20,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, after how many minutes."""
+
+    command: Command
+    outcome: str
+    minutes: float
+    output: str
+
+
+def carry_out(command: Command, folder: Path, small: bool, minutes: float) -> Done:
+    """Run it for ``minutes`` at most; all that it says goes to its file as it is said."""
+    file, start = folder / f"{command.name}.txt", time.monotonic()
+    with file.open("w", encoding="utf-8") as output:
+        output.write(f"$ {command.shown(small)}\n\n")
+        output.flush()
+        try:
+            code = subprocess.run(
+                command.argv(small),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                timeout=60 * minutes,
+                check=False,
+            ).returncode
+            outcome = "done" if code == 0 else f"failed ({code})"
+        except subprocess.TimeoutExpired:
+            outcome = "ended: out of time"
+    return Done(command, outcome, (time.monotonic() - start) / 60, file.read_text(encoding="utf-8", errors="replace"))
+
+
+def carry_out_all(commands: Sequence[Command], folder: Path, small: bool, minutes: float) -> list[Done]:
+    """One after the other within ``minutes`` in all; the summary is written after each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    end, found = time.monotonic() + 60 * minutes, list[Done]()
+    for command in commands:
+        left = (end - time.monotonic()) / 60
+        if left <= 0:
+            found.append(Done(command, "not started: out of time", 0.0, ""))
+        else:
+            print(f"{command.name}: {command.shown(small)}", flush=True)
+            found.append(carry_out(command, folder, small, min(left, command.minutes)))
+            print(f"{command.name}: {found[-1].outcome}, {found[-1].minutes:.1f} min", flush=True)
+        (folder / "summary.md").write_text("\n".join(summary(found, small)) + "\n", encoding="utf-8")
+    return found
+
+
+def summary(found: Sequence[Done], small: bool) -> Iterator[str]:
+    """Markdown: how each command ended, then what it found, or the end of what it said."""
+    yield table(["command", "outcome", "minutes"], [(d.command.name, d.outcome, f"{d.minutes:.1f}") for d in found])
+    for done in found:
+        if done.output:
+            yield f"\n## {done.command.name}\n\n`{done.command.shown(small)}`\n"
+            yield figures(done.output)
+            if done.outcome != "done":
+                yield "\n".join(["", "```", *done.output.splitlines()[-25:], "```"])
+
+
+def figures(output: str) -> str:
+    """The tables of an output, and the lines that say what they stand on."""
+    kept, before = list[str](), ""
+    for line in output.splitlines():
+        is_row = line.startswith("|")
+        if is_row != before.startswith("|"):
+            kept.append("")
+        if is_row or line.startswith(("20", "matrix products")):
+            kept.append(line if is_row else f"{line}\n")
+        before = line
+    return "\n".join(kept)
+
+
+def listing(commands: Sequence[Command], small: bool) -> str:
+    """What would be run."""
+    rows = [(c.name, f"{c.minutes:g}", c.gigabytes, f"`{c.shown(small)}`") for c in commands]
+    return table(["name", "minutes at most", "GB", "command"], rows)
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """From the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [command.name for command in COMMANDS]
+    parser.add_argument("--out", type=Path, help="a folder for outputs and summary.md")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--minutes", type=float, default=30.0, help="for all of them together")
+    parser.add_argument("--small", action="store_true", help="tiny shapes on the CPU")
+    parser.add_argument("--list", action="store_true", help="show the commands, with the time and memory they may take")
+    options = parser.parse_args(words)
+    if options.out is None and not options.list:
+        parser.error("--out FOLDER is missing")
+    return options
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """0 when every command was done."""
+    options = arguments(words)
+    chosen = [command for command in COMMANDS if command.name in options.only]
+    if options.list:
+        print(listing(chosen, options.small))
+        return 0
+    found = carry_out_all(chosen, options.out, options.small, options.minutes)
+    print(f"\n{options.out / 'summary.md'}")
+    return 0 if all(done.outcome == "done" for done in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

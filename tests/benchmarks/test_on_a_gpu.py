@@ -1,0 +1,75 @@
+"""The runner for a GPU, and that every command it holds is understood and runs at a tiny shape."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+from pathlib import Path
+
+import pytest
+
+from benchmarks import on_a_gpu
+from benchmarks.on_a_gpu import COMMANDS, Command, carry_out_all, figures
+
+DOCS = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+SCRIPTS = [command for command in COMMANDS if command.module.startswith("benchmarks.")]
+
+
+@pytest.mark.parametrize("command", SCRIPTS, ids=lambda command: command.name)
+def test_its_words_are_options_of_its_script(command: Command) -> None:
+    understood = importlib.import_module(command.module).arguments
+    assert understood(shlex.split(command.words)).device == "cuda"
+    assert understood(shlex.split(command.small)).device == "cpu"
+
+
+@pytest.mark.parametrize("name", ["training-title-base", "gated-step", "labelling-title", "memory-title-checkpointing"])
+def test_a_small_one_prints_a_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (command,) = [command for command in COMMANDS if command.name == name]
+    importlib.import_module(command.module).main(shlex.split(command.small))
+    assert "| --- |" in capsys.readouterr().out
+
+
+def test_names_differ_and_the_documentation_knows_each_script() -> None:
+    assert len({command.name for command in COMMANDS}) == len(COMMANDS)
+    text = DOCS.read_text(encoding="utf-8")
+    assert all(f"`{command.module.removeprefix('benchmarks.')}`" in text for command in SCRIPTS)
+
+
+def python(name: str, module: str, words: str, minutes: float = 1.0) -> Command:
+    return Command(name, module, words, words, minutes, 0)
+
+
+def test_neither_a_failure_nor_a_command_without_end_stops_the_rest(tmp_path: Path) -> None:
+    commands = [
+        python("wrong", "calendar", "--no-such-option"),
+        python("endless", "timeit", "-n 1 -r 1 'while True: pass'", minutes=0.01),
+        python("last", "timeit", """-n 1 -r 1 'print("| a |")'"""),
+    ]
+    found = carry_out_all(commands, tmp_path, small=False, minutes=1.0)
+    assert [done.outcome for done in found] == ["failed (2)", "ended: out of time", "done"]
+    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    # the failure's own words, and the figures of what was done
+    assert "unrecognized arguments: --no-such-option" in text
+    assert text.rstrip().endswith("| a |")
+    assert "wrong" in (tmp_path / "wrong.txt").name
+    assert (tmp_path / "last.txt").read_text(encoding="utf-8").startswith("$ python -m timeit")
+
+
+def test_what_the_time_does_not_allow_is_not_started(tmp_path: Path) -> None:
+    (done,) = carry_out_all([python("late", "calendar", "2026")], tmp_path, small=False, minutes=0.0)
+    assert done.outcome == "not started: out of time"
+    assert "| late | not started: out of time | 0.0 |" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+
+
+def test_a_summary_keeps_tables_and_what_they_stand_on() -> None:
+    output = "$ python\n\n2026-11-21, a GPU\nnoise\n| a |\n| --- |\n| 1 |\nnoise\nmatrix products: 3\n| b |\n"
+    kept = [line for line in figures(output).splitlines() if line]
+    assert kept == ["2026-11-21, a GPU", "| a |", "| --- |", "| 1 |", "matrix products: 3", "| b |"]
+    assert "\n\n| a |\n| --- |\n| 1 |\n\n" in figures(output)
+
+
+def test_a_folder_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert on_a_gpu.main(["--list"]) == 0
+    assert all(f"| {command.name} |" in capsys.readouterr().out for command in COMMANDS[:1])
+    with pytest.raises(SystemExit):
+        on_a_gpu.main([])
