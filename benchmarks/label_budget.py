@@ -81,9 +81,11 @@ def points(budgets: Sequence[float], selectors: Sequence[str], seeds: Sequence[i
 
 def asked(settings: ExperimentSettings, point: Point) -> ExperimentSettings:
     """The experiment of a point. The run's own seed stays: teacher, labels and the order of rows are the same."""
-    budget, select = (point.budget, point.select) if point.budget else (1.0, "random")
+    given = settings.teacher.export
+    # without labels only the item embeddings are read, which come with any: those of the run's own budget
+    budget, select = (point.budget, point.select) if point.budget else (given.budget, given.select)
     distill = replace(settings.distill, lam=0.0) if point.select == NO_LABELS else settings.distill
-    export = replace(settings.teacher.export, budget=budget, select=select)
+    export = replace(given, budget=budget, select=select)
     return replace(settings, teacher=replace(settings.teacher, export=export), distill=distill)
 
 

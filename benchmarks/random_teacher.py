@@ -11,13 +11,11 @@ import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from benchmarks.model_flops import SHAPES, LlamaShape
@@ -87,6 +85,12 @@ def add_shape_arguments(parser: argparse.ArgumentParser, shape: str) -> None:
     parser.add_argument("--feed-forward", type=int, help="intermediate size")
     parser.add_argument("--rank", type=int, default=16, help="of all experts together")
     parser.add_argument("--experts", type=int, default=4)
+    parser.add_argument(
+        "--compute",
+        choices=["float32", "base"],
+        default=LoraSettings().compute,
+        help="teacher.lora.compute: the type in which adapters are multiplied",
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=["auto", *_DTYPES], default="auto", help="auto: bfloat16 on a GPU")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU; 0: torch's own choice")
@@ -198,12 +202,6 @@ def add_catalogue_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spread", type=float, default=0.5, help="titles differ from the mean by at most this share")
     parser.add_argument("--candidates", type=int, default=20, help="titles listed in a title_lm prompt; 0: no list")
     parser.add_argument("--dropout", type=float, default=0.0, help="of the adapters, in training")
-    parser.add_argument(
-        "--adapters",
-        choices=["float32", "base"],
-        default="float32",
-        help="what adapters compute in: float32 as PEFT does, or the base's type (autocast; their weights stay)",
-    )
 
 
 def add_objective_argument(parser: argparse.ArgumentParser) -> None:
@@ -217,36 +215,15 @@ def catalogue_of(options: argparse.Namespace) -> Catalogue:
     return Catalogue(options.items, options.title_tokens, options.spread)
 
 
-def adapters_in_base_type(llm: PeftModel, place: Place) -> None:
-    """Adapters compute in the base's type and are stored in float32: no activation is copied to float32 for them."""
-    if place.dtype == torch.float32:
-        return
-    for module in llm.modules():
-        if isinstance(module, LoraLayer):
-            module.cast_input_dtype_enabled = False
-    opened: list[torch.autocast] = []
-
-    def enter(module: nn.Module, inputs: Any) -> None:
-        opened.append(torch.autocast(place.device.type, dtype=place.dtype))
-        opened[-1].__enter__()
-
-    def leave(module: nn.Module, inputs: Any, outputs: Any) -> None:
-        opened.pop().__exit__(None, None, None)
-
-    model = llm.get_base_model()
-    model.register_forward_pre_hook(enter)
-    model.register_forward_hook(leave, always_call=True)
-
-
 def _settings(options: argparse.Namespace, objective: Literal["item_ce", "title_lm"]) -> TeacherSettings:
-    title = TitleSettings(candidates=options.candidates or 2, show_candidates=options.candidates > 0)
-    train = TeacherTrainSettings()
+    title, train = TitleSettings(), TeacherTrainSettings()
     if objective == "title_lm":
+        title = TitleSettings(candidates=options.candidates or 2, show_candidates=options.candidates > 0)
         train = replace(train, loop=replace(train.loop, monitor=TITLE_MONITOR))
     return TeacherSettings(
         objective=objective,
         llm="random",
-        lora=LoraSettings(rank=options.rank, experts=options.experts, dropout=options.dropout),
+        lora=LoraSettings(rank=options.rank, experts=options.experts, dropout=options.dropout, compute=options.compute),
         prompt=PromptSettings(
             history_titles=WINDOW, title_tokens=catalogue_of(options).longest, max_tokens=_MAX_TOKENS
         ),
@@ -268,10 +245,7 @@ def item_teacher(options: argparse.Namespace, place: Place) -> ILoRATeacher:
     shape, id_map, settings = shape_of(options), catalogue_of(options).id_map(), _settings(options, "item_ce")
     encoder = SASRec(StudentSettings(), id_map.num_items, WINDOW)
     language = _language(random_llama(shape, place), train_tokenizer(id_map, _TOKENIZER), shape)
-    teacher = build_teacher(settings, id_map, encoder, language, place.device)
-    if options.adapters == "base":
-        adapters_in_base_type(teacher.llm, place)
-    return teacher
+    return build_teacher(settings, id_map, encoder, language, place.device)
 
 
 def title_teacher(options: argparse.Namespace, place: Place) -> TitleTeacher:
@@ -287,8 +261,6 @@ def title_teacher(options: argparse.Namespace, place: Place) -> TitleTeacher:
     prompts = TitlePrompts(id_map, language.tokenizer, settings.prompt, settings.title, _TOKENIZER.context)
     adapters = inject(language.model, settings.lora)
     gate = build_gate(settings.gate, encoder.representation, settings.lora.experts)
-    if options.adapters == "base":
-        adapters_in_base_type(adapters.model, place)
     return TitleTeacher(settings, language, adapters, encoder, gate, prompts).to(place.device).eval()
 
 
@@ -314,4 +286,4 @@ def lesson(options: argparse.Namespace, place: Place, rows: int) -> Lesson:
     candidates = torch.from_numpy(lists.of(examples)).to(writer.device)
     always = Curriculum.of("none", steps=1, steps_per_epoch=1, seed=0)
     objective = TitleObjective.of(writer, shown, candidates, always)
-    return Lesson(writer, objective, row_tokens(writer, shown, candidates))
+    return Lesson(writer, objective, row_tokens(writer.prompts, shown, candidates))
