@@ -16,6 +16,7 @@ from src.core.errors import ConfigError, ModelError, Problem
 from src.teacher.settings import NOT_QUANTISED, Quantise
 
 _FIELD = "teacher.quantise"
+_INSTALL = "ANYO_EXTRAS=quantised ./env_shell/setup_env.sh (in the container: poetry install -E quantised)"
 
 
 def check_quantise(quantise: Quantise, device: torch.device) -> None:
@@ -28,7 +29,7 @@ def check_quantise(quantise: Quantise, device: torch.device) -> None:
         problems.append(Problem(_FIELD, quantise, rule, "run it on a GPU, or set teacher.quantise=none"))
     if find_spec("bitsandbytes") is None:
         rule = "needs bitsandbytes, which is not installed"
-        problems.append(Problem(_FIELD, quantise, rule, "poetry install -E quantised"))
+        problems.append(Problem(_FIELD, quantise, rule, _INSTALL))
     if problems:
         raise ConfigError(problems)
 
