@@ -58,6 +58,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
 
     gather(data, device, stages.cache.check, student, policy, selector, language_model, given_outputs)
     if teacher and stages.uses_own_teacher:
-        # look at data and language model together: both are sound by now
-        gather(lambda: check_writer(settings.teacher), lambda: check_prompts(settings.teacher, stages.data))
+        # look at data and language model together: both are sound by now; whoever cannot write needs no prompts
+        check_writer(settings.teacher)
+        check_prompts(settings.teacher, stages.data)
     return stages

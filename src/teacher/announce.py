@@ -42,6 +42,9 @@ def announce(
         require_decoder(is_decoder(empty.config), llm)
     prompts = prompts_of(settings, id_map, read_tokenizer(llm), context_of(empty.config))
     tell_cuts(prompts.cuts, id_map.num_items, settings)
+    if prompts.unknown:
+        rule = "teacher: %d of %d titles hold nothing that the language model's tokenizer knows"
+        _log.warning(rule, prompts.unknown, id_map.num_items)
     cost = _row_tokens(prompts, train, lists)
     shape = shape_of(empty, settings.lora)
     form = form_of(settings, computing_type(empty.config, settings.dtype, settings.quantise, device))

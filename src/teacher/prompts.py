@@ -110,7 +110,8 @@ class TitlePieces(nn.Module):
     def __init__(self, id_map: IdMap, tokenizer: PreTrainedTokenizerBase, settings: PromptSettings) -> None:
         """Tokenise every title, cut to ``settings.title_tokens``; the rows of `frame` follow with `hold`.
 
-        Raises ``DataError`` when a title is missing, ``ModelError`` when the tokenizer turns one into nothing.
+        ``unknown`` counts titles that hold nothing which the tokenizer knows. Raises ``DataError`` when a title is
+        missing, ``ModelError`` when the tokenizer turns one into nothing, or knows none.
         """
         super().__init__()
         check_titles(id_map)
@@ -121,6 +122,7 @@ class TitlePieces(nn.Module):
         tokenizer.add_tokens([AddedToken(PLACEHOLDER, special=True)])
         self.placeholder_id = int(tokenizer.convert_tokens_to_ids(PLACEHOLDER))
         self.before, self.after = surrounding(tokenizer)
+        self.unknown = sum(set(ids) == {tokenizer.unk_token_id} for ids in titles)
         self._require_titles(id_map, titles)
         self.title_ids = titles
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -142,6 +144,9 @@ class TitlePieces(nn.Module):
                 f"its tokenizer turns {len(lost)} titles into nothing",
                 "use another model",
             )
+        if self.unknown == len(titles):
+            shown = list(id_map.titles[:_SHOWN])
+            raise ModelError.one("teacher.llm", shown, "its tokenizer knows no word of any title", "use another model")
 
     def titles(self, items: Tensor) -> PromptBatch:
         """Each item's title alone (no placeholder) with the tokenizer's special tokens, for items ``[B]``."""

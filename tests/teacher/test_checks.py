@@ -94,7 +94,7 @@ def test_a_loaded_adapter_that_no_gate_reaches_is_refused() -> None:
         llm = random_model("glm4_moe", MIXTURE)
     adapted = get_peft_model(llm, LoraConfig(r=8, target_modules=["q_proj", "gate_proj", "up_proj", "down_proj"]))
     with pytest.raises(ModelError, match=r"cannot be gated → name layers that can, such as \[q_proj\]"):
-        attach(adapted, 4)
+        attach(adapted, LoraSettings(rank=8, experts=4))
 
 
 def test_other_layers_than_promised_are_refused(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +243,7 @@ def test_a_title_of_two_lines_could_never_be_an_answer(tmp_path: Path, answer: s
     broken = retitled(cycle_data(), 3, "Title\n3")
     with pytest.raises(ConfigError, match=r"1 of 12 have several lines \(raw ids raw_3\)"):
         check_prompts(settings, broken)
-    check_prompts(replace(settings, objective="item_ce", train=SETTINGS.train), broken)
+    check_prompts(of(save_random_causal(tmp_path), SETTINGS), broken)
 
 
 Say = Callable[[int], list[str]]

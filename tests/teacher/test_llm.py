@@ -112,6 +112,16 @@ def test_a_broken_folder_is_refused_before_anything_is_loaded(
         load_llm(str(folder), "auto", CPU)
 
 
+def test_a_bert_without_its_tokenizer_is_refused_though_one_of_special_tokens_can_be_made(
+    bert: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(bert, tmp_path / "bert")
+    for file in [*folder.glob("token*"), *folder.glob("vocab*")]:
+        file.unlink()
+    with pytest.raises(ModelError, match="its tokenizer knows no words"):
+        check_llm(settings_for(folder))
+
+
 def test_several_problems_are_reported_together(llama: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(llama, tmp_path / "broken")
     (folder / "config.json").unlink()

@@ -255,7 +255,7 @@ def _newline(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What a newline at the end of a text becomes."""
     plain, ended = encode(tokenizer, ["a", f"a{ANSWER_END}"])
     if ended[: len(plain)] != plain or len(ended) == len(plain):
-        raise ModelError.one(
-            "teacher.title.answer", "as_released", "the model's tokenizer has no newline", "use answer: corrected"
-        )
+        rule = "its tokenizer has no newline to end an answer with"
+        step = "use another model, or one with an end-of-text token and teacher.title.answer=corrected"
+        raise ModelError.one("teacher.llm", type(tokenizer).__name__, rule, step)
     return ended[len(plain) :]
