@@ -70,7 +70,7 @@ Ranker = Callable[[Examples], Ranking]
 class TeacherCheck:
     """What the check found on ``examples`` examples. All shares 0..1; NDCG at K = ``top``.
 
-    ``interval``: 95 % bootstrap interval, over examples, of mean NDCG(teacher) − NDCG(student). ``oracle_ndcg``: mean
+    ``interval``: 95 % bootstrap interval, over users, of mean NDCG(teacher) − NDCG(student). ``oracle_ndcg``: mean
     of each example's better NDCG, the most that a perfect choice between the two could reach. ``overlap``: mean
     |A ∩ B| / K of the two top lists. ``teacher_better``, ``ties``, ``student_better``: whose rank of the target is
     smaller. ``only_teacher``, ``only_student``: the target is in one's top K and not in the other's.

@@ -184,7 +184,10 @@ class ExportSettings:
         ),
     ] = "random"
     top_n: Annotated[int, Field(ge=1, description="N, items ranked for each labelled example")] = 20
-    batch_size: Annotated[int, Field(ge=1, description="prompts through the language model at once")] = 32
+    batch_size: Annotated[
+        int,
+        Field(ge=1, description="prompts through the language model at once, here and wherever nothing is learned"),
+    ] = 32
     ranking: Annotated[
         Literal["auto", "item_head", "constrained", "grounded"],
         Field(
