@@ -97,12 +97,16 @@ def test_what_does_not_go_together(
     assert rule in said(capfd, toy_arguments(workplace, *arguments))
 
 
+#: a teacher by name, and what it needs to fit the toy's catalogue
+TEACHERS = {"title": ["teacher=title", "teacher.title.candidates=4"], "tiny": ["teacher=tiny"]}
+
+
 @pytest.mark.parametrize(("teacher", "metric"), [("title", "ndcg_20"), ("tiny", "hit_ratio_1")])
 def test_a_search_knows_the_metrics_of_its_teacher(
     workplace: Path, capfd: pytest.CaptureFixture[str], teacher: str, metric: str
 ) -> None:
-    more = [f"teacher={teacher}", "teacher.title.candidates=4", f"tuning.metric={metric}"]
-    found = said(capfd, toy_arguments(workplace, *more), tune_teacher.ENTRY)
+    arguments = toy_arguments(workplace, *TEACHERS[teacher], f"tuning.metric={metric}")
+    found = said(capfd, arguments, tune_teacher.ENTRY)
     assert f"tuning.metric = '{metric}': must be one of" in found
 
 
@@ -110,7 +114,7 @@ def test_a_search_knows_the_metrics_of_its_teacher(
     ("teacher", "name", "metric"), [("title", "teacher_title", "hit_ratio_1"), ("tiny", "teacher", "ndcg_20")]
 )
 def test_each_teacher_has_a_search_space_of_its_own(workplace: Path, teacher: str, name: str, metric: str) -> None:
-    arguments = toy_arguments(workplace, f"teacher={teacher}", "teacher.title.candidates=4")
+    arguments = toy_arguments(workplace, *TEACHERS[teacher])
     settings = read_settings("tune_teacher", arguments, SearchSettings)[0]
     assert tune_teacher.document(settings) == name
     space = prepare_space(experiment(settings), settings.tuning, "teacher", name)

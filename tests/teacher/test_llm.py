@@ -32,10 +32,11 @@ def settings_for(folder: Path | str) -> TeacherSettings:
 
 @contextmanager
 def listening(logger: str, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Also records of a logger that passes nothing on."""
+    """Also records of a logger that passes nothing on, whatever level another test has left it at."""
     logging.getLogger(logger).addHandler(caplog.handler)
     try:
-        yield
+        with caplog.at_level("WARNING", logger=logger):
+            yield
     finally:
         logging.getLogger(logger).removeHandler(caplog.handler)
 

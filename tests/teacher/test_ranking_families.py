@@ -123,7 +123,8 @@ def test_copies_of_prompts_are_held_for_few_prompts_at_a_time(
     llm, (embedded, mask), tree = build(OTHERS[family](), "eager"), prompts(), TitleTree.of(TITLES, END)
     whole, rows = beam_search(llm, embedded, mask, tree, 5, 9), list[int]()
     constrained._tell_once.cache_clear()
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="src.teacher.ranking.constrained")
+    caplog.clear()
     llm.register_forward_hook(lambda model, given, output: rows.append(len(output.logits)))
     for _ in range(2):
         found = beam_search(llm, embedded, mask, tree, 5, 9, at_once=at_once)
