@@ -47,6 +47,10 @@ class Progress:
         """Metrics of the best epoch so far."""
         return self.history[self.best_epoch - 1]
 
+    def told(self) -> str:
+        """As a person says it."""
+        return f"epochs done: {self.epoch}, steps of the next one: {self.epoch_steps}"
+
     def left(
         self, draw: Callable[[torch.Generator], Iterator[Tensor]], generator: torch.Generator, device: torch.device
     ) -> Iterator[Tensor]:

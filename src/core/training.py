@@ -163,6 +163,7 @@ def fit(
     progress, stopped = Progress(micro_batch_size=settings.micro_batch_size), False
     if (saved := checkpoint.load()) is not None:
         progress = state.load(saved)
+        _log.info("going on where it was saved: %s", progress.told())
     keeper = Keeper(checkpoint, state, progress, 60 * settings.checkpoint_minutes, clock)
     step = _Step(module, objective, optimiser, settings, progress, randomness, schedule, on_step)
     step.repeat(progress.steps)

@@ -277,6 +277,17 @@ def test_a_training_killed_again_and_again_in_one_epoch_ends_as_if_it_had_not_be
     assert same((again.result, again.module), (whole.result, whole.module))
 
 
+def test_a_training_says_where_it_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint = Kept()
+    with pytest.raises(Killed), caplog.at_level("INFO", logger="src.core.training"):
+        train_for_hours(checkpoint, die_in_step=9)
+    assert "going on" not in caplog.text
+    with caplog.at_level("INFO", logger="src.core.training"):
+        train_for_hours(checkpoint)
+    # five steps an epoch, saved every other one and after each epoch: step 9 was never made, 5 + 2 were saved
+    assert "going on where it was saved: epochs done: 1, steps of the next one: 2" in caplog.text
+
+
 def test_a_crash_in_the_evaluation_does_not_lose_the_epoch() -> None:
     whole, checkpoint = train_for_hours(), Kept()
     with pytest.raises(Killed):
