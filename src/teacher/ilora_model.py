@@ -14,10 +14,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from src.core.data_utils import fingerprint, ordered_batches
+from src.core.data_utils import fingerprint
+from src.core.memory import in_parts
 from src.student.models import SASRec
 from src.teacher.gated_lora import GatedAdapters
 from src.teacher.interfaces import TeacherForward
+from src.teacher.labelling import AT_ONCE, TOO_LARGE
 from src.teacher.llm import LanguageModel
 from src.teacher.projector import Projector
 from src.teacher.prompts import PromptBatch, Prompts, TitlePieces
@@ -93,17 +95,19 @@ class GatedTeacher(nn.Module):
         """``[V, D]`` float32: each item's title through the LLM, adapters off; the mode is left as it was.
 
         The mean over the title's tokens, for decoders too: a decoder's last state speaks of what may follow a title.
+        Out of memory halves the titles that are read at once; raises ``OutOfMemory`` when not even one fits.
         """
         training = self.training
         self.eval()
         order = self.prompts.sizes[: self.num_items].argsort(stable=True)
         rows = torch.empty(self.num_items, self.language.hidden_size, device=self.device)
+
+        def embed(items: Tensor) -> None:
+            batch = self.prompts.titles(items)
+            rows[items] = mean_state(self._states(self.embed_tokens(batch), batch.attention_mask), batch.attention_mask)
+
         with self.llm.disable_adapter():
-            for part in ordered_batches(self.num_items, batch_size, self.device):
-                items = order[part]
-                batch = self.prompts.titles(items)
-                states = self._states(self.embed_tokens(batch), batch.attention_mask)
-                rows[items] = mean_state(states, batch.attention_mask)
+            in_parts(order, batch_size, embed, AT_ONCE, TOO_LARGE)
         self.train(training)
         return rows
 

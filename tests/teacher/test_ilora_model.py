@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from src.teacher.ilora_model import ILoRATeacher
+from src.teacher.prompts import PromptBatch
 from src.teacher.settings import GateSettings
 from tests.fixtures import NUM_ITEMS, WINDOW
 from tests.teacher.builders import SETTINGS, WIDTH, teacher_of
@@ -42,6 +43,24 @@ def test_item_embeddings_do_not_depend_on_their_batch_or_the_experts(llm: Path) 
     teacher = teacher_of(llm)
     torch.testing.assert_close(teacher.embed_items(1), teacher.embed_items(NUM_ITEMS), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(teacher.embed_items(4), teacher_of(llm, awake=False).embed_items(4))
+
+
+def test_titles_that_do_not_fit_into_memory_at_once_are_embedded_in_parts(
+    llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = teacher_of(llm)
+    whole, real, asked = teacher.embed_items(NUM_ITEMS), teacher.embed_tokens, list[int]()
+
+    def hungry(prompts: PromptBatch) -> Tensor:
+        asked.append(len(prompts.token_ids))
+        if asked[-1] > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return real(prompts)
+
+    monkeypatch.setattr(teacher, "embed_tokens", hungry)
+    torch.testing.assert_close(teacher.embed_items(NUM_ITEMS), whole, rtol=1e-5, atol=1e-5)
+    # 12 titles: 12, 6 and then 3 at once
+    assert (NUM_ITEMS, asked) == (12, [12, 6, 3, 3, 3, 3])
 
 
 def test_the_gate_reaches_the_outputs(llm: Path) -> None:
