@@ -52,7 +52,7 @@ def test_sigkill_and_resume(uninterrupted: Path, tmp_path: Path) -> None:
     assert json.loads(line)["changes"] == []
     text = (tmp_path / "out.txt").read_text()
     # what is finished is finished
-    assert start(tmp_path, f"resume={found}").wait(timeout=60) == 0
+    assert start(tmp_path, f"resume={found}").wait(timeout=300) == 0
     assert "nothing is left to do" in (tmp_path / "out.txt").read_text()[len(text) :]
 
 
@@ -132,7 +132,7 @@ def fill(path: Path) -> None:
 def test_the_test_split_is_not_opened_a_second_time_without_being_asked(uninterrupted: Path, tmp_path: Path) -> None:
     place = uninterrupted.parent
     before = trial_table(uninterrupted)
-    assert start(tmp_path, f"resume={uninterrupted}", f"trials={TRIALS + 1}").wait(timeout=60) == 2
+    assert start(tmp_path, f"resume={uninterrupted}", f"trials={TRIALS + 1}").wait(timeout=300) == 2
     text = (tmp_path / "out.txt").read_text()
     assert "was opened for this search at" in text
     assert "reopen_test=true" in text
@@ -143,5 +143,5 @@ def test_the_test_split_is_not_opened_a_second_time_without_being_asked(uninterr
         ("student.width=8", "is fixed"),
         (f"trials={TRIALS - 1}", "may be raised"),
     ):
-        assert start(place, f"resume={uninterrupted}", argument).wait(timeout=60) == 2
+        assert start(place, f"resume={uninterrupted}", argument).wait(timeout=300) == 2
         assert said in (place / "out.txt").read_text()
