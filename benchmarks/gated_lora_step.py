@@ -255,7 +255,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Check, measure, print."""
     options = arguments(words)
     place, shape = Place.of(options), shape_of(options)
-    lora = LoraSettings(rank=options.rank, experts=options.experts, compute=options.compute)
+    lora = LoraSettings(rank=options.rank, experts=options.experts)
     print(f"{machine_line(place.device)}\n{shape}\n{options}\n", flush=True)
     verify(shape, lora, place.device, options.checkpointing)
     free(place.device)

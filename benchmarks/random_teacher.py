@@ -85,12 +85,6 @@ def add_shape_arguments(parser: argparse.ArgumentParser, shape: str) -> None:
     parser.add_argument("--feed-forward", type=int, help="intermediate size")
     parser.add_argument("--rank", type=int, default=16, help="of all experts together")
     parser.add_argument("--experts", type=int, default=4)
-    parser.add_argument(
-        "--compute",
-        choices=["float32", "base"],
-        default=LoraSettings().compute,
-        help="teacher.lora.compute: the type in which adapters are multiplied",
-    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=["auto", *_DTYPES], default="auto", help="auto: bfloat16 on a GPU")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU; 0: torch's own choice")
@@ -202,6 +196,12 @@ def add_catalogue_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spread", type=float, default=0.5, help="titles differ from the mean by at most this share")
     parser.add_argument("--candidates", type=int, default=20, help="titles listed in a title_lm prompt; 0: no list")
     parser.add_argument("--dropout", type=float, default=0.0, help="of the adapters, in training")
+    parser.add_argument(
+        "--compute",
+        choices=["float32", "base"],
+        default=LoraSettings().compute,
+        help="teacher.lora.compute: the type in which adapters are multiplied",
+    )
 
 
 def add_objective_argument(parser: argparse.ArgumentParser) -> None:
