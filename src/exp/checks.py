@@ -29,6 +29,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
         if teacher and stages.uses_own_teacher:
             check_llm(settings.teacher)
             check_tiny(settings.teacher)
+            check_writer(settings.teacher)
 
     def device() -> None:
         found = stages.device
@@ -58,7 +59,6 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
 
     gather(data, device, stages.cache.check, student, policy, selector, language_model, given_outputs)
     if teacher and stages.uses_own_teacher:
-        # look at data and language model together: both are sound by now; whoever cannot write needs no prompts
-        check_writer(settings.teacher)
+        # looks at data and language model together: both are sound by now
         check_prompts(settings.teacher, stages.data)
     return stages

@@ -5,7 +5,6 @@ data ─► student baseline ─► encoder ─► language model ─► teacher
 
 from __future__ import annotations
 
-import gc
 import shutil
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -18,6 +17,7 @@ from src.core.checkpoints import FileCheckpoint
 from src.core.data_utils import fingerprint_file
 from src.core.hardware import resolve_device
 from src.core.logging import epoch_bar
+from src.core.memory import give_back
 from src.core.paths import MANIFEST, require_finished, write_json
 from src.core.settings import deciding
 from src.core.training import FitResult
@@ -188,9 +188,7 @@ class Stages:
     def release_teacher(self) -> None:
         """Give the memory of a loaded teacher back: a search's trials share the device with nothing else."""
         self.__dict__.pop("trained_teacher", None)
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back(self.device)
 
     @cached_property
     def teacher_summary(self) -> dict[str, Any]:

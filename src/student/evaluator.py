@@ -24,6 +24,11 @@ def mask_seen(scores: Tensor, history: Tensor, target: Tensor) -> Tensor:
     return padded.scatter(1, history, float("-inf"))[:, :-1].scatter(1, target.unsqueeze(1), own)
 
 
+def as_judged(scores: Tensor, history: Tensor, target: Tensor, mask_history: bool) -> Tensor:
+    """Scores ``[B, V]`` as rankings are read off: see `EvaluationSettings.mask_history`."""
+    return mask_seen(scores, history, target) if mask_history else scores
+
+
 @torch.no_grad()
 def rank_examples(score: Score, examples: TensorExamples, settings: EvaluationSettings) -> Tensor:
     """1-based rank of each example's target, ``[N]`` int64.
@@ -35,9 +40,7 @@ def rank_examples(score: Score, examples: TensorExamples, settings: EvaluationSe
         history, target = examples.history[rows], examples.target[rows]
         scores = score(history, examples.length[rows])
         finite &= torch.isfinite(scores).all()
-        if settings.mask_history:
-            scores = mask_seen(scores, history, target)
-        ranks.append(target_ranks(scores, target))
+        ranks.append(target_ranks(as_judged(scores, history, target, settings.mask_history), target))
     if not finite:
         raise TrainingFailed("the model's scores are not finite; lower the learning rate or the loss weights")
     return torch.cat(ranks)

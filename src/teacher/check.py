@@ -19,7 +19,7 @@ from src.core.metrics import ndcg, target_ranks
 from src.data.candidates import CandidateLists
 from src.data.examples import Examples
 from src.student.datamodule import TensorExamples
-from src.student.evaluator import mask_seen
+from src.student.evaluator import as_judged
 from src.student.models import SequenceStudent
 from src.teacher.interfaces import Teacher, TeacherForward
 from src.teacher.labelling import ask
@@ -243,7 +243,6 @@ class _Collected:
 
     def put(self, rows: Tensor, scores: Tensor, columns: TensorExamples, mask_history: bool) -> None:
         target = columns.target[rows]
-        if mask_history:
-            scores = mask_seen(scores, columns.history[rows], target)
+        scores = as_judged(scores, columns.history[rows], target, mask_history)
         self.ranks[rows.cpu()] = target_ranks(scores, target).cpu()
         self.top[rows.cpu()] = scores.topk(self.top.shape[1], dim=1).indices.cpu()

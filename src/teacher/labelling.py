@@ -22,7 +22,7 @@ from src.core.metrics import target_ranks
 from src.data.examples import Examples, SequenceData
 from src.data.teacher_outputs import TeacherOutputs
 from src.student.datamodule import TensorExamples
-from src.student.evaluator import mask_seen
+from src.student.evaluator import as_judged
 from src.teacher.interfaces import Teacher, TeacherForward
 from src.teacher.selection import recent_order
 from src.teacher.settings import ExportSettings, Select
@@ -73,9 +73,8 @@ def rank(teacher: Teacher, examples: TensorExamples, batch_size: int, mask_histo
     ranks = torch.zeros(len(examples), dtype=torch.int64)
 
     def keep(rows: Tensor, forward: TeacherForward) -> None:
-        scores, target = forward.logits, examples.target[rows]
-        if mask_history:
-            scores = mask_seen(scores, examples.history[rows], target)
+        target = examples.target[rows]
+        scores = as_judged(forward.logits, examples.history[rows], target, mask_history)
         ranks[rows.cpu()] = target_ranks(scores, target).cpu()
 
     ask(teacher, examples, batch_size, keep)

@@ -216,11 +216,7 @@ def load_llm(name_or_path: str, dtype: str, device: torch.device, quantise: Quan
         model = (model if quantise != NOT_QUANTISED else model.to(device)).eval()
     except torch.OutOfMemoryError as error:
         raise _too_large(name_or_path, error) from error
-    width = int(model.get_input_embeddings().weight.shape[1])
-    if width != config.hidden_size:
-        raise ModelError.one(
-            _FIELD, name_or_path, f"its token embeddings have width {width}, its states {config.hidden_size}"
-        )
+    _check_width(name_or_path, model)
     identity = fingerprint_llm(name_or_path)
     return LanguageModel(model, tokenizer, is_decoder(config), int(config.hidden_size), name_or_path, identity)
 
@@ -285,8 +281,8 @@ def _check_config(name: str, settings: TeacherSettings) -> None:
         inject(empty, settings.lora)
 
 
-def _check_width(name: str, empty: PreTrainedModel) -> None:
-    width, states = int(empty.get_input_embeddings().weight.shape[1]), empty.config.hidden_size
+def _check_width(name: str, model: PreTrainedModel) -> None:
+    width, states = int(model.get_input_embeddings().weight.shape[1]), model.config.hidden_size
     if width != states:
         rule = f"its token embeddings have width {width}, its states {states}"
         raise ModelError.one(_FIELD, name, rule, "use another model")

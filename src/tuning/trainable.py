@@ -32,6 +32,7 @@ from src.core.data_utils import fingerprint
 from src.core.errors import AnyoError, ArtefactError, OutOfMemory, TrainingFailed
 from src.core.hardware import resolve_device
 from src.core.logging import get_logger
+from src.core.memory import give_back
 from src.core.paths import write_json
 from src.core.seed import seed_everything
 from src.pipeline.settings import ExperimentSettings
@@ -249,9 +250,8 @@ def _freeze_imports() -> None:
 def _clean_worker(seed: int, device: torch.device, share: float) -> None:
     """A reused worker must not remember the trial before, and a trial must stay within its share of the GPU."""
     _freeze_imports()
-    gc.collect()
+    give_back(device)
     if device.type == "cuda":
-        torch.cuda.empty_cache()
         total = torch.cuda.get_device_properties(device).total_memory
         # a part of the share is for the process's CUDA context, which this cap does not count
         cap = max(share - CONTEXT_BYTES / total, 0.1 * share) if share < 1 else 1.0
