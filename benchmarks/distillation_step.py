@@ -38,7 +38,7 @@ def made_up_data() -> tuple[StudentData, TeachingRows]:
     """Random histories, every row labelled with 20 candidates."""
     draw = torch.Generator().manual_seed(0)
     history = torch.randint(ITEMS, (ROWS, WINDOW), generator=draw)
-    split = TensorExamples(
+    split = TensorExamples.of_rows(
         history, torch.full((ROWS,), WINDOW), torch.randint(ITEMS, (ROWS,), generator=draw), history[:, 0]
     )
     data = StudentData(split, split, ITEMS, WINDOW, propensity(torch.randint(500, (ITEMS,), generator=draw)).float())

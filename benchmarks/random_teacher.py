@@ -173,7 +173,7 @@ class Catalogue:
     def examples(self, rows: int) -> Examples:
         """Full windows at random."""
         draw = np.random.default_rng(1)
-        return Examples(
+        return Examples.of_rows(
             example_id=np.arange(rows, dtype=np.int64),
             user=np.arange(rows, dtype=np.int64),
             history=draw.integers(self.items, size=(rows, WINDOW)).astype(np.int64),

@@ -23,7 +23,7 @@ def id_map_of(num_items: int) -> IdMap:
 def examples_of(histories: list[list[int]], targets: list[int], first_id: int, num_items: int = NUM_ITEMS) -> Examples:
     """Examples from lists; ids count from ``first_id``, users are the rows."""
     rows = len(histories)
-    return Examples(
+    return Examples.of_rows(
         example_id=np.arange(first_id, first_id + rows, dtype=np.int64),
         user=np.arange(rows, dtype=np.int64),
         history=pad_right(histories, WINDOW, num_items),

@@ -64,10 +64,11 @@ def draw_negatives(history: Tensor, target: Tensor, num_items: int, n: int, gene
     return draw_from_offsets(offsets, allowed, n, generator)
 
 
-def require_negatives(history: NDArray[np.int64], target: NDArray[np.int64], num_items: int) -> None:
-    """Raise ``DataError`` when some row's history and target cover the whole catalogue."""
-    if num_items > history.shape[1] + 1:
+def require_negatives(examples: Examples, num_items: int) -> None:
+    """Raise ``DataError`` when some example's window and target cover the whole catalogue."""
+    if num_items > examples.window + 1:
         return
+    history, target = examples.history, examples.target
     _, allowed = forbidden_offsets(torch.from_numpy(history), torch.from_numpy(target), num_items)
     if len(allowed) and int(allowed.min()) < 1:
         raise DataError.one(

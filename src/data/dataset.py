@@ -34,7 +34,7 @@ def load_dataset(settings: DatasetSettings) -> SequenceData:
     _refuse_unread(settings)
     source = ADAPTERS[settings.adapter].load(settings)
     data = _from_log(source, settings) if isinstance(source, Interactions) else _from_pre_split(source, settings)
-    require_negatives(data.train.history, data.train.target, data.num_items)
+    require_negatives(data.train, data.num_items)
     if data.id_map.untitled:
         _log.warning("%d of %d items of %s have no title", data.id_map.untitled, data.num_items, data.name)
     return data

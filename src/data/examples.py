@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,39 +19,124 @@ from src.data.id_map import IdMap
 
 
 @dataclass(frozen=True, eq=False)
+class Histories:
+    """N histories as views into one array of items: no window is copied before somebody reads it.
+
+    ``items`` ``[T]`` int32, each owner's items in time order, one owner after the other; ``end`` ``[N]`` int64, where a
+    history ends (its last item stands just before); ``earlier`` ``[N]`` int64, how many items the owner has before that
+    place. ``padding_id`` fills the places behind a history.
+    """
+
+    items: NDArray[np.int32]
+    end: NDArray[np.int64]
+    earlier: NDArray[np.int64]
+    padding_id: int
+
+    @classmethod
+    def of_rows(cls, history: NDArray[Any], length: NDArray[Any], padding_id: int) -> Histories:
+        """From a table ``[N, L]``, left-aligned, of which each row's first ``length`` cells are real."""
+        real = np.arange(history.shape[1])[None, :] < length[:, None]
+        counts = np.asarray(length, np.int64)
+        return cls(history[real].astype(np.int32), np.cumsum(counts), counts, padding_id)
+
+    def take(self, rows: NDArray[Any]) -> Histories:
+        """The histories at these row numbers (or under this mask), over the same items."""
+        return Histories(self.items, self.end[rows], self.earlier[rows], self.padding_id)
+
+    def compact(self) -> Histories:
+        """The same histories over the items that one of them holds: a split keeps its own past, and nothing later."""
+        first = self.end - self.earlier
+        owners, owner = np.unique(first, return_inverse=True)
+        last = np.zeros(len(owners), np.int64)
+        np.maximum.at(last, owner, self.end)
+        sizes = last - owners
+        moved = np.cumsum(sizes) - sizes
+        source = np.repeat(owners - moved, sizes) + np.arange(int(sizes.sum()))
+        return Histories(self.items[source], self.end - first + moved[owner], self.earlier, self.padding_id)
+
+    def dense(self, window: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The last ``window`` items of each history, left-aligned ``[N, window]``, and how many these are ``[N]``."""
+        length = np.minimum(self.earlier, window)
+        place = np.arange(window)
+        real = place < length[:, None]
+        source = np.where(real, (self.end - length)[:, None] + place, 0)
+        items = self.items if len(self.items) else np.zeros(1, np.int32)
+        return np.where(real, items[source], self.padding_id).astype(np.int64), length
+
+
+@dataclass(frozen=True, eq=False)
 class Examples:
     """N examples; item ids 0..V-1, padding id V, padding on the right.
 
     ``example_id`` ``[N]`` int64, unique over all splits of a dataset, is what artefacts are joined by; ``user`` ``[N]``
-    int64 (-1 where the source names no users); ``history`` ``[N, L]`` int64, oldest first; ``length`` ``[N]`` int64,
-    0..L; ``target`` ``[N]`` int64; ``timestamp`` ``[N]`` float64 of the target (row number where there is no clock).
+    int64 (-1 where the source names no users); ``past``: each example's whole history; ``window``: L, how many of its
+    last items a model sees unless it asks for more; ``target`` ``[N]`` int64; ``timestamp`` ``[N]`` float64 of the
+    target (row number where there is no clock).
     """
 
     example_id: NDArray[np.int64]
     user: NDArray[np.int64]
-    history: NDArray[np.int64]
-    length: NDArray[np.int64]
+    past: Histories
+    window: int
     target: NDArray[np.int64]
     timestamp: NDArray[np.float64]
+
+    @classmethod
+    def of_rows(
+        cls,
+        example_id: NDArray[np.int64],
+        user: NDArray[np.int64],
+        history: NDArray[np.int64],
+        length: NDArray[np.int64],
+        target: NDArray[np.int64],
+        timestamp: NDArray[np.float64],
+    ) -> Examples:
+        """From histories as a table ``[N, L]``, padded on the right with V, and their lengths ``[N]``."""
+        behind = np.arange(history.shape[1])[None, :] >= length[:, None]
+        padding_id = int(history[behind].max()) if behind.any() else int(np.max(history, initial=0)) + 1
+        past = Histories.of_rows(history, length, padding_id)
+        return cls(example_id, user, past, history.shape[1], target, timestamp)
 
     def __len__(self) -> int:
         return len(self.example_id)
 
     @cached_property
+    def _dense(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return self.past.dense(self.window)
+
+    @property
+    def history(self) -> NDArray[np.int64]:
+        """``[N, L]``: the last L items of each history, oldest first."""
+        return self._dense[0]
+
+    @property
+    def length(self) -> NDArray[np.int64]:
+        """``[N]``: how many of them there are, 0..L."""
+        return self._dense[1]
+
+    @cached_property
     def fingerprint(self) -> str:
-        """Identifies every column."""
-        return fingerprint(self.example_id, self.user, self.history, self.length, self.target, self.timestamp)
+        """Identifies every column and every whole history."""
+        past = self.past.compact()
+        return fingerprint(
+            self.example_id, self.user, past.items, past.end, past.earlier, self.window, self.target, self.timestamp
+        )
 
     def take(self, rows: NDArray[Any]) -> Examples:
         """The examples at these row numbers (or under this mask), in that order."""
         return Examples(
             self.example_id[rows],
             self.user[rows],
-            self.history[rows],
-            self.length[rows],
+            self.past.take(rows),
+            self.window,
             self.target[rows],
             self.timestamp[rows],
         )
+
+    def split_off(self, rows: NDArray[Any]) -> Examples:
+        """As `take`, for a split: nothing that happened after its last example comes along."""
+        taken = self.take(rows)
+        return replace(taken, past=taken.past.compact())
 
     def check(self, num_items: int, split: str) -> list[Problem]:
         """What breaks the rules of ids, lengths and padding in this split, as problems."""
@@ -59,16 +144,15 @@ class Examples:
         if len(self) and (self.target.min() < 0 or self.target.max() >= num_items):
             bad = self.target[(self.target < 0) | (self.target >= num_items)][0]
             problems.append(Problem(f"{split}.target", int(bad), f"is outside the catalogue 0..{num_items - 1}"))
-        if self.history.size and (self.history.min() < 0 or self.history.max() > num_items):
-            bad = self.history[(self.history < 0) | (self.history > num_items)][0]
-            rule = f"is outside 0..{num_items} (padding is {num_items})"
-            problems.append(Problem(f"{split}.history", int(bad), rule))
-        real = np.arange(self.history.shape[1])[None, :] < self.length[:, None]
-        misplaced = ((self.history == num_items) == real).any(axis=1)
-        if misplaced.any():
-            row = int(misplaced.argmax())
+        items = self.past.items
+        if items.size and (items.min() < 0 or items.max() >= num_items):
+            bad = items[(items < 0) | (items >= num_items)][0]
             problems.append(
-                Problem(f"{split}.history row {row}", self.history[row].tolist(), "is not padded on the right")
+                Problem(f"{split}.history", int(bad), f"is outside 0..{num_items - 1} (padding is {num_items})")
+            )
+        if self.past.padding_id != num_items:
+            problems.append(
+                Problem(f"{split}.history", self.past.padding_id, f"is padded with this, not with {num_items}")
             )
         if len(np.unique(self.example_id)) != len(self):
             problems.append(Problem(f"{split}.example_id", len(self), "values must be unique"))
@@ -175,7 +259,7 @@ class SequenceData:
     @property
     def history_length(self) -> int:
         """L, the width of a history row."""
-        return int(self.train.history.shape[1])
+        return self.train.window
 
     @cached_property
     def split_fingerprint(self) -> str:

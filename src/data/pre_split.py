@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from src.core.data_utils import fingerprint
 from src.core.errors import DataError
-from src.data.examples import Examples
+from src.data.examples import Examples, Histories
 from src.data.id_map import IdMap
 from src.data.sequence_table import SequenceTable
 
@@ -57,19 +57,12 @@ class PreSplit:
         """
         table = self.tables[split]
         rows = np.flatnonzero(table.length >= min_history)
-        length = np.minimum(table.length[rows], window)
-        place = np.arange(window)
-        real = place < length[:, None]
-        source = np.where(real, (table.length[rows] - length)[:, None] + place, 0)
-        padding = self.id_map.padding_id
-        # a table whose every seq is empty has no column to take from
-        cells = np.pad(table.cells, ((0, 0), (0, 1)), constant_values=padding)
         example_id = self.first_example_id(split) + rows
         return Examples(
             example_id=example_id,
             user=np.full(len(rows), -1, dtype=np.int64),
-            history=np.where(real, np.take_along_axis(cells[rows], source, axis=1), padding),
-            length=length,
+            past=Histories.of_rows(table.cells[rows], table.length[rows], self.id_map.padding_id),
+            window=window,
             target=table.target[rows],
             timestamp=example_id.astype(np.float64),
         )

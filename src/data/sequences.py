@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from src.data.examples import Examples
+from src.data.examples import Examples, Histories
 from src.data.interactions import Interactions
 
 
@@ -17,8 +17,8 @@ def time_order(interactions: Interactions) -> NDArray[np.int64]:
 def build_examples(interactions: Interactions, window: int, min_history: int) -> Examples:
     """Every target with at least ``min_history`` earlier items of its user, in (timestamp, file order).
 
-    A history is the user's last ``window`` items before the target. ``example_id`` is the target's place in the time
-    order of all interactions.
+    A history is all of the user's items before the target, of which a model sees the last ``window``. ``example_id`` is
+    the target's place in the time order of all interactions.
     """
     order = time_order(interactions)
     users, items = interactions.users[order], interactions.items[order]
@@ -30,18 +30,12 @@ def build_examples(interactions: Interactions, window: int, min_history: int) ->
 
     targets = np.flatnonzero(earlier >= min_history)
     targets = targets[np.argsort(by_user[targets], kind="stable")]
-    length = np.minimum(earlier[targets], window)
-    place = np.arange(window)
-    source = (targets - length)[:, None] + place
-    real = place < length[:, None]
-    history = np.where(real, items[by_user[np.where(real, source, 0)]], interactions.id_map.padding_id)
-
     rows = by_user[targets]
     return Examples(
         example_id=rows.astype(np.int64),
         user=users[rows],
-        history=history.astype(np.int64),
-        length=length.astype(np.int64),
+        past=Histories(items[by_user].astype(np.int32), targets, earlier[targets], interactions.id_map.padding_id),
+        window=window,
         target=items[rows],
         timestamp=interactions.timestamps[order][rows],
     )

@@ -19,7 +19,7 @@ def temporal_split(examples: Examples, train_share: float, validation_share: flo
     first = math.floor(len(examples) * train_share + _ROUNDING)
     second = math.floor(len(examples) * (train_share + validation_share) + _ROUNDING)
     rows = np.arange(len(examples))
-    return examples.take(rows[:first]), examples.take(rows[first:second]), examples.take(rows[second:])
+    return examples.split_off(rows[:first]), examples.split_off(rows[first:second]), examples.split_off(rows[second:])
 
 
 def leave_one_out_split(examples: Examples) -> Split:
@@ -33,4 +33,4 @@ def leave_one_out_split(examples: Examples) -> Split:
     ends = np.searchsorted(grouped, grouped, side="right")
     from_end = np.empty(len(examples), dtype=np.int64)
     from_end[by_user] = ends - 1 - np.arange(len(grouped))
-    return examples.take(from_end >= 2), examples.take(from_end == 1), examples.take(from_end == 0)
+    return examples.split_off(from_end >= 2), examples.split_off(from_end == 1), examples.split_off(from_end == 0)

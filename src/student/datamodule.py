@@ -7,27 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from src.data.examples import Examples, SequenceData
+from src.data.examples import SequenceData
+from src.data.tensor_examples import TensorExamples
 from src.student.losses import propensity
-
-
-@dataclass(frozen=True, eq=False)
-class TensorExamples:
-    """Columns of `Examples` as int64 tensors: history ``[N, L]``; length, target, example_id ``[N]``."""
-
-    history: Tensor
-    length: Tensor
-    target: Tensor
-    example_id: Tensor
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-    @classmethod
-    def of(cls, examples: Examples, device: torch.device | str) -> TensorExamples:
-        """Copied to a device; a copy, so that a trial cannot change another's data."""
-        columns = (examples.history, examples.length, examples.target, examples.example_id)
-        return cls(*(torch.tensor(column, dtype=torch.int64, device=device) for column in columns))
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,4 +37,4 @@ class StudentData:
     @property
     def device(self) -> torch.device:
         """Where the tensors lie."""
-        return self.train.history.device
+        return self.train.device

@@ -21,8 +21,9 @@ from src.core.paths import read_json, write_json
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
 from src.data.teacher_outputs import TeacherOutputs
+from src.data.tensor_examples import TensorExamples
 from src.distill.data_bridge import TeachingRows, align
-from src.student.datamodule import StudentData, TensorExamples
+from src.student.datamodule import StudentData
 from src.tuning.store import Store
 
 FOLDER = "data"
@@ -50,7 +51,7 @@ class SharedData:
         students = self.students
         tensors = {"propensity": students.propensity}
         for split, examples in (("train", students.train), ("validation", students.validation)):
-            tensors |= {f"{split}.{field.name}": getattr(examples, field.name) for field in fields(examples)}
+            tensors |= {f"{split}.{name}": tensor for name, tensor in examples.tensors().items()}
         if self.teaching is not None:
             tensors |= {f"teaching.{field.name}": getattr(self.teaching, field.name) for field in fields(TeachingRows)}
         with store.scratch() as folder:
@@ -78,8 +79,8 @@ class SharedData:
             return {name.removeprefix(f"{prefix}."): tensors[name] for name in names}
 
         students = StudentData(
-            train=TensorExamples(**part("train")),
-            validation=TensorExamples(**part("validation")),
+            train=TensorExamples.of_tensors(part("train")),
+            validation=TensorExamples.of_tensors(part("validation")),
             num_items=id_map.num_items,
             history_length=int(facts["history_length"]),
             propensity=tensors["propensity"],

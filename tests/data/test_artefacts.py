@@ -69,7 +69,7 @@ def test_id_maps_and_interactions_check_themselves() -> None:
 
 def test_the_test_split_is_opened_on_the_record(tmp_path: Path) -> None:
     column = np.arange(2)
-    examples = Examples(column, column, column[:, None], column * 0 + 1, column, column.astype(float))
+    examples = Examples.of_rows(column, column, column[:, None], column * 0 + 1, column, column.astype(float))
     sealed = SealedExamples(examples)
     assert len(sealed) == 2
     assert sealed.open("first", tmp_path / "r" / "opened.jsonl") is examples
@@ -81,12 +81,13 @@ def test_the_test_split_is_opened_on_the_record(tmp_path: Path) -> None:
 
 def test_examples_find_what_breaks_their_rules() -> None:
     column = np.arange(2)
-    history = np.array([[0, 3], [3, 1]])
-    examples = Examples(column * 0, column, history, np.array([1, 1]), np.array([0, 3]), column.astype(float))
+    history, times = np.array([[0, 3], [1, 3]]), column.astype(float)
+    examples = Examples.of_rows(column * 0, column, history, np.array([1, 1]), np.array([0, 3]), times)
     rules = [problem.rule for problem in examples.check(3, "train")]
-    assert rules == ["is outside the catalogue 0..2", "is not padded on the right", "values must be unique"]
-    outside = replace(examples, history=np.array([[4, 3], [0, 3]]), target=column, example_id=column)
-    assert [problem.rule for problem in outside.check(3, "train")] == ["is outside 0..3 (padding is 3)"]
+    assert rules == ["is outside the catalogue 0..2", "values must be unique"]
+    outside = Examples.of_rows(column, column, np.array([[4, 3], [0, 3]]), np.array([1, 1]), column, times)
+    assert [problem.rule for problem in outside.check(3, "train")] == ["is outside 0..2 (padding is 3)"]
+    assert [problem.value for problem in outside.check(5, "train")] == [3]
 
 
 def test_teacher_outputs_survive_the_disk(tmp_path: Path) -> None:

@@ -69,8 +69,8 @@ def test_large_random_rows_never_hit_a_forbidden_item() -> None:
 
 def test_a_row_without_any_negative_is_refused() -> None:
     with pytest.raises(DataError, match=r"covers all 3 items.*dataset\.window"):
-        require_negatives(np.array([[0, 1], [0, 3]]), np.array([2, 1]), 3)
-    require_negatives(np.array([[0, 3]]), np.array([1]), 3)
+        require_negatives(examples_of([[0, 1], [0]], [2, 1], 0, 3), 3)
+    require_negatives(examples_of([[0]], [1], 0, 3), 3)
 
 
 def test_candidate_list() -> None:

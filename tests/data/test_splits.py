@@ -48,7 +48,7 @@ def test_an_empty_log_gives_no_examples() -> None:
 def _numbered(count: int, users: list[int] | None = None) -> Examples:
     column = np.arange(count)
     user = column * 0 if users is None else np.array(users)
-    return Examples(column, user, column[:, None], column * 0 + 1, column, column.astype(float))
+    return Examples.of_rows(column, user, column[:, None], column * 0 + 1, column, column.astype(float))
 
 
 @pytest.mark.parametrize(

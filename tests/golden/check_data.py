@@ -165,7 +165,7 @@ def _check_sample(sample: Leaves, data: SequenceData) -> None:
     sample.expect("seq", history + [data.id_map.padding_id] * (width - len(history)))
     count, others = sample["len_cans"], set(history) - {answer}
     row, seen = np.zeros(1, dtype=np.int64), np.array([sample["seq"]])
-    example = Examples(row, row, seen, np.array([sample["len_seq"]]), np.array([answer]), row.astype(float))
+    example = Examples.of_rows(row, row, seen, np.array([sample["len_seq"]]), np.array([answer]), row.astype(float))
     ours = draw_candidate_lists(example, data.num_items, count, seed=0).items[0].tolist()
     for candidates in (sample["cans"], ours):
         require(len(set(candidates)) == len(candidates) == count, "candidates are distinct")

@@ -86,7 +86,9 @@ def _teaching(io: Arrays, dtype: torch.dtype, num_items: int) -> TeachingRows:
     rows = len(io["in.candidates"])
     numbers, nothing = np.arange(rows), np.zeros((rows, 0), np.float32)
     distances = io["in.confidences"].numpy()
-    examples = Examples(numbers, numbers, numbers[:, None], np.ones(rows, np.int64), numbers, numbers.astype(float))
+    examples = Examples.of_rows(
+        numbers, numbers, numbers[:, None], np.ones(rows, np.int64), numbers, numbers.astype(float)
+    )
     outputs = TeacherOutputs(
         numbers, io["in.candidates"].numpy(), -distances, distances, nothing, np.zeros((num_items, 1), np.float32), {}
     )
@@ -98,7 +100,7 @@ def _objective(io: Arrays, settings: DistillSettings, dtype: torch.dtype) -> Dis
     """The shipped objective over the case's logits."""
     logits, target = io["in.model_output"].to(dtype), io["in.target"]
     numbers = torch.arange(len(target))
-    train = TensorExamples(numbers.unsqueeze(1), torch.ones_like(numbers), target, numbers)
+    train = TensorExamples.of_rows(numbers.unsqueeze(1), torch.ones_like(numbers), target, numbers)
     data = StudentData(train, train, logits.shape[1], 1, io["in.ps"].to(dtype))
     model = cast(DistilledStudent, FixedLogits(logits))
     teaching = _teaching(io, dtype, logits.shape[1])

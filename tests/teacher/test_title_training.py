@@ -289,7 +289,7 @@ def three_rows() -> SequenceData:
 def one(teacher: TitleTeacher, examples: TensorExamples, candidates: torch.Tensor, row: int) -> Any:
     """A single example."""
     columns = (examples.history, examples.length, examples.target, examples.example_id)
-    return teacher, TensorExamples(*(column[[row]] for column in columns)), candidates[[row]]
+    return teacher, TensorExamples.of_rows(*(column[[row]] for column in columns)), candidates[[row]]
 
 
 def test_equal_seeds_give_equal_teachers_and_micro_batches_the_same_first_loss(folder: Path) -> None:
