@@ -25,11 +25,12 @@ from src.distill.data_bridge import TeachingRows
 from src.distill.selection_policy import build_policy
 from src.distill.settings import ActiveSettings, DistillSettings
 from src.distill.trainer_distill import DistillObjective, build_distilled
-from src.student.datamodule import StudentData, TensorExamples
+from src.data.tensor_examples import TensorExamples
+from src.student.datamodule import StudentData
 from src.student.losses import dro_at, dro_terms, propensity
 from src.student.objectives import negative_sampler
-from src.student.settings import StudentSettings
 from src.student.trainer_baseline import new_student
+from src.student.models import student_settings
 
 ITEMS, BATCH, WINDOW, LLM_WIDTH, ROWS = 1682, 256, 10, 384, 4096
 
@@ -51,7 +52,7 @@ def made_up_data() -> tuple[StudentData, TeachingRows]:
 def stepper(settings: DistillSettings) -> Callable[[], None]:
     """A function that takes one optimiser step."""
     data, teaching = made_up_data()
-    alone = StudentSettings()
+    alone = student_settings("sasrec")
     narrowed = TeachingRows(
         teaching.slot,
         teaching.candidates[:, : settings.candidate_topk],

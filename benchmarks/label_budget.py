@@ -39,7 +39,7 @@ from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.student.artefact import load_student, save_student
-from src.student.datamodule import TensorExamples
+from src.data.tensor_examples import TensorExamples
 from src.student.evaluator import rank_examples
 from src.student.trainer_baseline import train_student
 

@@ -44,7 +44,7 @@ from benchmarks.random_teacher import (
     title_teacher,
 )
 from src.data.examples import Examples
-from src.student.datamodule import TensorExamples
+from src.data.tensor_examples import TensorExamples
 from src.teacher.ilora_model import ILoRATeacher
 from src.teacher.labelling import item_head_labeller
 from src.teacher.ranking.constrained import beam_search

@@ -25,7 +25,7 @@ from src.exp.door import read_settings
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
-from src.student.datamodule import TensorExamples
+from src.data.tensor_examples import TensorExamples
 from src.teacher.prompts import Prompts
 from src.teacher.settings import TINY
 from src.teacher.tiny_llm import train_tokenizer

@@ -23,9 +23,8 @@ from src.core.training import Objective
 from src.data.candidates import draw_candidate_lists
 from src.data.examples import Examples
 from src.data.id_map import IdMap
-from src.student.datamodule import TensorExamples
-from src.student.models import SASRec
-from src.student.settings import StudentSettings
+from src.data.tensor_examples import TensorExamples
+from src.student.architectures.sasrec import SASRec
 from src.teacher.factory import build_teacher
 from src.teacher.gated_lora import inject
 from src.teacher.gates import build_gate
@@ -46,6 +45,7 @@ from src.teacher.title.model import TitleTeacher
 from src.teacher.title.prompts import TitlePrompts
 from src.teacher.title.training import TitleObjective, row_tokens
 from src.teacher.training import ItemObjective
+from src.student.models import student_settings
 
 WINDOW = 10
 _WORDS = 200  # different words of the titles; each becomes one token
@@ -242,7 +242,7 @@ def _language(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, shape:
 def item_teacher(options: argparse.Namespace, place: Place) -> ILoRATeacher:
     """The project's `item_ce` teacher around `random_llama`."""
     shape, id_map, settings = shape_of(options), catalogue_of(options).id_map(), _settings(options, "item_ce")
-    encoder = SASRec(StudentSettings(), id_map.num_items, WINDOW)
+    encoder = SASRec(student_settings("sasrec"), id_map.num_items, WINDOW)
     language = _language(random_llama(shape, place), train_tokenizer(id_map, _TOKENIZER), shape)
     return build_teacher(settings, id_map, encoder, language, place.device)
 
@@ -250,7 +250,7 @@ def item_teacher(options: argparse.Namespace, place: Place) -> ILoRATeacher:
 def title_teacher(options: argparse.Namespace, place: Place) -> TitleTeacher:
     """The project's `title_lm` teacher around `random_causal_llama`, in eval mode."""
     shape, id_map, settings = shape_of(options), catalogue_of(options).id_map(), _settings(options, "title_lm")
-    encoder = SASRec(StudentSettings(), id_map.num_items, WINDOW)
+    encoder = SASRec(student_settings("sasrec"), id_map.num_items, WINDOW)
     tokenizer = train_tokenizer(id_map, _TOKENIZER)
     language = _language(random_causal_llama(shape, place), tokenizer, shape)
     with torch.no_grad():

@@ -36,8 +36,8 @@ from src.data.dataset import load_dataset
 from src.data.settings import DatasetSettings
 from src.student.datamodule import StudentData
 from src.student.objectives import StudentObjective, negative_sampler
-from src.student.settings import StudentSettings
 from src.student.trainer_baseline import new_student
+from src.student.models import student_settings
 
 
 def our_epochs(root: Path, threads: int) -> Iterator[float]:
@@ -45,7 +45,7 @@ def our_epochs(root: Path, threads: int) -> Iterator[float]:
     torch.set_num_threads(threads)
     loaded = load_dataset(DatasetSettings(adapter="recbole", root=root, name=root.name))
     data = StudentData.of(loaded, "cpu")
-    settings = StudentSettings(loss="bce", negatives=1)
+    settings = student_settings("sasrec", loss="bce", negatives=1)
     student = new_student(settings, data, seed=42)
     student.train()
     objective = StudentObjective(student, data, settings, negative_sampler(data, 1, torch_generator(42, "negatives")))

@@ -69,3 +69,10 @@ def outputs_for(
         item_embedding=random.normal(size=(num_items, width)).astype(np.float32),
         manifest={},
     )
+
+
+def student_of(architecture: str = "sasrec", **fields: Any) -> NetworkSettings:
+    """Settings of a network; the published SASRec where no architecture is named."""
+    settings = student_settings(architecture, **fields)
+    assert isinstance(settings, NetworkSettings)
+    return settings

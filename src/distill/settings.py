@@ -2,61 +2,65 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+import src.distill.terms as own
 from src.core.settings import STRICT
+from src.distill.terms.base import Term
+
+
+@cache
+def terms() -> tuple[Term, ...]:
+    """Every term of the distillation, in the order of the sum: each file of `src/distill/terms/` holds one, ``TERM``."""
+    modules = (importlib.import_module(f"{own.__name__}.{m.name}") for m in pkgutil.iter_modules(own.__path__))
+    return tuple(sorted((m.TERM for m in modules if hasattr(m, "TERM")), key=lambda term: (term.order, term.name)))
 
 
 @dataclass(frozen=True, config=STRICT)
-class DistillSettings:
-    """loss = ce_loss_weight·main + alpha·DRO + lam·ranking_loss_weight·ranking + embedding_loss_weight·embedding."""
+class _Common:
+    """What all terms share."""
 
-    lam: Annotated[float, Field(ge=0, description="weight of importance-aware ranking distillation")] = 0.5
-    alpha: Annotated[float, Field(ge=0, description="weight of DRO, of the target's and of each candidate's")] = 0.1
-    ed_weight: Annotated[
-        float, Field(ge=0, description="weight of the projected LLM item embeddings in the student's input")
-    ] = 0.2
-    temperature: Annotated[
-        float, Field(gt=0, description="tau: confidence weights are e^(-d/tau); 1.0 is as published")
-    ] = 1.0
-    candidate_topk: Annotated[int, Field(ge=1, description="K, the teacher's candidates that are distilled")] = 10
-    beta: Annotated[float, Field(gt=0, description="beta, the temperature inside DRO")] = 1.0
-    gamma_position: Annotated[float, Field(ge=0, description="share of the position weight")] = 0.3
-    gamma_confidence: Annotated[float, Field(ge=0, description="share of the confidence weight")] = 0.5
-    gamma_consistency: Annotated[float, Field(ge=0, description="share of the consistency weight")] = 0.1
     ce_loss_weight: Annotated[float, Field(ge=0, description="weight of the main loss (CE or BCE: student.loss)")] = 1.0
-    ranking_loss_weight: Annotated[float, Field(ge=0, description="a second factor on lam's term")] = 1.0
-    embedding_loss_weight: Annotated[
-        float, Field(ge=0, description="weight of the output-level embedding loss; 0: off")
-    ] = 0.0
-    embedding_loss: Annotated[
-        Literal["mse", "cosine"], Field(description="distance of the output-level embedding loss")
-    ] = "mse"
-    dro_weighting: Annotated[
-        Literal["per_sample", "product"],
-        Field(description="each candidate's weight times its own DRO, or mean weight times mean DRO (as released)"),
-    ] = "per_sample"
-    ranking_negative: Annotated[
-        Literal["one_minus_sigmoid", "sigmoid_of_one_minus"],
-        Field(description="the ranking term's negative: 1 - sigma(x), or sigma(1 - x) (as released)"),
-    ] = "one_minus_sigmoid"
     outputs_from: Annotated[
         Path | None,
         Field(description="folder of finished teacher outputs or of DLLM2Rec's three files; null: train a teacher"),
     ] = None
 
-    def __post_init__(self) -> None:
-        if self.lam > 0 and self.gamma_position + self.gamma_confidence + self.gamma_consistency == 0:
-            raise ValueError("distill.gamma_position, gamma_confidence and gamma_consistency must not all be 0")
 
-    @property
-    def needs_ranking(self) -> bool:
-        """Whether the teacher's rankings are read."""
-        return self.lam * self.ranking_loss_weight > 0
+if TYPE_CHECKING:
+
+    class DistillSettings(_Common):
+        """The keys of every term are its fields."""
+
+        def __init__(self, **values: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+
+    def _post_init(self) -> None:
+        for term in terms():
+            getattr(term.Settings, "__post_init__", lambda _: None)(self)
+
+    DistillSettings = dataclass(frozen=True, config=STRICT)(
+        type(
+            "DistillSettings",
+            (*(term.Settings for term in terms()), _Common),
+            {"__module__": __name__, "__doc__": "main loss + the terms that are on.", "__post_init__": _post_init},
+        )
+    )
+
+
+def active_terms(settings: DistillSettings) -> tuple[Term, ...]:
+    """The terms that these settings switch on, in the order of the sum."""
+    return tuple(term for term in terms() if term.is_on(settings))
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -7,7 +7,7 @@ from src.distill.selection_policy import build_policy
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
-from src.student.models import build_student
+from src.student.models import build_recommender, require_network
 from src.teacher.checks import check_prompts
 from src.teacher.labelling import require_top_n
 from src.teacher.llm import check_llm
@@ -23,7 +23,9 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
     stages = Stages(settings, StageCache(settings.runtime.cache, settings.runtime.reuse))
 
     def student() -> None:
-        build_student(settings.student, 2, settings.dataset.window)
+        build_recommender(settings.student, 2, settings.dataset.window)
+        if teacher:
+            require_network(settings.student)
 
     def language_model() -> None:
         if teacher and stages.uses_own_teacher:

@@ -35,7 +35,7 @@ from src.exp.searching import (
     search_entry,
 )
 from src.pipeline.curves import write_curves
-from src.pipeline.final import Comparison, Contestant, popularity, write_tables
+from src.pipeline.final import Comparison, Contestant, closed_form_contestants, write_tables
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import (
     BEST_STUDENT,
@@ -110,7 +110,7 @@ def _run_single(
     outcome = search_and_publish(settings, prepared, folder, place, outputs, BEST_STUDENT)
     folder.watch.add("distill_student_train_time", float(outcome.best.user_attrs["seconds"]))
     distilled = best_student(outcome, stages, folder, "distilled")
-    contestants = [popularity(stages), baseline_contestant(stages), distilled]
+    contestants = [*closed_form_contestants(stages), baseline_contestant(stages), distilled]
     comparison = Comparison(stages, contestants, with_teacher=stages.uses_own_teacher)
     compare(comparison, outcome, folder, settings, "best distilled student")
     same = {"first_trial_reproduces_baseline": reproduces_baseline(stages, outcome.search.record)}
@@ -150,7 +150,8 @@ def _answer(
     folder: RunFolder,
 ) -> None:
     """Every final model on validation and on the test split, opened once; the verdicts in plain sentences."""
-    contestants, owners = [popularity(stages)], [POPULARITY]
+    contestants = closed_form_contestants(stages)
+    owners = [contestant.name for contestant in contestants]
     for arm in ARMS:
         for trial, model in zip(fair.finals_of(arm.name), models[arm.name], strict=True):
             student = load_student(model, stages.data)[0].to(stages.device)

@@ -15,7 +15,7 @@ from src.exp.searching import (
     search_and_publish,
     search_entry,
 )
-from src.pipeline.final import Comparison, popularity
+from src.pipeline.final import Comparison, closed_form_contestants
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import BEST_STUDENT, baseline_contestant
 
@@ -31,7 +31,7 @@ def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None
     with driving(settings, stages, folder, "student") as place:
         outcome = search_and_publish(settings, prepared, folder, place, None, BEST_STUDENT)
         tuned = best_student(outcome, stages, folder, "tuned")
-        contestants = [popularity(stages), baseline_contestant(stages), tuned]
+        contestants = [*closed_form_contestants(stages), baseline_contestant(stages), tuned]
         compare(Comparison(stages, contestants, with_teacher=False), outcome, folder, settings, "best student")
         conclude(stages, folder, "tune_student", {"search": facts(outcome, stages, folder)})
 

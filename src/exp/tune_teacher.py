@@ -17,7 +17,7 @@ from src.exp.searching import (
     search_and_publish,
     search_entry,
 )
-from src.pipeline.final import Comparison, popularity
+from src.pipeline.final import Comparison, closed_form_contestants
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import baseline_contestant
 from src.teacher.trained import load_trained
@@ -44,7 +44,7 @@ def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None
         outcome = search_and_publish(settings, prepared, folder, place, None, BEST_TEACHER)
         best, seed = outcome.settings.teacher, stages.settings.seed
         teacher = load_trained(folder.path / BEST_TEACHER, best, stages.data, stages.device, seed)
-        contestants = [popularity(stages), baseline_contestant(stages)]
+        contestants = [*closed_form_contestants(stages), baseline_contestant(stages)]
         comparison = Comparison(stages, contestants, with_teacher=True, teacher=teacher)
         compare(comparison, outcome, folder, settings, "best teacher")
         conclude(stages, folder, "tune_teacher", {"search": facts(outcome, stages, folder)})

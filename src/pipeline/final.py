@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
-
-from src.core.logging import console
-from src.core.paths import write_text
+from src.core.errors import ConfigError
+from src.core.logging import console, get_logger
+from src.core.paths import require_finished, write_text
 from src.data.candidates import CandidateLists, save_candidates
 from src.data.examples import Examples, sample
 from src.evaluation.comparison import Ranked, Row, as_frame, as_table, ranks_frame, row
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.stages import Stages
-from src.student.datamodule import TensorExamples
+from src.data.tensor_examples import TensorExamples
 from src.student.evaluator import Score, rank_examples
-from src.student.popularity import Popularity
 from src.teacher.trained import TrainedTeacher
+
+_log = get_logger(__name__)
 
 COMPARISON = "comparison.csv"
 RANKS = "ranks.csv"
@@ -88,10 +88,19 @@ class Comparison:
         return [row(r, self.stages.settings.evaluation.ks, trials.get(r.model, 1)) for r in ranked]
 
 
-def popularity(stages: Stages) -> Contestant:
-    """The baseline that costs nothing."""
-    model = Popularity(torch.from_numpy(stages.data.item_counts)).to(stages.device)
-    return Contestant("popularity", model)
+def closed_form_contestants(stages: Stages) -> list[Contestant]:
+    """The models without gradient descent, each at the best of its tried settings; one that the catalogue is too large
+    for is left out, and the log says why."""
+    found = []
+    for name in stages.settings.baselines.models:
+        try:
+            record = stages.closed_form(name)
+        except ConfigError as error:
+            _log.warning("%s is not in the table: %s", name, error)
+            continue
+        tried = len(require_finished(record.folder).get("tried", [])) or 1
+        found.append(Contestant(name, stages.load_student(record).eval(), tried))
+    return found
 
 
 def write_comparison(

@@ -12,10 +12,11 @@ from src.data.dataset import format_statistics
 from src.distill.data_bridge import align, export_dllm2rec
 from src.distill.trainer_distill import DistillRun, train_distilled
 from src.pipeline.curves import write_curves
-from src.pipeline.final import Comparison, Contestant, popularity, write_comparison
+from src.pipeline.final import Comparison, Contestant, closed_form_contestants, write_comparison
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.stages import Stages, fit_of
 from src.student.artefact import save_student
+from src.student.models import require_network
 
 _log = get_logger(__name__)
 
@@ -39,7 +40,7 @@ def run_student_baseline(stages: Stages, folder: RunFolder) -> None:
     record = stages.baseline
     folder.copy_folder(record.folder, BEST_STUDENT)
     write_curves(folder.path / CURVES / "student_baseline", fit_of(record).history)
-    comparison = Comparison(stages, [popularity(stages), baseline_contestant(stages)], with_teacher=False)
+    comparison = Comparison(stages, [*closed_form_contestants(stages), baseline_contestant(stages)], with_teacher=False)
     _conclude(stages, folder, comparison, "student_baseline", {"student": fit_summary(fit_of(record))})
 
 
@@ -52,7 +53,7 @@ def run_teacher(stages: Stages, folder: RunFolder, export: bool) -> None:
     folder.copy_folder(stages.outputs_record.folder, "teacher_outputs")
     if export:
         export_dllm2rec(folder.path / "dllm2rec", outputs, stages.data.train)
-    comparison = Comparison(stages, [popularity(stages), baseline_contestant(stages)], with_teacher=True)
+    comparison = Comparison(stages, [*closed_form_contestants(stages), baseline_contestant(stages)], with_teacher=True)
     _conclude(stages, folder, comparison, "teacher", teacher_facts(stages))
 
 
@@ -65,7 +66,7 @@ def run_distill(stages: Stages, folder: RunFolder) -> None:
     extra = {"fit": asdict(run.fit)}
     save_student(folder.path / BEST_STUDENT, run.student, settings.student, data.id_map, data.fingerprints(), extra)
     write_curves(folder.path / CURVES / "distilled", run.fit.history)
-    contestants = [popularity(stages), baseline_contestant(stages), Contestant("distilled", run.student.eval())]
+    contestants = [*closed_form_contestants(stages), baseline_contestant(stages), Contestant("distilled", run.student.eval())]
     comparison = Comparison(stages, contestants, with_teacher=stages.uses_own_teacher)
     _conclude(stages, folder, comparison, "distill", {"student": fit_summary(run.fit), **teacher_facts(stages)})
 
@@ -74,10 +75,10 @@ def distil(stages: Stages) -> DistillRun:
     """The configured student, taught by the teacher's outputs."""
     settings = stages.settings
     teaching = align(stages.outputs, stages.data.train, settings.distill.candidate_topk, stages.device)
-    loop = settings.student.loop
-    with epoch_bar("distillation", loop.epochs, loop.monitor) as report:
+    student = require_network(settings.student)
+    with epoch_bar("distillation", student.loop.epochs, student.loop.monitor) as report:
         return train_distilled(
-            settings.student,
+            student,
             settings.distill,
             settings.active,
             settings.evaluation,

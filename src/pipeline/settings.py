@@ -11,8 +11,9 @@ from pydantic.dataclasses import dataclass
 from src.core.metrics import metric_names
 from src.core.settings import STRICT
 from src.data.settings import DatasetSettings
-from src.distill.settings import ActiveSettings, DistillSettings
-from src.student.settings import EvaluationSettings, StudentSettings
+from src.distill.settings import ActiveSettings, DistillSettings, active_terms
+from src.student.baselines import BaselineSettings
+from src.student.settings import AnyStudentSettings, EvaluationSettings, NetworkSettings
 from src.teacher.settings import TeacherSettings
 
 
@@ -30,25 +31,27 @@ class ExperimentSettings:
     """An experiment from interactions to a distilled student."""
 
     dataset: DatasetSettings
-    student: StudentSettings
+    student: AnyStudentSettings
     teacher: TeacherSettings
     distill: DistillSettings
     active: ActiveSettings
     evaluation: EvaluationSettings
+    baselines: BaselineSettings
     runtime: RuntimeSettings
     seed: Annotated[int, Field(ge=0, description="decides every random draw of a run")] = 42
 
     def __post_init__(self) -> None:
         names = metric_names(self.evaluation.ks)
         loops = {
-            "student": (self.student.loop, names),
             "teacher.encoder": (self.teacher.encoder.loop, names),
             "teacher.train": (self.teacher.train.loop, self.teacher.epoch_metrics(self.evaluation.ks)),
         }
+        if isinstance(self.student, NetworkSettings):
+            loops["student"] = (self.student.loop, names)
         for where, (loop, known) in loops.items():
             if loop.monitor not in known:
                 raise ValueError(f"{where}.loop.monitor = {loop.monitor!r} must be one of {', '.join(known)}")
-        if self.distill.needs_ranking and self.distill.candidate_topk > self.teacher.export.top_n:
+        if any(term.reads_labels for term in active_terms(self.distill)) and self.distill.candidate_topk > self.teacher.export.top_n:
             raise ValueError(
                 f"distill.candidate_topk = {self.distill.candidate_topk} must not exceed "
                 f"teacher.export.top_n = {self.teacher.export.top_n}"

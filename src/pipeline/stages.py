@@ -6,6 +6,7 @@ data ─► student baseline ─► encoder ─► language model ─► teacher
 from __future__ import annotations
 
 import shutil
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,12 +16,13 @@ import torch
 
 from src.core.checkpoints import FileCheckpoint
 from src.core.data_utils import fingerprint_file
+from src.core.errors import ConfigError
 from src.core.hardware import resolve_device
-from src.core.logging import epoch_bar
+from src.core.logging import epoch_bar, get_logger
 from src.core.memory import give_back
 from src.core.paths import MANIFEST, require_finished, write_json
 from src.core.settings import deciding
-from src.core.training import FitResult
+from src.core.training import FitResult, Report, silent
 from src.data.dataset import load_dataset
 from src.data.examples import Examples, SequenceData, sample
 from src.data.teacher_outputs import TeacherOutputs, load_teacher_outputs, save_teacher_outputs
@@ -30,8 +32,12 @@ from src.pipeline.cache import StageCache, StageRecord, stage_key
 from src.pipeline.settings import ExperimentSettings
 from src.student.artefact import WEIGHTS, load_student, save_student
 from src.student.datamodule import StudentData
-from src.student.models import SASRec, SequenceStudent
-from src.student.settings import StudentSettings
+from src.student.architectures.sasrec import SASRec
+from src.student.base import Recommender, SequenceStudent
+from src.student.baselines import tune_baseline
+from src.student.models import student_settings
+from src.student.prior import Prior, fit_prior, load_prior, require_prior_fits, save_prior
+from src.student.settings import NetworkSettings, StudentSettings
 from src.student.trainer_baseline import train_student
 from src.teacher.check import Ranking, TeacherCheck, check_teacher, student_ranker
 from src.teacher.factory import save_teacher
@@ -43,8 +49,10 @@ from src.teacher.tiny_llm import build_tiny_llm
 from src.teacher.trained import TrainedTeacher, load_trained
 from src.teacher.training import train_teacher
 
+_log = get_logger(__name__)
+
 #: raise a stage's number when its code changes what it produces: older cache entries are then built again
-VERSIONS = {"student": 1, "tiny_llm": 1, "teacher": 1, "teacher_outputs": 1}
+VERSIONS = {"student": 2, "closed_form": 1, "prior": 1, "tiny_llm": 1, "teacher": 1, "teacher_outputs": 1}
 
 
 @dataclass
@@ -67,8 +75,78 @@ class Stages:
 
     @cached_property
     def student_data(self) -> StudentData:
-        """The training and validation splits as tensors."""
+        """The training and validation splits as tensors, and the student's prior."""
+        return StudentData.of(self.data, self.device, self.prior)
+
+    @cached_property
+    def _bare_data(self) -> StudentData:
+        """The same without a prior."""
         return StudentData.of(self.data, self.device)
+
+    def closed_form(self, name: str) -> StageRecord:
+        """A model without gradient descent at the best of a few settings.
+
+        Raises ``ConfigError`` when there is no such model, or the catalogue is too large for it.
+        """
+        settings = self.settings
+        determined_by = {
+            "version": VERSIONS["closed_form"],
+            "data": self.data.fingerprints(),
+            "model": name,
+            "trials": settings.baselines.trials,
+            "evaluation": {**asdict(settings.evaluation), "batch_size": None},
+            "device": self.device.type,
+        }
+
+        def build(folder: Path) -> None:
+            found = tune_baseline(name, settings.baselines.trials, settings.evaluation, self._bare_data)
+            extra = {"fit": asdict(found.fit), "tried": found.tried}
+            save_student(folder, found.model, found.settings, self.data.id_map, self.data.fingerprints(), extra)
+
+        return self.cache.stage(f"closed form: {name}", determined_by, build, kind="closed_form")
+
+    @cached_property
+    def prior_name(self) -> str:
+        """The model whose scores the student adds to its own: "none" where there is none, or the catalogue is too large
+        for the one that ``auto`` would take. Raises ``ConfigError`` when one that is named does not fit."""
+        student = self.settings.student
+        if not isinstance(student, NetworkSettings) or student.prior == "none":
+            return "none"
+        name = "linear" if student.prior == "auto" else student.prior
+        try:
+            require_prior_fits(len(self.data.train), student_settings(name), self.data.num_items)
+        except ConfigError as error:
+            if student.prior != "auto":
+                raise
+            _log.warning("no prior: %s", error)
+            return "none"
+        return name
+
+    @cached_property
+    def prior_record(self) -> StageRecord:
+        """The student's prior, fitted out of fold and on all training rows, with the settings that `closed_form` chose."""
+        student, settings = self.settings.student, self.settings
+        assert isinstance(student, NetworkSettings)
+        chosen = self.closed_form(self.prior_name)
+        determined_by = {
+            "version": VERSIONS["prior"],
+            "closed_form": chosen.key,
+            "folds": student.prior_folds,
+            "seed": settings.seed,
+        }
+
+        def build(folder: Path) -> None:
+            data = self._bare_data
+            kind = load_student(chosen.folder, self.data)[1]
+            prior = fit_prior(kind, data.train, data.validation, data.num_items, student.prior_folds, settings.seed)
+            save_prior(folder, prior)
+
+        return self.cache.stage("prior", determined_by, build)
+
+    @cached_property
+    def prior(self) -> Prior | None:
+        """What `prior_record` holds, on the run's device; None for a student without a prior."""
+        return None if self.prior_name == "none" else load_prior(self.prior_record.folder, self.device)
 
     @cached_property
     def baseline(self) -> StageRecord:
@@ -85,15 +163,17 @@ class Stages:
         """What the teacher depends on: an encoder trained again for other cut-offs K is the same to it."""
         return fingerprint_file(self.encoder.folder / WEIGHTS)
 
-    def load_student(self, record: StageRecord) -> SequenceStudent:
-        """A trained student on the run's device."""
+    def load_student(self, record: StageRecord) -> Recommender:
+        """A student on the run's device."""
         return load_student(record.folder, self.data)[0].to(self.device)
 
     def _student(self, name: str, settings: StudentSettings) -> StageRecord:
+        with_prior = isinstance(settings, NetworkSettings) and settings.prior != "none" and self.prior_name != "none"
         determined_by = {
             "version": VERSIONS["student"],
             "data": self.data.fingerprints(),
             "settings": deciding(settings),
+            "prior": self.prior_record.key if with_prior else None,
             "evaluation": {**asdict(self.settings.evaluation), "batch_size": None},
             "seed": self.settings.seed,
             "device": self.device.type,
@@ -101,8 +181,9 @@ class Stages:
 
         def build(folder: Path) -> None:
             evaluation, seed = self.settings.evaluation, self.settings.seed
-            with epoch_bar(name, settings.loop.epochs, settings.loop.monitor) as report:
-                run = train_student(settings, evaluation, self.student_data, seed, report)
+            data = self.student_data if with_prior else self._bare_data
+            with student_bar(name, settings) as report:
+                run = train_student(settings, evaluation, data, seed, report)
             extra = {"fit": asdict(run.fit)}
             save_student(folder, run.student, settings, self.data.id_map, self.data.fingerprints(), extra)
 
@@ -250,6 +331,13 @@ class Stages:
     def uses_own_teacher(self) -> bool:
         """Whether this experiment trains a teacher, or reads outputs that were given."""
         return self.settings.distill.outputs_from is None
+
+
+def student_bar(name: str, settings: StudentSettings) -> AbstractContextManager[Report]:
+    """A bar over the epochs of a student's training; none for a model in closed form."""
+    if not isinstance(settings, NetworkSettings):
+        return nullcontext(silent)
+    return epoch_bar(name, settings.loop.epochs, settings.loop.monitor)
 
 
 def fit_of(record: StageRecord) -> FitResult:

@@ -10,20 +10,25 @@ from torch import Tensor
 from src.data.examples import SequenceData
 from src.data.tensor_examples import TensorExamples
 from src.student.losses import propensity
+from src.student.prior import Prior
 
 
 @dataclass(frozen=True, eq=False)
 class StudentData:
-    """What training a student reads: two splits, the catalogue's size, p ``[V]`` float32. No test split."""
+    """What training a student reads: two splits, the catalogue's size, p ``[V]`` float32, how often each item is a
+    training target ``[V]`` int64, and the prior where one was fitted. No test split.
+    """
 
     train: TensorExamples
     validation: TensorExamples
     num_items: int
     history_length: int
     propensity: Tensor
+    item_counts: Tensor
+    prior: Prior | None = None
 
     @classmethod
-    def of(cls, data: SequenceData, device: torch.device | str) -> StudentData:
+    def of(cls, data: SequenceData, device: torch.device | str, prior: Prior | None = None) -> StudentData:
         """From a loaded dataset."""
         counts = torch.from_numpy(data.item_counts)
         return cls(
@@ -32,6 +37,8 @@ class StudentData:
             num_items=data.num_items,
             history_length=data.history_length,
             propensity=propensity(counts).float().to(device),
+            item_counts=counts.to(device),
+            prior=prior,
         )
 
     @property

@@ -1,30 +1,58 @@
-"""How a student looks and how it is trained."""
+"""What every student has in common: how it is trained, and how rankings are judged.
+
+An architecture adds its own fields in its own file (`src/student/architectures/`); `student.architecture` decides which
+class a configuration becomes.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationInfo, WrapValidator
 from pydantic.dataclasses import dataclass
 
 from src.core.settings import STRICT
 from src.core.training import LoopSettings
 
+#: the architecture of `conf/config.yaml`, and of settings that name none
+DEFAULT_ARCHITECTURE = "transformer"
+
 
 @dataclass(frozen=True, config=STRICT)
 class StudentSettings:
-    """One sequential recommender and its training."""
+    """Any student: one that is trained by gradient descent, or one that is computed in closed form."""
 
     architecture: Annotated[
-        Literal["sasrec", "gru4rec", "caser"], Field(description="SASRec, GRU4Rec or Caser, as DLLM2Rec trains them")
-    ] = "sasrec"
+        str, Field(min_length=1, description="one of conf/student, or package.module:factory for your own")
+    ] = DEFAULT_ARCHITECTURE
+    window: Annotated[
+        int, Field(ge=0, le=10_000, description="items of history that it reads, the latest ones; 0: dataset.window")
+    ] = 0
+    threads: Annotated[
+        int, Field(ge=1, description="CPU threads of a student's training; part of what makes a run repeatable")
+    ] = 1
+
+
+@dataclass(frozen=True, config=STRICT)
+class NetworkSettings(StudentSettings):
+    """A student that is trained by gradient descent."""
+
     width: Annotated[int, Field(ge=1, description="D, width of the item embeddings")] = 64
-    heads: Annotated[int, Field(ge=1, description="attention heads (SASRec); must divide the width")] = 1
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout rate in training")] = 0.1
-    filter_sizes: Annotated[
-        tuple[int, ...], Field(min_length=1, description="heights of Caser's horizontal filters, each ≤ history length")
-    ] = (2, 3, 4)
-    num_filters: Annotated[int, Field(ge=1, description="Caser's horizontal filters of each height")] = 16
+    prior: Annotated[
+        str,
+        Field(
+            pattern=r"^\w+$",
+            description="a model in closed form whose scores are added to the network's: none, a name of conf/student, "
+            "or auto: linear where the catalogue allows it",
+        ),
+    ] = "none"
+    prior_folds: Annotated[
+        int,
+        Field(ge=2, le=20, description="parts of the users; the prior of a training row is fitted without its part"),
+    ] = 2
     loss: Annotated[
         Literal["ce", "bce"],
         Field(description="full-catalogue cross-entropy, or BCE with sampled negatives (published)"),
@@ -36,16 +64,45 @@ class StudentSettings:
     dro_beta: Annotated[float, Field(gt=0, description="beta, the temperature inside DRO")] = 1.0
     learning_rate: Annotated[float, Field(gt=0, description="Adam's learning rate")] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, description="Adam's L2 weight decay")] = 0.0
-    threads: Annotated[
-        int, Field(ge=1, description="CPU threads of a student's training; part of what makes a run repeatable")
-    ] = 1
     loop: Annotated[LoopSettings, Field(description="epochs, batches, early stopping")] = LoopSettings()
 
-    def __post_init__(self) -> None:
-        if self.architecture == "sasrec" and self.width % self.heads:
-            raise ValueError(f"student.heads = {self.heads} must divide student.width = {self.width}")
-        if any(size < 1 for size in self.filter_sizes):
-            raise ValueError("student.filter_sizes must all be at least 1")
+
+@dataclass(frozen=True, config=STRICT)
+class ClosedFormSettings(StudentSettings):
+    """A student that is computed from the training rows in one go, without gradient descent."""
+
+    max_items: Annotated[
+        int, Field(ge=2, description="the largest catalogue for which it is computed: its memory grows with V squared")
+    ] = 20_000
+
+
+def _by_architecture(value: Any, handler: Callable[[Any], Any], info: ValidationInfo) -> StudentSettings:
+    """The settings class of the architecture that the value names."""
+    if isinstance(value, StudentSettings):
+        return value
+    if not isinstance(value, Mapping):
+        result: StudentSettings = handler(value)  # pydantic's own words
+        return result
+    from src.student.models import settings_type  # the architectures import this file
+
+    adapter = TypeAdapter(settings_type(str(value.get("architecture", DEFAULT_ARCHITECTURE))))
+    if info.mode == "json":
+        return adapter.validate_json(json.dumps(dict(value)), strict=True)
+    return adapter.validate_python(dict(value))
+
+
+#: the field of an experiment that holds any student's settings
+AnyStudentSettings = Annotated[StudentSettings, WrapValidator(_by_architecture)]
+
+
+def read_student_settings(content: Mapping[str, Any]) -> StudentSettings:
+    """Settings from plain nested values, as an artefact's manifest holds them.
+
+    Raises:
+        pydantic.ValidationError: a value breaks a rule, or a field is unknown.
+        ConfigError: the architecture does not exist.
+    """
+    return TypeAdapter[StudentSettings](AnyStudentSettings).validate_python(content)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -59,7 +116,8 @@ class EvaluationSettings:
     )
     batch_size: Annotated[int, Field(ge=1, description="rows ranked at once")] = 2048
     mask_history: Annotated[
-        bool, Field(description="take a row's history out of its ranking (the published evaluation does not)")
+        bool,
+        Field(description="take all that a user met before out of the ranking (the published evaluation does not)"),
     ] = False
 
     def __post_init__(self) -> None:

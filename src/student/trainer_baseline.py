@@ -2,32 +2,55 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from src.core.checkpoints import Checkpoint
+from src.core.errors import ArtefactError, ConfigError
 from src.core.seed import reproducible, seed_everything, torch_generator
 from src.core.training import NO_CHECKPOINT, FitResult, Report, fit, silent
+from src.student.base import Recommender, SequenceStudent
 from src.student.datamodule import StudentData
-from src.student.evaluator import evaluate_model
-from src.student.models import SequenceStudent, build_student
+from src.student.evaluator import ScoreRows, evaluate_model
+from src.student.models import build_closed_form, build_student
 from src.student.objectives import StudentObjective, negative_sampler
-from src.student.settings import EvaluationSettings, StudentSettings
+from src.student.settings import ClosedFormSettings, EvaluationSettings, NetworkSettings, StudentSettings
 
 
 @dataclass(frozen=True, eq=False)
 class StudentRun:
     """A trained student in its best epoch's state, and how it got there."""
 
-    student: SequenceStudent
+    student: Recommender
     fit: FitResult
 
 
-def new_student(settings: StudentSettings, data: StudentData, seed: int) -> SequenceStudent:
-    """An initialised student; the seed decides its weights and, from then on, its dropout."""
+def new_student(settings: NetworkSettings, data: StudentData, seed: int) -> SequenceStudent:
+    """An initialised student, with its prior where it has one; the seed decides its weights and, from then on, its
+    dropout."""
     seed_everything(seed, "student")
-    return build_student(settings, data.num_items, data.history_length).to(data.device)
+    student = build_student(settings, data.num_items, data.history_length).to(data.device)
+    if settings.prior != "none":
+        if data.prior is None:
+            raise ArtefactError.one("student.prior", settings.prior, "was not fitted before this training")
+        student.add_prior(data.prior.model, data.prior.scale)
+    return student
+
+
+def validation_scores(student: SequenceStudent, data: StudentData) -> ScoreRows | None:
+    """A student's scores of validation rows, where what its prior says was computed once; None without a prior."""
+    prior, validation = data.prior, data.validation
+    if student.prior is None or prior is None:
+        return None
+
+    def score(rows: Tensor) -> Tensor:
+        representation = student.encode(*validation.read(rows, student.window))
+        return student.logits(representation, prior.of(prior.validation, rows))
+
+    return score
 
 
 def train_student(
@@ -40,24 +63,61 @@ def train_student(
 ) -> StudentRun:
     """Build, fit, keep the best validation epoch; goes on from ``checkpoint`` where it holds a state.
 
-    Raises ``TrainingFailed`` when the loss or the scores are not finite.
+    A model in closed form is fitted and evaluated once: an epoch of its own.
+
+    Raises:
+        TrainingFailed: the loss or the scores are not finite.
+        ConfigError: the student cannot be built for this catalogue.
     """
+    if not isinstance(settings, NetworkSettings):
+        return fit_closed_form(settings, evaluation, data, report)
     with reproducible(settings.threads):
         student = new_student(settings, data, seed)
         negatives = torch_generator(seed, "negatives")
         draw = negative_sampler(data, settings.negatives, negatives)
+        score = validation_scores(student, data)
         result = fit(
             student,
             StudentObjective(student, data, settings, draw),
-            torch.optim.Adam(
-                student.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-            ),
+            optimiser_for(student, settings),
             settings.loop,
             len(data.train),
-            lambda: evaluate_model(student, data.validation, evaluation),
+            lambda: evaluate_model(student, data.validation, evaluation, score),
             torch_generator(seed, "order"),
             report,
             checkpoint=checkpoint,
             streams=(negatives,),
         )
         return StudentRun(student, result)
+
+
+def optimiser_for(model: torch.nn.Module, settings: NetworkSettings) -> torch.optim.Optimizer:
+    """Adam over the trainable parameters."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.Adam(trained, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+
+
+def require_closed_form_fits(settings: StudentSettings, num_items: int) -> None:
+    """Raises ``ConfigError`` when the catalogue is larger than a model in closed form is computed for."""
+    if isinstance(settings, ClosedFormSettings) and num_items > settings.max_items:
+        gigabytes = 3 * 8 * num_items**2 / 2**30
+        rule = f"this catalogue has {num_items} items, for which it needs about {gigabytes:.0f} GB"
+        raise ConfigError.one("student.max_items", settings.max_items, rule, "raise it, or use student=transformer")
+
+
+def fit_closed_form(
+    settings: StudentSettings, evaluation: EvaluationSettings, data: StudentData, report: Report = silent
+) -> StudentRun:
+    """Fit a model in closed form on the training rows and evaluate it on validation.
+
+    Raises ``ConfigError`` when the catalogue is too large for it.
+    """
+    require_closed_form_fits(settings, data.num_items)
+    start = time.perf_counter()
+    with reproducible(settings.threads):
+        model = build_closed_form(settings, data.num_items, data.history_length).to(data.device)
+        model.fit(data.train, torch.arange(len(data.train), device=data.device))
+        metrics = evaluate_model(model.eval(), data.validation, evaluation)
+    report(1, metrics)
+    seconds = time.perf_counter() - start
+    return StudentRun(model, FitResult(1, metrics, [metrics], 1, 0, len(data.train), seconds))

@@ -11,7 +11,7 @@ from src.core.logging import get_logger
 from src.data.candidates import CandidateLists
 from src.data.examples import Examples
 from src.data.id_map import IdMap
-from src.student.datamodule import TensorExamples
+from src.data.tensor_examples import TensorExamples
 from src.teacher.factory import prompts_of
 from src.teacher.llm import blueprint, computing_type, context_of, is_decoder, read_tokenizer
 from src.teacher.needs import Needs, announcement, form_of, gigabytes, load_of, needs_of, shape_of

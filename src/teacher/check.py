@@ -18,9 +18,9 @@ from src.core.data_utils import ordered_batches
 from src.core.metrics import ndcg, target_ranks
 from src.data.candidates import CandidateLists
 from src.data.examples import Examples
-from src.student.datamodule import TensorExamples
-from src.student.evaluator import as_judged
-from src.student.models import SequenceStudent
+from src.data.tensor_examples import TensorExamples
+from src.student.evaluator import as_judged, scores_of
+from src.student.base import Recommender
 from src.teacher.interfaces import Teacher, TeacherForward
 from src.teacher.labelling import ask
 
@@ -214,16 +214,16 @@ def teacher_ranker(teacher: Teacher, batch_size: int, mask_history: bool) -> Ran
     return ranking
 
 
-def student_ranker(student: SequenceStudent, batch_size: int, mask_history: bool) -> Ranker:
+def student_ranker(student: Recommender, batch_size: int, mask_history: bool) -> Ranker:
     """The ranking of a student, in eval mode; its mode is left as it was."""
 
     @torch.inference_mode()
     def ranking(examples: Examples) -> Ranking:
-        columns, training = TensorExamples.of(examples, student.scorer.weight.device), student.training
+        columns, training = TensorExamples.of(examples, student.device), student.training
         student.eval()
         found = _Collected.of(len(examples), student.num_items)
         for rows in ordered_batches(len(columns), batch_size, columns.target.device):
-            found.put(rows, student(columns.history[rows], columns.length[rows]), columns, mask_history)
+            found.put(rows, scores_of(student, columns, rows), columns, mask_history)
         student.train(training)
         return Ranking(found.ranks, found.top)
 

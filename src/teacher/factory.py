@@ -26,7 +26,7 @@ from src.data.candidates import load_candidates, save_candidates
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
 from src.student.artefact import load_student, save_student
-from src.student.models import SASRec
+from src.student.architectures.sasrec import SASRec
 from src.teacher.gated_lora import (
     ADAPTER,
     GatedAdapters,

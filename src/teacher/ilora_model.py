@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from src.core.data_utils import fingerprint
 from src.core.memory import in_parts
-from src.student.models import SASRec
+from src.student.architectures.sasrec import SASRec
 from src.teacher.gated_lora import GatedAdapters
 from src.teacher.interfaces import TeacherForward
 from src.teacher.labelling import AT_ONCE, TOO_LARGE

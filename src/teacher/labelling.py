@@ -21,7 +21,7 @@ from src.core.memory import in_parts
 from src.core.metrics import target_ranks
 from src.data.examples import Examples, SequenceData
 from src.data.teacher_outputs import TeacherOutputs
-from src.student.datamodule import TensorExamples
+from src.data.tensor_examples import TensorExamples
 from src.student.evaluator import as_judged
 from src.teacher.interfaces import Teacher, TeacherForward
 from src.teacher.selection import recent_order

@@ -23,8 +23,8 @@ from src.core.metrics import target_ranks
 from src.core.plugins import build_plugin
 from src.core.seed import numpy_generator
 from src.data.examples import Examples
-from src.student.datamodule import TensorExamples
-from src.student.models import SequenceStudent
+from src.data.tensor_examples import TensorExamples
+from src.student.base import SequenceStudent
 from src.teacher.settings import ExportSettings
 
 Order = NDArray[np.int64]

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from src.core.metrics import metric_names
 from src.core.settings import STRICT, deciding
 from src.core.training import LoopSettings
-from src.student.settings import StudentSettings
+from src.student.architectures.sasrec import SASRecSettings
 
 #: `llm` value that builds and pretrains a small language model from the dataset's own text
 TINY = "tiny"
@@ -241,7 +241,7 @@ class TeacherSettings:
     llm: Annotated[
         str, Field(min_length=1, description="tiny (built from the dataset), a local folder, or a Hugging Face hub id")
     ] = TINY
-    encoder: Annotated[StudentSettings, Field(description="the teacher's own frozen SASRec")] = StudentSettings()
+    encoder: Annotated[SASRecSettings, Field(description="the teacher's own frozen SASRec")] = SASRecSettings()
     lora: Annotated[LoraSettings, Field(description="the LoRA experts")] = LoraSettings()
     gate: Annotated[GateSettings, Field(description="the gate over the experts")] = GateSettings()
     prompt: Annotated[PromptSettings, Field(description="what the LLM reads")] = PromptSettings()

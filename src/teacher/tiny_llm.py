@@ -24,7 +24,7 @@ from src.core.seed import numpy_generator, seed_everything, torch_generator
 from src.core.training import FitResult, fit
 from src.data.examples import Examples, SequenceData
 from src.data.id_map import IdMap
-from src.student.datamodule import TensorExamples
+from src.data.tensor_examples import TensorExamples
 from src.teacher.gated_lora import resolve_targets
 from src.teacher.llm import hide_progress
 from src.teacher.prompts import PLACEHOLDER, PREFIX, SUFFIX, PromptBatch, Prompts, check_titles

@@ -11,7 +11,7 @@ import torch
 
 from src.data.candidates import CandidateLists, draw_candidate_lists
 from src.data.examples import Examples, SequenceData
-from src.student.datamodule import TensorExamples
+from src.data.tensor_examples import TensorExamples
 from src.student.settings import EvaluationSettings
 from src.teacher.check import TOP, Ranking, teacher_ranker
 from src.teacher.factory import load_teacher, load_title_teacher

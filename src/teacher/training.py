@@ -20,8 +20,8 @@ from src.core.metrics import summarise
 from src.core.seed import numpy_generator, seed_everything, torch_generator
 from src.core.training import NO_CHECKPOINT, FitResult, Report, fit, silent
 from src.data.examples import Examples, SequenceData, sample
-from src.student.datamodule import TensorExamples
-from src.student.models import SASRec
+from src.data.tensor_examples import TensorExamples
+from src.student.architectures.sasrec import SASRec
 from src.student.settings import EvaluationSettings
 from src.teacher.announce import announce
 from src.teacher.factory import build_teacher, build_title_teacher

@@ -10,7 +10,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from src.core.errors import ConfigError, Problem
+from src.distill.settings import terms
 from src.pipeline.settings import ExperimentSettings
+from src.student.models import require_network
 from src.tuning.search_space import CategoricalParameter, SearchSpace, Stage, Value, flatten
 
 
@@ -34,14 +36,9 @@ def apply_values(settings: ExperimentSettings, values: Mapping[str, Value]) -> E
 
 def no_distillation(settings: ExperimentSettings) -> dict[str, float]:
     """The dotted keys and values that switch every distillation term off; DRO stays as the baseline has it."""
-    return {
-        "distill.lam": 0.0,
-        "distill.alpha": settings.student.dro_weight,
-        "distill.ed_weight": 0.0,
-        "distill.ce_loss_weight": 1.0,
-        "distill.embedding_loss_weight": 0.0,
-        "distill.beta": settings.student.dro_beta,
-    }
+    student = require_network(settings.student)
+    off = {f"distill.{key}": value for term in terms() for key, value in term.off(student).items()}
+    return {**off, "distill.ce_loss_weight": 1.0}
 
 
 def check_values(space: SearchSpace, settings: ExperimentSettings) -> None:

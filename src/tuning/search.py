@@ -22,6 +22,7 @@ from src.core.paths import REPOSITORY
 from src.data.teacher_outputs import TeacherOutputs
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages, fit_of
+from src.student.settings import NetworkSettings
 from src.tuning.applied import (
     apply_values,
     check_values,
@@ -204,7 +205,7 @@ def open_workshop(
     token = secrets.token_hex(16)
     store.write(TOKEN, token.encode())  # from here on a worker of an earlier start writes nothing more
     store.sweep()
-    SharedData.of(stages.data, outputs).save(store)
+    SharedData.of(stages.data, outputs, stages.prior).save(store)
     wants_gpu = stages.device.type == "cuda"
     try:
         with ray_session(place.ray, place.dashboard, wants_gpu, place.folder) as scratch:
@@ -252,7 +253,7 @@ class SearchPlan:
     def open(self, storage: Any, tuning: TuningSettings, values: Callable[[FrozenTrial], dict[str, Value]]) -> Search:
         """The search over a journal; raises ``ArtefactError`` when the journal is another search's."""
         space, settings = self.space, self.settings
-        loop = settings.teacher.train.loop if space.stage == "teacher" else settings.student.loop
+        epochs = epochs_of(settings, space.stage)
         rules = [
             tuning.sampler, tuning.seed, tuning.startup_trials, tuning.pruner, tuning.pruner_startup_trials,
             tuning.pruner_warmup_epochs, tuning.reduction_factor,
@@ -261,8 +262,15 @@ class SearchPlan:
         described = {"stage": space.stage, "objectives": list(space.objectives.items()), "space": shape}
         identity = fingerprint(described, {**plain(settings), "runtime": None}, rules)
         seed = settings.seed if tuning.seed is None else tuning.seed
-        record = Record.open(storage, self.name, space, tuning, seed, loop.epochs, identity, self.first, self.protected)
+        record = Record.open(storage, self.name, space, tuning, seed, epochs, identity, self.first, self.protected)
         return Search(record, self.trials, tuning.keep_top, values, self.place)
+
+
+def epochs_of(settings: ExperimentSettings, stage: Stage) -> int:
+    """How many epochs a trial of this stage trains at most."""
+    if stage == "teacher":
+        return settings.teacher.train.loop.epochs
+    return settings.student.loop.epochs if isinstance(settings.student, NetworkSettings) else 1
 
 
 def plan_search(

@@ -24,10 +24,11 @@ from src.data.teacher_outputs import TeacherOutputs
 from src.data.tensor_examples import TensorExamples
 from src.distill.data_bridge import TeachingRows, align
 from src.student.datamodule import StudentData
+from src.student.prior import Prior, load_prior, save_prior
 from src.tuning.store import Store
 
 FOLDER = "data"
-_TENSORS, _ID_MAP, _FACTS = "tensors.safetensors", "id_map.json", "facts.json"
+_TENSORS, _ID_MAP, _FACTS, _PRIOR = "tensors.safetensors", "id_map.json", "facts.json", "prior"
 _ON_THE_HOST = "teaching.sequence_embedding"  # see `TeachingRows`
 
 
@@ -41,15 +42,15 @@ class SharedData:
     fingerprints: dict[str, str]
 
     @classmethod
-    def of(cls, data: SequenceData, outputs: TeacherOutputs | None) -> SharedData:
+    def of(cls, data: SequenceData, outputs: TeacherOutputs | None, prior: Prior | None = None) -> SharedData:
         """From a loaded dataset; raises ``ArtefactError`` when the outputs label other examples."""
         teaching = None if outputs is None else align(outputs, data.train, outputs.candidates.shape[1], "cpu")
-        return cls(StudentData.of(data, "cpu"), teaching, data.id_map, data.fingerprints())
+        return cls(StudentData.of(data, "cpu", prior), teaching, data.id_map, data.fingerprints())
 
     def save(self, store: Store) -> None:
         """Put it into the store, under `data/`; raises ``Paused`` when it cannot be written."""
         students = self.students
-        tensors = {"propensity": students.propensity}
+        tensors = {"propensity": students.propensity, "item_counts": students.item_counts}
         for split, examples in (("train", students.train), ("validation", students.validation)):
             tensors |= {f"{split}.{name}": tensor for name, tensor in examples.tensors().items()}
         if self.teaching is not None:
@@ -61,6 +62,9 @@ class SharedData:
             except SafetensorError as error:  # a full disk, too, is told this way
                 raise Paused(f"the trials' data cannot be written ({error})") from None
             self.id_map.save(target / _ID_MAP)
+            if students.prior is not None:
+                (target / _PRIOR).mkdir()
+                save_prior(target / _PRIOR, students.prior)
             write_json(target / _FACTS, {"fingerprints": self.fingerprints, "history_length": students.history_length})
             store.upload(target, FOLDER)
 
@@ -84,6 +88,8 @@ class SharedData:
             num_items=id_map.num_items,
             history_length=int(facts["history_length"]),
             propensity=tensors["propensity"],
+            item_counts=tensors["item_counts"],
+            prior=load_prior(folder / _PRIOR, device) if (folder / _PRIOR).is_dir() else None,
         )
         taught = part("teaching")
         return cls(students, TeachingRows(**taught) if taught else None, id_map, facts["fingerprints"])

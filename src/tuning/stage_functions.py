@@ -12,6 +12,8 @@ from src.core.training import Report
 from src.distill.trainer_distill import train_distilled
 from src.pipeline.settings import ExperimentSettings
 from src.student.artefact import save_student
+from src.student.base import Recommender
+from src.student.models import require_network
 from src.student.trainer_baseline import train_student
 from src.tuning.search_space import Stage
 from src.tuning.shared_data import SharedData
@@ -27,6 +29,7 @@ def train_stage(
     checkpoint: Checkpoint,
 ) -> Trained:
     """Train a stage's model; see `train_student`, `train_distilled` and `train_teacher` for what they raise."""
+    student: Recommender
     match stage:
         case "teacher":
             # transformers and peft are seconds and half a gigabyte: a worker that trains students does without them
@@ -39,7 +42,7 @@ def train_stage(
         case "distill":
             taught = data.taught(settings.distill.candidate_topk)
             distilled = train_distilled(
-                settings.student, settings.distill, settings.active, settings.evaluation, data.students, taught,
+                require_network(settings.student), settings.distill, settings.active, settings.evaluation, data.students, taught,
                 settings.seed, report, checkpoint,
             )  # fmt: skip
             student, fit = distilled.student, distilled.fit

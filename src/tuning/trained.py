@@ -14,7 +14,7 @@ from torch import nn
 from src.core.checkpoints import snapshot
 from src.core.data_utils import fingerprint
 from src.core.training import FitResult
-from src.student.models import SequenceStudent
+from src.student.base import Recommender
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Trained:
         if "seconds" in names:
             found["seconds"] = self.fit.seconds
         if "latency_ms" in names:
-            assert isinstance(self.model, SequenceStudent)
+            assert isinstance(self.model, Recommender)
             found["latency_ms"] = latency_ms(self.model)
         return found
 
@@ -44,9 +44,9 @@ class Trained:
 
 
 @torch.no_grad()
-def latency_ms(student: SequenceStudent, repeats: int = 50) -> float:
+def latency_ms(student: Recommender, repeats: int = 50) -> float:
     """Median milliseconds to score one full history against the whole catalogue."""
-    device = next(student.parameters()).device
+    device = student.device
     length = student.history_length
     history = torch.arange(length, device=device).remainder(student.num_items).unsqueeze(0)
     lengths, seconds = torch.tensor([length], device=device), list[float]()

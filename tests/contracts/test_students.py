@@ -13,23 +13,26 @@ from torch import Tensor
 from src.core.training import LoopSettings
 from src.student.artefact import load_student, save_student
 from src.student.datamodule import StudentData
-from src.student.models import SequenceStudent, TeacherItemInput, build_student
+from src.distill.terms.item_embeddings import TeacherItemInput
+from src.student.base import SequenceStudent
+from src.student.models import build_student
 from src.student.settings import EvaluationSettings, StudentSettings
 from src.student.trainer_baseline import train_student
+from tests.fixtures import student_of
 from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data
 
 _LOOP = LoopSettings(epochs=2, batch_size=16, monitor="ndcg_5")
 _SMALL: dict[str, Any] = {"filter_sizes": (1, 3, WINDOW), "num_filters": 3, "loop": _LOOP, "dropout": 0.3}
 
 STUDENTS = {
-    "sasrec": StudentSettings(architecture="sasrec", width=8, heads=1, **_SMALL),
-    "sasrec, four heads": StudentSettings(architecture="sasrec", width=12, heads=4, **_SMALL),
-    "sasrec, a head for each unit": StudentSettings(architecture="sasrec", width=5, heads=5, **_SMALL),
-    "sasrec, width one": StudentSettings(architecture="sasrec", width=1, heads=1, **_SMALL),
-    "gru4rec": StudentSettings(architecture="gru4rec", width=8, **_SMALL),
-    "gru4rec, odd width": StudentSettings(architecture="gru4rec", width=7, **_SMALL),
-    "caser": StudentSettings(architecture="caser", width=8, **_SMALL),
-    "caser, one filter": StudentSettings(
+    "sasrec": student_of(architecture="sasrec", width=8, heads=1, **_SMALL),
+    "sasrec, four heads": student_of(architecture="sasrec", width=12, heads=4, **_SMALL),
+    "sasrec, a head for each unit": student_of(architecture="sasrec", width=5, heads=5, **_SMALL),
+    "sasrec, width one": student_of(architecture="sasrec", width=1, heads=1, **_SMALL),
+    "gru4rec": student_of(architecture="gru4rec", width=8, **_SMALL),
+    "gru4rec, odd width": student_of(architecture="gru4rec", width=7, **_SMALL),
+    "caser": student_of(architecture="caser", width=8, **_SMALL),
+    "caser, one filter": student_of(
         architecture="caser", width=5, filter_sizes=(2,), num_filters=1, loop=_LOOP, dropout=0.3
     ),
 }

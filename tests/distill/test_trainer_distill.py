@@ -23,9 +23,10 @@ from src.distill.trainer_distill import DistillObjective, DistillRun, build_dist
 from src.student.datamodule import StudentData
 from src.student.evaluator import evaluate_model
 from src.student.losses import dro_at, dro_terms
-from src.student.models import SequenceStudent
+from src.student.base import SequenceStudent
 from src.student.settings import EvaluationSettings, StudentSettings
 from src.student.trainer_baseline import new_student, train_student
+from tests.fixtures import student_of
 from tests.dying import DyingCheckpoint, Killed
 from tests.fixtures import NUM_ITEMS, cycle_data, outputs_for
 
@@ -45,7 +46,7 @@ def student_settings(architecture: str = "sasrec", loss: str = "ce", **changes: 
         "loop": loop,
         "negatives": 2,
     }
-    return StudentSettings(**{**options, "architecture": architecture, "loss": loss, **changes})
+    return student_of(**{**options, "architecture": architecture, "loss": loss, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -25,14 +25,15 @@ from src.distill.kd_losses import (
 from src.distill.selection_policy import TeachAll
 from src.distill.settings import DistillSettings
 from src.distill.trainer_distill import DistilledStudent, DistillObjective, ranking_weights
-from src.student.datamodule import StudentData, TensorExamples
+from src.data.tensor_examples import TensorExamples
+from src.student.datamodule import StudentData
 from src.student.losses import dro_at, dro_terms, propensity
 from src.student.objectives import main_loss
-from src.student.settings import StudentSettings
+from tests.fixtures import student_of
 from tests.golden.sources import FLOAT32_LOSS, FLOAT64, PRECISIONS, Arrays, Sources, require
 
 _TOLERANCE = {"f64": FLOAT64, "f32": FLOAT32_LOSS}
-_BCE = StudentSettings(loss="bce", negatives=1)
+_BCE = student_of(loss="bce", negatives=1)
 #: README §1e: "reference" is the released [B, 1] x [B] product, "intended" its per-sample reading
 _WEIGHTING = {"reference": "product", "intended": "per_sample"}
 

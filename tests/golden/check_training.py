@@ -15,7 +15,8 @@ from src.distill.data_bridge import align, import_dllm2rec
 from src.distill.selection_policy import TeachAll
 from src.distill.settings import DistillSettings
 from src.distill.trainer_distill import DistilledStudent, DistillObjective
-from src.student.datamodule import StudentData, TensorExamples
+from src.data.tensor_examples import TensorExamples
+from src.student.datamodule import StudentData
 from src.student.evaluator import evaluate_model
 from src.student.objectives import main_loss
 from src.student.settings import EvaluationSettings, StudentSettings

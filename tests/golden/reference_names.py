@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from src.student.models import SequenceStudent, TeacherItemInput, build_student
+from src.distill.terms.item_embeddings import TeacherItemInput
+from src.student.base import SequenceStudent
+from src.student.models import build_student
 from src.student.settings import StudentSettings
+from tests.fixtures import student_of
 
 State = dict[str, Tensor]
 
@@ -57,12 +60,12 @@ def settings_of(reference: State, heads: int) -> StudentSettings:
     """Architecture and sizes, read from the parameters."""
     width = reference["item_embeddings.weight"].shape[1]
     if "gru.weight_ih_l0" in reference:
-        return StudentSettings(architecture="gru4rec", width=width)
+        return student_of(architecture="gru4rec", width=width)
     if "vertical_cnn.weight" in reference:
         filters = [reference[f"horizontal_cnn.{place}.weight"] for place in range(_count(reference, "horizontal_cnn."))]
         sizes = tuple(weight.shape[2] for weight in filters)
-        return StudentSettings(architecture="caser", width=width, filter_sizes=sizes, num_filters=len(filters[0]))
-    return StudentSettings(architecture="sasrec", width=width, heads=heads)
+        return student_of(architecture="caser", width=width, filter_sizes=sizes, num_filters=len(filters[0]))
+    return student_of(architecture="sasrec", width=width, heads=heads)
 
 
 def _count(reference: State, prefix: str) -> int:

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from src.core.errors import TrainingFailed
 from src.data.examples import SealedExamples
-from src.student.datamodule import StudentData, TensorExamples
+from src.data.tensor_examples import TensorExamples
+from src.student.datamodule import StudentData
 from src.student.evaluator import evaluate_model, mask_seen, rank_examples
 from src.student.popularity import Popularity
-from src.student.settings import EvaluationSettings, StudentSettings
+from src.student.settings import EvaluationSettings
 from src.student.trainer_baseline import new_student
+from tests.fixtures import student_of
 from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data, cycle_examples, examples_of
 
 
@@ -52,7 +54,7 @@ def test_evaluation_runs_in_eval_mode_and_gives_the_mode_back() -> None:
 
 def test_dropout_cannot_change_a_metric() -> None:
     data = StudentData.of(cycle_data(), "cpu")
-    student = new_student(StudentSettings(width=8, dropout=0.9), data, 0).train()
+    student = new_student(student_of(width=8, dropout=0.9), data, 0).train()
     results = [evaluate_model(student, data.validation, EvaluationSettings()) for _ in range(3)]
     assert results[0] == results[1] == results[2]
 

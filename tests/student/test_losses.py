@@ -11,7 +11,7 @@ from torch import Tensor
 
 from src.student.losses import bce_loss, ce_loss, dro_at, dro_terms, propensity
 from src.student.objectives import main_loss
-from src.student.settings import StudentSettings
+from tests.fixtures import student_of
 
 
 def softplus(value: float) -> float:
@@ -55,9 +55,9 @@ def test_ce_by_hand() -> None:
 
 def test_main_loss_follows_the_setting() -> None:
     logits, target, negatives = torch.randn(3, 6), torch.tensor([0, 1, 2]), torch.tensor([[3, 4], [4, 5], [5, 3]])
-    ce = main_loss(logits, target, StudentSettings(loss="ce"), negatives)
+    ce = main_loss(logits, target, student_of(loss="ce"), negatives)
     assert torch.equal(ce, ce_loss(logits, target))
-    bce = main_loss(logits, target, StudentSettings(loss="bce"), negatives)
+    bce = main_loss(logits, target, student_of(loss="bce"), negatives)
     assert torch.equal(bce, bce_loss(logits[torch.arange(3), target], logits.gather(1, negatives)))
 
 

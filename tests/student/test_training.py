@@ -20,6 +20,7 @@ from src.student.models import build_student
 from src.student.objectives import StudentObjective, negative_sampler
 from src.student.settings import EvaluationSettings, StudentSettings
 from src.student.trainer_baseline import train_student
+from tests.fixtures import student_of
 from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data
 
 EVALUATION = EvaluationSettings(ks=(1, 5))
@@ -35,7 +36,7 @@ def settings_of(architecture: str, **changes: Any) -> StudentSettings:
         "num_filters": 3,
         "loop": loop,
     }
-    return StudentSettings(**{**options, **changes})
+    return student_of(**{**options, **changes})
 
 
 @pytest.fixture(scope="module")

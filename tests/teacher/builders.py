@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaModel, PreTrai
 from src.core.training import LoopSettings
 from src.data.examples import SequenceData
 from src.data.teacher_outputs import TeacherOutputs
-from src.student.models import SASRec
+from src.student.architectures.sasrec import SASRec
 from src.student.settings import StudentSettings
 from src.teacher.factory import build_teacher
 from src.teacher.ilora_model import ILoRATeacher
@@ -33,11 +33,12 @@ from src.teacher.settings import (
     TinySettings,
 )
 from src.teacher.tiny_llm import train_tokenizer
+from tests.fixtures import student_of
 from tests.fixtures import NUM_ITEMS, WINDOW, id_map_of
 
 CPU = torch.device("cpu")
 WIDTH = 16
-ENCODER = StudentSettings(width=8, dropout=0.5)
+ENCODER = student_of(width=8, dropout=0.5)
 SETTINGS = TeacherSettings(
     encoder=ENCODER,
     lora=LoraSettings(rank=8, experts=4, alpha=16.0),

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from src.core.metrics import ndcg
 from src.evaluation.paired import user_interval
-from src.student.datamodule import TensorExamples
+from src.data.tensor_examples import TensorExamples
 from src.student.evaluator import rank_examples
-from src.student.models import SASRec
-from src.student.settings import EvaluationSettings, StudentSettings
+from src.student.architectures.sasrec import SASRec
+from src.student.settings import EvaluationSettings
 from src.teacher.check import (
     TOP,
     Ranking,
@@ -31,6 +31,7 @@ from src.teacher.check import (
     teacher_ranker,
 )
 from src.teacher.labelling import rank
+from tests.fixtures import student_of
 from tests.fixtures import NUM_ITEMS, WINDOW, cycle_examples
 from tests.teacher.builders import CPU, teacher_of
 
@@ -213,7 +214,7 @@ def test_no_example_is_no_check() -> None:
 def test_the_rankers_rank_as_the_evaluations_do(llama: Path, mask_history: bool) -> None:
     teacher, examples = teacher_of(llama), cycle_examples(15, 0)
     torch.manual_seed(5)
-    student = SASRec(StudentSettings(width=8, dropout=0.9), NUM_ITEMS, WINDOW).train()
+    student = SASRec(student_of(width=8, dropout=0.9), NUM_ITEMS, WINDOW).train()
     theirs = student_ranker(student, 4, mask_history)(examples)
     assert student.training
     ours = teacher_ranker(teacher, 4, mask_history)(examples)

@@ -12,7 +12,7 @@ from torch import Tensor
 from src.core.errors import ConfigError, OutOfMemory, TrainingFailed
 from src.data.examples import Examples
 from src.data.teacher_outputs import load_teacher_outputs, save_teacher_outputs
-from src.student.datamodule import TensorExamples
+from src.data.tensor_examples import TensorExamples
 from src.teacher.ilora_model import ILoRATeacher
 from src.teacher.interfaces import TeacherForward
 from src.teacher.labelling import rank, select_rows

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from src.core.errors import ConfigError, TrainingFailed
-from src.student.models import SASRec, SequenceStudent
-from src.student.settings import StudentSettings
+from src.student.architectures.sasrec import SASRec
+from src.student.base import SequenceStudent
 from src.teacher.selection import (
     Diverse,
     Order,
@@ -30,6 +30,7 @@ from src.teacher.selection import (
     softmax_entropy,
 )
 from src.teacher.settings import ExportSettings
+from tests.fixtures import student_of
 from tests.fixtures import NUM_ITEMS, WINDOW, cycle_examples, examples_of
 
 TRAIN = cycle_examples(40, 100)
@@ -65,7 +66,7 @@ class ByLastItem(SequenceStudent):
     """A student whose logits are a table row, chosen by the history's first item; dropout in training mode."""
 
     def __init__(self, table: torch.Tensor) -> None:
-        super().__init__(StudentSettings(width=len(table)), len(table), WINDOW, len(table))
+        super().__init__(student_of(width=len(table)), len(table), WINDOW, len(table))
         self.scorer.weight = nn.Parameter(table.T.clone())
         nn.init.zeros_(self.scorer.bias)
 
@@ -88,7 +89,7 @@ def test_a_student_is_asked_row_by_row_in_eval_mode(batch_size: int) -> None:
 
 
 def test_scores_that_are_not_finite_order_nothing() -> None:
-    student = SASRec(StudentSettings(width=4), NUM_ITEMS, WINDOW)
+    student = SASRec(student_of(width=4), NUM_ITEMS, WINDOW)
     with torch.no_grad():
         student.scorer.bias[3] = float("nan")
     with pytest.raises(TrainingFailed, match="not finite"):

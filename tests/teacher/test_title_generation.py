@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from src.core.errors import OutOfMemory
-from src.student.datamodule import TensorExamples
+from src.data.tensor_examples import TensorExamples
 from src.teacher.title import generation
 from src.teacher.title.generation import answer_all
 from src.teacher.title.model import TitleTeacher

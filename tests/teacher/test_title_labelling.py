@@ -15,7 +15,7 @@ from src.core.errors import ConfigError
 from src.data.candidates import draw_candidate_lists
 from src.data.examples import Examples
 from src.data.teacher_outputs import load_teacher_outputs, save_teacher_outputs
-from src.student.datamodule import TensorExamples
+from src.data.tensor_examples import TensorExamples
 from src.student.settings import EvaluationSettings
 from src.teacher import trained
 from src.teacher.factory import save_teacher

@@ -18,7 +18,7 @@ from src.core.errors import ArtefactError, ConfigError, DataError, ModelError, S
 from src.core.training import LoopSettings
 from src.data.candidates import draw_candidate_lists
 from src.data.examples import SequenceData
-from src.student.datamodule import TensorExamples
+from src.data.tensor_examples import TensorExamples
 from src.student.settings import EvaluationSettings
 from src.teacher.checks import check_prompts
 from src.teacher.factory import load_teacher, load_title_teacher, save_teacher

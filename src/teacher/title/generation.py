@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from src.core.logging import progress_bar
 from src.core.memory import in_parts
-from src.student.datamodule import TensorExamples
+from src.data.tensor_examples import TensorExamples
 from src.teacher.labelling import AT_ONCE, TOO_LARGE
 from src.teacher.title.model import TitleTeacher
 from src.teacher.title.prompts import Question

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from src.data.candidates import CandidateLists
-from src.student.models import SASRec
+from src.student.architectures.sasrec import SASRec
 from src.teacher.gated_lora import GatedAdapters
 from src.teacher.ilora_model import GatedTeacher
 from src.teacher.llm import LanguageModel

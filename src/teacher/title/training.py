@@ -12,7 +12,7 @@ from torch import Tensor
 
 from src.data.candidates import CandidateLists, draw_candidate_lists
 from src.data.examples import Examples
-from src.student.datamodule import TensorExamples
+from src.data.tensor_examples import TensorExamples
 from src.teacher.interfaces import Course
 from src.teacher.projector import TokenMoments
 from src.teacher.schedule import published_rate

@@ -1,0 +1,89 @@
+"""Importance-aware ranking distillation over the teacher's candidates (golden §1d-e)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from src.core.settings import STRICT
+from src.distill.kd_losses import (
+    confidence_weights,
+    consistency_weights,
+    importance_weights,
+    position_weights,
+    ranking_bce,
+    weighted_bce,
+    weighted_dro,
+)
+from src.distill.terms.base import Step, Term
+from src.student.losses import dro_at
+
+
+@dataclass(frozen=True, config=STRICT)
+class RankingSettings:
+    """The teacher's ranking, each candidate weighted by position, confidence and consistency."""
+
+    lam: Annotated[float, Field(ge=0, description="weight of importance-aware ranking distillation")] = 0.5
+    ranking_loss_weight: Annotated[float, Field(ge=0, description="a second factor on lam's term")] = 1.0
+    temperature: Annotated[
+        float, Field(gt=0, description="tau: confidence weights are e^(-d/tau); 1.0 is as published")
+    ] = 1.0
+    candidate_topk: Annotated[int, Field(ge=1, description="K, the teacher's candidates that are distilled")] = 10
+    gamma_position: Annotated[float, Field(ge=0, description="share of the position weight")] = 0.3
+    gamma_confidence: Annotated[float, Field(ge=0, description="share of the confidence weight")] = 0.5
+    gamma_consistency: Annotated[float, Field(ge=0, description="share of the consistency weight")] = 0.1
+    dro_weighting: Annotated[
+        Literal["per_sample", "product"],
+        Field(description="each candidate's weight times its own DRO, or mean weight times mean DRO (as released)"),
+    ] = "per_sample"
+    ranking_negative: Annotated[
+        Literal["one_minus_sigmoid", "sigmoid_of_one_minus"],
+        Field(description="the ranking term's negative: 1 - sigma(x), or sigma(1 - x) (as released)"),
+    ] = "one_minus_sigmoid"
+
+    def __post_init__(self) -> None:
+        if self.lam > 0 and self.gamma_position + self.gamma_confidence + self.gamma_consistency == 0:
+            raise ValueError("distill.gamma_position, gamma_confidence and gamma_consistency must not all be 0")
+
+
+class Ranking(Term):
+    """``lam`` · ``ranking_loss_weight`` · Σ over candidates of weight · (BCE + ``alpha`` · DRO)."""
+
+    name, arm, title = "ranking", "ranking", "student + ranking"
+    Settings, switches, order = RankingSettings, ("lam",), 20
+    reads_labels = True
+
+    def is_on(self, settings: Any) -> bool:
+        """Both factors count."""
+        return bool(settings.lam * settings.ranking_loss_weight > 0)
+
+    def loss(self, step: Step) -> Tensor:
+        """Summed over the candidates, each row divided by B."""
+        settings, logits = step.settings, step.logits
+        candidates, distances = step.ranking
+        candidates, distances = candidates[:, : settings.candidate_topk], distances[:, : settings.candidate_topk]
+        weights = ranking_weights(logits.detach(), candidates, distances, settings)
+        negative = logits.gather(1, step.negatives[:, :1]).squeeze(1)
+        bce = ranking_bce(logits.gather(1, candidates), negative, settings.ranking_negative)
+        total = weighted_bce(weights, bce, step.taught)
+        if settings.alpha > 0:
+            dro = weighted_dro(weights, dro_at(step.dro, candidates), step.taught, settings.dro_weighting)
+            total = total + settings.alpha * dro
+        factor: float = settings.lam * settings.ranking_loss_weight
+        return factor * total.sum()
+
+
+def ranking_weights(logits: Tensor, candidates: Tensor, distances: Tensor, settings: Any) -> Tensor:
+    """Position, confidence and consistency of each candidate, mixed: ``[B, K]``; pass detached logits."""
+    return importance_weights(
+        position_weights(candidates.shape[1], distances),
+        confidence_weights(distances, settings.temperature),
+        consistency_weights(candidates, logits),
+        (settings.gamma_position, settings.gamma_confidence, settings.gamma_consistency),
+    )
+
+
+TERM = Ranking()

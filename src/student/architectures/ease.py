@@ -1,0 +1,83 @@
+"""EASE (Steck, WWW 2019): items that predict each other within a user's set, in closed form; the history that is scored
+weighs recent items more."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from src.core.settings import STRICT
+from src.data.tensor_examples import TensorExamples
+from src.student.base import ClosedForm, recent, register
+from src.student.decayed_history import times_matrix
+from src.student.settings import ClosedFormSettings
+
+_OWNERS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True, config=STRICT)
+class EaseSettings(ClosedFormSettings):
+    """B = I - P / diag(P) with P = (Xᵀ X + λ I)⁻¹ over the sets X of each user's training items."""
+
+    architecture: Annotated[str, Field(description="EASE, with the history weighted by recency")] = "ease"
+    window: Annotated[
+        int, Field(ge=0, le=10_000, description="items of history that it reads, the latest ones; 0: dataset.window")
+    ] = 100
+    decay: Annotated[float, Field(gt=0, le=1, description="weight of an item relative to the one after it")] = 0.7
+    l2: Annotated[float, Field(gt=0, description="lambda, what the weights' squares cost")] = 1000.0
+
+
+@register("ease", EaseSettings)
+class Ease(ClosedForm):
+    """One row of scores for each item of history; an item does not predict itself."""
+
+    candidates = (
+        {"decay": 0.7, "l2": 1000.0},
+        {"decay": 0.8, "l2": 300.0},
+        {"decay": 0.8, "l2": 1000.0},
+        {"decay": 0.7, "l2": 300.0},
+        {"decay": 0.6, "l2": 3000.0},
+        {"decay": 0.8, "l2": 100.0},
+        {"decay": 0.9, "l2": 100.0},
+    )
+    weight: Tensor
+
+    def __init__(self, settings: EaseSettings, num_items: int, window: int) -> None:
+        super().__init__(settings, num_items, window)
+        self.decay, self.l2 = settings.decay, settings.l2
+        self.register_buffer("weight", torch.zeros(num_items, num_items))
+
+    def fit(self, train: TensorExamples, rows: Tensor) -> None:
+        """As `ClosedForm.fit`; solved in float64."""
+        gram = self._together(train, rows)
+        gram.diagonal().add_(self.l2)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+        weight = -inverse / inverse.diagonal()
+        weight.diagonal().zero_()
+        self.weight = weight.float()
+
+    def _together(self, train: TensorExamples, rows: Tensor) -> Tensor:
+        """Xᵀ X: how many users have both items among the histories and targets of these rows, ``[V, V]`` float64."""
+        owners, owner = torch.unique((train.end - train.earlier)[rows], return_inverse=True)
+        until = owners.scatter_reduce(0, owner, train.end[rows], "amax")
+        total = torch.zeros(self.num_items, self.num_items, dtype=torch.float64, device=train.device)
+        for at in torch.arange(len(owners), device=train.device).split(_OWNERS_AT_ONCE):
+            sizes = (until - owners)[at]
+            mine = torch.repeat_interleave(torch.arange(len(at), device=train.device), sizes)
+            begun = torch.repeat_interleave(owners[at] - (sizes.cumsum(0) - sizes), sizes)
+            items = train.items[begun + torch.arange(len(mine), device=train.device)].long()
+            held = torch.zeros(len(at), self.num_items, device=train.device)
+            held[mine, items] = 1.0
+            targets = (owner >= at[0]) & (owner <= at[-1])
+            held[owner[targets] - at[0], train.target[rows[targets]]] = 1.0
+            total += (held.T @ held).double()
+        return total
+
+    def forward(self, history: Tensor, length: Tensor) -> Tensor:
+        """Scores ``[B, V]``."""
+        seen = recent(history, length, self.window, self.padding_id)
+        return times_matrix(*seen, self.decay, self.weight)

@@ -1,0 +1,62 @@
+"""Ridge regression from the decayed history to the next item, in closed form (SLIST: Choi et al., WWW 2021)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from src.core.settings import STRICT
+from src.data.tensor_examples import TensorExamples
+from src.student.base import ClosedForm, recent, register
+from src.student.decayed_history import history_times_history, history_times_target, times_matrix
+from src.student.settings import ClosedFormSettings
+
+
+@dataclass(frozen=True, config=STRICT)
+class LinearSettings(ClosedFormSettings):
+    """W = (Σ h hᵀ + λ I)⁻¹ Σ h eᵀ over training rows with history h and target e; scores are hᵀ W."""
+
+    architecture: Annotated[str, Field(description="ridge from the decayed history to the next item")] = "linear"
+    window: Annotated[
+        int, Field(ge=0, le=10_000, description="items of history that it reads, the latest ones; 0: dataset.window")
+    ] = 100
+    decay: Annotated[float, Field(gt=0, le=1, description="weight of an item relative to the one after it")] = 0.95
+    l2: Annotated[float, Field(gt=0, description="lambda, what the weights' squares cost")] = 1000.0
+
+
+@register("linear", LinearSettings)
+class Linear(ClosedForm):
+    """One row of scores for each item of history."""
+
+    candidates = (
+        {"decay": 0.95, "l2": 1000.0},
+        {"decay": 0.95, "l2": 300.0},
+        {"decay": 0.95, "l2": 3000.0},
+        {"decay": 0.9, "l2": 1000.0},
+        {"decay": 0.9, "l2": 300.0},
+        {"decay": 0.97, "l2": 1000.0},
+        {"decay": 0.8, "l2": 300.0},
+        {"decay": 0.8, "l2": 100.0},
+    )
+    weight: Tensor
+
+    def __init__(self, settings: LinearSettings, num_items: int, window: int) -> None:
+        super().__init__(settings, num_items, window)
+        self.decay, self.l2 = settings.decay, settings.l2
+        self.register_buffer("weight", torch.zeros(num_items, num_items))
+
+    def fit(self, train: TensorExamples, rows: Tensor) -> None:
+        """As `ClosedForm.fit`; the normal equations are solved in float64."""
+        gram = history_times_history(train, rows, self.num_items, self.window, self.decay)
+        cross = history_times_target(train, rows, self.num_items, self.window, self.decay)
+        gram.diagonal().add_(self.l2)
+        self.weight = torch.cholesky_solve(cross, torch.linalg.cholesky(gram)).float()
+
+    def forward(self, history: Tensor, length: Tensor) -> Tensor:
+        """Scores ``[B, V]``."""
+        seen = recent(history, length, self.window, self.padding_id)
+        return times_matrix(*seen, self.decay, self.weight)

@@ -1,0 +1,55 @@
+"""The baseline that costs nothing: every history gets the items that were popular of late."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from src.core.settings import STRICT
+from src.data.tensor_examples import TensorExamples
+from src.student.base import ClosedForm, register
+from src.student.settings import ClosedFormSettings
+
+_DAY = 86_400.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class PopularitySettings(ClosedFormSettings):
+    """How often an item was a training target, lately or at all."""
+
+    architecture: Annotated[str, Field(description="the most popular items, the same for everybody")] = "popularity"
+    window: Annotated[int, Field(ge=0, le=10_000, description="the history is not read")] = 1
+    days: Annotated[
+        float, Field(ge=0, description="only targets of so many days before the last training target count; 0: all")
+    ] = 0.0
+
+
+@register("popularity", PopularitySettings)
+class Popularity(ClosedForm):
+    """Scores an item by how often it is a training target; items of equal count are told apart by index."""
+
+    candidates = ({"days": 0.0}, {"days": 60.0}, {"days": 14.0}, {"days": 365.0})
+    counts: Tensor
+
+    def __init__(self, settings: PopularitySettings, num_items: int, window: int) -> None:
+        super().__init__(settings, num_items, window)
+        self.days = settings.days
+        self.register_buffer("counts", torch.zeros(num_items, dtype=torch.float64))
+
+    def fit(self, train: TensorExamples, rows: Tensor) -> None:
+        """As `ClosedForm.fit`."""
+        target, times = train.target[rows], train.timestamp[rows]
+        if self.days > 0:
+            target = target[times >= times.max() - self.days * _DAY]
+        counted = torch.bincount(target, minlength=self.num_items).double()
+        # ties count against the target; without an order among equals popularity would be judged too low
+        order = torch.arange(self.num_items, dtype=torch.float64, device=target.device)
+        self.counts = counted - order / (self.num_items + 1)
+
+    def forward(self, history: Tensor, length: Tensor) -> Tensor:
+        """Scores ``[B, V]``; the history is not read."""
+        return self.counts.expand(len(history), -1)

@@ -1,0 +1,71 @@
+"""What came next after the items of the history, weighted by how long ago each item was: a decayed Markov chain."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from src.core.settings import STRICT
+from src.data.tensor_examples import TensorExamples
+from src.student.base import ClosedForm, recent, register
+from src.student.decayed_history import history_times_target, times_matrix
+from src.student.settings import ClosedFormSettings
+
+
+@dataclass(frozen=True, config=STRICT)
+class TransitionsSettings(ClosedFormSettings):
+    """Counts of (earlier item, next item), divided by powers of what both are worth alone."""
+
+    architecture: Annotated[str, Field(description="transition counts, decayed by distance")] = "transitions"
+    window: Annotated[
+        int, Field(ge=0, le=10_000, description="items of history that it reads, the latest ones; 0: dataset.window")
+    ] = 60
+    decay: Annotated[float, Field(gt=0, le=1, description="weight of an item relative to the one after it")] = 0.75
+    count_decay: Annotated[
+        float, Field(gt=0, le=1, description="the same, while pairs of earlier and next item are counted")
+    ] = 0.85
+    normalise: Annotated[
+        float, Field(ge=0, le=1, description="power of an earlier item's count by which its row is divided")
+    ] = 0.75
+    discount: Annotated[
+        float, Field(ge=0, le=1, description="power of a next item's own count by which its column is divided")
+    ] = 0.25
+
+
+@register("transitions", TransitionsSettings)
+class Transitions(ClosedForm):
+    """One row of decayed counts for each item of history."""
+
+    candidates = (
+        {"decay": 0.75, "count_decay": 0.85},
+        {"decay": 0.8, "count_decay": 0.9},
+        {"decay": 0.7, "count_decay": 0.7},
+        {"decay": 0.75, "count_decay": 0.85, "discount": 0.35},
+        {"decay": 0.8, "count_decay": 0.75, "normalise": 0.5},
+        {"decay": 0.85, "count_decay": 0.85, "normalise": 0.5, "discount": 0.1},
+        {"decay": 0.6, "count_decay": 0.85, "normalise": 1.0},
+        {"decay": 0.9, "count_decay": 0.9, "normalise": 0.5, "discount": 0.0},
+    )
+    weight: Tensor
+
+    def __init__(self, settings: TransitionsSettings, num_items: int, window: int) -> None:
+        super().__init__(settings, num_items, window)
+        self.chosen = settings
+        self.register_buffer("weight", torch.zeros(num_items, num_items))
+
+    def fit(self, train: TensorExamples, rows: Tensor) -> None:
+        """As `ClosedForm.fit`."""
+        chosen = self.chosen
+        counts = history_times_target(train, rows, self.num_items, self.window, chosen.count_decay)
+        earlier = counts.sum(dim=1, keepdim=True).clamp(min=1.0)
+        following = torch.bincount(train.target[rows], minlength=self.num_items).double() + 1.0
+        self.weight = (counts / earlier**chosen.normalise / following**chosen.discount).float()
+
+    def forward(self, history: Tensor, length: Tensor) -> Tensor:
+        """Scores ``[B, V]``."""
+        seen = recent(history, length, self.window, self.padding_id)
+        return times_matrix(*seen, self.chosen.decay, self.weight)

@@ -1,0 +1,109 @@
+"""A history as a vector over the catalogue, in which an item weighs less the longer ago it was: Σ decay^distance · e.
+
+The distance of the latest item is 0. What linear models need of all training rows at once is added up pair by pair, so
+no row of V numbers is ever built.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from src.data.tensor_examples import TensorExamples
+
+
+def weights(length: Tensor, width: int, decay: float) -> Tensor:
+    """decay^distance at every place of left-aligned histories, 0 behind them: ``[B]`` → ``[B, width]`` float32."""
+    distance = length.unsqueeze(1) - 1 - torch.arange(width, device=length.device)
+    return torch.where(distance >= 0, torch.pow(decay, distance.clamp(min=0).float()), 0.0)
+
+
+def times_matrix(history: Tensor, length: Tensor, decay: float, matrix: Tensor) -> Tensor:
+    """The decayed history times a matrix: Σ_places decay^distance · matrix[item].
+
+    Args:
+        history: ``[B, L]`` ids, padding V.
+        length: ``[B]``.
+        decay: weight of an item relative to the one after it, in (0, 1].
+        matrix: ``[V, M]``.
+
+    Returns:
+        ``[B, M]``.
+    """
+    weight = weights(length, history.shape[1], decay).to(matrix.dtype)
+    items = history.clamp(max=len(matrix) - 1)
+    if history.shape[1] * 8 < len(matrix):
+        return F.embedding_bag(items, matrix, per_sample_weights=weight, mode="sum")
+    # a wide window over a small catalogue: one product is faster than many rows
+    vector = weight.new_zeros(len(history), len(matrix)).scatter_add_(1, items, weight)
+    return vector @ matrix
+
+
+def history_times_target(train: TensorExamples, rows: Tensor, num_items: int, window: int, decay: float) -> Tensor:
+    """Σ_rows h e_targetᵀ: how often j came next after i, each time weighted by i's age: ``[V, V]`` float64."""
+    total = torch.zeros(num_items * num_items, dtype=torch.float64, device=train.device)
+    end, earlier, target = train.end[rows], train.earlier[rows], train.target[rows]
+    for distance in range(min(window, int(earlier.max()))):
+        held = earlier > distance
+        pair = train.items[end[held] - 1 - distance].long() * num_items + target[held]
+        total.index_add_(0, pair, torch.full((len(pair),), decay**distance, dtype=torch.float64, device=train.device))
+    return total.view(num_items, num_items)
+
+
+def history_times_history(train: TensorExamples, rows: Tensor, num_items: int, window: int, decay: float) -> Tensor:
+    """Σ_rows h hᵀ: ``[V, V]`` float64, symmetric.
+
+    Two items of an owner, at places a < b, stand together in the rows whose target is at t in (b, a + window], each
+    time with weight decay^(t-1-a) · decay^(t-1-b) = decay^(b-a) · decay^(2(t-1-b)). The sum over t is a difference of
+    two tails, and the tails of all places come from one pass backwards: pairs are counted once, not once a row.
+    """
+    first, last = _owners(train)
+    tail = _tails(train, rows, first, last, decay**2)
+    total = torch.zeros(num_items * num_items, dtype=torch.float64, device=train.device)
+    place = torch.arange(len(train.items), device=train.device)
+    until = torch.repeat_interleave(last, last - first)
+    begun = torch.repeat_interleave(first, last - first)
+    items = train.items.long()
+    longest = int(train.earlier[rows].max()) if len(rows) else 0
+    for gap in range(min(window, longest)):
+        b = place[place - gap >= begun]
+        beyond = b + (window - gap)
+        cut = torch.where(beyond < until[b], tail[beyond.clamp(max=len(tail) - 1)], 0.0) * decay ** (2 * (window - gap))
+        weight = decay**gap * (tail[b] - cut)
+        pair = items[b - gap] * num_items + items[b]
+        total.index_add_(0, pair, weight)
+        if gap:
+            total.index_add_(0, items[b] * num_items + items[b - gap], weight)
+    return total.view(num_items, num_items)
+
+
+def _owners(train: TensorExamples) -> tuple[Tensor, Tensor]:
+    """Where each owner's items begin and end in the flat array, in its order; every item belongs to one."""
+    start = train.end - train.earlier
+    first = torch.unique(start[train.earlier > 0])
+    return first, torch.cat([first[1:], first.new_tensor([len(train.items)])])
+
+
+def _tails(train: TensorExamples, rows: Tensor, first: Tensor, last: Tensor, factor: float) -> Tensor:
+    """F[p] = Σ_{t > p} factor^(t-1-p) over the targets t of ``rows`` with the same owner: ``[T + 1]`` float64.
+
+    A target stands at the place where its history ends; that of an owner's last row lies just behind the owner's items.
+    """
+    size = len(train.items)
+    targets = torch.zeros(size + 1, dtype=torch.float64, device=train.device)
+    # two owners meet where one ends and the next begins: a target there is told apart by its row's history
+    own = train.end[rows][train.earlier[rows] > 0] - 1
+    targets.index_add_(0, own, torch.ones(len(own), dtype=torch.float64, device=train.device))
+    tail = torch.zeros(size + 1, dtype=torch.float64, device=train.device)
+    # F[p] = 1[the row whose history ends with p] + factor · F[p + 1]
+    place = last - 1
+    alive = place >= first
+    following = torch.zeros(len(first), dtype=torch.float64, device=train.device)
+    while bool(alive.any()):
+        at = place[alive]
+        following[alive] = targets[at] + factor * following[alive]
+        tail[at] = following[alive]
+        place = place - 1
+        alive = place >= first
+    return tail
