@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from src.core.checkpoints import Checkpoint, State, restore, snapshot
+from src.core.weight_mean import WeightMean
 
 
 class Stream(Protocol):
@@ -110,6 +111,7 @@ class FitState:
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler | None
     randomness: Randomness
+    mean: WeightMean | None = None
 
     def save(self, progress: Progress) -> dict[str, Any]:
         """As one mapping, from which the fit goes on to the last bit."""
@@ -118,12 +120,15 @@ class FitState:
             "module": snapshot(self.module),
             "optimiser": self.optimiser.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            **({} if self.mean is None else {"mean": self.mean.state()}),
             **self.randomness.save(),
         }
 
     def load(self, saved: Mapping[str, Any]) -> Progress:
-        """Put everything back."""
+        """Put everything back; raises ``ArtefactError`` when it is another training's."""
         restore(self.module, saved["module"])
+        if self.mean is not None:
+            self.mean.load(saved.get("mean", {}))
         self.optimiser.load_state_dict(saved["optimiser"])
         if self.schedule is not None:
             self.schedule.load_state_dict(saved["schedule"])

@@ -24,6 +24,7 @@ from src.core.fit_state import FitState, Keeper, Progress, Randomness, Stream
 from src.core.logging import get_logger
 from src.core.memory import give_back, reason_of
 from src.core.settings import STRICT
+from src.core.weight_mean import WeightMean, averaged, weight_mean
 
 _log = get_logger(__name__)
 
@@ -56,6 +57,15 @@ class LoopSettings:
         "ndcg_20"
     )
     gradient_clip: Annotated[float, Field(ge=0, description="largest gradient norm; 0: no clipping")] = 0.0
+    ema: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="decay of the running mean of the weights, which is what is evaluated and kept; after step t, "
+            "counted from 0, at most (1 + t) / (10 + t). 0: no mean, the weights themselves",
+        ),
+    ] = 0.0
     adapt_micro_batch: Annotated[
         bool,
         Field(
@@ -144,7 +154,7 @@ def fit(
     batches: Batches = shuffled_batches,
     clock: Callable[[], float] = time.perf_counter,
 ) -> FitResult:
-    """Train ``module`` and leave it in its best evaluated state.
+    """Train ``module`` and leave it in its best evaluated state; with ``settings.ema`` that is the mean of its weights.
 
     ``evaluate`` returns validation metrics (higher is better for ``settings.monitor``); it is called in eval mode
     without gradients after every epoch. ``generator`` orders the rows, in the way of ``batches``, and nothing else
@@ -159,13 +169,14 @@ def fit(
     """
     device = next(module.parameters()).device
     randomness = Randomness((generator, *streams), device)
-    state = FitState(module, optimiser, schedule, randomness)
+    mean = weight_mean(module, settings.ema)
+    state = FitState(module, optimiser, schedule, randomness, mean)
     progress, stopped = Progress(micro_batch_size=settings.micro_batch_size), False
     if (saved := checkpoint.load()) is not None:
         progress = state.load(saved)
         _log.info("going on where it was saved: %s", progress.told())
     keeper = Keeper(checkpoint, state, progress, 60 * settings.checkpoint_minutes, clock)
-    step = _Step(module, objective, optimiser, settings, progress, randomness, schedule, on_step)
+    step = _Step(module, objective, optimiser, settings, progress, randomness, schedule, mean, on_step)
     step.repeat(progress.steps)
 
     def draw(order: torch.Generator) -> Iterator[Tensor]:
@@ -177,8 +188,9 @@ def fit(
         while progress.epoch < settings.epochs and progress.stale < settings.patience:
             keeper.begin()
             loss = _train_epoch(module, step, progress.left(draw, generator, device), train_rows, keeper)
-            metrics = _evaluate(module, evaluate, loss, progress.epoch + 1, settings.monitor)
-            progress.judge(metrics, settings.monitor, module)
+            with averaged(mean):
+                metrics = _evaluate(module, evaluate, loss, progress.epoch + 1, settings.monitor)
+                progress.judge(metrics, settings.monitor, module)
             shown = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())
             _log.debug("epoch %d: %s", progress.epoch, shown)
             keeper.save()
@@ -213,7 +225,7 @@ def _train_epoch(
 
 @plain_dataclass
 class _Step:
-    """One optimiser step, the schedule's step and the caller's hook; counts into the progress."""
+    """One optimiser step, the schedule's step, the mean's and the caller's hook; counts into the progress."""
 
     module: nn.Module
     objective: Objective
@@ -222,6 +234,7 @@ class _Step:
     progress: Progress
     randomness: Randomness
     schedule: torch.optim.lr_scheduler.LRScheduler | None
+    mean: WeightMean | None
     hook: Callable[[], None] | None
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -230,6 +243,8 @@ class _Step:
         with _out_of_memory_explained("in the optimiser's step", "lower loop.micro_batch_size or the batch size"):
             # not to be repeated: a part of the parameters may have moved already
             _descend(self.optimiser, self.settings.gradient_clip)
+        if self.mean is not None:
+            self.mean.update(self.progress.steps)
         self.progress.steps += 1
         if self.schedule is not None:
             self.schedule.step()
