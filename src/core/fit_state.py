@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from src.core.checkpoints import Checkpoint, State, restore, snapshot
+from src.core.checkpoints import State, restore, snapshot
 from src.core.weight_mean import WeightMean
 
 
@@ -136,40 +136,3 @@ class FitState:
         progress = Progress(**saved["progress"])
         progress.loss = progress.loss.to(self.randomness.device)
         return progress
-
-
-@dataclass
-class Keeper:
-    """Saves a fit to its checkpoint, and measures what it has taken, saving aside.
-
-    ``interval``: seconds after which a running epoch is saved; 0: never before it has been evaluated.
-    """
-
-    checkpoint: Checkpoint
-    state: FitState
-    progress: Progress
-    interval: float
-    clock: Callable[[], float]
-
-    def begin(self) -> None:
-        """An epoch begins, or goes on."""
-        self._begun = self._saved = self._counted = self.clock()
-        self._kept = self.progress.epoch_steps
-
-    def step_done(self) -> None:
-        """Save when the last time is long ago."""
-        if self.interval > 0 and self.clock() - self._saved >= self.interval:
-            self.save()
-
-    def trained(self) -> None:
-        """Save before the evaluation, in which much can happen; not after an epoch that is quickly made again."""
-        unsaved = self.progress.epoch_steps > self._kept
-        if unsaved and self.interval > 0 and self.clock() - self._begun >= self.interval:
-            self.save()
-
-    def save(self) -> None:
-        """Save all there is."""
-        self.progress.seconds += self.clock() - self._counted
-        self.checkpoint.save(self.state.save(self.progress))
-        self._saved = self._counted = self.clock()
-        self._kept = self.progress.epoch_steps

@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from src.core.checkpoints import Checkpoint, NoCheckpoint, restore
 from src.core.data_utils import shuffled_batches
 from src.core.errors import OutOfMemory, StopTraining, TrainingFailed
-from src.core.fit_state import FitState, Keeper, Progress, Randomness, Stream
+from src.core.finite import FiniteWatch
+from src.core.fit_state import FitState, Progress, Randomness, Stream
+from src.core.keeper import Keeper
 from src.core.logging import get_logger
 from src.core.memory import give_back, reason_of
 from src.core.settings import STRICT
@@ -131,11 +133,14 @@ def _accumulate(objective: Objective, optimiser: torch.optim.Optimizer, rows: Te
     return total
 
 
-def _descend(optimiser: torch.optim.Optimizer, clip: float) -> None:
+def _descend(optimiser: torch.optim.Optimizer, clip: float) -> Tensor | None:
+    """The optimiser's step; returns the gradient norm where clipping needs it."""
+    norm = None
     if clip > 0:
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, clip)
+        norm = nn.utils.clip_grad_norm_(parameters, clip).detach()
     optimiser.step()
+    return norm
 
 
 def fit(
@@ -163,9 +168,10 @@ def fit(
     that a report which got lost is made again: a fit that finds a saved state reports its epochs once more and goes on
     to the same trajectory. ``report`` may raise `StopTraining`. ``clock`` counts seconds.
 
-    Raises ``TrainingFailed`` when a loss or the monitored metric is not finite, ``OutOfMemory`` when the device is out
-    of memory in a step or an evaluation, ``ArtefactError`` when the saved state is damaged or belongs to another
-    training.
+    Raises:
+        TrainingFailed: a loss, a gradient norm, a weight or the monitored metric is not finite; no such state is saved.
+        OutOfMemory: the device is out of memory in a step or an evaluation.
+        ArtefactError: the saved state is damaged or belongs to another training.
     """
     device = next(module.parameters()).device
     randomness = Randomness((generator, *streams), device)
@@ -175,8 +181,9 @@ def fit(
     if (saved := checkpoint.load()) is not None:
         progress = state.load(saved)
         _log.info("going on where it was saved: %s", progress.told())
-    keeper = Keeper(checkpoint, state, progress, 60 * settings.checkpoint_minutes, clock)
-    step = _Step(module, objective, optimiser, settings, progress, randomness, schedule, mean, on_step)
+    watch = FiniteWatch(module, progress)
+    keeper = Keeper(checkpoint, state, progress, 60 * settings.checkpoint_minutes, clock, watch)
+    step = _Step(module, objective, optimiser, settings, progress, randomness, schedule, mean, watch, on_step)
     step.repeat(progress.steps)
 
     def draw(order: torch.Generator) -> Iterator[Tensor]:
@@ -235,6 +242,7 @@ class _Step:
     randomness: Randomness
     schedule: torch.optim.lr_scheduler.LRScheduler | None
     mean: WeightMean | None
+    watch: FiniteWatch
     hook: Callable[[], None] | None
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -242,7 +250,9 @@ class _Step:
         loss = self._within_memory(rows) if self.settings.adapt_micro_batch else self._gradients(rows)
         with _out_of_memory_explained("in the optimiser's step", "lower loop.micro_batch_size or the batch size"):
             # not to be repeated: a part of the parameters may have moved already
-            _descend(self.optimiser, self.settings.gradient_clip)
+            norm = _descend(self.optimiser, self.settings.gradient_clip)
+        if norm is not None:
+            self.watch.saw_norm(norm)
         if self.mean is not None:
             self.mean.update(self.progress.steps)
         self.progress.steps += 1
@@ -301,8 +311,6 @@ def _out_of_memory_explained(where: str, advice: str) -> Iterator[None]:
 def _evaluate(
     module: nn.Module, evaluate: Callable[[], Mapping[str, float]], loss: float, epoch: int, monitor: str
 ) -> dict[str, float]:
-    if not math.isfinite(loss):
-        raise TrainingFailed(f"the training loss of epoch {epoch} is {loss}; lower the learning rate or the weights")
     module.eval()
     advice = "lower the batch size of the evaluation (evaluation.batch_size; a teacher's: teacher.export.batch_size)"
     with torch.no_grad(), _out_of_memory_explained(f"in the evaluation of epoch {epoch}", advice):
