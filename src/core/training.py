@@ -24,7 +24,7 @@ from src.core.finite import FiniteWatch
 from src.core.fit_state import FitState, Progress, Randomness, Stream
 from src.core.keeper import Keeper
 from src.core.logging import get_logger
-from src.core.memory import give_back, reason_of
+from src.core.memory import give_back, is_out_of_memory, reason_of
 from src.core.settings import STRICT
 from src.core.weight_mean import WeightMean, averaged, weight_mean
 
@@ -284,7 +284,9 @@ class _Step:
             size = min(self.progress.micro_batch_size or len(rows), len(rows))
             try:
                 return _accumulate(self.objective, self.optimiser, rows, size)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 reason = reason_of(error)
                 if size == 1:
                     advice = "take a smaller or quantised model, or shorter rows"
@@ -304,7 +306,9 @@ class _Step:
 def _out_of_memory_explained(where: str, advice: str) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfMemory(f"the device is out of memory {where} ({reason_of(error)}): {advice}") from error
 
 

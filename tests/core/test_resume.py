@@ -333,6 +333,7 @@ class Hungry:
 
     def __init__(self, model: nn.Module, most: Callable[[], int]) -> None:
         self.model, self.most, self.asked, self.sizes = model, most, list[int](), list[int]()
+        self.error: Exception = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
     def loss(self, rows: Tensor) -> Tensor:
         """Mean over these rows."""
@@ -340,18 +341,24 @@ class Hungry:
         inputs = torch.stack([rows.float(), torch.ones(len(rows))], dim=1)
         loss = ((self.model(inputs) - rows.float().unsqueeze(1)) ** 2).mean()
         if len(rows) > self.most():
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+            raise self.error
         self.sizes.append(len(rows))
         return loss
 
 
 def hungry_fit(
-    most: Callable[[], int], adapt: bool = True, rows: int = 16, model: nn.Module | None = None, micro: int = 0
+    most: Callable[[], int],
+    adapt: bool = True,
+    rows: int = 16,
+    model: nn.Module | None = None,
+    micro: int = 0,
+    error: Exception | None = None,
 ) -> tuple[Hungry, nn.Module]:
     """One epoch in batches of 16."""
     torch.manual_seed(0)
     model = nn.Linear(2, 1) if model is None else model
     objective = Hungry(model, most)
+    objective.error = error or objective.error
     settings = LoopSettings(epochs=1, batch_size=16, micro_batch_size=micro, monitor="score", adapt_micro_batch=adapt)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.001)
     fit(model, objective, optimiser, settings, rows, lambda: {"score": 1.0}, torch.Generator().manual_seed(1))
@@ -362,6 +369,19 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_effective_batch() ->
     objective, model = hungry_fit(lambda: 5)
     assert objective.sizes == [4, 4, 4, 4]  # 16 and 8 did not fit
     torch.testing.assert_close(model.state_dict(), hungry_fit(lambda: 16)[1].state_dict())
+
+
+def test_memory_that_a_library_below_torch_lacks_halves_the_micro_batch_too() -> None:
+    error = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    assert hungry_fit(lambda: 5, error=error)[0].sizes == [4, 4, 4, 4]
+    with pytest.raises(OutOfMemory, match=r"CUBLAS_STATUS_ALLOC_FAILED.*set loop.adapt_micro_batch"):
+        hungry_fit(lambda: 5, adapt=False, error=error)
+
+
+@pytest.mark.parametrize("adapt", [False, True])
+def test_another_error_of_the_device_is_not_taken_for_it(adapt: bool) -> None:
+    with pytest.raises(torch.AcceleratorError, match="device-side assert"):
+        hungry_fit(lambda: 5, adapt, error=torch.AcceleratorError("CUDA error: device-side assert triggered"))
 
 
 def test_what_is_learned_depends_on_the_final_micro_batch_alone() -> None:
