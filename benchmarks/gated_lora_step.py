@@ -47,6 +47,7 @@ from benchmarks.machine_rate import (
 )
 from benchmarks.model_flops import LlamaShape
 from benchmarks.random_teacher import Place, add_shape_arguments, random_llama, shape_of
+from src.core.memory import is_out_of_memory
 from src.teacher.settings import LoraSettings
 
 _APART = "one-hot gate against uniform gate"
@@ -193,7 +194,9 @@ def measured(variants: Mapping[str, Variant], name: str, batch: Batch, options: 
     """As `in_turn`; None when the device's memory is not enough."""
     try:
         return in_turn(variants[PLAIN], variants[name], batch, options.rounds, options.repeats)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         for variant in (variants[PLAIN], variants[name]):
             forget(variant, batch)
     # outside the handler: the exception would keep the failed step's tensors alive
@@ -245,8 +248,9 @@ def show_differences(variants: Mapping[str, Variant], batch: Batch, lora: LoraSe
     title = f"relative difference, {batch.inputs.dtype}, measured model"
     try:
         return show(title, compare_outputs(variants, batch, lora))
-    except torch.OutOfMemoryError:
-        pass
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
     free(batch.inputs.device)
     print(f"{title}: out of memory\n", flush=True)
 

@@ -43,6 +43,7 @@ from benchmarks.random_teacher import (
     shape_of,
     title_teacher,
 )
+from src.core.memory import is_out_of_memory
 from src.data.examples import Examples
 from src.data.tensor_examples import TensorExamples
 from src.teacher.ilora_model import ILoRATeacher
@@ -170,8 +171,9 @@ def within_memory(name: str, asked: Callable[[], Asked], place: Place) -> Asked 
     """As ``asked`` says; the name alone when the device's memory is not enough."""
     try:
         return asked()
-    except torch.OutOfMemoryError:
-        pass
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
     # outside the handler: the exception would keep the failed passes' tensors alive
     gc.collect()
     if place.device.type == "cuda":

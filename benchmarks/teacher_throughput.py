@@ -33,6 +33,7 @@ from benchmarks.random_teacher import (
     lesson,
     shape_of,
 )
+from src.core.memory import is_out_of_memory
 from src.core.training import train_step
 from src.teacher.gated_lora import GatedAdapters, both_names, checkpoint_activations
 from src.teacher.ilora_model import GatedTeacher
@@ -106,7 +107,9 @@ def attempt(taught: Lesson, shape: LlamaShape, options: argparse.Namespace, micr
     """As `train`; None when the device's memory is not enough."""
     try:
         return train(taught, shape, options, micro)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         taught.teacher.zero_grad(set_to_none=True)
     # outside the handler: the exception would keep the failed step's tensors alive
     gc.collect()

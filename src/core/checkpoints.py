@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +14,15 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from src.core.errors import ArtefactError
+from src.core.data_utils import fingerprint
+from src.core.errors import ArtefactError, DamagedArtefact
+from src.core.logging import get_logger
 from src.core.paths import write_bytes
+
+_log = get_logger(__name__)
 
 State = dict[str, Tensor]
 
@@ -39,20 +46,47 @@ def restore(module: nn.Module, state: State) -> None:
         raise ArtefactError.one("weights", unexpected[:5], "do not belong to this model")
 
 
+#: the key of the tensors' fingerprint in a safetensors file's metadata
+_DIGEST = "fingerprint"
+
+
+def _digest(tensors: State) -> str:
+    return fingerprint(*(part for name in sorted(tensors) for part in (name, tensors[name])))
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """What stands beside the tensors: eight bytes tell the length of the JSON text that follows them."""
+    length = int.from_bytes(content[:8], "little")
+    found: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    return found
+
+
 def save_weights(path: Path, state: State) -> None:
-    """Write tensors atomically as safetensors."""
-    write_bytes(path, save({name: value.detach().cpu().contiguous() for name, value in state.items()}))
+    """Write tensors atomically as safetensors, with their fingerprint."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    write_bytes(path, save(tensors, {_DIGEST: _digest(tensors)}))
 
 
 def load_weights(path: Path, device: torch.device | str = "cpu") -> State:
-    """Read a safetensors file; raises ``ArtefactError`` when it is missing or damaged."""
+    """Read a safetensors file. One without a fingerprint, which another program wrote, cannot be verified: it is told.
+
+    Raises:
+        ArtefactError: it is missing, cannot be read, or does not hold what was written.
+    """
     try:
-        weights: State = load_file(path, device=str(device))
+        content = path.read_bytes()
+        weights: State = load(content)
+        wanted = _metadata(content).get(_DIGEST)
     except FileNotFoundError:
         raise ArtefactError.one("weights", str(path), "is missing") from None
-    except (SafetensorError, OSError) as error:
-        raise ArtefactError.one("weights", str(path), f"cannot be read ({error})", "run the stage again") from None
-    return weights
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:
+        raise DamagedArtefact.one("weights", str(path), f"cannot be read ({error})", "run the stage again") from None
+    if wanted is None:
+        _log.warning("%s has no fingerprint: damage to its numbers would not be seen", path)
+    elif wanted != _digest(weights):
+        rule = "is damaged: its tensors are not those that were written"
+        raise DamagedArtefact.one("weights", str(path), rule, "run the stage again")
+    return {name: value.to(device) for name, value in weights.items()}
 
 
 class Checkpoint(Protocol):
@@ -79,21 +113,37 @@ class NoCheckpoint:
         """Nothing."""
 
 
+#: the last bytes of a packed state, behind its SHA-256: a file that ends otherwise is no such state, or a torn one
+_END = b"\nanyo checkpoint 1\n"
+_TRAILER = hashlib.sha256().digest_size + len(_END)
+
+
 def pack(state: Mapping[str, Any], identity: str) -> bytes:
     """A training's state and the fingerprint of what determines it, as bytes (numbers, text and tensors only)."""
     buffer = io.BytesIO()
     torch.save({"identity": identity, "state": dict(state)}, buffer)
+    with buffer.getbuffer() as written:
+        digest = hashlib.sha256(written).digest()
+    buffer.write(digest + _END)
     return buffer.getvalue()
 
 
 def unpack(content: bytes, identity: str, source: str) -> Mapping[str, Any]:
-    """What `pack` wrote; raises ``ArtefactError`` for other bytes, and for a state of another identity."""
+    """What `pack` wrote.
+
+    Raises:
+        DamagedArtefact: other bytes.
+        ArtefactError: a state of another identity.
+    """
+    again = "remove it: that training starts again"
+    body, trailer = memoryview(content)[:-_TRAILER], content[-_TRAILER:]
+    if trailer != hashlib.sha256(body).digest() + _END:
+        raise DamagedArtefact.one("checkpoint", source, "is damaged, or of an earlier version", again)
     try:
-        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        found = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
         belongs, state = found["identity"], found["state"]
     except (RuntimeError, OSError, ValueError, EOFError, TypeError, KeyError, UnpicklingError) as error:
-        rule = f"is damaged ({type(error).__name__})"
-        raise ArtefactError.one("checkpoint", source, rule, "remove it: that training starts again") from None
+        raise DamagedArtefact.one("checkpoint", source, f"is damaged ({type(error).__name__})", again) from None
     if belongs != identity:
         rule = "belongs to a training with another model, data or configuration"
         raise ArtefactError.one("checkpoint", source, rule, "remove it, or restore the configuration that made it")
@@ -109,10 +159,21 @@ class FileCheckpoint:
     identity: str
 
     def load(self) -> Mapping[str, Any] | None:
-        """As `Checkpoint.load`."""
+        """As `Checkpoint.load`; a damaged file is told and set aside, and that training starts again.
+
+        Raises:
+            ArtefactError: the state belongs to another training.
+        """
         if not self.path.is_file():
             return None
-        return unpack(self.path.read_bytes(), self.identity, str(self.path))
+        try:
+            return unpack(self.path.read_bytes(), self.identity, str(self.path))
+        except DamagedArtefact as error:
+            kept = self.path.with_name(f"{self.path.name}.damaged")
+            os.replace(self.path, kept)
+            found = error.problems[0]
+            _log.warning("%s %s: it is kept as %s, and the training starts again", self.path, found.rule, kept)
+            return None
 
     def save(self, state: Mapping[str, Any]) -> None:
         """As `Checkpoint.save`."""

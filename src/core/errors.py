@@ -54,6 +54,10 @@ class ArtefactError(ProblemsFound):
     """A saved artefact does not belong to this run, is damaged, or was never finished."""
 
 
+class DamagedArtefact(ArtefactError):
+    """A saved artefact is not what was written: what made it can make it again."""
+
+
 class ModelError(ProblemsFound):
     """A pretrained model is missing, unreadable, or of a kind that the stage cannot use."""
 

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from src.core.checkpoints import Checkpoint, State, restore, snapshot
+from src.core.checkpoints import State, restore, snapshot
+from src.core.weight_mean import WeightMean
 
 
 class Stream(Protocol):
@@ -110,6 +111,7 @@ class FitState:
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler | None
     randomness: Randomness
+    mean: WeightMean | None = None
 
     def save(self, progress: Progress) -> dict[str, Any]:
         """As one mapping, from which the fit goes on to the last bit."""
@@ -118,12 +120,15 @@ class FitState:
             "module": snapshot(self.module),
             "optimiser": self.optimiser.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            **({} if self.mean is None else {"mean": self.mean.state()}),
             **self.randomness.save(),
         }
 
     def load(self, saved: Mapping[str, Any]) -> Progress:
-        """Put everything back."""
+        """Put everything back; raises ``ArtefactError`` when it is another training's."""
         restore(self.module, saved["module"])
+        if self.mean is not None:
+            self.mean.load(saved.get("mean", {}))
         self.optimiser.load_state_dict(saved["optimiser"])
         if self.schedule is not None:
             self.schedule.load_state_dict(saved["schedule"])
@@ -131,40 +136,3 @@ class FitState:
         progress = Progress(**saved["progress"])
         progress.loss = progress.loss.to(self.randomness.device)
         return progress
-
-
-@dataclass
-class Keeper:
-    """Saves a fit to its checkpoint, and measures what it has taken, saving aside.
-
-    ``interval``: seconds after which a running epoch is saved; 0: never before it has been evaluated.
-    """
-
-    checkpoint: Checkpoint
-    state: FitState
-    progress: Progress
-    interval: float
-    clock: Callable[[], float]
-
-    def begin(self) -> None:
-        """An epoch begins, or goes on."""
-        self._begun = self._saved = self._counted = self.clock()
-        self._kept = self.progress.epoch_steps
-
-    def step_done(self) -> None:
-        """Save when the last time is long ago."""
-        if self.interval > 0 and self.clock() - self._saved >= self.interval:
-            self.save()
-
-    def trained(self) -> None:
-        """Save before the evaluation, in which much can happen; not after an epoch that is quickly made again."""
-        unsaved = self.progress.epoch_steps > self._kept
-        if unsaved and self.interval > 0 and self.clock() - self._begun >= self.interval:
-            self.save()
-
-    def save(self) -> None:
-        """Save all there is."""
-        self.progress.seconds += self.clock() - self._counted
-        self.checkpoint.save(self.state.save(self.progress))
-        self._saved = self._counted = self.clock()
-        self._kept = self.progress.epoch_steps

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,26 +60,45 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path, replace: bool = True) -> Iterator[Path]:
     """Fill a folder beside ``target`` and move it into place when the block ends without an error.
 
-    An existing ``target`` is replaced only then; when two processes build the same folder, the later one wins.
+    ``target`` may appear, or change, while the block runs: another process has built it. With ``replace`` the later
+    one wins. Without, one that is there already wins and what the block filled is removed: right where the name is made
+    of what decides the content, so that both are as good, and somebody may be reading the first.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     os.chmod(temporary, 0o755)
     try:
         yield temporary
-        if target.exists():
-            retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
-            os.replace(target, retired / "folder")
-            os.replace(temporary, target)
-            shutil.rmtree(retired, ignore_errors=True)
-        else:
-            os.replace(temporary, target)
-    except BaseException:
+        while not _moved(temporary, target):
+            if not replace:
+                break
+            _retire(target)
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+
+
+def _moved(folder: Path, target: Path) -> bool:
+    """Whether the folder could take a place that nobody has."""
+    try:
+        # a rename takes the place of an empty folder, and of nothing else
+        if not os.path.lexists(target):
+            os.rename(folder, target)
+            return True
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+    return False
+
+
+def _retire(target: Path) -> None:
+    """Take a folder from its place, unless another process has just done so, and remove it."""
+    retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+    with suppress(FileNotFoundError):
+        os.rename(target, retired / "folder")
+    shutil.rmtree(retired, ignore_errors=True)
 
 
 def reserve_folder(wanted: Path) -> Path:

@@ -20,10 +20,13 @@ from torch import Tensor, nn
 from src.core.checkpoints import Checkpoint, NoCheckpoint, restore
 from src.core.data_utils import shuffled_batches
 from src.core.errors import OutOfMemory, StopTraining, TrainingFailed
-from src.core.fit_state import FitState, Keeper, Progress, Randomness, Stream
+from src.core.finite import FiniteWatch
+from src.core.fit_state import FitState, Progress, Randomness, Stream
+from src.core.keeper import Keeper
 from src.core.logging import get_logger
-from src.core.memory import give_back, reason_of
+from src.core.memory import give_back, is_out_of_memory, reason_of
 from src.core.settings import STRICT
+from src.core.weight_mean import WeightMean, averaged, weight_mean
 
 _log = get_logger(__name__)
 
@@ -56,6 +59,15 @@ class LoopSettings:
         "ndcg_20"
     )
     gradient_clip: Annotated[float, Field(ge=0, description="largest gradient norm; 0: no clipping")] = 0.0
+    ema: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="decay of the running mean of the weights, which is what is evaluated and kept; after step t, "
+            "counted from 0, at most (1 + t) / (10 + t). 0: no mean, the weights themselves",
+        ),
+    ] = 0.0
     adapt_micro_batch: Annotated[
         bool,
         Field(
@@ -121,11 +133,14 @@ def _accumulate(objective: Objective, optimiser: torch.optim.Optimizer, rows: Te
     return total
 
 
-def _descend(optimiser: torch.optim.Optimizer, clip: float) -> None:
+def _descend(optimiser: torch.optim.Optimizer, clip: float) -> Tensor | None:
+    """The optimiser's step; returns the gradient norm where clipping needs it."""
+    norm = None
     if clip > 0:
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(parameters, clip)
+        norm = nn.utils.clip_grad_norm_(parameters, clip).detach()
     optimiser.step()
+    return norm
 
 
 def fit(
@@ -144,7 +159,7 @@ def fit(
     batches: Batches = shuffled_batches,
     clock: Callable[[], float] = time.perf_counter,
 ) -> FitResult:
-    """Train ``module`` and leave it in its best evaluated state.
+    """Train ``module`` and leave it in its best evaluated state; with ``settings.ema`` that is the mean of its weights.
 
     ``evaluate`` returns validation metrics (higher is better for ``settings.monitor``); it is called in eval mode
     without gradients after every epoch. ``generator`` orders the rows, in the way of ``batches``, and nothing else
@@ -153,19 +168,22 @@ def fit(
     that a report which got lost is made again: a fit that finds a saved state reports its epochs once more and goes on
     to the same trajectory. ``report`` may raise `StopTraining`. ``clock`` counts seconds.
 
-    Raises ``TrainingFailed`` when a loss or the monitored metric is not finite, ``OutOfMemory`` when the device is out
-    of memory in a step or an evaluation, ``ArtefactError`` when the saved state is damaged or belongs to another
-    training.
+    Raises:
+        TrainingFailed: a loss, a gradient norm, a weight or the monitored metric is not finite; no such state is saved.
+        OutOfMemory: the device is out of memory in a step or an evaluation.
+        ArtefactError: the saved state is damaged or belongs to another training.
     """
     device = next(module.parameters()).device
     randomness = Randomness((generator, *streams), device)
-    state = FitState(module, optimiser, schedule, randomness)
+    mean = weight_mean(module, settings.ema)
+    state = FitState(module, optimiser, schedule, randomness, mean)
     progress, stopped = Progress(micro_batch_size=settings.micro_batch_size), False
     if (saved := checkpoint.load()) is not None:
         progress = state.load(saved)
         _log.info("going on where it was saved: %s", progress.told())
-    keeper = Keeper(checkpoint, state, progress, 60 * settings.checkpoint_minutes, clock)
-    step = _Step(module, objective, optimiser, settings, progress, randomness, schedule, on_step)
+    watch = FiniteWatch(module, progress)
+    keeper = Keeper(checkpoint, state, progress, 60 * settings.checkpoint_minutes, clock, watch)
+    step = _Step(module, objective, optimiser, settings, progress, randomness, schedule, mean, watch, on_step)
     step.repeat(progress.steps)
 
     def draw(order: torch.Generator) -> Iterator[Tensor]:
@@ -177,8 +195,9 @@ def fit(
         while progress.epoch < settings.epochs and progress.stale < settings.patience:
             keeper.begin()
             loss = _train_epoch(module, step, progress.left(draw, generator, device), train_rows, keeper)
-            metrics = _evaluate(module, evaluate, loss, progress.epoch + 1, settings.monitor)
-            progress.judge(metrics, settings.monitor, module)
+            with averaged(mean):
+                metrics = _evaluate(module, evaluate, loss, progress.epoch + 1, settings.monitor)
+                progress.judge(metrics, settings.monitor, module)
             shown = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())
             _log.debug("epoch %d: %s", progress.epoch, shown)
             keeper.save()
@@ -213,7 +232,7 @@ def _train_epoch(
 
 @plain_dataclass
 class _Step:
-    """One optimiser step, the schedule's step and the caller's hook; counts into the progress."""
+    """One optimiser step, the schedule's step, the mean's and the caller's hook; counts into the progress."""
 
     module: nn.Module
     objective: Objective
@@ -222,6 +241,8 @@ class _Step:
     progress: Progress
     randomness: Randomness
     schedule: torch.optim.lr_scheduler.LRScheduler | None
+    mean: WeightMean | None
+    watch: FiniteWatch
     hook: Callable[[], None] | None
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -229,7 +250,11 @@ class _Step:
         loss = self._within_memory(rows) if self.settings.adapt_micro_batch else self._gradients(rows)
         with _out_of_memory_explained("in the optimiser's step", "lower loop.micro_batch_size or the batch size"):
             # not to be repeated: a part of the parameters may have moved already
-            _descend(self.optimiser, self.settings.gradient_clip)
+            norm = _descend(self.optimiser, self.settings.gradient_clip)
+        if norm is not None:
+            self.watch.saw_norm(norm)
+        if self.mean is not None:
+            self.mean.update(self.progress.steps)
         self.progress.steps += 1
         if self.schedule is not None:
             self.schedule.step()
@@ -259,7 +284,9 @@ class _Step:
             size = min(self.progress.micro_batch_size or len(rows), len(rows))
             try:
                 return _accumulate(self.objective, self.optimiser, rows, size)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 reason = reason_of(error)
                 if size == 1:
                     advice = "take a smaller or quantised model, or shorter rows"
@@ -279,15 +306,15 @@ class _Step:
 def _out_of_memory_explained(where: str, advice: str) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfMemory(f"the device is out of memory {where} ({reason_of(error)}): {advice}") from error
 
 
 def _evaluate(
     module: nn.Module, evaluate: Callable[[], Mapping[str, float]], loss: float, epoch: int, monitor: str
 ) -> dict[str, float]:
-    if not math.isfinite(loss):
-        raise TrainingFailed(f"the training loss of epoch {epoch} is {loss}; lower the learning rate or the weights")
     module.eval()
     advice = "lower the batch size of the evaluation (evaluation.batch_size; a teacher's: teacher.export.batch_size)"
     with torch.no_grad(), _out_of_memory_explained(f"in the evaluation of epoch {epoch}", advice):

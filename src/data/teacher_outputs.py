@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from src.core.checksums import checksum_files, verify_files
 from src.core.errors import ArtefactError, Problem
 from src.core.git_info import git_info
 from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json
@@ -90,6 +91,7 @@ def save_teacher_outputs(folder: Path, outputs: TeacherOutputs, id_map: IdMap) -
                 "rows": len(outputs),
                 "top_n": int(outputs.candidates.shape[1]),
                 "git": git_info(),
+                "files": checksum_files(target),
             },
         )
 
@@ -114,6 +116,7 @@ def load_teacher_outputs(folder: Path, expected: Mapping[str, str], num_items: i
     ]
     if problems:
         raise ArtefactError([Problem("folder", str(folder), "does not fit this run"), *problems])
+    verify_files(folder, manifest.get("files", {}), again)
     outputs = TeacherOutputs(**{name: _read(folder, name) for name in _ARRAYS}, manifest=manifest)
     if problems := outputs.check(num_items):
         raise ArtefactError([Problem("folder", str(folder), "is damaged", again), *problems])

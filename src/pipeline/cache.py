@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from src.core.checksums import checksum_files, verify_files
 from src.core.data_utils import fingerprint
 from src.core.errors import ArtefactError, ConfigError
+from src.core.locks import alone
 from src.core.logging import get_logger
-from src.core.paths import MANIFEST, atomic_folder, read_json, require_finished, write_json
+from src.core.paths import atomic_folder, read_json, require_finished, write_json
 
 _log = get_logger(__name__)
 
 STAGE = "stage.json"
+
+#: beside the stages' folders: locks of those that are being built, and what was found damaged
+_LOCKS, _DAMAGED = "locks", "damaged"
 
 
 @dataclass(frozen=True)
@@ -37,32 +45,48 @@ def stage_key(kind: str, determined_by: Mapping[str, Any]) -> str:
 
 @dataclass
 class StageCache:
-    """Builds a stage once for each key. ``records`` tells a run's story in order."""
+    """Builds a stage once for each key, also when several processes ask for it. ``records`` tells a run's story."""
 
     root: Path
     reuse: bool = True
     records: list[StageRecord] = field(default_factory=list)
+    _verified: dict[Path, Mapping[str, Any]] = field(default_factory=dict, repr=False)
 
     def stage(
         self, name: str, determined_by: Mapping[str, Any], build: Callable[[Path], None], kind: str = ""
     ) -> StageRecord:
-        """The finished folder ``root/kind/key``; ``build(folder)`` fills a temporary one when there is none.
+        """The finished folder ``root/kind/key``, built where there is none.
 
-        ``determined_by`` must hold everything that decides the content. ``name`` is what the run calls the stage; two
-        names of one ``kind`` (the name itself by default) share their artefacts. A folder that is unfinished or damaged
-        is built again. Raises ``ConfigError`` when the cache cannot be written.
+        One process builds a key at a time; others wait and say so, and then find it built. A folder that is unfinished
+        or damaged is told, set aside and built again.
+
+        Args:
+            name: what the run calls the stage.
+            determined_by: everything that decides the content.
+            build: fills the temporary folder that it is given.
+            kind: names of one kind share their artefacts; the name itself by default.
+
+        Raises:
+            ConfigError: the cache cannot be written.
         """
         kind = kind or name
         key = stage_key(kind, determined_by)
         folder = self.root / kind / key
-        found = _finished(folder) if self.reuse else None
-        if found is not None:
-            _log.info("%s: reused %s (built in %.1f s)", name, key, found["seconds"])
-            return self._remember(StageRecord(name, key, folder, float(found["seconds"]), reused=True))
-        _log.info("%s: building %s", name, key)
-        seconds = self._build(folder, determined_by, build)
-        _log.info("%s: built in %.1f s", name, seconds)
-        return self._remember(StageRecord(name, key, folder, seconds, reused=False))
+        if (record := self._found(name, folder)) is not None:
+            return self._remember(record)
+        self.check()
+
+        def waiting(holder: str) -> None:
+            _log.info("%s: %s is building %s; waiting until it is done", name, holder, key)
+
+        with alone(self.root / _LOCKS / f"{kind}_{key}.lock", waiting) as locked:
+            # another process may have built it while this one waited
+            record = self._found(name, folder, set_aside=True)
+            if record is None:
+                if locked:
+                    _sweep(folder)
+                record = self._build(name, folder, determined_by, build)
+        return self._remember(record)
 
     def check(self) -> None:
         """Raises ``ConfigError`` when the cache cannot be written."""
@@ -73,31 +97,78 @@ class StageCache:
             rule = f"cannot be written ({error.strerror})"
             raise ConfigError.one("runtime.cache", str(self.root), rule, "choose a writable folder") from None
 
-    def _build(self, folder: Path, determined_by: Mapping[str, Any], build: Callable[[Path], None]) -> float:
+    def _found(self, name: str, folder: Path, set_aside: bool = False) -> StageRecord | None:
+        """What an earlier run, or another one, has built; what is damaged is no find, and is moved away if asked."""
+        stage = self._read(name, folder, set_aside) if self.reuse else None
+        if stage is None:
+            return None
+        seconds = float(stage["seconds"])
+        _log.info("%s: reused %s (built in %.1f s)", name, folder.name, seconds)
+        return StageRecord(name, folder.name, folder, seconds, reused=True)
+
+    def _read(self, name: str, folder: Path, set_aside: bool) -> Mapping[str, Any] | None:
+        """As `_finished`, verified once a run."""
+        try:
+            stage = self._verified.get(folder) or _finished(folder)
+        except ArtefactError as error:
+            if set_aside:
+                self._set_aside(name, folder, error)
+            return None
+        if stage is not None:
+            self._verified[folder] = stage
+        return stage
+
+    def _set_aside(self, name: str, folder: Path, why: ArtefactError) -> None:
+        """Make place for a new build; of each key the last damaged folder is kept, for who wants to know."""
+        kept = self.root / _DAMAGED / f"{folder.parent.name}_{folder.name}"
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # without locks another process may have done so
+            os.replace(folder, kept)
+        _log.warning("%s: %s; it is built again, and what was there is kept in %s until you remove it", name, why, kept)
+
+    def _build(
+        self, name: str, folder: Path, determined_by: Mapping[str, Any], build: Callable[[Path], None]
+    ) -> StageRecord:
+        _log.info("%s: building %s", name, folder.name)
         start = time.perf_counter()
-        self.check()
-        with atomic_folder(folder) as target:
+        with atomic_folder(folder, replace=not self.reuse) as target:
             build(target)
             seconds = time.perf_counter() - start
-            write_json(target / STAGE, {"seconds": seconds, "determined_by": _readable(determined_by)})
-        return seconds
+            stage = {"seconds": seconds, "determined_by": _readable(determined_by), "files": checksum_files(target)}
+            write_json(target / STAGE, {**stage, "checksum": _checksum(stage)})
+        _log.info("%s: built in %.1f s", name, seconds)
+        return StageRecord(name, folder.name, folder, seconds, reused=False)
 
     def _remember(self, record: StageRecord) -> StageRecord:
         self.records.append(record)
         return record
 
 
-def _finished(folder: Path) -> dict[str, Any] | None:
-    """What was written beside a finished artefact, or None where it has to be built."""
+def _finished(folder: Path) -> Mapping[str, Any] | None:
+    """What was written beside a finished artefact whose files are as they were written; None where there is none.
+
+    Raises:
+        ArtefactError: there is a folder, unfinished or damaged.
+    """
     if not folder.exists():
         return None
-    try:
-        require_finished(folder)
-        stage: dict[str, Any] = read_json(folder / STAGE)
-    except ArtefactError as error:
-        _log.warning("%s is not usable and will be built again: %s", folder / MANIFEST, error)
-        return None
+    require_finished(folder)
+    stage = read_json(folder / STAGE)
+    if not isinstance(stage, dict) or stage.get("checksum") != _checksum(stage):
+        raise ArtefactError.one("stage", str(folder / STAGE), "is damaged, or of an earlier version")
+    verify_files(folder, stage["files"])
     return stage
+
+
+def _checksum(stage: Mapping[str, Any]) -> str:
+    return fingerprint({name: value for name, value in stage.items() if name != "checksum"})
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that were killed had begun to build; only for who holds the lock: nobody builds now."""
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _readable(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from src.core.checkpoints import load_weights, save_weights
+from src.core.checksums import checksum_files, verify_files
 from src.core.errors import ArtefactError, ModelError, Problem
 from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json
 from src.data.candidates import load_candidates, save_candidates
@@ -141,6 +142,8 @@ def save_teacher(folder: Path, teacher: GatedTeacher, data: SequenceData, summar
                 "llm": teacher.language.name,
                 "fingerprints": fingerprints,
                 "summary": dict(summary),
+                # PEFT's file; ours carry their own, and adapter_config.json may be changed by hand
+                "files": checksum_files(target, f"{ADAPTER_FOLDER}/*.safetensors"),
             },
         )
 
@@ -210,6 +213,7 @@ class _Saved:
 def _open(folder: Path, settings: TeacherSettings, data: SequenceData, device: torch.device, objective: str) -> _Saved:
     manifest = require_finished(folder)
     _check(folder, manifest, data)
+    verify_files(folder, manifest.get("files", {}), _AGAIN)
     own = TypeAdapter(TeacherSettings).validate_python(manifest["settings"])
     if own.objective != objective:
         rule = f"the teacher in {folder} has objective {own.objective}; {objective} is needed"

@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from src.core.data_utils import fingerprint, fingerprint_file
 from src.core.errors import ConfigError, ModelError, OutOfMemory, Problem, ProblemsFound
 from src.core.logging import get_logger
-from src.core.memory import reason_of
+from src.core.memory import is_out_of_memory, reason_of
 from src.teacher.gated_lora import inject, require_checkpointing
 from src.teacher.quantise import check_quantise, check_stored_form, loading_arguments
 from src.teacher.settings import NOT_QUANTISED, TINY, Quantise, TeacherSettings
@@ -93,10 +93,10 @@ def _explained(name: str, what: str) -> Iterator[None]:
     """Turn what transformers raises for a missing or damaged model into one kind of error that teaches."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        # a RuntimeError too, but nothing that another id or the network could help
-        raise _too_large(name, error) from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            # nothing that another id or the network could help
+            raise _too_large(name, error) from error
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if is_local(name):
             step = "name a folder with config.json, tokenizer and weights (save_pretrained writes one)"
@@ -105,7 +105,7 @@ def _explained(name: str, what: str) -> Iterator[None]:
         raise ModelError.one(_FIELD, name, f"its {what} cannot be read ({first})", step) from error
 
 
-def _too_large(name: str, error: torch.OutOfMemoryError) -> OutOfMemory:
+def _too_large(name: str, error: BaseException) -> OutOfMemory:
     advice = "set teacher.quantise=4bit, take a smaller model, or free the device"
     return OutOfMemory(f"{_FIELD} = {name!r}: it does not fit on the device ({reason_of(error)}) → {advice}")
 
@@ -214,7 +214,9 @@ def load_llm(name_or_path: str, dtype: str, device: torch.device, quantise: Quan
         raise ModelError.one(_FIELD, name_or_path, f"{len(missing)} weights are missing, {missing[0]} among them")
     try:
         model = (model if quantise != NOT_QUANTISED else model.to(device)).eval()
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         raise _too_large(name_or_path, error) from error
     _check_width(name_or_path, model)
     identity = fingerprint_llm(name_or_path)

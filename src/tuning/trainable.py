@@ -29,10 +29,10 @@ from ray import tune
 
 from src.core.checkpoints import pack, unpack
 from src.core.data_utils import fingerprint
-from src.core.errors import AnyoError, ArtefactError, OutOfMemory, TrainingFailed
+from src.core.errors import AnyoError, ArtefactError, TrainingFailed
 from src.core.hardware import resolve_device
 from src.core.logging import get_logger
-from src.core.memory import give_back
+from src.core.memory import give_back, is_out_of_memory
 from src.core.paths import write_json
 from src.core.seed import seed_everything
 from src.pipeline.settings import ExperimentSettings
@@ -129,9 +129,11 @@ class Trainable:
         try:
             with self._log_file(str(config["folder"])) as log:
                 return self._train(config, log)
-        except (OutOfMemory, torch.OutOfMemoryError) as error:
-            return {"kind": "memory", "reason": f"out of GPU memory with a share of {config['share']:.3g}: {error}"}
-        except (AnyoError, ValidationError) as error:
+        except (AnyoError, ValidationError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                return {"kind": "memory", "reason": f"out of GPU memory with a share of {config['share']:.3g}: {error}"}
+            if isinstance(error, RuntimeError):
+                raise
             return {"kind": "failed", "reason": str(error)}
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import stat
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -109,6 +111,60 @@ def test_a_filled_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
         with atomic_folder(target) as folder:
             (folder / name).write_text(name, encoding="utf-8")
     assert _names(target) == ["new"]
+    assert _names(tmp_path) == ["out"]
+
+
+class Racing:
+    """`os.rename` before whose first call on ``target`` another process is quicker."""
+
+    def __init__(self, quicker: Callable[[], object]) -> None:
+        self.quicker, self.rename, self.raced = quicker, os.rename, False
+
+    def __call__(self, source: Path, target: Path) -> None:
+        """As `os.rename`."""
+        if not self.raced:
+            self.raced = True
+            self.quicker()
+        self.rename(source, target)
+
+
+def _publish(target: Path, content: str) -> None:
+    target.mkdir()
+    (target / content).write_text(content, encoding="utf-8")
+
+
+@pytest.mark.parametrize(("replace", "stays"), [(True, "mine"), (False, "theirs")])
+def test_a_folder_that_appears_at_the_last_moment_costs_nobodys_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replace: bool, stays: str
+) -> None:
+    target = tmp_path / "out"
+    monkeypatch.setattr(os, "rename", Racing(lambda: _publish(target, "theirs")))
+    with atomic_folder(target, replace) as folder:
+        (folder / "mine").write_text("1", encoding="utf-8")
+    assert _names(target) == [stays]
+    assert _names(tmp_path) == ["out"]
+
+
+def test_a_folder_that_another_process_takes_away_at_the_last_moment_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    _publish(target, "old")
+    monkeypatch.setattr(os, "rename", Racing(lambda: shutil.rmtree(target)))
+    with atomic_folder(target) as folder:
+        (folder / "mine").write_text("1", encoding="utf-8")
+    assert _names(target) == ["mine"]
+    assert _names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize(("replace", "stays"), [(True, "outer"), (False, "inner")])
+def test_of_two_that_fill_one_folder_the_later_wins_or_the_first(tmp_path: Path, replace: bool, stays: str) -> None:
+    target = tmp_path / "out"
+    with atomic_folder(target, replace) as outer:
+        (outer / "outer").write_text("", encoding="utf-8")
+        with atomic_folder(target, replace) as inner:
+            (inner / "inner").write_text("", encoding="utf-8")
+    assert _names(target) == [stays]
     assert _names(tmp_path) == ["out"]
 
 

@@ -37,7 +37,11 @@ class Killed(Exception):
 
 
 def train(
-    folder: Path | None, die_in_report: int = 0, scores: tuple[float, ...] = (), patience: int = EPOCHS
+    folder: Path | None,
+    die_in_report: int = 0,
+    scores: tuple[float, ...] = (),
+    patience: int = EPOCHS,
+    ema: float = 0.0,
 ) -> tuple[FitResult, nn.Module]:
     """A fit with dropout, Adam, a schedule and an extra stream; dies in the report of an epoch when asked to."""
     torch.manual_seed(1)
@@ -62,7 +66,7 @@ def train(
         model,
         objective,
         optimiser,
-        LoopSettings(epochs=EPOCHS, batch_size=8, patience=patience, monitor="score"),
+        LoopSettings(epochs=EPOCHS, batch_size=8, patience=patience, monitor="score", ema=ema),
         40,
         evaluate,
         torch.Generator().manual_seed(3),
@@ -81,12 +85,18 @@ def same(a: tuple[FitResult, nn.Module], b: tuple[FitResult, nn.Module]) -> bool
     return all(getattr(a[0], key) == getattr(b[0], key) for key in keys) and all(torch.equal(x, y) for x, y in weights)
 
 
+with_and_without_a_mean = pytest.mark.parametrize("ema", [0.0, 0.9])
+
+
+@with_and_without_a_mean
 @pytest.mark.parametrize("epoch", range(1, EPOCHS + 1))
-def test_a_training_killed_in_any_epochs_report_ends_as_if_it_had_not_been(tmp_path: Path, epoch: int) -> None:
-    whole = train(None)
+def test_a_training_killed_in_any_epochs_report_ends_as_if_it_had_not_been(
+    tmp_path: Path, epoch: int, ema: float
+) -> None:
+    whole = train(None, ema=ema)
     with pytest.raises(Killed):
-        train(tmp_path, die_in_report=epoch)
-    assert same(train(tmp_path), whole)
+        train(tmp_path, die_in_report=epoch, ema=ema)
+    assert same(train(tmp_path, ema=ema), whole)
 
 
 def test_killed_again_while_resuming(tmp_path: Path) -> None:
@@ -223,6 +233,7 @@ def train_for_hours(
     die_in_evaluation: int = 0,
     minutes: float = 2.0,
     batches: Batches = shuffled_batches,
+    ema: float = 0.0,
 ) -> Hours:
     """Three epochs of five steps, a minute each; batch norm, dropout, Adam, a schedule and an extra stream."""
     torch.manual_seed(1)
@@ -241,7 +252,7 @@ def train_for_hours(
         model,
         objective,
         optimiser,
-        LoopSettings(epochs=3, batch_size=8, patience=9, monitor="score", checkpoint_minutes=minutes),
+        LoopSettings(epochs=3, batch_size=8, patience=9, monitor="score", checkpoint_minutes=minutes, ema=ema),
         40,
         evaluate,
         torch.Generator().manual_seed(3),
@@ -255,13 +266,14 @@ def train_for_hours(
     return Hours(result, model, objective.steps, len(told))
 
 
+@with_and_without_a_mean
 @both_orders
 @pytest.mark.parametrize("step", range(3, 16))
-def test_a_training_killed_in_any_step_loses_two_minutes_and_no_bit(step: int, batches: Batches) -> None:
-    whole, checkpoint = train_for_hours(batches=batches), Kept()
+def test_a_training_killed_in_any_step_loses_two_minutes_and_no_bit(step: int, batches: Batches, ema: float) -> None:
+    whole, checkpoint = train_for_hours(batches=batches, ema=ema), Kept()
     with pytest.raises(Killed):
-        train_for_hours(checkpoint, die_in_step=step, batches=batches)
-    again = train_for_hours(checkpoint, batches=batches)
+        train_for_hours(checkpoint, die_in_step=step, batches=batches, ema=ema)
+    again = train_for_hours(checkpoint, batches=batches, ema=ema)
     assert same((again.result, again.module), (whole.result, whole.module))
     # killed in a step, at most the two before it are made again
     assert 15 - again.steps in (step - 1, step - 2)
@@ -288,11 +300,12 @@ def test_a_training_says_where_it_goes_on(caplog: pytest.LogCaptureFixture) -> N
     assert "going on where it was saved: epochs done: 1, steps of the next one: 2" in caplog.text
 
 
-def test_a_crash_in_the_evaluation_does_not_lose_the_epoch() -> None:
-    whole, checkpoint = train_for_hours(), Kept()
+@with_and_without_a_mean
+def test_a_crash_in_the_evaluation_does_not_lose_the_epoch(ema: float) -> None:
+    whole, checkpoint = train_for_hours(ema=ema), Kept()
     with pytest.raises(Killed):
-        train_for_hours(checkpoint, die_in_evaluation=2)
-    again = train_for_hours(checkpoint)
+        train_for_hours(checkpoint, die_in_evaluation=2, ema=ema)
+    again = train_for_hours(checkpoint, ema=ema)
     assert again.steps == 5  # the third epoch's
     assert same((again.result, again.module), (whole.result, whole.module))
 
@@ -320,6 +333,7 @@ class Hungry:
 
     def __init__(self, model: nn.Module, most: Callable[[], int]) -> None:
         self.model, self.most, self.asked, self.sizes = model, most, list[int](), list[int]()
+        self.error: Exception = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
     def loss(self, rows: Tensor) -> Tensor:
         """Mean over these rows."""
@@ -327,18 +341,24 @@ class Hungry:
         inputs = torch.stack([rows.float(), torch.ones(len(rows))], dim=1)
         loss = ((self.model(inputs) - rows.float().unsqueeze(1)) ** 2).mean()
         if len(rows) > self.most():
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+            raise self.error
         self.sizes.append(len(rows))
         return loss
 
 
 def hungry_fit(
-    most: Callable[[], int], adapt: bool = True, rows: int = 16, model: nn.Module | None = None, micro: int = 0
+    most: Callable[[], int],
+    adapt: bool = True,
+    rows: int = 16,
+    model: nn.Module | None = None,
+    micro: int = 0,
+    error: Exception | None = None,
 ) -> tuple[Hungry, nn.Module]:
     """One epoch in batches of 16."""
     torch.manual_seed(0)
     model = nn.Linear(2, 1) if model is None else model
     objective = Hungry(model, most)
+    objective.error = error or objective.error
     settings = LoopSettings(epochs=1, batch_size=16, micro_batch_size=micro, monitor="score", adapt_micro_batch=adapt)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.001)
     fit(model, objective, optimiser, settings, rows, lambda: {"score": 1.0}, torch.Generator().manual_seed(1))
@@ -349,6 +369,19 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_effective_batch() ->
     objective, model = hungry_fit(lambda: 5)
     assert objective.sizes == [4, 4, 4, 4]  # 16 and 8 did not fit
     torch.testing.assert_close(model.state_dict(), hungry_fit(lambda: 16)[1].state_dict())
+
+
+def test_memory_that_a_library_below_torch_lacks_halves_the_micro_batch_too() -> None:
+    error = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    assert hungry_fit(lambda: 5, error=error)[0].sizes == [4, 4, 4, 4]
+    with pytest.raises(OutOfMemory, match=r"CUBLAS_STATUS_ALLOC_FAILED.*set loop.adapt_micro_batch"):
+        hungry_fit(lambda: 5, adapt=False, error=error)
+
+
+@pytest.mark.parametrize("adapt", [False, True])
+def test_another_error_of_the_device_is_not_taken_for_it(adapt: bool) -> None:
+    with pytest.raises(torch.AcceleratorError, match="device-side assert"):
+        hungry_fit(lambda: 5, adapt, error=torch.AcceleratorError("CUDA error: device-side assert triggered"))
 
 
 def test_what_is_learned_depends_on_the_final_micro_batch_alone() -> None:

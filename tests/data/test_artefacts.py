@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src.core.errors import ArtefactError, DataError
+from src.core.errors import ArtefactError, DamagedArtefact, DataError
 from src.data.examples import Examples, SealedExamples
 from src.data.id_map import IdMap
 from src.data.interactions import Interactions
@@ -137,6 +137,16 @@ def test_outputs_that_break_the_schema_are_not_saved(
     assert len(load_teacher_outputs(tmp_path / "t", FINGERPRINTS, 3)) == 2
 
 
+@pytest.mark.parametrize("name", ["scores.npy", "distances.npy", "item_embedding.npy", "id_map.json"])
+def test_a_flipped_bit_in_saved_outputs_is_told(name: str, tmp_path: Path) -> None:
+    save_teacher_outputs(tmp_path / "t", _outputs(), ID_MAP)
+    content = bytearray((tmp_path / "t" / name).read_bytes())
+    content[-3] ^= 1
+    (tmp_path / "t" / name).write_bytes(bytes(content))
+    with pytest.raises(DamagedArtefact, match=rf"{name}.*is damaged.* → run python -m src.exp.run_teacher"):
+        load_teacher_outputs(tmp_path / "t", FINGERPRINTS, 3)
+
+
 def test_unfinished_and_damaged_folders(tmp_path: Path) -> None:
     folder = tmp_path / "t"
     with pytest.raises(ArtefactError, match="does not exist"):
@@ -144,7 +154,7 @@ def test_unfinished_and_damaged_folders(tmp_path: Path) -> None:
     save_teacher_outputs(folder, _outputs(), ID_MAP)
     whole = (folder / "candidates.npy").read_bytes()
     (folder / "candidates.npy").write_bytes(whole[:-3])
-    with pytest.raises(ArtefactError, match=r"candidates\.npy.*cannot be read"):
+    with pytest.raises(ArtefactError, match=r"candidates\.npy.*is damaged: its checksum is another"):
         load_teacher_outputs(folder, FINGERPRINTS, 3)
     (folder / "candidates.npy").unlink()
     with pytest.raises(ArtefactError, match=r"candidates\.npy"):

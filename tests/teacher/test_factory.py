@@ -131,6 +131,17 @@ def test_an_incomplete_folder_is_refused(llama: Path, tmp_path: Path, lost: str)
         load_teacher(folder, replace(SETTINGS, llm=str(llama)), data(), CPU)
 
 
+@pytest.mark.parametrize("name", ["adapter/adapter_model", "gate", "head", "projector", "encoder/model"])
+def test_a_flipped_bit_in_any_weights_is_told(llama: Path, tmp_path: Path, name: str) -> None:
+    folder = saved(teacher_of(llama), tmp_path / "teacher")
+    file = folder / f"{name}.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(ArtefactError, match=rf"{name}.safetensors.*is damaged.* → run "):
+        load_teacher(folder, replace(SETTINGS, llm=str(llama)), data(), CPU)
+
+
 def test_weights_of_another_shape_are_refused(llama: Path, tmp_path: Path) -> None:
     folder = saved(teacher_of(llama), tmp_path / "teacher")
     shutil.copy(folder / "head.safetensors", folder / "projector.safetensors")

@@ -217,11 +217,20 @@ def test_a_large_file_is_known_by_samples_its_header_among_them(
 
 
 @pytest.mark.parametrize("where", ["transformers.AutoModel.from_pretrained", "transformers.PreTrainedModel.to"])
-def test_a_model_that_does_not_fit_is_told_so(llama: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 14 GiB. See the documentation"), "CUDA out of"),
+        (torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be"), "CUDA error: out of"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_told_so(
+    llama: Path, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception, said: str
+) -> None:
     def full(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 14 GiB. See the documentation")
+        raise error
 
     monkeypatch.setattr(where, full)
-    with pytest.raises(OutOfMemory, match=r"does not fit .*CUDA out of memory\) → set teacher.quantise=4bit") as caught:
+    with pytest.raises(OutOfMemory, match=rf"does not fit .*{said} memory\) → set teacher.quantise=4bit") as caught:
         load_llm(str(llama), "auto", CPU)
     assert "HF_TOKEN" not in str(caught.value)

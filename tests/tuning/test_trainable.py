@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from src.core.errors import TrainingFailed
 from src.exp.door import read_settings
@@ -79,3 +80,31 @@ def test_a_worker_that_outlived_its_driver_writes_no_model(
     worker(store)(CONFIG)
     assert told == []
     assert not store.exists("0/model")
+
+
+OTHERS_SAY_IT = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+
+
+@pytest.mark.parametrize("error", [RuntimeError(OTHERS_SAY_IT), torch.AcceleratorError("CUDA error: out of memory")])
+def test_out_of_memory_asks_for_a_larger_share_whoever_says_it(
+    error: Exception, told: list[Mapping[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(trainable, "train_stage", fails)
+    (tmp_path / "data").mkdir()
+    worker(Store(str(tmp_path)))(CONFIG)
+    assert told == [{"kind": "memory", "reason": f"out of GPU memory with a share of 0: {error}"}]
+
+
+def test_an_error_of_the_program_is_not_taken_for_out_of_memory(
+    told: list[Mapping[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(trainable, "train_stage", fails)
+    (tmp_path / "data").mkdir()
+    with pytest.raises(RuntimeError, match="mat1"):
+        worker(Store(str(tmp_path)))(CONFIG)
