@@ -21,16 +21,16 @@ from torch import Tensor
 
 from src.core.seed import torch_generator
 from src.core.training import train_step
+from src.data.tensor_examples import TensorExamples
 from src.distill.data_bridge import TeachingRows
 from src.distill.selection_policy import build_policy
 from src.distill.settings import ActiveSettings, DistillSettings
-from src.distill.trainer_distill import DistillObjective, build_distilled
-from src.data.tensor_examples import TensorExamples
+from src.distill.trainer_distill import DistillObjective, build_taught
 from src.student.datamodule import StudentData
 from src.student.losses import dro_at, dro_terms, propensity
+from src.student.models import student_settings
 from src.student.objectives import negative_sampler
 from src.student.trainer_baseline import new_student
-from src.student.models import student_settings
 
 ITEMS, BATCH, WINDOW, LLM_WIDTH, ROWS = 1682, 256, 10, 384, 4096
 
@@ -42,7 +42,8 @@ def made_up_data() -> tuple[StudentData, TeachingRows]:
     split = TensorExamples.of_rows(
         history, torch.full((ROWS,), WINDOW), torch.randint(ITEMS, (ROWS,), generator=draw), history[:, 0]
     )
-    data = StudentData(split, split, ITEMS, WINDOW, propensity(torch.randint(500, (ITEMS,), generator=draw)).float())
+    counts = torch.randint(500, (ITEMS,), generator=draw)
+    data = StudentData(split, split, ITEMS, WINDOW, propensity(counts).float(), counts)
     candidates = torch.rand(ROWS + 1, ITEMS, generator=draw).topk(20, dim=1).indices
     distances = torch.rand(ROWS + 1, 20, generator=draw).sort(dim=1).values * 5
     embedding = torch.randn(ITEMS, LLM_WIDTH, generator=draw)
@@ -60,7 +61,7 @@ def stepper(settings: DistillSettings) -> Callable[[], None]:
         teaching.sequence_embedding,
         teaching.item_embedding,
     )
-    model = build_distilled(new_student(alone, data, 0), settings, narrowed, 0)
+    model = build_taught(new_student(alone, data, 0), settings, narrowed, data, 0)
     draw = negative_sampler(data, 1, torch_generator(0, "negatives"))
     objective = DistillObjective(model, data, narrowed, alone, settings, build_policy(ActiveSettings()), draw)
     optimiser = torch.optim.Adam(model.parameters(), 1e-3, fused=True)

@@ -30,6 +30,7 @@ from src.core.data_utils import fingerprint
 from src.core.logging import log_to
 from src.core.paths import require_finished, write_json, write_text
 from src.core.seed import numpy_generator
+from src.data.tensor_examples import TensorExamples
 from src.distill.data_bridge import align
 from src.distill.trainer_distill import train_distilled
 from src.evaluation.paired import Comparison, compare, gain
@@ -39,7 +40,6 @@ from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.student.artefact import load_student, save_student
-from src.data.tensor_examples import TensorExamples
 from src.student.evaluator import rank_examples
 from src.student.trainer_baseline import train_student
 

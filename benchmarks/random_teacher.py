@@ -25,6 +25,7 @@ from src.data.examples import Examples
 from src.data.id_map import IdMap
 from src.data.tensor_examples import TensorExamples
 from src.student.architectures.sasrec import SASRec
+from src.student.models import student_settings
 from src.teacher.factory import build_teacher
 from src.teacher.gated_lora import inject
 from src.teacher.gates import build_gate
@@ -45,7 +46,6 @@ from src.teacher.title.model import TitleTeacher
 from src.teacher.title.prompts import TitlePrompts
 from src.teacher.title.training import TitleObjective, row_tokens
 from src.teacher.training import ItemObjective
-from src.student.models import student_settings
 
 WINDOW = 10
 _WORDS = 200  # different words of the titles; each becomes one token

@@ -35,9 +35,9 @@ from src.core.training import train_step
 from src.data.dataset import load_dataset
 from src.data.settings import DatasetSettings
 from src.student.datamodule import StudentData
+from src.student.models import student_settings
 from src.student.objectives import StudentObjective, negative_sampler
 from src.student.trainer_baseline import new_student
-from src.student.models import student_settings
 
 
 def our_epochs(root: Path, threads: int) -> Iterator[float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,8 @@ from src.core.data_utils import pad_right
 from src.data.examples import Examples, SealedExamples, SequenceData, Statistics
 from src.data.id_map import IdMap
 from src.data.teacher_outputs import TeacherOutputs
+from src.student.models import student_settings
+from src.student.settings import NetworkSettings
 
 NUM_ITEMS = 12
 WINDOW = 5

@@ -18,7 +18,7 @@ from src.distill.terms.base import Term
 
 @cache
 def terms() -> tuple[Term, ...]:
-    """Every term of the distillation, in the order of the sum: each file of `src/distill/terms/` holds one, ``TERM``."""
+    """Every term of the distillation, in the order of the sum: a file of `src/distill/terms/` holds one, ``TERM``."""
     modules = (importlib.import_module(f"{own.__name__}.{m.name}") for m in pkgutil.iter_modules(own.__path__))
     return tuple(sorted((m.TERM for m in modules if hasattr(m, "TERM")), key=lambda term: (term.order, term.name)))
 

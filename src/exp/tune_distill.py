@@ -48,7 +48,7 @@ from src.pipeline.runs import (
 from src.pipeline.stages import Stages, fit_of
 from src.student.artefact import load_student
 from src.tuning.arms import ARMS, check_arms
-from src.tuning.fair import POPULARITY, FairSearch, arms_table, best_final, judge, run_fair, save_answer
+from src.tuning.fair import FairSearch, arms_table, best_final, judge, run_fair, save_answer
 from src.tuning.report import write_tensorboard, write_trials_table
 from src.tuning.search import Workplace, reproduces_baseline
 

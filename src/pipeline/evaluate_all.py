@@ -19,6 +19,7 @@ from src.core.paths import require_finished
 from src.core.settings import STRICT
 from src.data.candidates import save_candidates
 from src.data.examples import Examples, sample
+from src.data.tensor_examples import TensorExamples
 from src.evaluation.comparison import Ranked, Row, row
 from src.pipeline.cache import StageCache
 from src.pipeline.final import CANDIDATES, Contestant, closed_form_contestants, write_comparison
@@ -27,7 +28,6 @@ from src.pipeline.runs import BEST_STUDENT
 from src.pipeline.settings import ExperimentSettings, RuntimeSettings
 from src.pipeline.stages import Stages
 from src.student.artefact import load_student
-from src.data.tensor_examples import TensorExamples
 from src.student.evaluator import rank_examples
 from src.student.settings import EvaluationSettings
 from src.teacher.trained import load_trained
@@ -136,7 +136,10 @@ def run_eval_all(settings: EvaluateSettings, field: Lineup, folder: RunFolder) -
     """Rank on validation and test (opened here, once), write the tables and the manifest."""
     stages, device = field.stages, field.stages.device
     names = ", ".join(str(result.folder) for result in field.results)
-    students = [*closed_form_contestants(stages), *(_student(r, stages, device) for r in field.results if r.has_student())]
+    students = [
+        *closed_form_contestants(stages),
+        *(_student(r, stages, device) for r in field.results if r.has_student()),
+    ]
     test = stages.data.test.open(f"run_eval_all of {names}", folder.test_record)
     splits = {"validation": stages.data.validation, "test": test}
     full = {split: _ranked(students, split, shown, settings.evaluation, device) for split, shown in splits.items()}

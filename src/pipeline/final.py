@@ -10,10 +10,10 @@ from src.core.logging import console, get_logger
 from src.core.paths import require_finished, write_text
 from src.data.candidates import CandidateLists, save_candidates
 from src.data.examples import Examples, sample
+from src.data.tensor_examples import TensorExamples
 from src.evaluation.comparison import Ranked, Row, as_frame, as_table, ranks_frame, row
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.stages import Stages
-from src.data.tensor_examples import TensorExamples
 from src.student.evaluator import Score, rank_examples
 from src.teacher.trained import TrainedTeacher
 

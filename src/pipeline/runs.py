@@ -66,7 +66,11 @@ def run_distill(stages: Stages, folder: RunFolder) -> None:
     extra = {"fit": asdict(run.fit)}
     save_student(folder.path / BEST_STUDENT, run.student, settings.student, data.id_map, data.fingerprints(), extra)
     write_curves(folder.path / CURVES / "distilled", run.fit.history)
-    contestants = [*closed_form_contestants(stages), baseline_contestant(stages), Contestant("distilled", run.student.eval())]
+    contestants = [
+        *closed_form_contestants(stages),
+        baseline_contestant(stages),
+        Contestant("distilled", run.student.eval()),
+    ]
     comparison = Comparison(stages, contestants, with_teacher=stages.uses_own_teacher)
     _conclude(stages, folder, comparison, "distill", {"student": fit_summary(run.fit), **teacher_facts(stages)})
 

@@ -51,7 +51,10 @@ class ExperimentSettings:
         for where, (loop, known) in loops.items():
             if loop.monitor not in known:
                 raise ValueError(f"{where}.loop.monitor = {loop.monitor!r} must be one of {', '.join(known)}")
-        if any(term.reads_labels for term in active_terms(self.distill)) and self.distill.candidate_topk > self.teacher.export.top_n:
+        if (
+            any(term.reads_labels for term in active_terms(self.distill))
+            and self.distill.candidate_topk > self.teacher.export.top_n
+        ):
             raise ValueError(
                 f"distill.candidate_topk = {self.distill.candidate_topk} must not exceed "
                 f"teacher.export.top_n = {self.teacher.export.top_n}"

@@ -30,11 +30,11 @@ from src.distill.data_bridge import RANKING_FILE, import_dllm2rec
 from src.evaluation.paired import user_interval
 from src.pipeline.cache import StageCache, StageRecord, stage_key
 from src.pipeline.settings import ExperimentSettings
-from src.student.artefact import WEIGHTS, load_student, save_student
-from src.student.datamodule import StudentData
 from src.student.architectures.sasrec import SASRec
-from src.student.base import Recommender, SequenceStudent
+from src.student.artefact import WEIGHTS, load_student, save_student
+from src.student.base import Recommender
 from src.student.baselines import tune_baseline
+from src.student.datamodule import StudentData
 from src.student.models import student_settings
 from src.student.prior import Prior, fit_prior, load_prior, require_prior_fits, save_prior
 from src.student.settings import NetworkSettings, StudentSettings
@@ -124,7 +124,7 @@ class Stages:
 
     @cached_property
     def prior_record(self) -> StageRecord:
-        """The student's prior, fitted out of fold and on all training rows, with the settings that `closed_form` chose."""
+        """The student's prior, fitted out of fold and on all training rows, as `closed_form` chose its settings."""
         student, settings = self.settings.student, self.settings
         assert isinstance(student, NetworkSettings)
         chosen = self.closed_form(self.prior_name)

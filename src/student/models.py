@@ -110,4 +110,3 @@ def build_closed_form(settings: StudentSettings, num_items: int, window: int) ->
         rule = "is no model in closed form"
         raise ConfigError.one(_FIELD, settings.architecture, rule, f"use one of {', '.join(closed_forms())}")
     return model
-

@@ -156,4 +156,6 @@ def load_prior(folder: Path, device: torch.device | str) -> Prior:
         raise ArtefactError.one("prior", str(folder), "is no model in closed form")
     scores = load_weights(folder / _SCORES)
     model.to(device).eval()
-    return Prior(model, settings, float(manifest["scale"]), *(scores[name].to(device) for name in ("train", "validation")))
+    return Prior(
+        model, settings, float(manifest["scale"]), *(scores[name].to(device) for name in ("train", "validation"))
+    )

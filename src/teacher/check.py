@@ -19,8 +19,8 @@ from src.core.metrics import ndcg, target_ranks
 from src.data.candidates import CandidateLists
 from src.data.examples import Examples
 from src.data.tensor_examples import TensorExamples
-from src.student.evaluator import as_judged, scores_of
 from src.student.base import Recommender
+from src.student.evaluator import as_judged, scores_of
 from src.teacher.interfaces import Teacher, TeacherForward
 from src.teacher.labelling import ask
 

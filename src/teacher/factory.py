@@ -26,8 +26,8 @@ from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json
 from src.data.candidates import load_candidates, save_candidates
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
-from src.student.artefact import load_student, save_student
 from src.student.architectures.sasrec import SASRec
+from src.student.artefact import load_student, save_student
 from src.teacher.gated_lora import (
     ADAPTER,
     GatedAdapters,

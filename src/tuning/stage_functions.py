@@ -42,8 +42,8 @@ def train_stage(
         case "distill":
             taught = data.taught(settings.distill.candidate_topk)
             distilled = train_distilled(
-                require_network(settings.student), settings.distill, settings.active, settings.evaluation, data.students, taught,
-                settings.seed, report, checkpoint,
+                require_network(settings.student), settings.distill, settings.active, settings.evaluation,
+                data.students, taught, settings.seed, report, checkpoint,
             )  # fmt: skip
             student, fit = distilled.student, distilled.fit
 

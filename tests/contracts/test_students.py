@@ -1,4 +1,4 @@
-"""What every student promises, whatever its architecture and sizes. A new architecture joins `STUDENTS`."""
+"""What every student that is trained by gradient descent promises. A new architecture joins `STUDENTS`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 
 from src.core.training import LoopSettings
-from src.student.artefact import load_student, save_student
-from src.student.datamodule import StudentData
+from src.distill.terms.base import TaughtStudent
 from src.distill.terms.item_embeddings import TeacherItemInput
+from src.student.artefact import load_student, save_student
 from src.student.base import SequenceStudent
+from src.student.datamodule import StudentData
 from src.student.models import build_student
 from src.student.settings import EvaluationSettings, StudentSettings
 from src.student.trainer_baseline import train_student
-from tests.fixtures import student_of
-from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data
+from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data, student_of
 
 _LOOP = LoopSettings(epochs=2, batch_size=16, monitor="ndcg_5")
-_SMALL: dict[str, Any] = {"filter_sizes": (1, 3, WINDOW), "num_filters": 3, "loop": _LOOP, "dropout": 0.3}
+_SMALL: dict[str, Any] = {"loop": _LOOP, "dropout": 0.3}
+_TRANSFORMER: dict[str, Any] = {**_SMALL, "architecture": "transformer", "window": 0, "prior": "none"}
 
 STUDENTS = {
     "sasrec": student_of(architecture="sasrec", width=8, heads=1, **_SMALL),
@@ -31,10 +32,14 @@ STUDENTS = {
     "sasrec, width one": student_of(architecture="sasrec", width=1, heads=1, **_SMALL),
     "gru4rec": student_of(architecture="gru4rec", width=8, **_SMALL),
     "gru4rec, odd width": student_of(architecture="gru4rec", width=7, **_SMALL),
-    "caser": student_of(architecture="caser", width=8, **_SMALL),
+    "caser": student_of(architecture="caser", width=8, filter_sizes=(1, 3, WINDOW), num_filters=3, **_SMALL),
     "caser, one filter": student_of(
         architecture="caser", width=5, filter_sizes=(2,), num_filters=1, loop=_LOOP, dropout=0.3
     ),
+    "transformer": student_of(width=8, heads=2, **_TRANSFORMER),
+    "transformer, two blocks": student_of(width=8, heads=1, blocks=2, feedforward=1, **_TRANSFORMER),
+    "transformer, three blocks, free rows": student_of(width=6, heads=3, blocks=3, tied=False, **_TRANSFORMER),
+    "transformer, width one": student_of(width=1, heads=1, **_TRANSFORMER),
 }
 
 
@@ -163,7 +168,8 @@ def test_a_seed_repeats_a_run_bit_by_bit_whatever_ran_before(settings: StudentSe
     assert first.fit.history == again.fit.history
     state, repeated = first.student.state_dict(), again.student.state_dict()
     assert all(torch.equal(state[name], repeated[name]) for name in state)
-    assert not torch.equal(state["scorer.weight"], other.student.state_dict()["scorer.weight"])
+    name = "item_embeddings.weight"
+    assert not torch.equal(state[name], other.student.state_dict()[name])
 
 
 @torch.no_grad()
@@ -173,14 +179,14 @@ def test_folding_the_teachers_items_keeps_the_logits(student: SequenceStudent, k
     torch.manual_seed(5)
     item_input = TeacherItemInput(torch.randn(known, 6), NUM_ITEMS, student.item_embeddings.embedding_dim, 0.7)
     history, length = batch()
-    before = student(history, length, item_input(history))
-    item_input.fold_into(student)
-    assert torch.allclose(student(history, length), before, atol=1e-5)
+    taught = TaughtStudent(student, {"item_input": item_input}).eval()
+    before = taught(history, length)
+    assert torch.allclose(taught.fold()(history, length), before, atol=1e-5)
 
 
 @torch.no_grad()
 def test_the_teachers_items_are_the_same_projected_by_place_or_by_table() -> None:
     item_input = TeacherItemInput(torch.randn(NUM_ITEMS - 2, 6), NUM_ITEMS, 4, 0.7)
     few, many = torch.tensor([[0, NUM_ITEMS]]), torch.arange(NUM_ITEMS + 1).repeat(3, 1)
-    assert torch.allclose(item_input(few)[0], item_input(many)[0, [0, NUM_ITEMS]])
-    assert torch.allclose(item_input(few)[0, 1], 0.7 * item_input.projection.bias)
+    assert torch.allclose(item_input.extra(few)[0], item_input.extra(many)[0, [0, NUM_ITEMS]])
+    assert torch.allclose(item_input.extra(few)[0, 1], 0.7 * item_input.projection.bias)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-import src.distill.trainer_distill as trainer
+import src.distill.terms.base as terms
 from src.core.checkpoints import Checkpoint, NoCheckpoint
 from src.core.errors import ConfigError
 from src.core.training import LoopSettings
@@ -19,16 +19,15 @@ from src.data.examples import SealedExamples
 from src.distill.data_bridge import TeachingRows, align
 from src.distill.selection_policy import SelectionContext, TeachAll
 from src.distill.settings import ActiveSettings, DistillSettings
-from src.distill.trainer_distill import DistillObjective, DistillRun, build_distilled, train_distilled
+from src.distill.trainer_distill import DistillObjective, DistillRun, build_taught, train_distilled
+from src.student.base import SequenceStudent
 from src.student.datamodule import StudentData
 from src.student.evaluator import evaluate_model
 from src.student.losses import dro_at, dro_terms
-from src.student.base import SequenceStudent
 from src.student.settings import EvaluationSettings, StudentSettings
 from src.student.trainer_baseline import new_student, train_student
-from tests.fixtures import student_of
 from tests.dying import DyingCheckpoint, Killed
-from tests.fixtures import NUM_ITEMS, cycle_data, outputs_for
+from tests.fixtures import NUM_ITEMS, cycle_data, outputs_for, student_of
 
 EVALUATION = EvaluationSettings(ks=(1, 5))
 NOTHING = DistillSettings(lam=0.0, alpha=0.0, ed_weight=0.0, candidate_topk=4)
@@ -40,12 +39,12 @@ def student_settings(architecture: str = "sasrec", loss: str = "ce", **changes: 
     loop = LoopSettings(epochs=3, batch_size=16, monitor="ndcg_5")
     options: dict[str, Any] = {
         "width": 8,
-        "filter_sizes": (2, 3),
-        "num_filters": 3,
         "dropout": 0.3,
         "loop": loop,
         "negatives": 2,
     }
+    if architecture == "caser":
+        options |= {"filter_sizes": (2, 3), "num_filters": 3}
     return student_of(**{**options, "architecture": architecture, "loss": loss, **changes})
 
 
@@ -133,12 +132,11 @@ def test_extra_parts_do_not_shift_the_students_own_random_stream(data: StudentDa
     after_baseline = torch.rand(4)
     student = new_student(settings, data, 7)
     parts = replace(NOTHING, ed_weight=0.3, embedding_loss_weight=1.0)
-    model = build_distilled(student, parts, teaching, 7)
+    model = build_taught(student, parts, teaching, data, 7)
     assert torch.equal(torch.rand(4), after_baseline)
     assert same_weights(model.student, baseline)
-    assert model.item_input is not None
-    assert model.output_projection is not None
-    assert model.output_projection.weight.shape == (3, 8)
+    assert set(model.parts) == {"item_input", "output_projection"}
+    assert model.parts["output_projection"].weight.shape == (3, 8)
 
 
 def test_a_run_repeats_with_its_seed(data: StudentData, teaching: TeachingRows) -> None:
@@ -174,7 +172,7 @@ def objective_of(
 ) -> DistillObjective:
     """Dropout off, negatives fixed: the loss is a function of the rows."""
     chosen = student_settings(loss=loss, negatives=1, dropout=0.0)
-    model = build_distilled(new_student(chosen, data, 1), settings, teaching, 1).eval()
+    model = build_taught(new_student(chosen, data, 1), settings, teaching, data, 1).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)  # logits of a trained student's size
@@ -211,7 +209,7 @@ def test_the_whole_loss_by_hand(data: StudentData, teaching: TeachingRows) -> No
     bce = -(x[0, candidates].sigmoid().log() + (1 - negative.sigmoid()).log())
     candidates_dro = torch.stack([printed_dro(x[0], p, 2.0, int(c)) for c in candidates])
     ranking = (weights * (bce + 0.3 * candidates_dro)).sum() / 2
-    projected = model.output_projection(representation)[0]  # type: ignore[misc]
+    projected = model.parts["output_projection"](representation)[0]
     embedding = (projected - teaching.embedding(rows)[0]).square().mean() / 2
 
     expected = 2.0 * ce + 0.3 * dro.mean() + 0.7 * 0.5 * ranking + 0.4 * embedding
@@ -350,7 +348,7 @@ def test_catalogue_wide_work_is_done_once_a_step(
         calls.append(1)
         return dro_terms(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trainer, "dro_terms", counted)
+    monkeypatch.setattr(terms, "dro_terms", counted)
     objective_of(data, teaching, FULL).loss(torch.arange(40))
     assert len(calls) == 1
     assert dro_at(dro_terms(torch.zeros(1, 3), torch.ones(3), 1.0), torch.tensor([[0, 1, 2]])).shape == (1, 3)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from src.core.metrics import summarise, target_ranks
 from src.data.examples import Examples
 from src.data.teacher_outputs import TeacherOutputs
+from src.data.tensor_examples import TensorExamples
 from src.distill.data_bridge import TeachingRows, align
 from src.distill.kd_losses import (
     confidence_weights,
@@ -24,8 +25,9 @@ from src.distill.kd_losses import (
 )
 from src.distill.selection_policy import TeachAll
 from src.distill.settings import DistillSettings
-from src.distill.trainer_distill import DistilledStudent, DistillObjective, ranking_weights
-from src.data.tensor_examples import TensorExamples
+from src.distill.terms.base import TaughtStudent
+from src.distill.terms.ranking import ranking_weights
+from src.distill.trainer_distill import DistillObjective
 from src.student.datamodule import StudentData
 from src.student.losses import dro_at, dro_terms, propensity
 from src.student.objectives import main_loss
@@ -41,11 +43,9 @@ _WEIGHTING = {"reference": "product", "intended": "per_sample"}
 class _Transparent(nn.Module):
     """A student whose representation already is its logits."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.scorer = nn.Identity()
+    window, prior = 1, None
 
-    def score_items(self, representation: Tensor, items: Tensor) -> Tensor:
+    def score_items(self, representation: Tensor, items: Tensor, prior_scores: None) -> Tensor:
         """Logits of a few items a row."""
         return representation.gather(1, items)
 
@@ -53,16 +53,20 @@ class _Transparent(nn.Module):
 class FixedLogits(nn.Module):
     """Stands where a distilled student stands, and always says the same: row b's logits are a parameter."""
 
-    output_projection = None
+    has_output_parts = False
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
-        self.logits = nn.Parameter(logits.clone())
+        self.table = nn.Parameter(logits.clone())
         self.student = _Transparent()
 
     def represent(self, history: Tensor, length: Tensor) -> Tensor:
         """``[B, V]``; a row's history holds nothing but its number."""
-        return self.logits[history[:, 0]]
+        return self.table[history[:, 0]]
+
+    def logits(self, representation: Tensor, prior_scores: None) -> Tensor:
+        """``[B, V]``: what `represent` gave."""
+        return representation
 
 
 def _settings(io: Arrays, weighting: str, alpha: float, lam: float) -> DistillSettings:
@@ -102,8 +106,8 @@ def _objective(io: Arrays, settings: DistillSettings, dtype: torch.dtype) -> Dis
     logits, target = io["in.model_output"].to(dtype), io["in.target"]
     numbers = torch.arange(len(target))
     train = TensorExamples.of_rows(numbers.unsqueeze(1), torch.ones_like(numbers), target, numbers)
-    data = StudentData(train, train, logits.shape[1], 1, io["in.ps"].to(dtype))
-    model = cast(DistilledStudent, FixedLogits(logits))
+    data = StudentData(train, train, logits.shape[1], 1, io["in.ps"].to(dtype), torch.zeros(logits.shape[1]))
+    model = cast(TaughtStudent, FixedLogits(logits))
     teaching = _teaching(io, dtype, logits.shape[1])
     negatives = io["in.target_neg"]
     return DistillObjective(model, data, teaching, _BCE, settings, TeachAll(), lambda rows: negatives[rows])

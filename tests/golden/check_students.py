@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from src.distill.terms.base import TaughtStudent
 from tests.golden.reference_names import copy_of, item_input_from, settings_of, student_from
 from tests.golden.sources import FLOAT32, FLOAT64, PRECISIONS, Arrays, Sources, require
 
@@ -38,10 +39,10 @@ def check_seqrec(sources: Sources, io_file: Path, weights_file: Path) -> None:
         item_input = item_input_from(state, table, io.number("hp.ed_weight"))
         io.expect("in.llm_emb", item_input.table.float()[states], 0.0)
         folded = copy_of(student, settings)
-        item_input.fold_into(folded)
+        TaughtStudent(folded, {"item_input": item_input}).fold()
         results = {
             "logits": [student(states, length)],
-            "logits_llm": [student(states, length, item_input(states)), folded(states, length)],
+            "logits_llm": [student(states, length, item_input.extra(states)), folded(states, length)],
         }
         for name, variants in results.items():
             for logits in variants:

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from src.core.training import train_step
+from src.data.tensor_examples import TensorExamples
 from src.distill.data_bridge import align, import_dllm2rec
 from src.distill.selection_policy import TeachAll
 from src.distill.settings import DistillSettings
-from src.distill.trainer_distill import DistilledStudent, DistillObjective
-from src.data.tensor_examples import TensorExamples
+from src.distill.terms.base import TaughtStudent
+from src.distill.trainer_distill import DistillObjective
 from src.student.datamodule import StudentData
 from src.student.evaluator import evaluate_model
 from src.student.objectives import main_loss
@@ -83,7 +84,7 @@ def check_train_trace(sources: Sources, mini: Path, config_file: Path, init_file
     teaching = align(outputs, sequences.train, distill.candidate_topk, "cpu")
     student = student_from(state, settings, data.history_length)
     item_input = item_input_from(state, teaching.item_embedding, distill.ed_weight) if distill.ed_weight > 0 else None
-    model = DistilledStudent(student, item_input, None)
+    model = TaughtStudent(student, {} if item_input is None else {"item_input": item_input})
 
     replay = _Replay()
     objective = DistillObjective(model, data, teaching, settings, distill, TeachAll(), replay.draw)
@@ -95,7 +96,7 @@ def check_train_trace(sources: Sources, mini: Path, config_file: Path, init_file
         _check_metrics(trace, split, evaluate_model(model, examples, EvaluationSettings(ks=_CUTOFFS)), data.num_items)
 
 
-def _replay_steps(trace: Arrays, model: DistilledStudent, objective: DistillObjective, replay: _Replay) -> None:
+def _replay_steps(trace: Arrays, model: TaughtStudent, objective: DistillObjective, replay: _Replay) -> None:
     settings, train = objective.student_settings, objective.data.train
     optimiser = torch.optim.Adam(
         model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
@@ -112,7 +113,7 @@ def _replay_steps(trace: Arrays, model: DistilledStudent, objective: DistillObje
     trace.expect("f32.bce", torch.stack(mains).double(), TRACE_LOSS)
 
 
-def _check_parameters(trace: Arrays, model: DistilledStudent) -> None:
+def _check_parameters(trace: Arrays, model: TaughtStudent) -> None:
     ours = dict(model.state_dict())
     finals = trace.names("final.")
     require(bool(finals), "the trace holds final parameters")
@@ -122,7 +123,7 @@ def _check_parameters(trace: Arrays, model: DistilledStudent) -> None:
         if reference in _NO_GRADIENT:
             continue
         if reference.startswith(PROJECTION):
-            got = ours[f"item_input.projection.{reference.removeprefix(PROJECTION)}"]
+            got = ours[f"parts.item_input.projection.{reference.removeprefix(PROJECTION)}"]
         else:
             got, want = ours[f"student.{our_name(reference)}"], our_shape(reference, want)
         require(got.shape == want.shape, f"{name}: {got.shape} is not {want.shape}")

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from src.core.errors import TrainingFailed
 from src.data.examples import SealedExamples
 from src.data.tensor_examples import TensorExamples
+from src.student.architectures.popularity import Popularity, PopularitySettings
 from src.student.datamodule import StudentData
 from src.student.evaluator import evaluate_model, mask_seen, rank_examples
-from src.student.popularity import Popularity
 from src.student.settings import EvaluationSettings
 from src.student.trainer_baseline import new_student
-from tests.fixtures import student_of
-from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data, cycle_examples, examples_of
+from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data, cycle_examples, examples_of, student_of
 
 
 def next_item(history: Tensor, length: Tensor) -> Tensor:
@@ -89,7 +88,10 @@ def test_the_history_is_masked_only_where_it_is_asked_for() -> None:
 
 
 def test_popularity_ranks_by_training_targets_and_tells_equals_apart() -> None:
-    model = Popularity(torch.tensor([3, 7, 3, 0]))
+    model = Popularity(PopularitySettings(), 4, 1)
+    targets = [0] * 3 + [1] * 7 + [2] * 3
+    examples = examples_of([[0]] * len(targets), targets, 0, 4)
+    model.fit(TensorExamples.of(examples, "cpu"), torch.arange(len(targets)))
     history = torch.zeros(2, WINDOW, dtype=torch.int64)
     scores = model(history, torch.ones(2, dtype=torch.int64))
     assert scores.shape == (2, 4)

@@ -20,8 +20,7 @@ from src.student.models import build_student
 from src.student.objectives import StudentObjective, negative_sampler
 from src.student.settings import EvaluationSettings, StudentSettings
 from src.student.trainer_baseline import train_student
-from tests.fixtures import student_of
-from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data
+from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data, student_of
 
 EVALUATION = EvaluationSettings(ks=(1, 5))
 
@@ -32,10 +31,10 @@ def settings_of(architecture: str, **changes: Any) -> StudentSettings:
     options: dict[str, Any] = {
         "architecture": architecture,
         "width": 8,
-        "filter_sizes": (2, 3),
-        "num_filters": 3,
         "loop": loop,
     }
+    if architecture == "caser":
+        options |= {"filter_sizes": (2, 3), "num_filters": 3}
     return student_of(**{**options, **changes})
 
 

@@ -33,8 +33,7 @@ from src.teacher.settings import (
     TinySettings,
 )
 from src.teacher.tiny_llm import train_tokenizer
-from tests.fixtures import student_of
-from tests.fixtures import NUM_ITEMS, WINDOW, id_map_of
+from tests.fixtures import NUM_ITEMS, WINDOW, id_map_of, student_of
 
 CPU = torch.device("cpu")
 WIDTH = 16

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from src.core.metrics import ndcg
-from src.evaluation.paired import user_interval
 from src.data.tensor_examples import TensorExamples
-from src.student.evaluator import rank_examples
+from src.evaluation.paired import user_interval
 from src.student.architectures.sasrec import SASRec
+from src.student.evaluator import rank_examples
 from src.student.settings import EvaluationSettings
 from src.teacher.check import (
     TOP,
@@ -31,8 +31,7 @@ from src.teacher.check import (
     teacher_ranker,
 )
 from src.teacher.labelling import rank
-from tests.fixtures import student_of
-from tests.fixtures import NUM_ITEMS, WINDOW, cycle_examples
+from tests.fixtures import NUM_ITEMS, WINDOW, cycle_examples, student_of
 from tests.teacher.builders import CPU, teacher_of
 
 V = 100

@@ -30,8 +30,7 @@ from src.teacher.selection import (
     softmax_entropy,
 )
 from src.teacher.settings import ExportSettings
-from tests.fixtures import student_of
-from tests.fixtures import NUM_ITEMS, WINDOW, cycle_examples, examples_of
+from tests.fixtures import NUM_ITEMS, WINDOW, cycle_examples, examples_of, student_of
 
 TRAIN = cycle_examples(40, 100)
 NAMES = ("random", "most_recent", "student_uncertain", "student_wrong", "diverse")

@@ -11,7 +11,6 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from src.core.paths import REPOSITORY
-from tests.fixtures import student_of
 from src.teacher.settings import (
     ExportSettings,
     GateSettings,
@@ -22,6 +21,7 @@ from src.teacher.settings import (
     TinySettings,
     TitleSettings,
 )
+from tests.fixtures import student_of
 from tests.teacher.title_builders import TITLE_SETTINGS
 
 CONF = REPOSITORY / "conf" / "teacher"

@@ -166,9 +166,9 @@ class Term:
     """One term of the distillation. Subclasses are plain classes without state; one object of each is registered.
 
     ``name``: also the key of its part; ``arm`` and ``title``: its arm in a fair comparison; ``Settings``: a frozen
-    dataclass with its keys, all of which become keys of ``distill``; ``switches``: the keys, one of which must be above 0
-    for the term to count; ``reads_labels``: whether selection policies decide which rows it sees; ``order``: its place in
-    the sum (floating-point sums depend on it).
+    dataclass with its keys, all of which become keys of ``distill``; ``switches``: the keys, one of which must be above
+    0 for the term to count; ``reads_labels``: whether it reads the teacher's labels, and policies decide on which rows;
+    ``order``: its place in the sum (floating-point sums depend on it).
     """
 
     name: ClassVar[str]
