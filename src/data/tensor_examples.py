@@ -38,13 +38,15 @@ class TensorExamples:
         """Copied to a device; a copy, so that a trial cannot change another's data."""
         past = examples.past
         columns = (past.items, past.end, past.earlier, examples.target, examples.example_id, examples.timestamp)
-        return cls(*(torch.tensor(column, device=device) for column in columns), examples.window, past.padding_id)
+        tensors = [torch.tensor(column, device=device) for column in columns]
+        return cls(*tensors, window=examples.window, padding_id=past.padding_id)  # type: ignore[misc, arg-type]
 
     @classmethod
     def of_rows(cls, history: Tensor, length: Tensor, target: Tensor, example_id: Tensor) -> TensorExamples:
         """From histories as a table ``[N, L]``, padded on the right, and their lengths ``[N]``; on the CPU."""
-        columns = [np.asarray(column) for column in (example_id, example_id * 0 - 1, history, length, target)]
-        return cls.of(Examples.of_rows(*columns, np.asarray(example_id, np.float64)), "cpu")
+        ids, width = np.asarray(example_id), np.asarray(history)
+        rows = Examples.of_rows(ids, ids * 0 - 1, width, np.asarray(length), np.asarray(target), ids.astype(np.float64))
+        return cls.of(rows, "cpu")
 
     @property
     def device(self) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.core.errors import ArtefactError, DataError, Problem
+from src.core.errors import ArtefactError, ConfigError, DataError, Problem
 from src.core.paths import atomic_folder
 from src.data.examples import Examples, SequenceData
 from src.data.teacher_outputs import TeacherOutputs
@@ -50,11 +50,16 @@ class TeachingRows:
         """``[B, E]`` sequence embeddings; zeros where a row has no label."""
         return self.sequence_embedding[self.slot[rows].to(self.sequence_embedding.device)].to(self.slot.device)
 
-    def first(self, topk: int) -> TeachingRows:
-        """The same with the first ``topk`` candidates only (views); raises ``ArtefactError`` when there are fewer."""
+    def require(self, topk: int) -> None:
+        """Raises ``ArtefactError`` when there are fewer than ``topk`` candidates a row."""
         if problem := _too_few(topk, self.candidates.shape[1]):
             raise ArtefactError([problem])
-        return replace(self, candidates=self.candidates[:, :topk], distances=self.distances[:, :topk])
+
+    def require_item_embeddings(self, key: str, value: float) -> None:
+        """Raises ``ConfigError`` about a setting that needs item embeddings where these teachers have none."""
+        if self.item_embedding.shape[1] == 0:
+            rule = "these teachers have no item embeddings: only a language model has"
+            raise ConfigError.one(key, value, rule, "set it to 0, or name llm among distill.teachers")
 
     @property
     def num_labelled(self) -> int:

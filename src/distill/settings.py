@@ -28,6 +28,14 @@ class _Common:
     """What all terms share."""
 
     ce_loss_weight: Annotated[float, Field(ge=0, description="weight of the main loss (CE or BCE: student.loss)")] = 1.0
+    teachers: Annotated[
+        tuple[str, ...],
+        Field(
+            min_length=1,
+            description="whose labels are distilled, their mean where there are several: llm (the language model, or "
+            "outputs_from), self (two seeds of the student), or a model in closed form (linear, ...)",
+        ),
+    ] = ("llm",)
     outputs_from: Annotated[
         Path | None,
         Field(description="folder of finished teacher outputs or of DLLM2Rec's three files; null: train a teacher"),

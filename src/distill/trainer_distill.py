@@ -71,7 +71,7 @@ class DistillObjective:
 
     def _taught(self, step: Step) -> Tensor:
         labelled = self.teaching.labelled(step.rows)
-        candidates, distances = step.ranking
+        candidates, distances = (part[:, : self.settings.candidate_topk] for part in step.ranking)
         context = SelectionContext(
             step.logits.detach(), step.target, candidates, distances, labelled, self.settings.temperature
         )

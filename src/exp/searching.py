@@ -160,7 +160,7 @@ def driving(settings: SearchSettings, stages: Stages, folder: RunFolder, documen
 
 
 def search_and_publish(
-    settings: SearchSettings, prepared: Prepared, folder: RunFolder, place: Workplace, outputs: TeacherOutputs | None,
+    settings: SearchSettings, prepared: Prepared, folder: RunFolder, place: Workplace, outputs: Mapping[str, TeacherOutputs],
     name: str,
 ) -> SearchOutcome:  # fmt: skip
     """The single search of a stage: the winner's model (as ``name``) and keys, the trials table, the curves."""

@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from src.core.data_utils import fingerprint
 from src.core.errors import ConfigError, Problem, gather
 from src.core.logging import console
+from src.core.metrics import summarise
 from src.core.settings import STRICT
 from src.data.teacher_outputs import TeacherOutputs
 from src.exp.entry import Entry
@@ -51,6 +52,7 @@ from src.tuning.arms import ARMS, check_arms
 from src.tuning.fair import FairSearch, arms_table, best_final, judge, run_fair, save_answer
 from src.tuning.report import write_tensorboard, write_trials_table
 from src.tuning.search import Workplace, reproduces_baseline
+from src.tuning.shared_data import teaching_key
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -92,7 +94,7 @@ def run(settings: TuneSettings, prepared: Prepared, folder: RunFolder) -> None:
     stages = prepared.stages
     with driving(settings, stages, folder, _document(settings)) as place:
         check_teacher(stages, folder)
-        outputs = stages.outputs
+        outputs = _teaching(settings, prepared, stages)
         show_teacher(teacher_facts(stages))
         stages.release_teacher()
         write_curves(folder.path / CURVES / "student_baseline", fit_of(stages.baseline).history)
@@ -100,11 +102,19 @@ def run(settings: TuneSettings, prepared: Prepared, folder: RunFolder) -> None:
         work(settings, prepared, folder, place, outputs)
 
 
+def _teaching(settings: TuneSettings, prepared: Prepared, stages: Stages) -> dict[str, TeacherOutputs]:
+    """What every set of teachers says that some trial reads."""
+    wanted = [settings.distill.teachers]
+    if settings.protocol == "fair":
+        wanted = teachers_of(arms_of(prepared.space, stages.settings))
+    return {teaching_key(teachers): stages.outputs_of(teachers) for teachers in wanted}
+
+
 # ------------------------------------------------------------------------------------------------------- one search
 
 
 def _run_single(
-    settings: TuneSettings, prepared: Prepared, folder: RunFolder, place: Workplace, outputs: TeacherOutputs
+    settings: TuneSettings, prepared: Prepared, folder: RunFolder, place: Workplace, outputs: Mapping[str, TeacherOutputs]
 ) -> None:
     stages = prepared.stages
     outcome = search_and_publish(settings, prepared, folder, place, outputs, BEST_STUDENT)
@@ -122,7 +132,7 @@ def _run_single(
 
 
 def _run_fair(
-    settings: TuneSettings, prepared: Prepared, folder: RunFolder, place: Workplace, outputs: TeacherOutputs
+    settings: TuneSettings, prepared: Prepared, folder: RunFolder, place: Workplace, outputs: Mapping[str, TeacherOutputs]
 ) -> None:
     stages = prepared.stages
     with folder.watch.measure("search_time"):
@@ -151,8 +161,9 @@ def _answer(
 ) -> None:
     """Every final model on validation and on the test split, opened once; the verdicts in plain sentences."""
     contestants = closed_form_contestants(stages)
-    owners = [contestant.name for contestant in contestants]
-    for arm in ARMS:
+    closed_forms = {contestant.name: contestant for contestant in contestants}
+    owners = list(closed_forms)
+    for arm in fair.described:
         for trial, model in zip(fair.finals_of(arm.name), models[arm.name], strict=True):
             student = load_student(model, stages.data)[0].to(stages.device)
             name = f"{arm.name} (seed {trial.params['seed']})"
@@ -167,13 +178,25 @@ def _answer(
         owner: np.stack([ranked.ranks.numpy() for ranked, own in zip(on_test, owners, strict=True) if own == owner])
         for owner in dict.fromkeys(owners)
     }
-    answer = judge(fair, ranks, test.user, settings.tuning.resamples)
+    on_validation = comparison.validation()
+    metric = fair.finals.record.space.metric
+    models = [
+        Scored(arm.name, arm.title, ranks[arm.name], mean_validation(fair, arm.name), fair.arms[arm.name].trials,
+               arm.uses_llm)
+        for arm in fair.described
+    ]  # fmt: skip
+    for ranked in on_validation:
+        if (model := closed_forms.get(ranked.model)) is not None:
+            value = summarise(ranked.ranks, stages.settings.evaluation.ks)[metric]
+            models.append(Scored(model.name, model.name, ranks[model.name], value, model.trials, uses_llm=False))
+    answer = judge(fair, models, test.user, settings.tuning.resamples)
     save_answer(folder.path, answer)
-    ranked = [*comparison.validation(), *on_test]
+    ranked = [*on_validation, *on_test]
     write_tables(folder, comparison.rows(ranked), ranked)
     console.print(arms_table(answer))
-    for line in answer["comparisons"]:
-        console.print(line["sentence"], markup=False)
+    for family in ("comparisons", "comparisons_with_best"):
+        for line in answer[family]:
+            console.print(line["sentence"], markup=False)
 
 
 def _fair_facts(fair: FairSearch, arm: str, seed: object) -> dict[str, Any]:

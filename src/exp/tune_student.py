@@ -29,7 +29,7 @@ def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None
     """Baseline, search, the winner's artefacts, one look at the test split, the manifest."""
     stages = prepared.stages
     with driving(settings, stages, folder, "student") as place:
-        outcome = search_and_publish(settings, prepared, folder, place, None, BEST_STUDENT)
+        outcome = search_and_publish(settings, prepared, folder, place, {}, BEST_STUDENT)
         tuned = best_student(outcome, stages, folder, "tuned")
         contestants = [*closed_form_contestants(stages), baseline_contestant(stages), tuned]
         compare(Comparison(stages, contestants, with_teacher=False), outcome, folder, settings, "best student")

@@ -41,7 +41,7 @@ def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None
     with driving(settings, stages, folder, document(settings)) as place:
         # what the trials take from the cache is built here, once
         _, _ = stages.encoder, stages.llm_folder
-        outcome = search_and_publish(settings, prepared, folder, place, None, BEST_TEACHER)
+        outcome = search_and_publish(settings, prepared, folder, place, {}, BEST_TEACHER)
         best, seed = outcome.settings.teacher, stages.settings.seed
         teacher = load_trained(folder.path / BEST_TEACHER, best, stages.data, stages.device, seed)
         contestants = [*closed_form_contestants(stages), baseline_contestant(stages)]

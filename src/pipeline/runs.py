@@ -78,7 +78,8 @@ def run_distill(stages: Stages, folder: RunFolder) -> None:
 def distil(stages: Stages) -> DistillRun:
     """The configured student, taught by the teacher's outputs."""
     settings = stages.settings
-    teaching = align(stages.outputs, stages.data.train, settings.distill.candidate_topk, stages.device)
+    teaching = align(stages.outputs, stages.data.train, stages.outputs.candidates.shape[1], stages.device)
+    teaching.require(settings.distill.candidate_topk)
     student = require_network(settings.student)
     with epoch_bar("distillation", student.loop.epochs, student.loop.monitor) as report:
         return train_distilled(

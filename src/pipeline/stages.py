@@ -6,6 +6,7 @@ data ─► student baseline ─► encoder ─► language model ─► teacher
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from src.core.checkpoints import FileCheckpoint
 from src.core.data_utils import fingerprint_file
@@ -27,15 +29,18 @@ from src.data.dataset import load_dataset
 from src.data.examples import Examples, SequenceData, sample
 from src.data.teacher_outputs import TeacherOutputs, load_teacher_outputs, save_teacher_outputs
 from src.distill.data_bridge import RANKING_FILE, import_dllm2rec
+from src.distill.teachers import LLM, SELF, combined, outputs_from_scores
 from src.evaluation.paired import user_interval
 from src.pipeline.cache import StageCache, StageRecord, stage_key
 from src.pipeline.settings import ExperimentSettings
 from src.student.architectures.sasrec import SASRec
 from src.student.artefact import WEIGHTS, load_student, save_student
-from src.student.base import Recommender
+from src.student.base import Recommender, SequenceStudent
 from src.student.baselines import tune_baseline
 from src.student.datamodule import StudentData
-from src.student.models import student_settings
+from src.student.evaluator import ScoreRows
+from src.student.models import require_network, student_settings
+from src.student.objectives import train_prior_scores
 from src.student.prior import Prior, fit_prior, load_prior, require_prior_fits, save_prior
 from src.student.settings import NetworkSettings, StudentSettings
 from src.student.trainer_baseline import train_student
@@ -51,8 +56,19 @@ from src.teacher.training import train_teacher
 
 _log = get_logger(__name__)
 
+#: how far the seeds of the teachers in `self` lie from the run's own: no final training has one of them
+SELF_SEEDS = 1000
+
 #: raise a stage's number when its code changes what it produces: older cache entries are then built again
-VERSIONS = {"student": 2, "closed_form": 1, "prior": 1, "tiny_llm": 1, "teacher": 1, "teacher_outputs": 1}
+VERSIONS = {
+    "student": 2,
+    "closed_form": 1,
+    "prior": 1,
+    "student_outputs": 1,
+    "tiny_llm": 1,
+    "teacher": 1,
+    "teacher_outputs": 1,
+}
 
 
 @dataclass
@@ -122,12 +138,10 @@ class Stages:
             return "none"
         return name
 
-    @cached_property
-    def prior_record(self) -> StageRecord:
-        """The student's prior, fitted out of fold and on all training rows, as `closed_form` chose its settings."""
-        student, settings = self.settings.student, self.settings
-        assert isinstance(student, NetworkSettings)
-        chosen = self.closed_form(self.prior_name)
+    def prior_record(self, name: str) -> StageRecord:
+        """A model in closed form, fitted out of fold and on all training rows, as `closed_form` chose its settings."""
+        student, settings = require_network(self.settings.student), self.settings
+        chosen = self.closed_form(name)
         determined_by = {
             "version": VERSIONS["prior"],
             "closed_form": chosen.key,
@@ -146,17 +160,17 @@ class Stages:
     @cached_property
     def prior(self) -> Prior | None:
         """What `prior_record` holds, on the run's device; None for a student without a prior."""
-        return None if self.prior_name == "none" else load_prior(self.prior_record.folder, self.device)
+        return None if self.prior_name == "none" else load_prior(self.prior_record(self.prior_name).folder, self.device)
 
     @cached_property
     def baseline(self) -> StageRecord:
         """The student trained alone, with the run's seed."""
-        return self._student("student_baseline", self.settings.student)
+        return self._student("student_baseline", self.settings.student, self.settings.seed)
 
     @cached_property
     def encoder(self) -> StageRecord:
         """The teacher's own frozen SASRec; the same artefact as the baseline where the settings agree."""
-        return self._student("encoder", self.settings.teacher.encoder)
+        return self._student("encoder", self.settings.teacher.encoder, self.settings.seed)
 
     @cached_property
     def encoder_content(self) -> str:
@@ -167,20 +181,20 @@ class Stages:
         """A student on the run's device."""
         return load_student(record.folder, self.data)[0].to(self.device)
 
-    def _student(self, name: str, settings: StudentSettings) -> StageRecord:
+    def _student(self, name: str, settings: StudentSettings, seed: int) -> StageRecord:
         with_prior = isinstance(settings, NetworkSettings) and settings.prior != "none" and self.prior_name != "none"
         determined_by = {
             "version": VERSIONS["student"],
             "data": self.data.fingerprints(),
             "settings": deciding(settings),
-            "prior": self.prior_record.key if with_prior else None,
+            "prior": self.prior_record(self.prior_name).key if with_prior else None,
             "evaluation": {**asdict(self.settings.evaluation), "batch_size": None},
-            "seed": self.settings.seed,
+            "seed": seed,
             "device": self.device.type,
         }
 
         def build(folder: Path) -> None:
-            evaluation, seed = self.settings.evaluation, self.settings.seed
+            evaluation = self.settings.evaluation
             data = self.student_data if with_prior else self._bare_data
             with student_bar(name, settings) as report:
                 run = train_student(settings, evaluation, data, seed, report)
@@ -319,7 +333,61 @@ class Stages:
 
     @cached_property
     def outputs(self) -> TeacherOutputs:
-        """The teacher's outputs: this run's, or those that ``distill.outputs_from`` names."""
+        """What the configured teachers say, as one."""
+        return self.outputs_of(self.settings.distill.teachers)
+
+    def outputs_of(self, teachers: Sequence[str]) -> TeacherOutputs:
+        """What some teachers say about the training rows, as one (see `src.distill.teachers.combined`).
+
+        Raises ``ConfigError`` for a teacher that does not exist.
+        """
+        found = [self.llm_outputs if name == LLM else self._student_outputs(name) for name in teachers]
+        return combined(found, self.data.num_items)
+
+    def _student_outputs(self, name: str) -> TeacherOutputs:
+        """The labels of two seeds of the student itself, or of a model in closed form."""
+        settings = self.settings
+        if name == SELF:
+            seeds = (settings.seed + SELF_SEEDS, settings.seed + SELF_SEEDS + 1)
+            sources = [self._student(f"student of seed {seed}", settings.student, seed) for seed in seeds]
+        else:
+            sources = [self.prior_record(name)]
+        determined_by = {
+            "version": VERSIONS["student_outputs"],
+            "sources": [source.key for source in sources],
+            "top_n": settings.teacher.export.top_n,
+        }
+
+        def build(folder: Path) -> None:
+            example_id, top_n = self.data.train.example_id, settings.teacher.export.top_n
+            manifest = {"fingerprints": {**self.data.fingerprints(), "model": name, "prompt": "none"}}
+            found = [
+                outputs_from_scores(score, example_id, self.data.num_items, top_n, manifest)
+                for score in (self._training_scores(name, source) for source in sources)
+            ]
+            save_teacher_outputs(folder, combined(found, self.data.num_items), self.data.id_map)
+
+        record = self.cache.stage(f"labels of {name}", determined_by, build, kind="student_outputs")
+        return load_teacher_outputs(record.folder, self.data.fingerprints(), self.data.num_items)
+
+    def _training_scores(self, name: str, source: StageRecord) -> ScoreRows:
+        """A student's or a prior's scores of training rows, what the prior says out of fold."""
+        if name != SELF:
+            prior = load_prior(source.folder, "cpu")
+            return lambda rows: prior.of(prior.train, rows)
+        student, data = self.load_student(source), self.student_data
+        assert isinstance(student, SequenceStudent)
+
+        def score(rows: Tensor) -> Tensor:
+            rows = rows.to(self.device)
+            own = student.encode(*data.train.read(rows, student.window))
+            return student.logits(own, train_prior_scores(student, data, rows))
+
+        return score
+
+    @cached_property
+    def llm_outputs(self) -> TeacherOutputs:
+        """The language model's outputs: this run's, or those that ``distill.outputs_from`` names."""
         given = self.settings.distill.outputs_from
         if given is None:
             return load_teacher_outputs(self.outputs_record.folder, self.data.fingerprints(), self.data.num_items)
@@ -329,8 +397,8 @@ class Stages:
 
     @property
     def uses_own_teacher(self) -> bool:
-        """Whether this experiment trains a teacher, or reads outputs that were given."""
-        return self.settings.distill.outputs_from is None
+        """Whether this experiment trains a language model, or reads outputs that were given, or needs none."""
+        return self.settings.distill.outputs_from is None and LLM in self.settings.distill.teachers
 
 
 def student_bar(name: str, settings: StudentSettings) -> AbstractContextManager[Report]:

@@ -55,7 +55,8 @@ def tune_baseline(name: str, trials: int, evaluation: EvaluationSettings, data: 
     metric = f"ndcg_{max(evaluation.ks)}"
     best: TunedBaseline | None = None
     tried: list[dict[str, Any]] = []
-    for fields in getattr(kind.build, "candidates", ({},))[:trials]:
+    candidates: tuple[dict[str, Any], ...] = getattr(kind.build, "candidates", ({},))
+    for fields in candidates[:trials]:
         settings = student_settings(name, **fields)
         run = fit_closed_form(settings, evaluation, data)
         value = run.fit.best_metrics[metric]

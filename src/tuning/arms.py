@@ -1,10 +1,19 @@
-"""The arms of the fair protocol: which terms of the distillation each one has, and what of the space it searches."""
+"""The arms of the fair protocol: which terms of the distillation each one has, whose labels, and what it searches.
+
+Arms follow from the terms (`src/distill/terms/`): each declares its own. Beside them stand the student alone, all terms
+together, and two controls that need no language model: the same label terms with labels of the student itself (two seeds
+of its own), and of the linear model.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from src.core.errors import ConfigError
+from src.distill.settings import terms
+from src.distill.teachers import LLM, SELF
+from src.distill.terms.base import Term
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.applied import no_distillation
 from src.tuning.search_space import SearchSpace, Value
@@ -12,80 +21,84 @@ from src.tuning.search_space import SearchSpace, Value
 
 @dataclass(frozen=True)
 class Arm:
-    """A student with some of the terms. ``title`` is what a report calls it."""
+    """A student with some of the terms, taught by some teachers. ``title`` is what a report calls it."""
 
     name: str
     title: str
     terms: tuple[str, ...]
+    teachers: tuple[str, ...] = (LLM,)
+
+    @property
+    def uses_llm(self) -> bool:
+        """Whether a language model has a part in it."""
+        return LLM in self.teachers and any(term.uses_teacher for term in terms() if term.name in self.terms)
 
 
 STUDENT = Arm("student", "student", ())
-ARMS = (
-    STUDENT,
-    Arm("dro", "student + DRO", ("dro",)),
-    Arm("ranking", "student + ranking", ("ranking",)),
-    Arm("embedding", "student + embedding", ("embedding",)),
-    Arm("everything", "everything", ("dro", "ranking", "embedding")),
-)
-
-#: which term a key belongs to; keys of no term (the student's own) are shared by all arms
-_TERM = {
-    "distill.alpha": "dro",
-    "distill.beta": "dro",
-    "distill.dro_weighting": "dro",
-    "distill.ed_weight": "embedding",
-    "distill.embedding_loss_weight": "embedding",
-    "distill.embedding_loss": "embedding",
-}
-#: the keys that switch a term on
-_SWITCH = {
-    "dro": ("distill.alpha",),
-    "ranking": ("distill.lam",),
-    "embedding": ("distill.ed_weight", "distill.embedding_loss_weight"),
-}
+EVERYTHING = "everything"
+#: whose labels the controls distil
+CONTROLS = {SELF: "student + its own labels", "linear": "student + labels of the linear model"}
 
 
-def term_of(key: str) -> str | None:
-    """The term that a key belongs to, None for what all arms share."""
-    if key in _TERM:
-        return _TERM[key]
-    return None if key.startswith("student.") or key == "distill.ce_loss_weight" else "ranking"
+def arms_of(space: SearchSpace, settings: ExperimentSettings) -> tuple[Arm, ...]:
+    """The arms that have something to search or to switch on in this space, the student alone first."""
+    on = [term for term in terms() if _is_on(term, space, settings)]
+    by_arm: dict[str, list[Term]] = {}
+    for term in on:
+        by_arm.setdefault(term.arm, []).append(term)
+    arms = [STUDENT]
+    arms += [Arm(name, own[0].title, tuple(term.name for term in own)) for name, own in by_arm.items()]
+    if len(by_arm) > 1:
+        arms.append(Arm(EVERYTHING, EVERYTHING, tuple(term.name for term in on)))
+    labels = tuple(term.name for term in on if term.reads_labels and not term.needs_embeddings)
+    if labels:
+        arms += [Arm(f"labels_of_{name}", title, labels, (name,)) for name, title in CONTROLS.items()]
+    return tuple(arms)
+
+
+def _is_on(term: Term, space: SearchSpace, settings: ExperimentSettings) -> bool:
+    keys = [f"distill.{key}" for key in term.switches]
+    return term.is_on(settings.distill) or any(key in space.parameters for key in keys)
 
 
 def space_of(arm: Arm, space: SearchSpace) -> SearchSpace:
     """The part of a space that an arm searches: what all share, and its own terms."""
-    return space.only(key for key in space.parameters if term_of(key) in (None, *arm.terms))
+    return space.only(key for key in space.parameters if _belongs(key, arm))
 
 
-def fixed_values(arm: Arm, space: SearchSpace, settings: ExperimentSettings) -> dict[str, Value]:
-    """The keys that switch off what an arm does not have.
+def _belongs(key: str, arm: Arm) -> bool:
+    room, _, name = key.partition(".")
+    own = [term for term in terms() if term.name in arm.terms]
+    if room == "active":
+        return any(term.reads_labels for term in own)
+    owner = next((term for term in terms() if room == "distill" and name in term.keys()), None)
+    return owner is None or owner in own
 
-    Raises ``ConfigError`` when nothing would switch one of its terms on.
-    """
-    neutral = no_distillation(settings)
-    off: dict[str, Value] = {
-        key: neutral[key] for term, keys in _SWITCH.items() if term not in arm.terms for key in keys
+
+def fixed_values(arm: Arm, settings: ExperimentSettings) -> dict[str, Value]:
+    """The keys that switch off what an arm does not have, and name its teachers."""
+    off = no_distillation(settings)
+    absent = [term for term in terms() if term.name not in arm.terms]
+    keys = {f"distill.{key}" for term in absent for key in term.off(settings.student)}
+    return {
+        **{key: value for key, value in off.items() if key in keys},
+        "distill.teachers": list(arm.teachers),  # type: ignore[dict-item]  # a list is no searched value
     }
-    for term in arm.terms:
-        on = any(key in space.parameters or _current(settings, key) > 0 for key in _SWITCH[term])
-        if not on:
-            keys = " or ".join(_SWITCH[term])
-            rule = f"the arm {arm.title!r} needs it above 0, searched or configured"
-            raise ConfigError.one(keys, 0.0, rule, "add it to the search space")
-    return off
 
 
 def check_arms(space: SearchSpace, settings: ExperimentSettings) -> None:
-    """Raises ``ConfigError`` when no student is searched that the arms share, or one has nothing of its own."""
-    for arm in ARMS:
-        fixed_values(arm, space, settings)
+    """Raises ``ConfigError`` when no arm would differ from the student, or nothing is searched that all arms share."""
     if not space.metric.startswith("ndcg_") or len(space.objectives) > 1:
         rule = "protocol=fair compares NDCG@K, and nothing else"
         raise ConfigError.one("search space: metric", list(space.objectives), rule, "metric: ndcg_20")
     if not space_of(STUDENT, space).parameters:
         rule = "protocol=fair tunes the student alone as well, so the space needs student.* parameters"
         raise ConfigError.one("search space", list(space.parameters), rule, "see search_spaces/fair.yaml")
+    if len(arms_of(space, settings)) == 1:
+        rule = "switches no term of the distillation on: there is nothing to compare with the student"
+        raise ConfigError.one("search space", list(space.parameters), rule, "add distill.lam, distill.ed_weight, ...")
 
 
-def _current(settings: ExperimentSettings, key: str) -> float:
-    return float(getattr(settings.distill, key.rsplit(".", 1)[-1]))
+def teachers_of(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
+    """Every set of teachers that some arm reads, once."""
+    return list(dict.fromkeys(arm.teachers for arm in arms))

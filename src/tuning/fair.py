@@ -6,7 +6,7 @@ chosen with; the test split is opened once, for all of them together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from src.core.errors import ConfigError, TrainingFailed
 from src.core.paths import write_json
 from src.core.seed import numpy_generator
 from src.data.teacher_outputs import TeacherOutputs
-from src.evaluation.paired import compare, gain, mean_interval
+from src.evaluation.paired import compare, gain, mean_interval, named_users
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.tuning.applied import apply_values, configured_trial
-from src.tuning.arms import ARMS, STUDENT, Arm, fixed_values, space_of
+from src.tuning.arms import STUDENT, Arm, arms_of, fixed_values, space_of, teachers_of
 from src.tuning.dispatch import Search
 from src.tuning.journal import open_journal
 from src.tuning.search import SearchPlan, Workplace, Workshop, open_workshop, winner
@@ -33,7 +33,6 @@ from src.tuning.search_space import CategoricalParameter, IntParameter, SearchSp
 
 FAIR = "fair.json"
 FINALS, ARM, SEED = "finals", "arm", "seed"
-POPULARITY = "popularity"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +40,7 @@ class FairSearch:
     """The arms' searches and the final trainings, over one journal."""
 
     arms: Mapping[str, Search]
+    described: Sequence[Arm]
     finals: Search
     off: Mapping[str, dict[str, Value]]
     settings: ExperimentSettings
@@ -65,7 +65,7 @@ class FairSearch:
 
 def run_fair(
     place: Workplace, settings: ExperimentSettings, space: SearchSpace, trials: int, stages: Stages,
-    outputs: TeacherOutputs,
+    outputs: Mapping[str, TeacherOutputs],
 ) -> tuple[FairSearch, dict[str, list[Path]]]:  # fmt: skip
     """Search every arm, train the finals; returns them and each arm's final models by seed, in the result folder.
 
@@ -78,14 +78,15 @@ def run_fair(
         for search in fair.arms.values():
             winner(search)
         shop.work_through([fair.finals])
-        return fair, {arm.name: _models(shop, fair, arm, place.folder) for arm in ARMS}
+        return fair, {arm.name: _models(shop, fair, arm, place.folder) for arm in fair.described}
 
 
 def _open(place: Workplace, settings: ExperimentSettings, space: SearchSpace, trials: int) -> FairSearch:
     storage, tuning = open_journal(place.folder), place.tuning
-    off = {arm.name: fixed_values(arm, space, settings) for arm in ARMS}
+    described = arms_of(space, settings)
+    off = {arm.name: fixed_values(arm, settings) for arm in described}
     arms: dict[str, Search] = {}
-    for arm in ARMS:
+    for arm in described:
         own = space_of(arm, space)
         plan = SearchPlan(arm.name, settings, own, trials, [configured_trial(own, settings)], 1, f"{arm.name}/")
         arms[arm.name] = plan.open(storage, tuning, _values_with(off[arm.name]))
@@ -95,7 +96,7 @@ def _open(place: Workplace, settings: ExperimentSettings, space: SearchSpace, tr
         "distill",
         space.objectives,
         {
-            ARM: CategoricalParameter(type="categorical", choices=[arm.name for arm in ARMS]),
+            ARM: CategoricalParameter(type="categorical", choices=[arm.name for arm in described]),
             SEED: IntParameter(type="int", low=seeds[0], high=seeds[-1]),
         },
     )
@@ -109,7 +110,7 @@ def _open(place: Workplace, settings: ExperimentSettings, space: SearchSpace, tr
 
     finals = plan.open(storage, tuning, final_values)
     finals.keep = len(grid)
-    found["fair"] = FairSearch(arms, finals, off, settings)
+    found["fair"] = FairSearch(arms, described, finals, off, settings)
     return found["fair"]
 
 
@@ -143,48 +144,102 @@ def _models(shop: Workshop, fair: FairSearch, arm: Arm, folder: Path) -> list[Pa
 # ---------------------------------------------------------------------------------------------------- the answer
 
 
-def judge(
-    fair: FairSearch, ranks: Mapping[str, NDArray[np.int64]], user: NDArray[np.int64], resamples: int
-) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A model of the answer: an arm, or one in closed form, which has no seeds.
+
+    ``ranks`` ``[seeds, N]`` of the test targets; ``validation``: its mean there; ``trials``: configurations tried.
+    """
+
+    name: str
+    title: str
+    ranks: NDArray[np.int64]
+    validation: float
+    trials: int
+    uses_llm: bool
+
+
+def judge(fair: FairSearch, models: Sequence[Scored], user: NDArray[np.int64], resamples: int) -> dict[str, Any]:
     """What came out on the test split, as `fair.json` holds it.
 
-    ``ranks`` are the arms' ranks of the target, ``[seeds, N]``, popularity's ``[1, N]``; every arm is compared with the
-    student alone, paired by example and seed.
+    Every arm is compared twice, paired by example and seed: with the student alone, and with the best model without a
+    language model, which validation has chosen.
+
+    Args:
+        fair: the searches and final trainings.
+        models: the arms in their order, and the models in closed form.
+        user: each test example's owner, ``[N]``.
+        resamples: of the bootstrap.
     """
-    k = int(fair.finals.record.space.metric.rsplit("_", 1)[-1])
-    scores = {name: gain(values, k) for name, values in ranks.items()}
-    trained = {arm.title: scores[arm.name] for arm in ARMS}
-    generator = numpy_generator(fair.settings.seed, "bootstrap")
-    comparisons = compare(trained, user, STUDENT.title, resamples, generator, metric=f"NDCG@{k}")
-    names = {arm.title: arm.name for arm in ARMS}
-    lines = [
-        {**asdict(found), "name": names[found.name], "against": names[found.against], "sentence": found.sentence()}
-        for found in comparisons
-    ]
+    metric = fair.finals.record.space.metric
+    k = int(metric.rsplit("_", 1)[-1])
+    seeds = max(len(model.ranks) for model in models)
+    # a model in closed form is the same for every seed
+    scores = {model.name: np.broadcast_to(gain(model.ranks, k), (seeds, len(user))) for model in models}
+    strongest = best_without_llm(models)
+    families = {
+        "student": compare_with(STUDENT.name, models, scores, user, resamples, fair.settings.seed, k),
+        "best_without_llm": compare_with(strongest.name, models, scores, user, resamples, fair.settings.seed, k),
+    }
+    users = named_users(user)
     return {
-        "metric": f"ndcg_{k}",
-        "users": len(np.unique(user)),
+        "metric": metric,
+        "users": users,
         "examples": len(user),
-        "arms": [_arm_line(fair, name, values, user, resamples) for name, values in scores.items()],
-        "comparisons": lines,
+        "arms": [_arm_line(fair, model, scores[model.name], user, resamples) for model in models],
+        "best_without_llm": strongest.name,
+        "comparisons": families["student"],
+        "comparisons_with_best": families["best_without_llm"],
     }
 
 
+def best_without_llm(models: Sequence[Scored]) -> Scored:
+    """The model to beat: the best on validation of all in which no language model has a part."""
+    return max((model for model in models if not model.uses_llm), key=lambda model: model.validation)
+
+
+def compare_with(
+    reference: str,
+    models: Sequence[Scored],
+    scores: Mapping[str, NDArray[np.float64]],
+    user: NDArray[np.int64],
+    resamples: int,
+    seed: int,
+    k: int,
+) -> list[dict[str, Any]]:
+    """Every other model against one, as one family of comparisons: lines for `fair.json`, each with its sentence."""
+    titles = {model.name: model.title for model in models}
+    titled = {titles[name]: values for name, values in scores.items()}
+    found = compare(titled, user, titles[reference], resamples, numpy_generator(seed, "bootstrap"), metric=f"NDCG@{k}")
+    names = {title: name for name, title in titles.items()}
+    return [
+        {**asdict(one), "name": names[one.name], "against": names[one.against], "sentence": one.sentence()}
+        for one in found
+    ]
+
+
 def _arm_line(
-    fair: FairSearch, name: str, scores: NDArray[np.float64], user: NDArray[np.int64], resamples: int
+    fair: FairSearch, model: Scored, scores: NDArray[np.float64], user: NDArray[np.int64], resamples: int
 ) -> dict[str, Any]:
-    mean, low, high = mean_interval(scores, user, resamples, numpy_generator(fair.settings.seed, "interval", name))
-    line: dict[str, Any] = {"arm": name, "test": mean, "low": low, "high": high}
-    line["values_per_seed"] = [float(value) for value in scores.mean(axis=1)]
-    if name == POPULARITY:
-        return {**line, "title": name, "trials": 0, "seeds": [], "params": {}, "epochs": 0}
-    finals, search = fair.finals_of(name), fair.arms[name]
+    generator = numpy_generator(fair.settings.seed, "interval", model.name)
+    mean, low, high = mean_interval(scores[: len(model.ranks)], user, resamples, generator)
+    line: dict[str, Any] = {
+        "arm": model.name,
+        "title": model.title,
+        "uses_llm": model.uses_llm,
+        "trials": model.trials,
+        "validation": model.validation,
+        "test": mean,
+        "low": low,
+        "high": high,
+        "values_per_seed": [float(value) for value in scores[: len(model.ranks)].mean(axis=1)],
+    }
+    if model.name not in fair.arms:
+        return {**line, "seeds": [], "params": {}, "epochs": 0}
+    search = fair.arms[model.name]
     return {
         **line,
-        "title": next(arm.title for arm in ARMS if arm.name == name),
-        "trials": search.trials,
-        "seeds": [trial.params[SEED] for trial in finals],
-        "validation": float(np.mean([trial.values[0] for trial in finals])),
+        "seeds": [trial.params[SEED] for trial in fair.finals_of(model.name)],
         "params": winner(search).params,
         "epochs": sum(len(trial.intermediate_values) for trial in search.record.trials()),
     }
@@ -192,14 +247,14 @@ def _arm_line(
 
 def arms_table(answer: Mapping[str, Any]) -> Table:
     """The arms for the terminal: means over seeds, and the test value's 95 % interval."""
-    table = Table(title=f"the arms on {answer['users']} test users", title_justify="left")
-    for heading in ("arm", "trials", "seeds", "epochs", "validation", answer["metric"], "95 % interval"):
+    whom = f"{answer['users']} test users" if answer["users"] else f"{answer['examples']} test examples"
+    table = Table(title=f"the arms on {whom}", title_justify="left")
+    for heading in ("arm", "trials", "seeds", "validation", answer["metric"], "95 % interval"):
         table.add_column(heading, justify="left" if heading == "arm" else "right")
     for arm in answer["arms"]:
-        validation = f"{arm['validation']:.4f}" if "validation" in arm else ""
-        counts = (str(arm["trials"]), str(len(arm["seeds"])), str(arm["epochs"]))
+        counts = (str(arm["trials"]), str(len(arm["seeds"]) or ""))
         interval = f"{arm['low']:.4f} to {arm['high']:.4f}"
-        table.add_row(arm["title"], *counts, validation, f"{arm['test']:.4f}", interval)
+        table.add_row(arm["title"], *counts, f"{arm['validation']:.4f}", f"{arm['test']:.4f}", interval)
     return table
 
 
@@ -210,11 +265,10 @@ def save_answer(folder: Path, answer: Mapping[str, Any]) -> None:
 
 def best_final(fair: FairSearch) -> FrozenTrial:
     """The final training to publish: of the arm with the best mean on validation, the seed that is best there."""
-    sign = fair.finals.record.space.objectives[fair.finals.record.space.metric] == "maximize"
+    arm = max(fair.described, key=lambda arm: mean_validation(fair, arm.name))
+    return max(fair.finals_of(arm.name), key=lambda trial: trial.values[0])
 
-    def mean(arm: Arm) -> float:
-        value = float(np.mean([trial.values[0] for trial in fair.finals_of(arm.name)]))
-        return value if sign else -value
 
-    arm = max(ARMS, key=mean)
-    return max(fair.finals_of(arm.name), key=lambda trial: trial.values[0] if sign else -trial.values[0])
+def mean_validation(fair: FairSearch, arm: str) -> float:
+    """An arm's mean over its final trainings."""
+    return float(np.mean([trial.values[0] for trial in fair.finals_of(arm)]))

@@ -196,7 +196,7 @@ class Workshop:
 
 @contextmanager
 def open_workshop(
-    place: Workplace, stages: Stages, outputs: TeacherOutputs | None, space: SearchSpace, probe: Mapping[str, Value]
+    place: Workplace, stages: Stages, outputs: Mapping[str, TeacherOutputs], space: SearchSpace, probe: Mapping[str, Value]
 ) -> Iterator[Workshop]:
     """Ray, the trials' store and the shared data, for the block. ``probe`` is measured where trials share a GPU."""
     end_survivors(place.folder)
@@ -288,7 +288,7 @@ def plan_search(
 
 @contextmanager
 def run_search(
-    place: Workplace, plan: SearchPlan, stages: Stages, outputs: TeacherOutputs | None
+    place: Workplace, plan: SearchPlan, stages: Stages, outputs: Mapping[str, TeacherOutputs]
 ) -> Iterator[SearchOutcome]:
     """Search, and yield the outcome while the models are still in reach.
 

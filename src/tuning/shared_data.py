@@ -7,6 +7,7 @@ The mapping is private: a trial that writes into a tensor changes its own copy o
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -29,22 +30,24 @@ from src.tuning.store import Store
 
 FOLDER = "data"
 _TENSORS, _ID_MAP, _FACTS, _PRIOR = "tensors.safetensors", "id_map.json", "facts.json", "prior"
-_ON_THE_HOST = "teaching.sequence_embedding"  # see `TeachingRows`
+_ON_THE_HOST = ".sequence_embedding"  # see `TeachingRows`
 
 
 @dataclass(frozen=True, eq=False)
 class SharedData:
-    """A dataset without its test split, and what the teacher said. ``teaching`` is None where there is no teacher."""
+    """A dataset without its test split, and what each teacher said (`teaching_key`); none in a search of students."""
 
     students: StudentData
-    teaching: TeachingRows | None
+    teaching: Mapping[str, TeachingRows]
     id_map: IdMap
     fingerprints: dict[str, str]
 
     @classmethod
-    def of(cls, data: SequenceData, outputs: TeacherOutputs | None, prior: Prior | None = None) -> SharedData:
-        """From a loaded dataset; raises ``ArtefactError`` when the outputs label other examples."""
-        teaching = None if outputs is None else align(outputs, data.train, outputs.candidates.shape[1], "cpu")
+    def of(cls, data: SequenceData, outputs: Mapping[str, TeacherOutputs], prior: Prior | None = None) -> SharedData:
+        """From a loaded dataset; raises ``ArtefactError`` when some outputs label other examples."""
+        teaching = {
+            name: align(found, data.train, found.candidates.shape[1], "cpu") for name, found in outputs.items()
+        }
         return cls(StudentData.of(data, "cpu", prior), teaching, data.id_map, data.fingerprints())
 
     def save(self, store: Store) -> None:
@@ -53,8 +56,8 @@ class SharedData:
         tensors = {"propensity": students.propensity, "item_counts": students.item_counts}
         for split, examples in (("train", students.train), ("validation", students.validation)):
             tensors |= {f"{split}.{name}": tensor for name, tensor in examples.tensors().items()}
-        if self.teaching is not None:
-            tensors |= {f"teaching.{field.name}": getattr(self.teaching, field.name) for field in fields(TeachingRows)}
+        for name, rows in self.teaching.items():
+            tensors |= {f"teaching.{name}.{field.name}": getattr(rows, field.name) for field in fields(TeachingRows)}
         with store.scratch() as folder:
             target = Path(folder)
             try:
@@ -65,7 +68,7 @@ class SharedData:
             if students.prior is not None:
                 (target / _PRIOR).mkdir()
                 save_prior(target / _PRIOR, students.prior)
-            write_json(target / _FACTS, {"fingerprints": self.fingerprints, "history_length": students.history_length})
+            write_json(target / _FACTS, {"fingerprints": self.fingerprints, "history_length": students.history_length, "teachers": list(self.teaching)})
             store.upload(target, FOLDER)
 
     @classmethod
@@ -74,7 +77,7 @@ class SharedData:
         facts: dict[str, Any] = read_json(folder / _FACTS)
         id_map = IdMap.load(folder / _ID_MAP)
         tensors = {
-            name: tensor if name == _ON_THE_HOST else tensor.to(device)
+            name: tensor if name.endswith(_ON_THE_HOST) else tensor.to(device)
             for name, tensor in load_file(folder / _TENSORS).items()
         }
 
@@ -91,11 +94,18 @@ class SharedData:
             item_counts=tensors["item_counts"],
             prior=load_prior(folder / _PRIOR, device) if (folder / _PRIOR).is_dir() else None,
         )
-        taught = part("teaching")
-        return cls(students, TeachingRows(**taught) if taught else None, id_map, facts["fingerprints"])
+        taught = {name: TeachingRows(**part(f"teaching.{name}")) for name in facts["teachers"]}
+        return cls(students, taught, id_map, facts["fingerprints"])
 
-    def taught(self, topk: int) -> TeachingRows:
-        """The teacher's first ``topk`` candidates; raises ``ArtefactError`` without a teacher or with fewer."""
-        if self.teaching is None:
-            raise ArtefactError.one("teacher outputs", None, "this search was started without a teacher")
-        return self.teaching.first(topk)
+    def taught(self, teachers: Sequence[str], topk: int) -> TeachingRows:
+        """What some teachers said; raises ``ArtefactError`` where they said nothing, or less than ``topk`` a row."""
+        rows = self.teaching.get(teaching_key(teachers))
+        if rows is None:
+            raise ArtefactError.one("distill.teachers", list(teachers), "this search was started without these teachers")
+        rows.require(topk)
+        return rows
+
+
+def teaching_key(teachers: Sequence[str]) -> str:
+    """The name under which what these teachers say together is kept."""
+    return "+".join(teachers)

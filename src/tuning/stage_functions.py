@@ -40,7 +40,7 @@ def train_stage(
             run = train_student(settings.student, settings.evaluation, data.students, settings.seed, report, checkpoint)
             student, fit = run.student, run.fit
         case "distill":
-            taught = data.taught(settings.distill.candidate_topk)
+            taught = data.taught(settings.distill.teachers, settings.distill.candidate_topk)
             distilled = train_distilled(
                 require_network(settings.student), settings.distill, settings.active, settings.evaluation,
                 data.students, taught, settings.seed, report, checkpoint,

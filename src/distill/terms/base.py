@@ -39,6 +39,10 @@ class Part(nn.Module):
         """The output rows ``[V, R]`` and biases ``[V]`` that take the place of the student's."""
         return weight, bias
 
+    def prior(self, scores: Tensor) -> Tensor:
+        """What of the prior's scores ``[B, V]`` counts in this step."""
+        return scores
+
 
 class TaughtStudent(nn.Module):
     """A student with the parts that its terms add."""
@@ -74,10 +78,14 @@ class TaughtStudent(nn.Module):
         if not self.has_output_parts:
             return self.student.logits(representation, prior_scores)
         own = nn.functional.linear(representation, *self._output())
+        if prior_scores is not None:
+            for part in self._own:
+                prior_scores = part.prior(prior_scores)
         return self.student.add_prior_scores(own, prior_scores)
 
     def _output(self) -> tuple[Tensor, Tensor]:
-        weight, bias = self.student.scorer.weight, self.student.scorer.bias
+        weight: Tensor = self.student.scorer.weight
+        bias: Tensor = self.student.scorer.bias
         for part in self._own:
             if self.student.tied and (rows := part.item_rows()) is not None:
                 weight = weight + rows[:-1]
@@ -94,9 +102,9 @@ class TaughtStudent(nn.Module):
         """The student alone, with what its parts added in its own tables; it gives the same logits."""
         has_output_parts = self.has_output_parts
         weight, bias = self._output()
-        for part in self._own:
-            if (rows := part.item_rows()) is not None:
-                self.student.item_embeddings.weight += rows
+        added = [rows for part in self._own if (rows := part.item_rows()) is not None]
+        for rows in added:
+            self.student.item_embeddings.weight += rows
         if has_output_parts:
             self.student.set_output(weight, bias)
         self.parts = nn.ModuleDict()
@@ -198,6 +206,16 @@ class Term:
     def loss(self, step: Step) -> Tensor | None:
         """Its weighted part of the loss, a scalar; None where it has none (a term that only adds a part)."""
         return None
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether a teacher's labels or embeddings have a part in it."""
+        return True
+
+    @property
+    def needs_embeddings(self) -> bool:
+        """Whether it reads embeddings, which only a language model has."""
+        return False
 
     @property
     def needs_logits(self) -> bool:

@@ -28,6 +28,11 @@ class Dro(Term):
     name, arm, title = "dro", "dro", "student + DRO"
     Settings, switches, order = DroSettings, ("alpha",), 10
 
+    @property
+    def uses_teacher(self) -> bool:
+        """It needs nothing but counts."""
+        return False
+
     def off(self, student: NetworkSettings) -> dict[str, float]:
         """The student alone may have DRO, too."""
         return {"alpha": student.dro_weight, "beta": student.dro_beta}

@@ -62,8 +62,14 @@ class ItemEmbeddings(Term):
 
     def part(self, student: SequenceStudent, settings: Any, teaching: TeachingRows, data: StudentData) -> Part:
         """See `TeacherItemInput`."""
+        teaching.require_item_embeddings("distill.ed_weight", settings.ed_weight)
         width = student.item_embeddings.embedding_dim
         return TeacherItemInput(teaching.item_embedding, student.num_items, width, settings.ed_weight)
+
+    @property
+    def needs_embeddings(self) -> bool:
+        """The language model's item embeddings."""
+        return True
 
     @property
     def needs_logits(self) -> bool:

@@ -36,6 +36,11 @@ class SequenceEmbedding(Term):
     Settings, switches, order = SequenceEmbeddingSettings, ("embedding_loss_weight",), 40
     reads_labels = True
 
+    @property
+    def needs_embeddings(self) -> bool:
+        """The language model's sequence embeddings."""
+        return True
+
     def part(self, student: SequenceStudent, settings: Any, teaching: TeachingRows, data: StudentData) -> nn.Linear:
         """The projection to the teacher's width, which nothing needs afterwards."""
         width = teaching.sequence_embedding.shape[1]

@@ -153,20 +153,23 @@ class Transformer(SequenceStudent):
         self.blocks = nn.ModuleList(Block(settings, window) for _ in range(settings.blocks))
         self.norm_out = nn.LayerNorm(settings.width)
 
+    @property
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
     def encode(self, history: Tensor, length: Tensor, extra: Tensor | None = None) -> Tensor:
         """Representation ``[B, D]`` of the last place."""
         states = self.dropout(self.embed(history, extra))
-        *before, final = self.blocks
-        for block in before:
+        for block in self._blocks[:-1]:
             states = block.all(states)
         last = length.clamp(min=1) - 1
-        representation: Tensor = self.norm_out(final.last(states, last))
+        representation: Tensor = self.norm_out(self._blocks[-1].last(states, last))
         return representation
 
     def encode_all(self, history: Tensor, extra: Tensor | None = None) -> Tensor:
         """Representations ``[B, L, D]`` of every place: what each would be the last of."""
         states = self.dropout(self.embed(history, extra))
-        for block in self.blocks:
+        for block in self._blocks:
             states = block.all(states)
         representations: Tensor = self.norm_out(states)
         return representations

@@ -1,0 +1,133 @@
+"""An item's row between a free one and one from its text, by how often the item was seen in training.
+
+A free row that training never touched says nothing, so an item without training interactions could never be
+recommended. Here its row and bias come from its text embedding, projected. A gate mixes the two: 1 for an item that was
+never a target, falling with the count of the others. In training, rare items' free rows are left out now and then, as if
+these items had never been seen: that is how the projection learns to stand alone.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from src.core.settings import STRICT
+from src.distill.data_bridge import TeachingRows
+from src.distill.terms.base import Part, Term
+from src.student.base import SequenceStudent
+from src.student.datamodule import StudentData
+
+
+@dataclass(frozen=True, config=STRICT)
+class ItemTextSettings:
+    """Rows and biases of rarely seen items from their text."""
+
+    text_weight: Annotated[
+        float,
+        Field(ge=0, le=1, description="most that a seen item's row takes from its text; 0: off, unseen items too"),
+    ] = 0.0
+    text_dropout: Annotated[
+        float, Field(ge=0, le=1, description="how often an item seen once is treated as never seen in a training step")
+    ] = 0.3
+
+
+def whitened(embedding: Tensor, width: int) -> Tensor:
+    """The first ``width`` principal directions of embeddings ``[V, W]``, each of unit variance: ``[V, ≤ width]``."""
+    centred = (embedding - embedding.mean(dim=0)).double()
+    u, _, _ = torch.linalg.svd(centred, full_matrices=False)
+    return (u[:, :width] * len(embedding) ** 0.5).float()
+
+
+class TextRows(Part):
+    """Projected text embeddings behind a gate; a student that is not tied has one projection for input and output each."""
+
+    text: Tensor
+    seen: Tensor
+    log_count: Tensor
+
+    def __init__(self, student: SequenceStudent, embedding: Tensor, counts: Tensor, settings: Any) -> None:
+        super().__init__()
+        missing = student.num_items - len(embedding)
+        features = whitened(embedding, 2 * student.item_embeddings.embedding_dim)
+        self.register_buffer("text", F.pad(features, (0, 0, 0, missing)), persistent=False)
+        self.register_buffer("seen", counts > 0, persistent=False)
+        self.register_buffer("log_count", counts.float().log1p(), persistent=False)
+        # a tuple: the table belongs to the student
+        self._table = (student.item_embeddings,)
+        self.tied = student.tied
+        self.largest, self.rate = settings.text_weight, settings.text_dropout
+        width = self.text.shape[1]
+        self.row = nn.Linear(width, student.item_embeddings.embedding_dim, bias=False)
+        self.output_row = None if student.tied else nn.Linear(width, student.representation, bias=False)
+        self.bias = nn.Linear(width, 1)
+        for layer in (self.row, self.output_row, self.bias):
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=student.INITIAL_STD / width**0.5)
+        nn.init.zeros_(self.bias.bias)
+        #: the gate is ``largest`` · σ(level - slope · log(1 + count)) for items that were seen
+        self.level, self.slope = nn.Parameter(torch.zeros(())), nn.Parameter(torch.ones(()))
+        self._left_out: Tensor | None = None
+
+    def _gate(self) -> Tensor:
+        """``[V, 1]``: how much of an item's row is text."""
+        gate = self.largest * torch.sigmoid(self.level - self.slope * self.log_count)
+        known = self.seen if self._left_out is None else self.seen & ~self._left_out
+        return torch.where(known, gate, torch.ones_like(gate)).unsqueeze(1)
+
+    def _draw(self) -> None:
+        """Which seen items this step treats as never seen: ``rate`` / sqrt(count) of them."""
+        self._left_out = None
+        if self.training and self.rate > 0:
+            chance = self.rate / self.log_count.expm1().clamp(min=1).sqrt()
+            self._left_out = torch.rand(chance.shape, device=chance.device) < chance
+
+    def item_rows(self) -> Tensor:
+        """``[V + 1, D]``: gate · (text - free); 0 for padding."""
+        free = self._table[0].weight[:-1]
+        return F.pad(self._gate() * (self.row(self.text) - free), (0, 0, 0, 1))
+
+    def extra(self, history: Tensor) -> Tensor:
+        """As `Part.extra`; a new step begins with it."""
+        self._draw()
+        return F.embedding(history, self.item_rows())
+
+    def output(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Part.output`."""
+        gate = self._gate()
+        if self.output_row is not None:
+            weight = weight + gate * (self.output_row(self.text) - weight)
+        return weight, bias + gate.squeeze(1) * (self.bias(self.text).squeeze(1) - bias)
+
+    def prior(self, scores: Tensor) -> Tensor:
+        """An item that is treated as never seen has nothing from the prior either."""
+        return scores if self._left_out is None else scores.masked_fill(self._left_out, 0.0)
+
+
+class ItemText(Term):
+    """A part, and no loss of its own."""
+
+    name, arm, title = "item_text", "text", "student + text of items"
+    Settings, switches, order = ItemTextSettings, ("text_weight",), 35
+
+    def part(self, student: SequenceStudent, settings: Any, teaching: TeachingRows, data: StudentData) -> Part:
+        """See `TextRows`."""
+        teaching.require_item_embeddings("distill.text_weight", settings.text_weight)
+        return TextRows(student, teaching.item_embedding, data.item_counts, settings)
+
+    @property
+    def needs_embeddings(self) -> bool:
+        """The language model's item embeddings."""
+        return True
+
+    @property
+    def needs_logits(self) -> bool:
+        """It has no loss."""
+        return False
+
+
+TERM = ItemText()
