@@ -14,19 +14,20 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import optuna
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from src.core.documents import MOST_CHARACTERS, load_yaml
 from src.core.errors import ConfigError, Problem
+from src.tuning.ranges import range_problem
+from src.tuning.read_keys import Value, unread
 
-Value = bool | int | float | str
 Stage = Literal["student", "teacher", "distill"]
 Direction = Literal["maximize", "minimize"]
 #: what may be searched in a stage: other keys would change nothing there, or would need another stage anew each trial
@@ -38,8 +39,10 @@ _FIXED = (
 #: objectives besides the validation metrics: a student's or a teacher's trained parameters, milliseconds to score one
 #: history against the catalogue, seconds of training
 COSTS = ("parameters", "latency_ms", "seconds")
+#: points of a grid at most: each of them is trained
+MOST_POINTS = 10_000
 _ON_GRID = 1e-8  # as Optuna judges it
-_FORM = ConfigDict(extra="forbid", frozen=True, strict=True)
+_FORM = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class _Parameter(BaseModel):
@@ -115,6 +118,8 @@ def _in_range(parameter: FloatParameter | IntParameter, value: object) -> bool:
 
 
 _FORMS = (FloatParameter, IntParameter, CategoricalParameter)
+_FORM_NAMES = ("float", "int", "categorical")
+_SHOWN = 200  # characters of a value in an error
 Parameter = Annotated[FloatParameter | IntParameter | CategoricalParameter, Field(discriminator="type")]
 
 
@@ -149,10 +154,11 @@ class SearchSpace:
                 kept[key] = parameter
         return SearchSpace(self.stage, self.objectives, kept)
 
-    def grid(self) -> list[dict[str, Value]]:
-        """Every point once, the last parameter turning fastest; conditional parameters only where they are searched.
+    def grid_size(self) -> int:
+        """How many points `grid` has, counted without making them.
 
-        Raises ``ConfigError`` for a parameter without steps.
+        Raises:
+            ConfigError: a parameter has no steps, or there are more than `MOST_POINTS` points.
         """
         problems = [
             Problem(f"search space: {key}", (p.low, p.high), "has no step, so it has no grid", "add step, or choices")
@@ -161,6 +167,21 @@ class SearchSpace:
         ]
         if problems:
             raise ConfigError(problems)
+        count, whole = _count_points(self.parameters)
+        if count > MOST_POINTS:
+            found = f"{count:,} points" if whole else f"at least {count:,} points"
+            rule = f"a grid trains every point, and may have {MOST_POINTS:,} of them"
+            step = "give parameters larger steps or fewer choices, or draw from the space: tuning.sampler=tpe"
+            raise ConfigError.one("search space", found, rule, step)
+        return count
+
+    def grid(self) -> list[dict[str, Value]]:
+        """Every point once, the last parameter turning fastest; conditional parameters only where they are searched.
+
+        Raises:
+            ConfigError: as `grid_size`.
+        """
+        self.grid_size()
         points: list[dict[str, Value]] = [{}]
         for key, parameter in self.parameters.items():
             points = [
@@ -183,15 +204,62 @@ class SearchSpace:
         return drawn
 
 
+def _level_count(parameter: FloatParameter | IntParameter | CategoricalParameter) -> int:
+    if isinstance(parameter, CategoricalParameter):
+        return len(parameter.choices)
+    assert parameter.step is not None
+    return round((parameter.high - parameter.low) / parameter.step) + 1
+
+
 def _levels(parameter: FloatParameter | IntParameter | CategoricalParameter) -> list[Value]:
     if isinstance(parameter, CategoricalParameter):
         return list(parameter.choices)
     assert parameter.step is not None
-    steps = round((parameter.high - parameter.low) / parameter.step)
+    numbers = range(_level_count(parameter))
     if isinstance(parameter, IntParameter):
-        return [parameter.low + number * parameter.step for number in range(steps + 1)]
+        return [parameter.low + number * parameter.step for number in numbers]
     # as decimal numbers: 0.1 + 2 * 0.1 should be 0.3
-    return [round(parameter.low + number * parameter.step, 12) for number in range(steps + 1)]
+    return [round(parameter.low + number * parameter.step, 12) for number in numbers]
+
+
+def _count_points(
+    parameters: Mapping[str, FloatParameter | IntParameter | CategoricalParameter],
+) -> tuple[int, bool]:
+    """Points of a grid, and whether that is all of them: beyond `MOST_POINTS` not every condition is looked at.
+
+    Parameters on which others depend are settled one by one: at each value that a condition names, and once at all
+    their other values together. Where no condition is left, the points are a product.
+    """
+    always = [parameter for parameter in parameters.values() if not parameter.when]
+    count = math.prod(_level_count(parameter) for parameter in always)
+    if len(always) == len(parameters) or count > MOST_POINTS:
+        return count, len(always) == len(parameters)
+    first = next(other for p in parameters.values() for other in p.when if not parameters[other].when)
+    named = {parameter.when[first] for parameter in parameters.values() if first in parameter.when}
+    others = _level_count(parameters[first]) - len(named)
+    total, whole = 0, True
+    for value, times in [*((value, 1) for value in named), (None, others)]:
+        if times and total <= MOST_POINTS:
+            points, known = _count_points(_settled(parameters, first, value))
+            total, whole = total + times * points, whole and known
+    return total, whole and total <= MOST_POINTS
+
+
+def _settled(
+    parameters: Mapping[str, FloatParameter | IntParameter | CategoricalParameter], key: str, value: Value | None
+) -> dict[str, FloatParameter | IntParameter | CategoricalParameter]:
+    """The other parameters where ``key`` has a value, None for one that no condition names."""
+    kept: dict[str, FloatParameter | IntParameter | CategoricalParameter] = {}
+    for name, parameter in parameters.items():
+        if name == key or (key in parameter.when and parameter.when[key] != value):
+            continue
+        rest = {other: needed for other, needed in parameter.when.items() if other != key}
+        kept[name] = parameter.model_copy(update={"when": rest})
+    dropped = {name for name in parameters if name != key and name not in kept}
+    while gone := {name for name, parameter in kept.items() if dropped & parameter.when.keys()}:
+        dropped |= gone
+        kept = {name: parameter for name, parameter in kept.items() if name not in gone}
+    return kept
 
 
 def _suggest(
@@ -207,42 +275,30 @@ def _suggest(
             return chosen
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML that refuses a key used twice, which PyYAML would silently resolve to the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping; raises ``yaml.constructor.ConstructorError`` for a repeated key."""
-        # first, because it refuses keys that cannot be compared
-        result: dict[Any, Any] = super().construct_mapping(node, deep)
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is used twice", key_node.start_mark)
-            seen.add(key)
-        return result
-
-
-# YAML 1.1 reads 1e-4 as text; who writes it means a number
-_UniqueKeys.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
 def load_search_space(path: Path, config: Mapping[str, Any], metrics: Sequence[str]) -> SearchSpace:
-    """Read and check a document against the config (nested, with every key) and the reported metrics.
+    """Read and check a document.
 
-    Raises ``ConfigError`` with every problem: an unreadable file, a malformed parameter, a key that the config does not
-    have, empty bounds, a condition that cannot hold.
+    Args:
+        path: the YAML document.
+        config: the configuration, nested, with every key.
+        metrics: the names that training reports.
+
+    Raises:
+        ConfigError: every problem together. An unreadable file, a malformed parameter, a key that the configuration
+            does not have or that no trial would read, bounds that nothing can be drawn from, a condition that cannot
+            hold.
     """
     document, known = _read(path), flatten(config)
+    conditions = _check_conditions(path, document.parameters)
     problems = [
         problem
         for key, parameter in document.parameters.items()
         for problem in (*_check_key(path, key, known, document.stage), *_check_range(path, key, parameter))
     ]
-    problems += _check_conditions(path, document.parameters)
+    problems += conditions
     problems += _check_objectives(path, document, metrics)
+    if not problems:
+        problems += _check_read(path, document, known)
     if problems:
         raise ConfigError(problems)
     return SearchSpace(document.stage, {document.metric: document.direction, **document.also}, document.parameters)
@@ -267,25 +323,70 @@ def _check_objectives(path: Path, document: _Document, metrics: Sequence[str]) -
 
 def _read(path: Path) -> _Document:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_CHARACTERS + 1)
     except OSError as error:
         step = "name a document such as search_spaces/distill.yaml; relative paths start where the command was started"
         raise ConfigError.one("tuning.search_space", str(path), f"cannot be read ({error.strerror})", step) from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError.one("tuning.search_space", str(path), f"is not valid YAML: {error}") from None
+    except UnicodeDecodeError as error:
+        step = "save it as UTF-8 text"
+        raise ConfigError.one("tuning.search_space", str(path), f"is not valid YAML: {error}", step) from None
+    content = load_yaml(text, f"tuning.search_space {path.name}")
+    if problems := _nested_parameters(path, content):
+        raise ConfigError(problems)
     try:
         # JSON's strict mode accepts a whole number for a float and refuses a string for a number
         return TypeAdapter(_Document).validate_json(json.dumps(content, default=str))
     except ValidationError as error:
-        raise ConfigError([_malformed(path, e) for e in error.errors()]) from None
+        found = {problem.field: problem for problem in reversed([_malformed(path, e) for e in error.errors()])}
+        raise ConfigError(list(reversed(found.values()))) from None
+
+
+def _nested_parameters(path: Path, content: Any) -> list[Problem]:
+    """Parameters that stand in groups, as they do in the configuration; here each has its whole key."""
+    parameters = content.get("parameters") if isinstance(content, Mapping) else None
+    if not isinstance(parameters, Mapping):
+        return []
+    groups = [key for key, value in parameters.items() if _is_group(value)]
+    problems = []
+    for group in groups:
+        inner = next(iter(_parameters_in(parameters[group], f"{group}.")))
+        step = f"write dotted keys: {inner}: {{type: ..., ...}}"
+        problems.append(Problem(f"{path.name}: parameters.{group}", _shortened(parameters[group]), "is a group", step))
+    return problems
+
+
+def _is_group(value: Any) -> bool:
+    return isinstance(value, Mapping) and "type" not in value and any(isinstance(v, Mapping) for v in value.values())
+
+
+def _parameters_in(group: Mapping[str, Any], prefix: str) -> list[str]:
+    keys: list[str] = []
+    for key, value in group.items():
+        if isinstance(value, Mapping):
+            keys += _parameters_in(value, f"{prefix}{key}.") if _is_group(value) else [f"{prefix}{key}"]
+    return keys
+
+
+def _shortened(value: Any) -> Any:
+    """A value as an error shows it: the head of what is long."""
+    text = repr(value)
+    return value if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _malformed(path: Path, error: Mapping[str, Any]) -> Problem:
-    where = ".".join(str(part) for part in error["loc"])
+    loc = [str(part) for part in error["loc"]]
+    if "choices" in loc:  # one finding a choice, not one for each type that it could have been
+        loc = loc[: loc.index("choices") + 2]
+    # a parameter's form stands between its key and its field
+    where = ".".join(part for part in loc if part not in _FORM_NAMES)
+    shown = _shortened(error["input"])
+    if error["type"] == "union_tag_not_found":
+        return Problem(f"{path.name}: {where}", shown, "needs a type", "type: float, int or categorical")
     if error["type"] != "extra_forbidden":
-        return Problem(f"{path.name}: {where or 'document'}", error["input"], error["msg"])
+        return Problem(f"{path.name}: {where or 'document'}", shown, error["msg"])
     known = {*_Document.model_fields, *(name for form in _FORMS for name in form.model_fields)}
-    return Problem(f"{path.name}: {where}", error["input"], "is no key of a search space", _nearest(where, known))
+    return Problem(f"{path.name}: {where}", shown, "is no key of a search space", _nearest(where, known))
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
@@ -321,7 +422,8 @@ def _check_range(
 ) -> list[Problem]:
     where = f"{path.name}: {key}"
     if isinstance(parameter, CategoricalParameter):
-        repeated = len({(type(choice), choice) for choice in parameter.choices}) != len(parameter.choices)
+        # 1, 1.0 and true are one choice to Optuna
+        repeated = len(set(parameter.choices)) != len(parameter.choices)
         return [Problem(where, parameter.choices, "names a choice twice")] if repeated else []
     problems = []
     if parameter.low > parameter.high:
@@ -333,7 +435,40 @@ def _check_range(
         problems.append(Problem(where, parameter.step, "a step and a logarithmic scale exclude each other"))
     elif not parameter.holds(parameter.high) and not problems:
         problems.append(Problem(where, parameter.high, "high must be low plus a whole number of steps"))
+    if not problems:
+        whole = isinstance(parameter, IntParameter)
+        found = range_problem(parameter.low, parameter.high, parameter.log, parameter.step, whole)
+        problems += [Problem(where, (parameter.low, parameter.high), *found)] if found else []
     return problems
+
+
+def _check_read(path: Path, document: _Document, known: Mapping[str, Any]) -> list[Problem]:
+    """Every parameter must be read by some trial of the stage."""
+    problems = []
+    for key in document.parameters:
+        needed = _needed(document.parameters, key)
+
+        def possible(other: str, needed: Mapping[str, Value] = needed) -> list[object]:
+            if other in needed:
+                return [needed[other]]
+            values: list[object] = [known[other]] if other in known else []
+            searched = document.parameters.get(other)
+            if searched is None:
+                return values
+            drawn = searched.choices if isinstance(searched, CategoricalParameter) else (searched.low, searched.high)
+            return [*drawn, *(values if searched.when else [])]
+
+        if found := unread(document.stage, key, possible):
+            problems.append(Problem(f"{path.name}: parameter", key, *found))
+    return problems
+
+
+def _needed(parameters: Mapping[str, Parameter], key: str) -> dict[str, Value]:
+    """All conditions under which a parameter is searched, those of its conditions too."""
+    needed: dict[str, Value] = {}
+    for other, value in parameters[key].when.items():
+        needed |= {**_needed(parameters, other), other: value}
+    return needed
 
 
 def _check_conditions(path: Path, parameters: Mapping[str, Parameter]) -> list[Problem]:
