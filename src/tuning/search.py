@@ -38,6 +38,7 @@ from src.tuning.processes import end_survivors, graceful_signals
 from src.tuning.progress import Screen
 from src.tuning.ray_session import check_shared, ray_session
 from src.tuning.resources import Resources, decide
+from src.tuning.samplers import sampler_note
 from src.tuning.search_space import SearchSpace, Stage, Value, load_search_space
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.shared_data import FOLDER, SharedData
@@ -76,7 +77,9 @@ def prepare_space(settings: ExperimentSettings, tuning: TuningSettings, stage: S
         if stage == "distill" and space.stage == stage and document == stage and tuning.sampler != "grid":
             neutral_trial(space, settings)
         if tuning.sampler == "grid":
-            space.grid()
+            space.grid_size()
+        if note := sampler_note(tuning, space):
+            _log.warning("%s", note)
     except ProblemsFound as error:
         problems += error.problems
     if problems:
