@@ -255,6 +255,8 @@ class SearchPlan:
     def open(self, storage: Any, tuning: TuningSettings, values: Callable[[FrozenTrial], dict[str, Value]]) -> Search:
         """The search over a journal; raises ``ArtefactError`` when the journal is another search's."""
         space, settings = self.space, self.settings
+        if note := sampler_note(tuning, space):
+            _log.debug("%s: %s", self.name, note)  # in the log file, for each arm's own space
         loop = settings.teacher.train.loop if space.stage == "teacher" else settings.student.loop
         rules = [
             tuning.sampler, tuning.seed, tuning.startup_trials, tuning.pruner, tuning.pruner_startup_trials,
