@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-Value = bool | int | float | str
-
 #: what takes a key's place in a stage, or decides it there
 _INSTEAD = {
     "distill": {"student.dro_weight": "distill.alpha", "student.dro_beta": "distill.beta"},

@@ -26,8 +26,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from src.core.documents import MOST_CHARACTERS, load_yaml
 from src.core.errors import ConfigError, Problem
 from src.tuning.ranges import range_problem
-from src.tuning.read_keys import Value, unread
+from src.tuning.read_keys import unread
 
+Value = bool | int | float | str
 Stage = Literal["student", "teacher", "distill"]
 Direction = Literal["maximize", "minimize"]
 #: what may be searched in a stage: other keys would change nothing there, or would need another stage anew each trial
