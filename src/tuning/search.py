@@ -39,9 +39,10 @@ from src.tuning.progress import Screen
 from src.tuning.ray_session import check_shared, ray_session
 from src.tuning.resources import Resources, decide
 from src.tuning.samplers import sampler_note
-from src.tuning.search_space import SearchSpace, Stage, Value, load_search_space
+from src.tuning.search_space import SearchSpace, Stage, Value
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.shared_data import FOLDER, SharedData
+from src.tuning.space_document import load_search_space
 from src.tuning.store import Store, below, folder_bytes
 from src.tuning.study import SEARCH, Record
 from src.tuning.trainable import TOKEN, Trainable

@@ -8,7 +8,8 @@ import optuna
 import pytest
 
 from src.core.errors import ConfigError
-from src.tuning.search_space import flatten, load_search_space
+from src.tuning.search_space import flatten
+from src.tuning.space_document import load_search_space
 
 CONFIG = {
     "distill": {"lam": 0.5, "alpha": 0.1},

@@ -22,9 +22,9 @@ from src.tuning.search_space import (
     IntParameter,
     SearchSpace,
     flatten,
-    load_search_space,
 )
 from src.tuning.settings import TuningSettings
+from src.tuning.space_document import load_search_space
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +186,35 @@ def test_nested_parameters_are_told_to_be_dotted(tmp_path, settings) -> None:
     assert "write dotted keys: student.dropout: {type: ..., ...}" in found
     deeper = "  student:\n    loop:\n      batch_size: {type: categorical, choices: [64, 128]}\n"
     assert "write dotted keys: student.loop.batch_size: {" in said(tmp_path, settings, deeper)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "message"),
+    [
+        ("student.dropout: [0.0, 0.5]", "must be a mapping → student.dropout: {type: float, low: ..., high: ...}"),
+        ("student.dropout: uniform(0, 1)", "must be a mapping → student.dropout: {type: float, low: ..., high: ...}"),
+        ("student.dropout: {type: uniform, low: 0, high: 1}", "needs a type → type: float, int or categorical"),
+        ("student.dropout: {type: float, low: 0}", "parameters.student.dropout.high = None: is missing"),
+        ("student.loss: {type: categorical, choices: [ce, null]}", "choices.1 = None: must be text, a finite number"),
+        (
+            "student.dropout: {type: float, low: 0, high: 1, when: {student.loss: [ce]}}",
+            "when.student.loss = ['ce']: must be text, a finite number, true or false",
+        ),
+        ("int: {type: float, low: a, high: 1}", "parameters.int.low = 'a': Input should be a valid number"),
+    ],
+)
+def test_what_people_write_elsewhere_is_answered_in_one_line(tmp_path, settings, parameter: str, message: str) -> None:
+    found = said(tmp_path, settings, f"  {parameter}\n")
+    assert message in found
+    assert found.count("\n") == 0
+
+
+def test_a_document_without_its_head_is_shown_where_one_is(tmp_path, settings) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text("student.dropout: {type: float, low: 0, high: 0.5}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_search_space(path, plain(settings), ("ndcg_20",))
+    assert "space.yaml: stage = None: is missing → see search_spaces/student.yaml" in str(caught.value)
 
 
 def test_a_parameter_without_a_type_is_told_the_types(tmp_path, settings) -> None:
