@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from src.core.errors import ConfigError
+from src.core.paths import REPOSITORY
 from src.exp.door import read_settings
 from src.exp.searching import experiment
 from src.exp.tune_distill import TuneSettings
@@ -94,6 +95,29 @@ def test_an_alias_bomb_is_a_finding_like_any_other(tmp_path, settings) -> None:
     path.write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(ConfigError, match="tuning.search_space space.yaml"):
         prepare_space(settings, TuningSettings(search_space=path), "student", "student")
+
+
+_FOREIGN = (
+    "null", "[]", "{}", ".nan", "1e309", "true", "&a ", "*a", "<<: ", "!!set", "2024-13-01", "!!binary x", "9" * 5_000,
+    "when: {}", "!!python/name:os.system", "? ", "- ", "1:30", "\x00", "'",
+)  # fmt: skip
+
+
+def test_a_mutated_document_is_read_or_refused_and_nothing_else(tmp_path, settings) -> None:
+    draws, config, path = random.Random(0), plain(settings), tmp_path / "space.yaml"
+    shipped = [file.read_text(encoding="utf-8") for file in sorted((REPOSITORY / "search_spaces").glob("*.yaml"))]
+    refused = 0
+    for _ in range(300):
+        text = draws.choice(shipped)
+        for _ in range(draws.randint(1, 3)):
+            at = draws.randrange(len(text) + 1)
+            text = text[:at] + draws.choice(_FOREIGN) + text[at + draws.randint(0, 12) :]
+        path.write_text(text, encoding="utf-8")
+        try:
+            load_search_space(path, config, ("ndcg_20", "hit_ratio_1"))
+        except ConfigError:
+            refused += 1
+    assert 200 < refused < 300
 
 
 # ------------------------------------------------------------------------------------------------- what nothing reads
