@@ -4,6 +4,17 @@
 #   ANYO_TEST_WORKERS   parallel test processes (default: 2; 0 runs the tests in this process, e.g. for --pdb)
 source "$(dirname "${BASH_SOURCE[0]}")/../env_shell/python.sh"
 
+for argument in "$@"; do
+    case "$argument" in
+        -h | --help)
+            printf 'Usage: cmd/test.sh [arguments of pytest]      (a path, -k NAME, ...)\n'
+            printf 'Checks everything that CI checks: environment, lint, format, types, imports, shell scripts, tests.\n'
+            printf 'ANYO_TEST_WORKERS=N runs the tests in N processes (default: 2; 0: in this one, for --pdb).\n'
+            exit 0
+            ;;
+    esac
+done
+
 ./env_shell/setup_env.sh
 
 failed=()

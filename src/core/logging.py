@@ -13,7 +13,7 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 #: Everything meant for a person goes through this console, so that bars and lines do not tear each other.
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+console = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
 
 _NOISY = ("httpx", "urllib3", "filelock", "fsspec", "transformers", "torch", "ray", "optuna", "alembic")
 

@@ -15,6 +15,9 @@ every resample. So a resample's departure from equal weights of the seeds is str
 with S - 1 degrees of freedom, which turns the seeds' share into Student's t (Hesterberg's narrowness bias, "What
 teachers should know about the bootstrap", The American Statistician 2015).
 
+Where the source names no users, or all examples are one user's, examples are drawn instead: they then count as
+independent of each other, which the answer says (``resampled``).
+
 What it cannot know: each arm's configuration is taken as given, so the luck of its search is in no interval. What a
 seed does to single users counts up to three times (Owen 2007), which is the safe side. Where a handful of users own
 most examples no bootstrap is exact: intervals are then somewhat too narrow.
@@ -35,6 +38,8 @@ from src.core.metrics import ndcg
 from src.core.seed import numpy_generator
 
 Verdict = Literal["helped", "hurt", "cannot be told"]
+#: what is drawn with replacement beside the seeds
+Resampled = Literal["users", "examples"]
 
 _CELLS = 2**21  # user counts in memory at once: three arrays of 16 MiB
 _RESAMPLES = 2000  # of an interval that only informs
@@ -71,7 +76,8 @@ class Comparison:
     ``mean`` and ``mean_against`` are means over seeds and examples, ``difference`` is theirs and ``relative`` that over
     ``mean_against`` (None where it is 0). ``low`` to ``high`` is the interval of the difference at ``level``,
     ``low_all`` to ``high_all`` the wider one that holds for all comparisons together. ``p`` is two-sided, at least
-    2 / (resamples + 1); ``p_corrected`` is Holm's.
+    2 / (resamples + 1); ``p_corrected`` is Holm's. ``users`` are those that the source names; ``resampled`` says
+    whether they were drawn, or examples because there are not two of them.
     """
 
     name: str
@@ -93,6 +99,7 @@ class Comparison:
     examples: int
     seeds: int
     resamples: int
+    resampled: Resampled = "users"
 
     def sentence(self) -> str:
         """The answer in one plain English sentence."""
@@ -103,7 +110,8 @@ class Comparison:
         interval = f"{100 * self.level:g} % interval {self.low:+z.4f} to {self.high:+z.4f}"
         p = f"{self.p_corrected:.3g}" if self.p_corrected >= 1e-4 else "below 0.0001"
         seeds = "1 seed" if self.seeds == 1 else f"{self.seeds} seeds"
-        return f"{answer}: {values} ({relative}{interval}, corrected p {p}, {seeds}, {self.users} users)."
+        drawn = f"{self.users} users" if self.resampled == "users" else f"{self.examples} examples"
+        return f"{answer}: {values} ({relative}{interval}, corrected p {p}, {seeds}, {drawn})."
 
 
 def compare(
@@ -118,13 +126,25 @@ def compare(
 ) -> list[Comparison]:
     """Every other arm against the reference, in the mapping's order: one family, on the same resamples.
 
-    ``scores`` holds ``[S, N]`` per arm (same seeds and examples, same order), ``user`` ``[N]`` each example's owner,
-    ``metric`` the scores' name for the sentences; ``stretch_seeds=False`` is the plain bootstrap over seeds, and one
-    seed leaves only users to resample. An arm helped or hurt when its corrected p is below 1 - ``level`` and its
-    interval excludes zero; p ≥ 2 / (``resamples`` + 1), so C comparisons need over 2·C / (1 - ``level``) resamples.
+    An arm helped or hurt when its corrected p is below 1 - ``level`` and its interval excludes zero;
+    p ≥ 2 / (``resamples`` + 1), so C comparisons need over 2·C / (1 - ``level``) resamples.
 
-    Raises ``ValueError`` for an unknown reference, no other arm, shapes that differ, no examples or seeds, and numbers
-    that are not finite; ``DataError`` when all examples belong to one user.
+    Args:
+        scores: ``[S, N]`` per arm, for the same seeds and examples in the same order. One seed leaves only users to
+            resample.
+        user: ``[N]`` each example's owner, -1 where the source names none. Where there are no two users, examples are
+            resampled.
+        reference: the arm that the others are compared with.
+        resamples: how many are drawn.
+        generator: decides the resamples.
+        level: of the intervals.
+        metric: the scores' name for the sentences.
+        stretch_seeds: False is the plain bootstrap over seeds.
+
+    Raises:
+        ValueError: an unknown reference, no other arm, shapes that differ, no examples or seeds, and numbers that are
+            not finite.
+        DataError: a single example.
     """
     if reference not in scores:
         raise ValueError(f"reference arm {reference!r} is not among {list(scores)}")
@@ -134,7 +154,8 @@ def compare(
     _check(scores, user, resamples, level)
     base = np.asarray(scores[reference], np.float64)
     paired = np.stack([scores[name] - base for name in names])
-    drawn, noise = _resampled_means(paired, user, resamples, generator, stretch_seeds)
+    units, resampled = resampling_units(user)
+    drawn, noise = _resampled_means(paired, units, resamples, generator, stretch_seeds)
     tail, tail_all = (1 - level) / 2, (1 - level) / 2 / len(names)
     low, high, low_all, high_all = np.quantile(drawn, (tail, 1 - tail, tail_all, 1 - tail_all), axis=0)
     p = [_two_sided_p(column, noise) for column in drawn.T]
@@ -157,10 +178,11 @@ def compare(
             p_corrected=corrected[c],
             verdict=_verdict(low[c], high[c], corrected[c], level),
             level=level,
-            users=len(np.unique(user)),
+            users=named_users(user),
             examples=base.shape[1],
             seeds=base.shape[0],
             resamples=resamples,
+            resampled=resampled,
         )
         for c, name in enumerate(names)
     ]
@@ -179,22 +201,31 @@ def mean_interval(
     Two arms whose intervals overlap may still differ beyond doubt: only `compare` knows that they are paired.
     """
     _check({"scores": scores}, user, resamples, level)
-    drawn, _ = _resampled_means(np.asarray(scores, np.float64)[None], user, resamples, generator, stretch_seeds)
+    units, _ = resampling_units(user)
+    drawn, _ = _resampled_means(np.asarray(scores, np.float64)[None], units, resamples, generator, stretch_seeds)
     low, high = np.quantile(drawn[:, 0], ((1 - level) / 2, (1 + level) / 2))
     return float(np.mean(scores, dtype=np.float64)), float(low), float(high)
 
 
 def user_interval(values: NDArray[np.float64], user: NDArray, seed: int) -> tuple[float, float]:
-    """95 % interval of the mean of ``values`` ``[n]``, whole users ``[n]`` resampled.
-
-    Where the source names no users, or there is one alone, examples are resampled.
-    """
-    owner = user if len(np.unique(user)) > 1 else np.arange(len(values))
-    if len(owner) == 1:
+    """95 % interval of the mean of ``values`` ``[n]``, whole users ``[n]`` resampled, or examples as in `compare`."""
+    if len(values) == 1:
         return float(values[0]), float(values[0])
     generator = numpy_generator(seed, "user_interval")
-    _, low, high = mean_interval(values[None], owner, _RESAMPLES, generator, stretch_seeds=False)
+    _, low, high = mean_interval(values[None], user, _RESAMPLES, generator, stretch_seeds=False)
     return low, high
+
+
+def named_users(user: NDArray) -> int:
+    """How many users own these examples ``[N]``; the source names none where the id is -1."""
+    return len(np.unique(user[user >= 0]))
+
+
+def resampling_units(user: NDArray) -> tuple[NDArray, Resampled]:
+    """The owner ``[N]`` of each example in a resample, and what owners are: users, or each example its own."""
+    if len(np.unique(user)) > 1:
+        return user, "users"
+    return np.arange(len(user)), "examples"
 
 
 def _resampled_means(
@@ -260,6 +291,6 @@ def _check(scores: Mapping[str, NDArray[np.float64]], user: NDArray, resamples: 
             raise ValueError(f"{name}: {int((~np.isfinite(values)).sum())} of {np.size(values)} scores are not finite")
     if resamples < 1 or not 0 < level < 1:
         raise ValueError(f"resamples = {resamples}, level = {level}: at least 1, and inside (0, 1)")
-    if len(np.unique(user)) < 2:
-        rule = "users are resampled, so an interval needs at least two of them"
-        raise DataError.one("users with test examples", 1, rule, "evaluate on a test split with more users")
+    if len(user) < 2:
+        rule = "users or examples are resampled, so an interval needs at least two of them"
+        raise DataError.one("test examples", len(user), rule, "evaluate on a larger test split")

@@ -196,8 +196,17 @@ def _validate(content: Mapping[str, Any], schema: type[S], problems: list[Proble
             if e["type"] == "unexpected_keyword_argument":
                 problems.append(_unknown("key", key, [k for k in valid if k != key]))
             else:
-                problems.append(Problem(key or "config", _shown(e), e["msg"].removeprefix("Value error, ")))
+                rule = e["msg"].removeprefix("Value error, ")
+                problems.append(Problem(key or "config", _shown(e), rule, _as_meant(key, e)))
         return None
+
+
+def _as_meant(key: str, error: Mapping[str, Any]) -> str:
+    """How to write a value that the command line reads as another type than was meant."""
+    value = error["input"]
+    if error["type"] == "string_type" and isinstance(value, (bool, int, float)):
+        return f"write it as text: {key}='{format_value(json.dumps(value))}'"
+    return f"write {key}=null for nothing" if value in ("None", "none") else ""
 
 
 def _shown(error: Mapping[str, Any]) -> Any:

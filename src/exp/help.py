@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
@@ -11,7 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from src.core.logging import console
-from src.exp.door import compose_plain, groups
+from src.exp.door import compose_plain, format_value, groups
+
+_WORDS = ("null", "true", "false", "nan", "inf")  # what Hydra reads as no text
 
 
 def show_help(command: str, description: str, config_name: str, schema: type) -> None:
@@ -41,7 +44,16 @@ def _rows(schema: type, content: Mapping[str, Any], prefix: str = "") -> Iterato
         if is_dataclass(bare) and isinstance(bare, type):
             yield from _rows(bare, value if isinstance(value, Mapping) else {}, f"{key}.")
         else:
-            yield key, str(value), _note(annotation)
+            yield key, _as_written(value), _note(annotation)
+
+
+def _as_written(value: Any) -> str:
+    """A value as the command line takes it: text is quoted only where it would be read as something else."""
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(_as_written(part) for part in value)}]"
+    if isinstance(value, str) and re.fullmatch(r"[\w./:-]*[A-Za-z/:][\w./:-]*|\d+(\.\d+){3}", value):
+        return value if value.lower() not in _WORDS else format_value(value)
+    return format_value(value)
 
 
 def _note(annotation: Any) -> str:

@@ -115,4 +115,5 @@ class Screen:
         }[trial.state]
         name = "" if len(self.searches) == 1 else f"{search.name} "
         what = self.first_name if self.first_name and trial.number == 0 else format_values(trial.params)
-        return f"{name}trial {trial.number + 1}/{search.trials}  {outcome}  ({what})"
+        ended = f"{search.record.ended()} of {search.trials}"
+        return f"{name}trial {trial.number}  {outcome}  ({what}; {ended})"

@@ -39,9 +39,11 @@ from src.tuning.processes import end_survivors, graceful_signals
 from src.tuning.progress import Screen
 from src.tuning.ray_session import check_shared, ray_session
 from src.tuning.resources import Resources, decide
-from src.tuning.search_space import SearchSpace, Stage, Value, load_search_space
+from src.tuning.samplers import sampler_note
+from src.tuning.search_space import SearchSpace, Stage, Value
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.shared_data import FOLDER, SharedData
+from src.tuning.space_document import load_search_space
 from src.tuning.store import Store, below, folder_bytes
 from src.tuning.study import SEARCH, Record
 from src.tuning.trainable import TOKEN, Trainable
@@ -77,7 +79,9 @@ def prepare_space(settings: ExperimentSettings, tuning: TuningSettings, stage: S
         if stage == "distill" and space.stage == stage and document == stage and tuning.sampler != "grid":
             neutral_trial(space, settings)
         if tuning.sampler == "grid":
-            space.grid()
+            space.grid_size()
+        if note := sampler_note(tuning, space):
+            _log.warning("%s", note)
     except ProblemsFound as error:
         problems += error.problems
     if problems:
@@ -253,6 +257,8 @@ class SearchPlan:
     def open(self, storage: Any, tuning: TuningSettings, values: Callable[[FrozenTrial], dict[str, Value]]) -> Search:
         """The search over a journal; raises ``ArtefactError`` when the journal is another search's."""
         space, settings = self.space, self.settings
+        if note := sampler_note(tuning, space):
+            _log.debug("%s: %s", self.name, note)  # in the log file, for each arm's own space
         epochs = epochs_of(settings, space.stage)
         rules = [
             tuning.sampler, tuning.seed, tuning.startup_trials, tuning.pruner, tuning.pruner_startup_trials,

@@ -12,38 +12,28 @@ parameters:
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import optuna
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from src.core.errors import ConfigError, Problem
 
 Value = bool | int | float | str
 Stage = Literal["student", "teacher", "distill"]
 Direction = Literal["maximize", "minimize"]
-#: what may be searched in a stage: other keys would change nothing there, or would need another stage anew each trial
-_SEARCHED = {"student": ("student",), "teacher": ("teacher",), "distill": ("distill", "active", "student")}
-_FIXED = (
-    "distill.outputs_from", "teacher.llm", "teacher.tiny", "teacher.encoder", "teacher.export",
-    "teacher.validation_rows", "teacher.test_rows",
-)  # fmt: skip
-#: objectives besides the validation metrics: a student's or a teacher's trained parameters, milliseconds to score one
-#: history against the catalogue, seconds of training
-COSTS = ("parameters", "latency_ms", "seconds")
+#: points of a grid at most: each of them is trained
+MOST_POINTS = 10_000
 _ON_GRID = 1e-8  # as Optuna judges it
-_FORM = ConfigDict(extra="forbid", frozen=True, strict=True)
+#: how a document and its parts are read
+FORM = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class _Parameter(BaseModel):
-    model_config = _FORM
+    model_config = FORM
     #: other parameters' values under which this one is searched; elsewhere it keeps the config's value
     when: dict[str, Value] = Field(default_factory=dict)
 
@@ -114,17 +104,8 @@ def _in_range(parameter: FloatParameter | IntParameter, value: object) -> bool:
     return abs(steps - round(steps)) < _ON_GRID
 
 
-_FORMS = (FloatParameter, IntParameter, CategoricalParameter)
-Parameter = Annotated[FloatParameter | IntParameter | CategoricalParameter, Field(discriminator="type")]
-
-
-class _Document(BaseModel):
-    model_config = _FORM
-    stage: Stage
-    metric: str = Field(min_length=1)
-    direction: Direction = "maximize"
-    also: dict[str, Direction] = Field(default_factory=dict)
-    parameters: dict[str, Parameter] = Field(min_length=1)
+AnyParameter = FloatParameter | IntParameter | CategoricalParameter
+Parameter = Annotated[AnyParameter, Field(discriminator="type")]
 
 
 @dataclass(frozen=True)
@@ -133,7 +114,7 @@ class SearchSpace:
 
     stage: Stage
     objectives: Mapping[str, Direction]
-    parameters: Mapping[str, FloatParameter | IntParameter | CategoricalParameter]
+    parameters: Mapping[str, AnyParameter]
 
     @property
     def metric(self) -> str:
@@ -142,17 +123,18 @@ class SearchSpace:
 
     def only(self, keys: Iterable[str]) -> SearchSpace:
         """The part with these parameters; one whose condition is left out is left out, too."""
-        kept: dict[str, FloatParameter | IntParameter | CategoricalParameter] = {}
+        kept: dict[str, AnyParameter] = {}
         wanted = set(keys)
         for key, parameter in self.parameters.items():
             if key in wanted and all(other in kept for other in parameter.when):
                 kept[key] = parameter
         return SearchSpace(self.stage, self.objectives, kept)
 
-    def grid(self) -> list[dict[str, Value]]:
-        """Every point once, the last parameter turning fastest; conditional parameters only where they are searched.
+    def grid_size(self) -> int:
+        """How many points `grid` has, counted without making them.
 
-        Raises ``ConfigError`` for a parameter without steps.
+        Raises:
+            ConfigError: a parameter has no steps, or there are more than `MOST_POINTS` points.
         """
         problems = [
             Problem(f"search space: {key}", (p.low, p.high), "has no step, so it has no grid", "add step, or choices")
@@ -161,6 +143,21 @@ class SearchSpace:
         ]
         if problems:
             raise ConfigError(problems)
+        count, whole = _count_points(self.parameters)
+        if count > MOST_POINTS:
+            found = f"{count:,} points" if whole else f"at least {count:,} points"
+            rule = f"a grid trains every point, and may have {MOST_POINTS:,} of them"
+            step = "give parameters larger steps or fewer choices, or draw from the space: tuning.sampler=tpe"
+            raise ConfigError.one("search space", found, rule, step)
+        return count
+
+    def grid(self) -> list[dict[str, Value]]:
+        """Every point once, the last parameter turning fastest; conditional parameters only where they are searched.
+
+        Raises:
+            ConfigError: as `grid_size`.
+        """
+        self.grid_size()
         points: list[dict[str, Value]] = [{}]
         for key, parameter in self.parameters.items():
             points = [
@@ -183,20 +180,63 @@ class SearchSpace:
         return drawn
 
 
-def _levels(parameter: FloatParameter | IntParameter | CategoricalParameter) -> list[Value]:
+def _level_count(parameter: AnyParameter) -> int:
+    if isinstance(parameter, CategoricalParameter):
+        return len(parameter.choices)
+    assert parameter.step is not None
+    return round((parameter.high - parameter.low) / parameter.step) + 1
+
+
+def _levels(parameter: AnyParameter) -> list[Value]:
     if isinstance(parameter, CategoricalParameter):
         return list(parameter.choices)
     assert parameter.step is not None
-    steps = round((parameter.high - parameter.low) / parameter.step)
+    numbers = range(_level_count(parameter))
     if isinstance(parameter, IntParameter):
-        return [parameter.low + number * parameter.step for number in range(steps + 1)]
+        return [parameter.low + number * parameter.step for number in numbers]
     # as decimal numbers: 0.1 + 2 * 0.1 should be 0.3
-    return [round(parameter.low + number * parameter.step, 12) for number in range(steps + 1)]
+    return [round(parameter.low + number * parameter.step, 12) for number in numbers]
 
 
-def _suggest(
-    trial: optuna.trial.Trial, key: str, parameter: FloatParameter | IntParameter | CategoricalParameter
-) -> Value:
+def _count_points(
+    parameters: Mapping[str, AnyParameter],
+) -> tuple[int, bool]:
+    """Points of a grid, and whether that is all of them: beyond `MOST_POINTS` not every condition is looked at.
+
+    Parameters on which others depend are settled one by one: at each value that a condition names, and once at all
+    their other values together. Where no condition is left, the points are a product.
+    """
+    always = [parameter for parameter in parameters.values() if not parameter.when]
+    count = math.prod(_level_count(parameter) for parameter in always)
+    if len(always) == len(parameters) or count > MOST_POINTS:
+        return count, len(always) == len(parameters)
+    first = next(other for p in parameters.values() for other in p.when if not parameters[other].when)
+    named = {parameter.when[first] for parameter in parameters.values() if first in parameter.when}
+    others = _level_count(parameters[first]) - len(named)
+    total, whole = 0, True
+    for value, times in [*((value, 1) for value in named), (None, others)]:
+        if times and total <= MOST_POINTS:
+            points, known = _count_points(_settled(parameters, first, value))
+            total, whole = total + times * points, whole and known
+    return total, whole and total <= MOST_POINTS
+
+
+def _settled(parameters: Mapping[str, AnyParameter], key: str, value: Value | None) -> dict[str, AnyParameter]:
+    """The other parameters where ``key`` has a value, None for one that no condition names."""
+    kept: dict[str, AnyParameter] = {}
+    for name, parameter in parameters.items():
+        if name == key or (key in parameter.when and parameter.when[key] != value):
+            continue
+        rest = {other: needed for other, needed in parameter.when.items() if other != key}
+        kept[name] = parameter.model_copy(update={"when": rest})
+    dropped = {name for name in parameters if name != key and name not in kept}
+    while gone := {name for name, parameter in kept.items() if dropped & parameter.when.keys()}:
+        dropped |= gone
+        kept = {name: parameter for name, parameter in kept.items() if name not in gone}
+    return kept
+
+
+def _suggest(trial: optuna.trial.Trial, key: str, parameter: AnyParameter) -> Value:
     match parameter:
         case FloatParameter(low=low, high=high, log=log, step=step):
             return trial.suggest_float(key, low, high, log=log, step=step)
@@ -205,92 +245,6 @@ def _suggest(
         case CategoricalParameter(choices=choices):
             chosen: Value = trial.suggest_categorical(key, choices)
             return chosen
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML that refuses a key used twice, which PyYAML would silently resolve to the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping; raises ``yaml.constructor.ConstructorError`` for a repeated key."""
-        # first, because it refuses keys that cannot be compared
-        result: dict[Any, Any] = super().construct_mapping(node, deep)
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is used twice", key_node.start_mark)
-            seen.add(key)
-        return result
-
-
-# YAML 1.1 reads 1e-4 as text; who writes it means a number
-_UniqueKeys.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def load_search_space(path: Path, config: Mapping[str, Any], metrics: Sequence[str]) -> SearchSpace:
-    """Read and check a document against the config (nested, with every key) and the reported metrics.
-
-    Raises ``ConfigError`` with every problem: an unreadable file, a malformed parameter, a key that the config does not
-    have, empty bounds, a condition that cannot hold.
-    """
-    document, known = _read(path), flatten(config)
-    problems = [
-        problem
-        for key, parameter in document.parameters.items()
-        for problem in (*_check_key(path, key, known, document.stage), *_check_range(path, key, parameter))
-    ]
-    problems += _check_conditions(path, document.parameters)
-    problems += _check_objectives(path, document, metrics)
-    if problems:
-        raise ConfigError(problems)
-    return SearchSpace(document.stage, {document.metric: document.direction, **document.also}, document.parameters)
-
-
-def _check_objectives(path: Path, document: _Document, metrics: Sequence[str]) -> list[Problem]:
-    problems = []
-    if document.metric not in metrics:
-        problems.append(Problem(f"{path.name}: metric", document.metric, f"must be one of {', '.join(metrics)}"))
-    if document.metric in metrics and document.direction == "minimize":
-        problems.append(
-            Problem(f"{path.name}: direction", "minimize", f"{document.metric} is better where it is higher")
-        )
-    known = (*metrics, *COSTS)
-    if document.stage == "teacher":
-        known = (*metrics, "parameters", "seconds")
-    for name in document.also:
-        if name not in known or name == document.metric:
-            problems.append(Problem(f"{path.name}: also", name, f"must be another one of {', '.join(known)}"))
-    return problems
-
-
-def _read(path: Path) -> _Document:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except OSError as error:
-        step = "name a document such as search_spaces/distill.yaml; relative paths start where the command was started"
-        raise ConfigError.one("tuning.search_space", str(path), f"cannot be read ({error.strerror})", step) from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError.one("tuning.search_space", str(path), f"is not valid YAML: {error}") from None
-    try:
-        # JSON's strict mode accepts a whole number for a float and refuses a string for a number
-        return TypeAdapter(_Document).validate_json(json.dumps(content, default=str))
-    except ValidationError as error:
-        raise ConfigError([_malformed(path, e) for e in error.errors()]) from None
-
-
-def _malformed(path: Path, error: Mapping[str, Any]) -> Problem:
-    where = ".".join(str(part) for part in error["loc"])
-    if error["type"] != "extra_forbidden":
-        return Problem(f"{path.name}: {where or 'document'}", error["input"], error["msg"])
-    known = {*_Document.model_fields, *(name for form in _FORMS for name in form.model_fields)}
-    return Problem(f"{path.name}: {where}", error["input"], "is no key of a search space", _nearest(where, known))
-
-
-def _nearest(key: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key.rsplit(".", 1)[-1], list(known), n=1)
-    return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -302,54 +256,3 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
-
-
-def _check_key(path: Path, key: str, known: Mapping[str, Any], stage: str) -> list[Problem]:
-    where, rooms = f"{path.name}: parameter", _SEARCHED[stage]
-    if key not in known:
-        near = difflib.get_close_matches(key, known, n=1)
-        step = f"did you mean {near[0]}?" if near else "see --help for every key"
-        return [Problem(where, key, "is no key of the configuration", step)]
-    if key.split(".", 1)[0] not in rooms or any(key == fixed or key.startswith(f"{fixed}.") for fixed in _FIXED):
-        step = f"search keys of {', '.join(rooms)}; set this one for the whole search instead"
-        return [Problem(where, key, f"is the same for every trial of stage {stage}", step)]
-    return []
-
-
-def _check_range(
-    path: Path, key: str, parameter: FloatParameter | IntParameter | CategoricalParameter
-) -> list[Problem]:
-    where = f"{path.name}: {key}"
-    if isinstance(parameter, CategoricalParameter):
-        repeated = len({(type(choice), choice) for choice in parameter.choices}) != len(parameter.choices)
-        return [Problem(where, parameter.choices, "names a choice twice")] if repeated else []
-    problems = []
-    if parameter.low > parameter.high:
-        problems.append(Problem(where, (parameter.low, parameter.high), "low must not exceed high"))
-    if parameter.log and parameter.low <= 0:
-        problems.append(Problem(where, parameter.low, "low must be above 0 on a logarithmic scale"))
-    stepped = parameter.step not in ((1,) if isinstance(parameter, IntParameter) else (None,))
-    if parameter.log and stepped:
-        problems.append(Problem(where, parameter.step, "a step and a logarithmic scale exclude each other"))
-    elif not parameter.holds(parameter.high) and not problems:
-        problems.append(Problem(where, parameter.high, "high must be low plus a whole number of steps"))
-    return problems
-
-
-def _check_conditions(path: Path, parameters: Mapping[str, Parameter]) -> list[Problem]:
-    """A condition must name an earlier parameter and a value that it can take, and agree with what that one needs."""
-    problems, needs = [], dict[str, dict[str, Value]]()
-    for key, parameter in parameters.items():
-        needs[key] = dict(parameter.when)
-        for other, value in parameter.when.items():
-            where = f"{path.name}: {key}.when"
-            if other == key or other not in needs:
-                problems.append(Problem(where, other, "must name a parameter that stands above this one"))
-                continue
-            if not parameters[other].holds(value):
-                problems.append(Problem(where, f"{other} = {value}", "can never hold: not a value of that parameter"))
-            for third, needed in needs[other].items():
-                if needs[key].setdefault(third, needed) != needed:
-                    rule = f"can never hold: {other} is searched only where {third} = {needed}"
-                    problems.append(Problem(where, f"{third} = {needs[key][third]}", rule))
-    return problems

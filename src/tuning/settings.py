@@ -28,7 +28,7 @@ class TuningSettings:
     seed: Annotated[
         int | None, Field(ge=0, description="decides the sampler's draws; null: the run's seed, which also trains")
     ] = None
-    startup_trials: Annotated[int, Field(ge=0, description="random trials before TPE or CMA-ES models anything")] = 6
+    startup_trials: Annotated[int, Field(ge=0, description="random trials before TPE or CMA-ES models anything")] = 5
     pruner: Annotated[
         Pruner, Field(description="early stopping of poor trials: Optuna's median rule, ASHA, Hyperband, or none")
     ] = "median"

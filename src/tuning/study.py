@@ -7,6 +7,7 @@ shifts later draws). `optuna.load_study` and optuna-dashboard open the file.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,6 +83,10 @@ class Record:
             )
         # the first trials are kept, because where they came from (an earlier result) may be gone on resume
         first = [dict(point) for point in self.fixed]
+        if self.study.metric_names is None:  # what optuna-dashboard and Optuna's plots call the objectives
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                self.study.set_metric_names(list(self.space.objectives))
         for key, value in ((METRICS, list(self.space.objectives)), (FIRST, first), (IDENTITY, identity)):
             if key not in known:
                 self.study.set_user_attr(key, value)
@@ -150,8 +155,8 @@ class Record:
         self.study.tell(number, state=TrialState.PRUNED)
 
     def fail(self, number: int, reason: str) -> None:
-        """End a trial as failed, with the reason."""
-        self.note(number, {"failure": reason})
+        """End a trial as failed, with the reason on one line: tables and the screen have one for it."""
+        self.note(number, {"failure": " ".join(reason.split())})
         self.study.tell(number, state=TrialState.FAIL)
 
     def note(self, number: int, attributes: Mapping[str, Any]) -> None:

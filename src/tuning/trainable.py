@@ -29,7 +29,7 @@ from ray import tune
 
 from src.core.checkpoints import pack, unpack
 from src.core.data_utils import fingerprint
-from src.core.errors import AnyoError, ArtefactError, TrainingFailed
+from src.core.errors import AnyoError, ArtefactError, Problem, ProblemsFound, TrainingFailed
 from src.core.hardware import resolve_device
 from src.core.logging import get_logger
 from src.core.memory import give_back, is_out_of_memory
@@ -56,6 +56,22 @@ MESSAGE = "report"
 def tell(report: Mapping[str, Any]) -> None:
     """Carry a report to the driver, as text: Tune would flatten nested values and mix its own keys in."""
     tune.report({MESSAGE: json.dumps(dict(report))})
+
+
+def reason_of(error: AnyoError | ValidationError) -> str:
+    """Why a configuration cannot be trained, in one line and in this project's words."""
+    if isinstance(error, ValidationError):
+        return "; ".join(_rule_broken(found) for found in error.errors(include_url=False))
+    problems = error.problems if isinstance(error, ProblemsFound) else [error]
+    return "; ".join(str(problem) for problem in problems)
+
+
+def _rule_broken(found: Mapping[str, Any]) -> str:
+    """A rule between fields says which ones it is about; a field's own rule does not."""
+    said = str(found["msg"])
+    if found["type"] == "value_error":
+        return said.removeprefix("Value error, ")
+    return str(Problem(".".join(str(part) for part in found["loc"]), found["input"], said))
 
 
 class Superseded(Exception):
@@ -134,7 +150,7 @@ class Trainable:
                 return {"kind": "memory", "reason": f"out of GPU memory with a share of {config['share']:.3g}: {error}"}
             if isinstance(error, RuntimeError):
                 raise
-            return {"kind": "failed", "reason": str(error)}
+            return {"kind": "failed", "reason": reason_of(error)}
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise

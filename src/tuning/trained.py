@@ -26,7 +26,7 @@ class Trained:
     save: Callable[[Path], None]
 
     def costs(self, names: set[str]) -> dict[str, float]:
-        """Those of `search_space.COSTS` that are asked for."""
+        """Those of `space_document.COSTS` that are asked for."""
         found: dict[str, float] = {}
         if "parameters" in names:
             found["parameters"] = float(sum(p.numel() for p in self.model.parameters() if p.requires_grad))

@@ -357,7 +357,22 @@ def test_numbers_out_of_range_are_refused(resamples: int, level: float) -> None:
         mean_interval(np.zeros((1, 4)), USER, resamples, rng(), level)
 
 
-def test_one_user_cannot_be_resampled() -> None:
-    arms = {"student": np.zeros((5, 3)), "arm": np.ones((5, 3))}
-    with pytest.raises(DataError, match="users with test examples = 1: .* at least two of them → evaluate"):
-        compare(arms, np.array([4, 4, 4]), "student", 100, rng())
+@pytest.mark.parametrize(("user", "named"), [([-1, -1, -1, -1], 0), ([4, 4, 4, 4], 1)])
+def test_examples_are_resampled_where_there_are_no_two_users(user: list[int], named: int) -> None:
+    """DLLM2Rec's and LLaRA's files name no users: their comparison must not end with an error after all trials."""
+    noise = rng(1).normal(size=(2, 3, 4))
+    arms = {"student": noise[0], "arm": noise[1]}
+    (found,) = compare(arms, np.array(user), "student", 500, rng())
+    (each,) = compare(arms, np.arange(4), "student", 500, rng())
+    assert (found.resampled, found.users, found.examples) == ("examples", named, 4)
+    assert (each.resampled, each.users, each.examples) == ("users", 4, 4)
+    assert (found.low, found.high, found.p) == (each.low, each.high, each.p)
+    assert found.sentence().endswith(", 3 seeds, 4 examples).")
+    assert each.sentence().endswith(", 3 seeds, 4 users).")
+    assert mean_interval(noise[0], np.array(user), 500, rng()) == mean_interval(noise[0], np.arange(4), 500, rng())
+
+
+def test_one_example_has_no_interval() -> None:
+    arms = {"student": np.zeros((5, 1)), "arm": np.ones((5, 1))}
+    with pytest.raises(DataError, match="test examples = 1: .* at least two of them → evaluate"):
+        compare(arms, np.array([4]), "student", 100, rng())

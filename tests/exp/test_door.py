@@ -48,6 +48,13 @@ def refused(*arguments: str) -> ConfigError:
         ("student.loop=null", "student.loop = None"),
         ("evaluation.ks=5", "evaluation.ks"),
         ("dataset=null", "dataset = 'None'"),
+        # what another type was meant with
+        (
+            "dataset.name=2023",
+            """dataset.name = 2023: Input should be a valid string → write it as text: dataset.name='"2023"'""",
+        ),
+        ("dataset.name=true", """write it as text: dataset.name='"true"'"""),
+        ("dataset.min_rating=None", "write dataset.min_rating=null for nothing"),
         # out of range, and rules between fields
         ("student.width=0", "greater than or equal to 1"),
         ("distill.lam=-0.1", "greater than or equal to 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.core.errors import ConfigError, TrainingFailed
 from src.core.logging import log_to
@@ -241,6 +243,17 @@ def test_a_bug_is_not_a_success(workplace: Path, capfd: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("command", ENTRIES, ids=lambda command: command.command)
+def test_what_help_shows_is_what_the_command_line_reads(command: Entry[Any]) -> None:
+    content, _ = compose_plain(command.config_name, [])
+    for key, shown, _ in _rows(command.schema, content):
+        value = content
+        for part in key.split("."):
+            value = value[part]
+        (argument,) = shlex.split(f"{key}={shown}".replace('""', "'\"\"'"))  # as a shell hands it on
+        assert OverridesParser.create().parse_override(argument).value() == value, argument
+
+
+@pytest.mark.parametrize("command", ENTRIES, ids=lambda command: command.command)
 def test_help_lists_every_key_with_its_note(
     workplace: Path, capfd: pytest.CaptureFixture[str], command: Entry[Any]
 ) -> None:
@@ -253,6 +266,7 @@ def test_help_lists_every_key_with_its_note(
     for key, _, note in rows:
         assert key in words, key
         assert note.split()[0] in words, key
+    assert ":factory" in shown or command.command in ("run_student_baseline", "run_eval_all", "tune_student")
     assert f"python -m src.exp.{command.command}" in shown
     section = shown.split("Groups", 1)[1].split("params=FILE", 1)[0]
     assert set(re.findall(r"^  (\w+): ", section, re.MULTILINE)) == set(groups(command.config_name))

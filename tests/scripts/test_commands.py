@@ -71,6 +71,18 @@ def test_command_uses_poetry_in_the_container(sandbox: Sandbox) -> None:
     assert sandbox.recorded("python") == []  # the host's .venv, seen through the mount, is not used
 
 
+@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("seed=3", "--help")])
+@pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "cmd").glob("*.sh"))])
+def test_every_command_answers_help_without_doing_its_work(sandbox: Sandbox, name: str, arguments: tuple) -> None:
+    sandbox.stub("setup_env.sh", at=sandbox.root / "env_shell/setup_env.sh")
+    python = 'case " $* " in *" --help "* | *" -h "*) echo "Usage: as --help says" ;; *) exit 9 ;; esac'
+    sandbox.stub("python", at=sandbox.root / ".venv/bin/python", body=python)
+    done = sandbox.run(f"cmd/{name}", *(arguments if name != "tensorboard.sh" else arguments[-1:]))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Usage: ")
+    assert sandbox.recorded("setup_env.sh") == []
+
+
 def test_quickstart_sets_up_then_runs_the_main_job_on_the_sample(sandbox: Sandbox) -> None:
     sandbox.stub("setup_env.sh", at=sandbox.root / "env_shell/setup_env.sh")
     sandbox.stub("python", at=sandbox.root / ".venv/bin/python")

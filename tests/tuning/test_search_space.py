@@ -8,7 +8,8 @@ import optuna
 import pytest
 
 from src.core.errors import ConfigError
-from src.tuning.search_space import flatten, load_search_space
+from src.tuning.search_space import flatten
+from src.tuning.space_document import load_search_space
 
 CONFIG = {
     "distill": {"lam": 0.5, "alpha": 0.1},
@@ -55,7 +56,8 @@ def test_a_number_with_an_exponent_is_a_number(tmp_path: Path) -> None:
 
 
 def test_bounds_are_inclusive(tmp_path: Path) -> None:
-    path = _write(tmp_path, "  active.rank_threshold: {type: int, low: 3, high: 4}\n")
+    policy = "  active.policy: {type: categorical, choices: [ground_truth_error]}\n"
+    path = _write(tmp_path, policy + "  active.rank_threshold: {type: int, low: 3, high: 4}\n")
     space = load_search_space(path, CONFIG, METRICS)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     assert {space.suggest(study.ask())["active.rank_threshold"] for _ in range(30)} == {3, 4}

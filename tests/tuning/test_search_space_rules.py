@@ -14,8 +14,9 @@ from src.pipeline.settings import ExperimentSettings
 from src.tuning.applied import configured_trial, plain
 from src.tuning.arms import check_arms
 from src.tuning.search import check_resources, prepare_space
-from src.tuning.search_space import FloatParameter, IntParameter, load_search_space
+from src.tuning.search_space import FloatParameter, IntParameter
 from src.tuning.settings import RaySettings, TuningSettings
+from src.tuning.space_document import load_search_space
 
 HEAD = "stage: distill\nmetric: ndcg_20\nparameters:\n"
 
@@ -64,8 +65,8 @@ def test_the_shipped_document_fits_the_default_config(settings: ExperimentSettin
         ("  distill.lam: {type: float, low: -0.5, high: 1.0}\n", "distill.lam = -0.5: Input should be greater"),
         ("  student.dropout: {type: float, low: 0.0, high: 1.0}\n", "student.dropout = 1.0: Input should be less"),
         ("  active.policy: {type: categorical, choices: [all, none]}\n", "active.policy = 'none'"),
-        ("  active.rank_threshold: {type: float, low: 1.0, high: 2.5}\n", "active.rank_threshold = 2.5"),
-        ("  distill.embedding_loss: {type: float, low: 0.0, high: 1.0}\n", "distill.embedding_loss = 0.0"),
+        ("  distill.candidate_topk: {type: float, low: 1.0, high: 2.5}\n", "distill.candidate_topk = 2.5"),
+        ("  distill.dro_weighting: {type: float, low: 0.0, high: 1.0}\n", "distill.dro_weighting = 0.0"),
         # keys that no trial would read
         ("  teacher.lora.rank: {type: int, low: 4, high: 8}\n", "is the same for every trial"),
         ("  dataset.window: {type: int, low: 4, high: 8}\n", "is the same for every trial"),

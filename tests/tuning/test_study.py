@@ -12,6 +12,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from src.tuning.dispatch import Search
 from src.tuning.journal import JOURNAL, open_journal
+from src.tuning.progress import Screen
 from src.tuning.report import trials_frame, write_tensorboard
 from src.tuning.search_space import CategoricalParameter, FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
@@ -59,6 +60,40 @@ def test_the_first_trial_has_the_given_values_and_proposals_depend_on_seed_and_n
         proposals.append([record.ask().params for _ in range(5)])
     assert proposals[0] == proposals[1]
     assert proposals[0] != proposals[2]
+
+
+def test_the_objectives_have_names_written_once(tmp_path: Path) -> None:
+    """Optuna's dashboard and plots show them; an older study, which has none, gets them when it goes on."""
+    record = _record(tmp_path / "new")
+    assert record.study.metric_names == ["ndcg_20"]
+    lines = (tmp_path / "new" / JOURNAL).read_text().count("\n")
+    assert _record(tmp_path / "new").study.metric_names == ["ndcg_20"]
+    assert (tmp_path / "new" / JOURNAL).read_text().count("\n") == lines
+    (tmp_path / "old").mkdir()
+    older = optuna.create_study(storage=open_journal(tmp_path / "old"), study_name=SEARCH, direction="maximize")
+    older.set_user_attr("identity", "identity")
+    assert _record(tmp_path / "old").study.metric_names == ["ndcg_20"]
+
+
+def test_a_reason_of_failure_is_one_line(tmp_path: Path) -> None:
+    record = _record(tmp_path)
+    record.ask()
+    record.fail(0, "first\n  second\n")
+    assert record.trials()[0].user_attrs["failure"] == "first second"
+
+
+def test_the_terminal_counts_trials_as_every_table_does(tmp_path: Path) -> None:
+    record = _record(tmp_path)
+    for _ in range(2):
+        record.ask()
+    _finish(record, 0, 0.25)
+    screen = Screen([Search(record, trials=7, keep=1)], "no distillation")
+    record.fail(1, "no luck")
+    (search, trial), *rest = screen._untold()
+    assert rest == []
+    assert screen._line(search, record.trials()[0]) == "trial 0  ndcg_20 0.25  (no distillation; 2 of 7)"
+    shown = "lam 0.5, policy kl_divergence, kl_threshold 0.25"
+    assert screen._line(search, trial) == f"trial 1  failed: no luck  ({shown}; 2 of 7)"
 
 
 def test_optuna_opens_the_journal_and_finds_every_state(tmp_path: Path) -> None:

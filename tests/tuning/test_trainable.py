@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
-from src.core.errors import TrainingFailed
+from src.core.errors import ConfigError, Problem, TrainingFailed
 from src.exp.door import read_settings
 from src.exp.searching import SearchSettings, experiment
 from src.tuning import trainable
+from src.tuning.applied import apply_values
 from src.tuning.search_space import SearchSpace
 from src.tuning.store import Store
-from src.tuning.trainable import TOKEN, Trainable
+from src.tuning.trainable import TOKEN, Trainable, reason_of
 from tests.tuning.test_store import Bucket
 
 CONFIG = {"number": 0, "values": {}, "folder": "0", "share": 0.0}
@@ -35,6 +37,31 @@ def worker(store: Store) -> Trainable:
     settings = experiment(read_settings("tune_student", ["dataset=sample"], SearchSettings)[0])
     store.write(TOKEN, b"mine")
     return Trainable(settings, SearchSpace("student", {"ndcg_20": "maximize"}, {}), store, "mine", 0.0)
+
+
+def rule_broken(values: dict[str, Any]) -> ValidationError:
+    settings = experiment(read_settings("tune_student", ["dataset=sample"], SearchSettings)[0])
+    with pytest.raises(ValidationError) as caught:
+        apply_values(settings, values)
+    return caught.value
+
+
+def test_a_reason_of_failure_is_one_line_in_our_words() -> None:
+    between = rule_broken({"student.width": 30, "student.heads": 4})
+    assert reason_of(between) == "student.heads = 4 must divide student.width = 30"
+    own = rule_broken({"student.width": 0, "student.dropout": 2.0})
+    assert reason_of(own) == (
+        "student.width = 0: Input should be greater than or equal to 1; "
+        "student.dropout = 2.0: Input should be less than 1"
+    )
+    several = ConfigError([Problem("a", 1, "is wrong", "mend it"), Problem("b", 2, "is wrong too")])
+    assert reason_of(several) == "a = 1: is wrong → mend it; b = 2: is wrong too"
+    assert reason_of(TrainingFailed("the loss is nan")) == "the loss is nan"
+
+
+def test_values_that_break_a_rule_fail_the_trial_in_one_line(told: list[Mapping[str, Any]], tmp_path: Path) -> None:
+    worker(Store(str(tmp_path)))({**CONFIG, "values": {"student.width": 30, "student.heads": 4}})
+    assert told == [{"kind": "failed", "reason": "student.heads = 4 must divide student.width = 30"}]
 
 
 @pytest.mark.parametrize("kind", [Store, Bucket])

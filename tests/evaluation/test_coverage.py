@@ -1,0 +1,26 @@
+"""Metrics of recommended lists, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from src.evaluation.coverage import summarise_lists
+
+COUNTS = np.array([9, 5, 0, 6, 1, 7])  # items 1, 2 and 4 are rare
+
+
+def test_coverage_and_rare_share_by_hand() -> None:
+    found = summarise_lists([[0, 1], [0, 2], [3, 0]], COUNTS)
+    assert found == {"coverage_2": 4 / 6, "rare_share_2": 2 / 6}
+
+
+def test_what_everybody_gets_covers_little() -> None:
+    assert summarise_lists([[0, 3, 5]] * 50, COUNTS) == {"coverage_3": 3 / 6, "rare_share_3": 0.0}
+    assert summarise_lists([[4]], COUNTS) == {"coverage_1": 1 / 6, "rare_share_1": 1.0}
+
+
+@pytest.mark.parametrize("lists", [[], [[]], [0, 1], [[0, 6]], [[-1, 0]], [[0.5, 1.0]]])
+def test_what_is_no_list_is_refused(lists: list) -> None:
+    with pytest.raises(ValueError, match="lists"):
+        summarise_lists(lists, COUNTS)

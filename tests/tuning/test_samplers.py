@@ -1,0 +1,60 @@
+"""Optuna's samplers as this project sets them, and what is said about one that cannot do its work."""
+
+from __future__ import annotations
+
+import warnings
+
+import optuna
+import pytest
+
+from src.tuning.samplers import make_sampler, sampler_note
+from src.tuning.search_space import CategoricalParameter, FloatParameter, IntParameter, SearchSpace
+from src.tuning.settings import TuningSettings
+
+RATE = FloatParameter(type="float", low=0.001, high=0.01, log=True)
+LOSS = CategoricalParameter(type="categorical", choices=["ce", "bce"])
+WIDTH = IntParameter(type="int", low=8, high=64)
+CMAES = TuningSettings(sampler="cmaes")
+
+
+def space(**parameters: FloatParameter | IntParameter | CategoricalParameter) -> SearchSpace:
+    return SearchSpace("student", {"ndcg_20": "maximize"}, parameters)
+
+
+def test_tpe_is_set_as_it_was_measured_whatever_optuna_defaults_to() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sampler = make_sampler(TuningSettings(), seed=1, number=0)
+    assert isinstance(sampler, optuna.samplers.TPESampler)
+    chosen = {name: getattr(sampler, f"_{name}") for name in ("n_startup_trials", "multivariate", "group")}
+    assert chosen == {"n_startup_trials": 5, "multivariate": True, "group": False}
+    assert sampler._constant_liar is True
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"loss": LOSS}, "cannot propose anything here, all is drawn at random: loss (categories); it needs at least"),
+        ({"rate": RATE}, "all is drawn at random: rate (the only number); it needs at least 2 numbers"),
+        ({"rate": RATE, "loss": LOSS}, "all is drawn at random: rate (the only number), loss (categories); it needs"),
+        ({"rate": RATE, "width": WIDTH, "loss": LOSS}, "cannot propose, and draws at random: loss (categories); "),
+        (
+            {"rate": RATE, "width": WIDTH, "n": WIDTH.model_copy(update={"when": {"width": 8}})},
+            "draws at random: n (not in every trial); ",
+        ),
+        (
+            {"rate": RATE, "width": WIDTH, "n": IntParameter(type="int", low=3, high=3)},
+            "draws at random: n (a single value); ",
+        ),
+    ],
+)
+def test_cma_es_says_what_it_cannot_propose(parameters: dict, said: str) -> None:
+    note = sampler_note(CMAES, space(**parameters))
+    assert said in note
+    assert "tuning.sampler=tpe" in note
+    for sampler in ("tpe", "random", "grid"):
+        assert sampler_note(TuningSettings(sampler=sampler), space(**parameters)) == ""
+
+
+def test_cma_es_over_numbers_has_nothing_to_say() -> None:
+    assert sampler_note(CMAES, space(rate=RATE, width=WIDTH)) == ""
