@@ -75,6 +75,10 @@ class TeacherOutputs:
         return problems
 
 
+#: what several sets of teachers say, by name
+Teachings = Mapping[str, TeacherOutputs]
+
+
 def save_teacher_outputs(folder: Path, outputs: TeacherOutputs, id_map: IdMap) -> None:
     """Write the folder atomically, manifest last; raises ``ArtefactError`` when the arrays break the schema."""
     if problems := outputs.check(id_map.num_items):

@@ -17,7 +17,7 @@ from src.core.errors import ConfigError, gather
 from src.core.paths import MANIFEST
 from src.core.settings import STRICT
 from src.data.examples import already_open, openings
-from src.data.teacher_outputs import TeacherOutputs
+from src.data.teacher_outputs import Teachings
 from src.exp.checks import check_experiment
 from src.exp.entry import Entry
 from src.exp.replay import REPLAY_HEADING, REPLAY_WITH, replay_keys
@@ -160,7 +160,7 @@ def driving(settings: SearchSettings, stages: Stages, folder: RunFolder, documen
 
 
 def search_and_publish(
-    settings: SearchSettings, prepared: Prepared, folder: RunFolder, place: Workplace, outputs: Mapping[str, TeacherOutputs],
+    settings: SearchSettings, prepared: Prepared, folder: RunFolder, place: Workplace, outputs: Teachings,
     name: str,
 ) -> SearchOutcome:  # fmt: skip
     """The single search of a stage: the winner's model (as ``name``) and keys, the trials table, the curves."""

@@ -20,7 +20,7 @@ from src.core.errors import ConfigError, Problem, gather
 from src.core.logging import console
 from src.core.metrics import summarise
 from src.core.settings import STRICT
-from src.data.teacher_outputs import TeacherOutputs
+from src.data.teacher_outputs import TeacherOutputs, Teachings
 from src.exp.entry import Entry
 from src.exp.replay import REPLAY_HEADING, replay_keys
 from src.exp.searching import (
@@ -48,8 +48,17 @@ from src.pipeline.runs import (
 )
 from src.pipeline.stages import Stages, fit_of
 from src.student.artefact import load_student
-from src.tuning.arms import ARMS, check_arms
-from src.tuning.fair import FairSearch, arms_table, best_final, judge, run_fair, save_answer
+from src.tuning.arms import arms_of, check_arms, teachers_of
+from src.tuning.fair import (
+    FairSearch,
+    Scored,
+    arms_table,
+    best_final,
+    judge,
+    mean_validation,
+    run_fair,
+    save_answer,
+)
 from src.tuning.report import write_tensorboard, write_trials_table
 from src.tuning.search import Workplace, reproduces_baseline
 from src.tuning.shared_data import teaching_key
@@ -114,7 +123,11 @@ def _teaching(settings: TuneSettings, prepared: Prepared, stages: Stages) -> dic
 
 
 def _run_single(
-    settings: TuneSettings, prepared: Prepared, folder: RunFolder, place: Workplace, outputs: Mapping[str, TeacherOutputs]
+    settings: TuneSettings,
+    prepared: Prepared,
+    folder: RunFolder,
+    place: Workplace,
+    outputs: Teachings,
 ) -> None:
     stages = prepared.stages
     outcome = search_and_publish(settings, prepared, folder, place, outputs, BEST_STUDENT)
@@ -132,7 +145,11 @@ def _run_single(
 
 
 def _run_fair(
-    settings: TuneSettings, prepared: Prepared, folder: RunFolder, place: Workplace, outputs: Mapping[str, TeacherOutputs]
+    settings: TuneSettings,
+    prepared: Prepared,
+    folder: RunFolder,
+    place: Workplace,
+    outputs: Teachings,
 ) -> None:
     stages = prepared.stages
     with folder.watch.measure("search_time"):
@@ -180,19 +197,26 @@ def _answer(
     }
     on_validation = comparison.validation()
     metric = fair.finals.record.space.metric
-    models = [
-        Scored(arm.name, arm.title, ranks[arm.name], mean_validation(fair, arm.name), fair.arms[arm.name].trials,
-               arm.uses_llm)
+    judged_models = [
+        Scored(
+            arm.name,
+            arm.title,
+            ranks[arm.name],
+            mean_validation(fair, arm.name),
+            fair.arms[arm.name].trials,
+            arm.uses_llm,
+        )
         for arm in fair.described
-    ]  # fmt: skip
-    for ranked in on_validation:
-        if (model := closed_forms.get(ranked.model)) is not None:
-            value = summarise(ranked.ranks, stages.settings.evaluation.ks)[metric]
-            models.append(Scored(model.name, model.name, ranks[model.name], value, model.trials, uses_llm=False))
-    answer = judge(fair, models, test.user, settings.tuning.resamples)
+    ]
+    for shown in on_validation:
+        if (closed := closed_forms.get(shown.model)) is not None:
+            value = summarise(shown.ranks, stages.settings.evaluation.ks)[metric]
+            own = Scored(closed.name, closed.name, ranks[closed.name], value, closed.trials, uses_llm=False)
+            judged_models.append(own)
+    answer = judge(fair, judged_models, test.user, settings.tuning.resamples)
     save_answer(folder.path, answer)
-    ranked = [*on_validation, *on_test]
-    write_tables(folder, comparison.rows(ranked), ranked)
+    everything = [*on_validation, *on_test]
+    write_tables(folder, comparison.rows(everything), everything)
     console.print(arms_table(answer))
     for family in ("comparisons", "comparisons_with_best"):
         for line in answer[family]:

@@ -1,8 +1,8 @@
 """The arms of the fair protocol: which terms of the distillation each one has, whose labels, and what it searches.
 
 Arms follow from the terms (`src/distill/terms/`): each declares its own. Beside them stand the student alone, all terms
-together, and two controls that need no language model: the same label terms with labels of the student itself (two seeds
-of its own), and of the linear model.
+together, and two controls that need no language model: the same label terms with labels of the student itself (two
+seeds of its own), and of the linear model.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from src.distill.settings import terms
 from src.distill.teachers import LLM, SELF
 from src.distill.terms.base import Term
 from src.pipeline.settings import ExperimentSettings
+from src.student.models import require_network
 from src.tuning.applied import no_distillation
 from src.tuning.search_space import SearchSpace, Value
 
@@ -71,7 +72,7 @@ def _belongs(key: str, arm: Arm) -> bool:
     own = [term for term in terms() if term.name in arm.terms]
     if room == "active":
         return any(term.reads_labels for term in own)
-    owner = next((term for term in terms() if room == "distill" and name in term.keys()), None)
+    owner = next((term for term in terms() if room == "distill" and name in set(term.keys())), None)
     return owner is None or owner in own
 
 
@@ -79,7 +80,7 @@ def fixed_values(arm: Arm, settings: ExperimentSettings) -> dict[str, Value]:
     """The keys that switch off what an arm does not have, and name its teachers."""
     off = no_distillation(settings)
     absent = [term for term in terms() if term.name not in arm.terms]
-    keys = {f"distill.{key}" for term in absent for key in term.off(settings.student)}
+    keys = {f"distill.{key}" for term in absent for key in term.off(require_network(settings.student))}
     return {
         **{key: value for key, value in off.items() if key in keys},
         "distill.teachers": list(arm.teachers),  # type: ignore[dict-item]  # a list is no searched value

@@ -20,12 +20,12 @@ from rich.table import Table
 from src.core.errors import ConfigError, TrainingFailed
 from src.core.paths import write_json
 from src.core.seed import numpy_generator
-from src.data.teacher_outputs import TeacherOutputs
+from src.data.teacher_outputs import Teachings
 from src.evaluation.paired import compare, gain, mean_interval, named_users
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.tuning.applied import apply_values, configured_trial
-from src.tuning.arms import STUDENT, Arm, arms_of, fixed_values, space_of, teachers_of
+from src.tuning.arms import STUDENT, Arm, arms_of, fixed_values, space_of
 from src.tuning.dispatch import Search
 from src.tuning.journal import open_journal
 from src.tuning.search import SearchPlan, Workplace, Workshop, open_workshop, winner
@@ -65,7 +65,7 @@ class FairSearch:
 
 def run_fair(
     place: Workplace, settings: ExperimentSettings, space: SearchSpace, trials: int, stages: Stages,
-    outputs: Mapping[str, TeacherOutputs],
+    outputs: Teachings,
 ) -> tuple[FairSearch, dict[str, list[Path]]]:  # fmt: skip
     """Search every arm, train the finals; returns them and each arm's final models by seed, in the result folder.
 

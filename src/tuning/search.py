@@ -19,7 +19,7 @@ from src.core.errors import ArtefactError, ConfigError, Paused, Problem, Problem
 from src.core.logging import get_logger
 from src.core.metrics import metric_names
 from src.core.paths import REPOSITORY
-from src.data.teacher_outputs import TeacherOutputs
+from src.data.teacher_outputs import Teachings
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages, fit_of
 from src.student.settings import NetworkSettings
@@ -200,7 +200,11 @@ class Workshop:
 
 @contextmanager
 def open_workshop(
-    place: Workplace, stages: Stages, outputs: Mapping[str, TeacherOutputs], space: SearchSpace, probe: Mapping[str, Value]
+    place: Workplace,
+    stages: Stages,
+    outputs: Teachings,
+    space: SearchSpace,
+    probe: Mapping[str, Value],
 ) -> Iterator[Workshop]:
     """Ray, the trials' store and the shared data, for the block. ``probe`` is measured where trials share a GPU."""
     end_survivors(place.folder)
@@ -293,9 +297,7 @@ def plan_search(
 
 
 @contextmanager
-def run_search(
-    place: Workplace, plan: SearchPlan, stages: Stages, outputs: Mapping[str, TeacherOutputs]
-) -> Iterator[SearchOutcome]:
+def run_search(place: Workplace, plan: SearchPlan, stages: Stages, outputs: Teachings) -> Iterator[SearchOutcome]:
     """Search, and yield the outcome while the models are still in reach.
 
     Raises ``TrainingFailed`` when no trial completed, ``Paused`` when the search was ended before it was through.

@@ -21,7 +21,7 @@ from src.core.errors import ArtefactError, Paused
 from src.core.paths import read_json, write_json
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
-from src.data.teacher_outputs import TeacherOutputs
+from src.data.teacher_outputs import Teachings
 from src.data.tensor_examples import TensorExamples
 from src.distill.data_bridge import TeachingRows, align
 from src.student.datamodule import StudentData
@@ -43,11 +43,9 @@ class SharedData:
     fingerprints: dict[str, str]
 
     @classmethod
-    def of(cls, data: SequenceData, outputs: Mapping[str, TeacherOutputs], prior: Prior | None = None) -> SharedData:
+    def of(cls, data: SequenceData, outputs: Teachings, prior: Prior | None = None) -> SharedData:
         """From a loaded dataset; raises ``ArtefactError`` when some outputs label other examples."""
-        teaching = {
-            name: align(found, data.train, found.candidates.shape[1], "cpu") for name, found in outputs.items()
-        }
+        teaching = {name: align(found, data.train, found.candidates.shape[1], "cpu") for name, found in outputs.items()}
         return cls(StudentData.of(data, "cpu", prior), teaching, data.id_map, data.fingerprints())
 
     def save(self, store: Store) -> None:
@@ -68,7 +66,14 @@ class SharedData:
             if students.prior is not None:
                 (target / _PRIOR).mkdir()
                 save_prior(target / _PRIOR, students.prior)
-            write_json(target / _FACTS, {"fingerprints": self.fingerprints, "history_length": students.history_length, "teachers": list(self.teaching)})
+            write_json(
+                target / _FACTS,
+                {
+                    "fingerprints": self.fingerprints,
+                    "history_length": students.history_length,
+                    "teachers": list(self.teaching),
+                },
+            )
             store.upload(target, FOLDER)
 
     @classmethod
@@ -101,7 +106,9 @@ class SharedData:
         """What some teachers said; raises ``ArtefactError`` where they said nothing, or less than ``topk`` a row."""
         rows = self.teaching.get(teaching_key(teachers))
         if rows is None:
-            raise ArtefactError.one("distill.teachers", list(teachers), "this search was started without these teachers")
+            raise ArtefactError.one(
+                "distill.teachers", list(teachers), "this search was started without these teachers"
+            )
         rows.require(topk)
         return rows
 

@@ -105,7 +105,7 @@ def shared(tmp_path: Path) -> tuple[Store, SharedData]:
     distances = np.tile(np.linspace(0.1, 4, 6, dtype=np.float32), (len(rows), 1))
     embedding = np.random.default_rng(0).normal(size=(data.num_items, 8)).astype(np.float32)
     outputs = TeacherOutputs(data.train.example_id, rows, -distances, distances, distances[:, :3], embedding, {})
-    store, made = Store(str(tmp_path)), SharedData.of(data, outputs)
+    store, made = Store(str(tmp_path)), SharedData.of(data, {"llm": outputs})
     made.save(store)
     direct, kept = align(outputs, data.train, 4, "cpu"), made.taught(4)
     for name in ("slot", "candidates", "distances", "sequence_embedding", "item_embedding"):

@@ -2,8 +2,8 @@
 
 A free row that training never touched says nothing, so an item without training interactions could never be
 recommended. Here its row and bias come from its text embedding, projected. A gate mixes the two: 1 for an item that was
-never a target, falling with the count of the others. In training, rare items' free rows are left out now and then, as if
-these items had never been seen: that is how the projection learns to stand alone.
+never a target, falling with the count of the others. In training, rare items' free rows are left out now and then, as
+if these items had never been seen: that is how the projection learns to stand alone.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def whitened(embedding: Tensor, width: int) -> Tensor:
 
 
 class TextRows(Part):
-    """Projected text embeddings behind a gate; a student that is not tied has one projection for input and output each."""
+    """Projected text embeddings behind a gate; one projection each for input and output unless these are tied."""
 
     text: Tensor
     seen: Tensor

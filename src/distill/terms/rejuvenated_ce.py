@@ -1,8 +1,8 @@
 """Ranking distillation by a cross-entropy that is taken where it bounds NDCG (RCE-KD: arXiv 2509.20989).
 
-Cross-entropy over a set of items bounds NDCG only if the set holds what the student ranks high. The teacher's top K fall
-into those that the student ranks high as well, where that holds, and the rest, to which items are added that the student
-ranks high. The two cross-entropies are weighted by how many of the K candidates each covers.
+Cross-entropy over a set of items bounds NDCG only if the set holds what the student ranks high. The teacher's top K
+fall into those that the student ranks high as well, where that holds, and the rest, to which items are added that the
+student ranks high. The two cross-entropies are weighted by how many of the K candidates each covers.
 """
 
 from __future__ import annotations
