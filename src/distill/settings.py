@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from src.core.errors import Problem
 from src.core.settings import STRICT
+from src.core.training import LoopSettings
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -57,6 +59,22 @@ class DistillSettings:
     def needs_ranking(self) -> bool:
         """Whether the teacher's rankings are read."""
         return self.lam * self.ranking_loss_weight > 0
+
+
+def micro_batch_problem(settings: DistillSettings, loop: LoopSettings) -> Problem | None:
+    """What is wrong with accumulating gradients under these settings; None where it gives the whole batch's loss.
+
+    Every term is a mean over rows, and so the mean of its micro-batches' means, but for ``dro_weighting=product``: a
+    product of two means over the batch is another number when the batch is cut.
+    """
+    reads_product = settings.dro_weighting == "product" and settings.alpha > 0 and settings.needs_ranking
+    cut = 0 < loop.micro_batch_size < loop.batch_size
+    if not reads_product or not (cut or loop.adapt_micro_batch):
+        return None
+    name = "micro_batch_size" if cut else "adapt_micro_batch"
+    rule = "distill.dro_weighting=product multiplies means over a whole batch: in parts it is another loss"
+    step = f"set student.loop.{name}={0 if cut else 'false'}, or distill.dro_weighting=per_sample"
+    return Problem(f"student.loop.{name}", getattr(loop, name), rule, step)
 
 
 @dataclass(frozen=True, config=STRICT)
