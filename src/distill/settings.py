@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from src.core.errors import Problem
 from src.core.settings import STRICT
-from src.core.training import LoopSettings
+
+if TYPE_CHECKING:
+    from src.core.training import LoopSettings
 
 
 @dataclass(frozen=True, config=STRICT)
