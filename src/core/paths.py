@@ -21,22 +21,60 @@ MANIFEST = "manifest.json"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically: readers see the old content or the new one, never a part.
+    """Write a file atomically and durably: readers see the old content or the new one, never a part, whatever ends.
 
-    Raises ``OSError`` when the folder cannot be written.
+    A symbolic link is replaced by the file, not followed: what it points to may be somebody else's.
+
+    Raises:
+        OSError: it cannot be written; ``filename`` says what.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
+        try:
+            with os.fdopen(descriptor, "wb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether nothing more can be written: no space is left, or none of this user's share."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An ``OSError`` says which file was meant: a full disk's names none, and a temporary name means nothing."""
     try:
-        with os.fdopen(descriptor, "wb") as handle:
-            handle.write(content)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
         raise
+
+
+def _prefix(path: Path) -> str:
+    """Hidden, and short enough for a name that is as long as names can be."""
+    return f".{path.name[:50]}."
+
+
+def _sync(place: Path) -> None:
+    """Make a folder's entries, or a file's content, outlive a power cut, where the file system can."""
+    try:
+        descriptor = os.open(place, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        with suppress(OSError):  # some file systems cannot for a folder
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, content: str) -> None:
@@ -65,17 +103,21 @@ def atomic_folder(target: Path, replace: bool = True) -> Iterator[Path]:
 
     ``target`` may appear, or change, while the block runs: another process has built it. With ``replace`` the later
     one wins. Without, one that is there already wins and what the block filled is removed: right where the name is made
-    of what decides the content, so that both are as good, and somebody may be reading the first.
+    of what decides the content, so that both are as good, and somebody may be reading the first. A symbolic link is
+    replaced, not followed.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=_prefix(target)))
     os.chmod(temporary, 0o755)
     try:
         yield temporary
+        for place in (*temporary.rglob("*"), temporary):
+            _sync(place)
         while not _moved(temporary, target):
             if not replace:
                 break
             _retire(target)
+        _sync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -95,7 +137,7 @@ def _moved(folder: Path, target: Path) -> bool:
 
 def _retire(target: Path) -> None:
     """Take a folder from its place, unless another process has just done so, and remove it."""
-    retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+    retired = Path(tempfile.mkdtemp(dir=target.parent, prefix=f"{_prefix(target)}old."))
     with suppress(FileNotFoundError):
         os.rename(target, retired / "folder")
     shutil.rmtree(retired, ignore_errors=True)

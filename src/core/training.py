@@ -195,7 +195,7 @@ def fit(
         while progress.epoch < settings.epochs and progress.stale < settings.patience:
             keeper.begin()
             loss = _train_epoch(module, step, progress.left(draw, generator, device), train_rows, keeper)
-            with averaged(mean):
+            with _out_of_memory_explained("with a second set of weights", "set loop.ema to 0"), averaged(mean):
                 metrics = _evaluate(module, evaluate, loss, progress.epoch + 1, settings.monitor)
                 progress.judge(metrics, settings.monitor, module)
             shown = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())
@@ -251,10 +251,10 @@ class _Step:
         with _out_of_memory_explained("in the optimiser's step", "lower loop.micro_batch_size or the batch size"):
             # not to be repeated: a part of the parameters may have moved already
             norm = _descend(self.optimiser, self.settings.gradient_clip)
+            if self.mean is not None:
+                self.mean.update(self.progress.steps)
         if norm is not None:
             self.watch.saw_norm(norm)
-        if self.mean is not None:
-            self.mean.update(self.progress.steps)
         self.progress.steps += 1
         if self.schedule is not None:
             self.schedule.step()

@@ -12,8 +12,10 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 import src.distill.terms as own
+from src.core.errors import ConfigError
 from src.core.settings import STRICT
 from src.distill.terms.base import Term
+from src.student.settings import NetworkSettings
 
 
 @cache
@@ -69,6 +71,13 @@ else:
 def active_terms(settings: DistillSettings) -> tuple[Term, ...]:
     """The terms that these settings switch on, in the order of the sum."""
     return tuple(term for term in terms() if term.is_on(settings))
+
+
+def check_terms(settings: DistillSettings, student: NetworkSettings) -> None:
+    """Raises ``ConfigError`` with what the active terms find wrong with these settings beside the student's."""
+    problems = [problem for term in active_terms(settings) for problem in term.problems(settings, student)]
+    if problems:
+        raise ConfigError(problems)
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from src.core.errors import gather
 from src.distill.selection_policy import build_policy
+from src.distill.settings import check_terms
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
@@ -25,7 +26,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
     def student() -> None:
         build_recommender(settings.student, 2, settings.dataset.window)
         if teacher:
-            require_network(settings.student)
+            check_terms(settings.distill, require_network(settings.student))
 
     def language_model() -> None:
         if teacher and stages.uses_own_teacher:

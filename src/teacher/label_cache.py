@@ -7,10 +7,9 @@ seen and two processes can share a folder.
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
 from src.core.data_utils import fingerprint
+from src.core.locks import alone
 from src.core.logging import get_logger
 from src.core.paths import write_bytes
 from src.data.examples import Examples, SequenceData
@@ -141,20 +141,13 @@ class LabelCache:
             _write(self.folder, _CATALOGUE, {"item_embedding": embedding, "facts": facts})
             return catalogue
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One process at a time asks the teacher; the lock goes with its process, however that ends."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _log.info("labels: another process is labelling for %s; waiting for its shard", self.folder)
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            except OSError as error:
-                # a file system without locks: files stay whole, at worst rows are labelled twice
-                _log.debug("no lock on %s (%s)", self.folder, error)
-            yield
+    def _alone(self) -> AbstractContextManager[bool]:
+        """One process at a time asks the teacher. Without locks files stay whole; at worst rows are labelled twice."""
+
+        def waiting(holder: str) -> None:
+            _log.info("labels: %s is labelling for %s; waiting for its shard", holder, self.folder)
+
+        return alone(self.folder / ".lock", waiting)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import (
     MANIFEST,
     atomic_folder,
+    disk_is_full,
     read_json,
     require_finished,
     reserve_folder,
@@ -166,6 +168,86 @@ def test_of_two_that_fill_one_folder_the_later_wins_or_the_first(tmp_path: Path,
             (inner / "inner").write_text("", encoding="utf-8")
     assert _names(target) == [stays]
     assert _names(tmp_path) == ["out"]
+
+
+def test_a_symbolic_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    other, link = tmp_path / "other", tmp_path / "link"
+    other.mkdir()
+    (other / "file").write_text("somebody else's", encoding="utf-8")
+    link.symlink_to(other / "file")
+    write_text(link, "mine")
+    assert ((other / "file").read_text(), link.read_text(), link.is_symlink()) == ("somebody else's", "mine", False)
+
+    link.unlink()
+    link.symlink_to(other)
+    with atomic_folder(link) as folder:
+        (folder / "mine").write_text("", encoding="utf-8")
+    assert (_names(other), _names(link), link.is_symlink()) == (["file"], ["mine"], False)
+
+
+def test_a_link_that_leads_nowhere_is_replaced_too(tmp_path: Path) -> None:
+    for name in ("file", "folder"):
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    write_text(tmp_path / "file", "mine")
+    with atomic_folder(tmp_path / "folder") as folder:
+        (folder / "mine").write_text("", encoding="utf-8")
+    assert (_names(tmp_path), _names(tmp_path / "folder")) == (["file", "folder"], ["mine"])
+
+
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    name = "x" * os.pathconf(tmp_path, "PC_NAME_MAX")
+    write_text(tmp_path / name, "content")
+    assert (tmp_path / name).read_text() == "content"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_names_the_file_that_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="file.bin") as caught:
+        write_bytes(tmp_path / "file.bin", b"content")
+    assert caught.value.filename == str(tmp_path / "file.bin")
+    assert disk_is_full(caught.value)
+    assert _names(tmp_path) == []
+
+
+def test_other_errors_are_no_full_disk(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(OSError, match=str(tmp_path / "file" / "below")) as caught:
+        write_text(tmp_path / "file" / "below", "")
+    assert not disk_is_full(caught.value)
+    assert not disk_is_full(ValueError("No space left on device"))
+
+
+def test_what_is_written_outlives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The content is on disk before it takes its name, and the folder that holds the name after."""
+    events = list[str]()
+    fsync, replace, rename = os.fsync, os.replace, os.rename
+
+    def synced(descriptor: int) -> None:
+        events.append(f"sync {'folder' if stat.S_ISDIR(os.fstat(descriptor).st_mode) else 'file'}")
+        fsync(descriptor)
+
+    def moved(move: Callable[[Path, Path], None]) -> Callable[[Path, Path], None]:
+        def event(source: Path, target: Path) -> None:
+            events.append("name")
+            move(source, target)
+
+        return event
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", moved(replace))
+    monkeypatch.setattr(os, "rename", moved(rename))
+    write_bytes(tmp_path / "file", b"content")
+    assert events == ["sync file", "name", "sync folder"]
+    events.clear()
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("1", encoding="utf-8")
+    assert events == ["sync file", "sync folder", "name", "sync folder"]
 
 
 def test_two_runs_of_the_same_second_get_their_own_folders(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from src.core.errors import ArtefactError
+from src.core.errors import ArtefactError, OutOfMemory
 from src.core.training import FitResult, LoopSettings, fit
 from src.core.weight_mean import WeightMean
 
@@ -117,6 +117,18 @@ def test_an_evaluation_that_fails_leaves_the_weights_in_the_module() -> None:
             torch.Generator(),
         )
     assert model.value.item() == 1.0
+
+
+def test_no_memory_for_the_mean_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    monkeypatch.setattr(torch, "_foreach_copy_", full)
+    with pytest.raises(OutOfMemory, match="with a second set of weights .*set loop.ema to 0"):
+        climb(Climbing(), [0.1], ema=0.9)
+    monkeypatch.setattr(torch, "_foreach_lerp_", full)
+    with pytest.raises(OutOfMemory, match="in the optimiser's step"):
+        climb(Climbing(), [0.1], ema=0.9)
 
 
 def test_a_checkpoint_without_the_mean_is_refused() -> None:

@@ -18,9 +18,9 @@ from tests.teacher.builders import CPU, SETTINGS, encoder_of
 from tests.teacher.title_builders import TITLE_SETTINGS, save_random_causal
 
 
-def trained(folder: Path, settings: TeacherSettings, checkpoint: Checkpoint) -> TeacherRun:
+def trained(folder: Path, settings: TeacherSettings, checkpoint: Checkpoint, ema: float) -> TeacherRun:
     """Two epochs of three steps each, saved after each step and after the epoch's evaluation."""
-    loop = replace(settings.train.loop, epochs=2, patience=9, checkpoint_minutes=1e-9)
+    loop = replace(settings.train.loop, epochs=2, patience=9, checkpoint_minutes=1e-9, ema=ema)
     if settings.objective == "item_ce":
         loop = replace(loop, monitor="ndcg_5")
     train = replace(settings.train, loop=loop, learning_rate=1e-2, group_by_length=True)
@@ -31,17 +31,17 @@ def trained(folder: Path, settings: TeacherSettings, checkpoint: Checkpoint) -> 
     )
 
 
-@pytest.mark.parametrize("after", [2, 6])  # in the first epoch, and in the second
+@pytest.mark.parametrize(("after", "ema"), [(2, 0.0), (6, 0.0), (6, 0.9)])  # in the first epoch, and in the second
 @pytest.mark.parametrize("settings", [SETTINGS, TITLE_SETTINGS], ids=lambda settings: settings.objective)
-def test_killed_within_an_epoch(tmp_path: Path, settings: TeacherSettings, after: int) -> None:
+def test_killed_within_an_epoch(tmp_path: Path, settings: TeacherSettings, after: int, ema: float) -> None:
     folder, checkpoint = save_random_causal(tmp_path / "causal"), DyingCheckpoint(after)
-    whole = trained(folder, settings, NoCheckpoint())
+    whole = trained(folder, settings, NoCheckpoint(), ema)
     with pytest.raises(Killed):
-        trained(folder, settings, checkpoint)
+        trained(folder, settings, checkpoint, ema)
     saved = checkpoint.load()
     assert saved is not None
     assert saved["progress"]["steps"] == after - after // 5  # after the fourth saving an epoch is through
-    resumed = trained(folder, settings, checkpoint)
+    resumed = trained(folder, settings, checkpoint, ema)
     assert resumed.fit.history == whole.fit.history
     wanted, found = snapshot(whole.teacher), snapshot(resumed.teacher)
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)

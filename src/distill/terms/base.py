@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from src.core.errors import Problem
 from src.distill.data_bridge import TeachingRows
 from src.student.base import SequenceStudent
 from src.student.datamodule import StudentData
@@ -202,6 +203,10 @@ class Term:
     def part(self, student: SequenceStudent, settings: Any, teaching: TeachingRows, data: StudentData) -> Any:
         """A module that the student gets while it is taught, or None; draws from a stream of its own."""
         return None
+
+    def problems(self, settings: Any, student: NetworkSettings) -> list[Problem]:
+        """What is wrong with these settings beside this student's, where the term is on."""
+        return []
 
     def loss(self, step: Step) -> Tensor | None:
         """Its weighted part of the loss, a scalar; None where it has none (a term that only adds a part)."""

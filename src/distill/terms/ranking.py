@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from src.core.errors import Problem
 from src.core.settings import STRICT
 from src.distill.kd_losses import (
     confidence_weights,
@@ -20,6 +21,7 @@ from src.distill.kd_losses import (
 )
 from src.distill.terms.base import Step, Term
 from src.student.losses import dro_at
+from src.student.settings import NetworkSettings
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -59,6 +61,18 @@ class Ranking(Term):
     def is_on(self, settings: Any) -> bool:
         """Both factors count."""
         return bool(settings.lam * settings.ranking_loss_weight > 0)
+
+    def problems(self, settings: Any, student: NetworkSettings) -> list[Problem]:
+        """Every term is a mean over rows, and so the mean of its micro-batches' means, but for ``product``: a product of
+        two means over the batch is another number when the batch is cut."""
+        loop = student.loop
+        cut = 0 < loop.micro_batch_size < loop.batch_size
+        if settings.dro_weighting != "product" or settings.alpha == 0 or not (cut or loop.adapt_micro_batch):
+            return []
+        name = "micro_batch_size" if cut else "adapt_micro_batch"
+        rule = "distill.dro_weighting=product multiplies means over a whole batch: in parts it is another loss"
+        step = f"set student.loop.{name}={0 if cut else 'false'}, or distill.dro_weighting=per_sample"
+        return [Problem(f"student.loop.{name}", getattr(loop, name), rule, step)]
 
     def loss(self, step: Step) -> Tensor:
         """Summed over the candidates, each row divided by B."""
