@@ -47,6 +47,9 @@ def test_the_neutral_point_is_the_baselines_own_loss() -> None:
         "distill.ce_loss_weight": 1.0,
         "distill.embedding_loss_weight": 0.0,
         "distill.beta": 2.0,
+        "distill.soft_weight": 0.0,
+        "distill.rce_weight": 0.0,
+        "distill.text_weight": 0.0,
     }
 
 

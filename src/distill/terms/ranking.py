@@ -63,7 +63,7 @@ class Ranking(Term):
         return bool(settings.lam * settings.ranking_loss_weight > 0)
 
     def problems(self, settings: Any, student: NetworkSettings) -> list[Problem]:
-        """Every term is a mean over rows, and so the mean of its micro-batches' means, but for ``product``: a product of
+        """Every term is a mean over rows, and so of micro-batches, but for ``product``: a product of
         two means over the batch is another number when the batch is cut."""
         loop = student.loop
         cut = 0 < loop.micro_batch_size < loop.batch_size

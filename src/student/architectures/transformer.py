@@ -28,7 +28,7 @@ class TransformerSettings(NetworkSettings):
     architecture: Annotated[str, Field(description="causal transformer with pre-norm blocks")] = "transformer"
     window: Annotated[
         int, Field(ge=0, le=10_000, description="items of history that it reads, the latest ones; 0: dataset.window")
-    ] = 50
+    ] = 20
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout rate in training")] = 0.2
     heads: Annotated[int, Field(ge=1, description="attention heads; must divide the width")] = 2
     blocks: Annotated[int, Field(ge=1, description="attention blocks")] = 1
@@ -44,6 +44,7 @@ class TransformerSettings(NetworkSettings):
             "or auto: linear where the catalogue allows it",
         ),
     ] = "auto"
+    learning_rate: Annotated[float, Field(gt=0, description="Adam's learning rate")] = 3e-3
     loop: Annotated[LoopSettings, Field(description="epochs, batches, early stopping")] = field(
         default_factory=lambda: LoopSettings(ema=0.998)
     )
