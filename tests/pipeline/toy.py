@@ -15,12 +15,13 @@ from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 
 WORLD = ["dataset.sample_users=40", "dataset.sample_items=24", "dataset.sample_interactions=600"]
+BASELINES = ["baselines.models=[popularity]", "baselines.trials=1"]
 STUDENT = ["student.width=8", "student.loop.epochs=2", "student.loop.batch_size=64", "runtime.device=cpu"]
 
 
 def toy_arguments(folder: Path, *more: str) -> list[str]:
     """Overrides of a small experiment whose cache lies in ``folder``."""
-    return [*WORLD, *STUDENT, f"runtime.cache={format_value(str(folder / 'cache'))}", *more]
+    return [*WORLD, *STUDENT, *BASELINES, f"runtime.cache={format_value(str(folder / 'cache'))}", *more]
 
 
 def toy_settings(folder: Path, *more: str) -> ExperimentSettings:
