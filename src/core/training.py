@@ -9,12 +9,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass as plain_dataclass
-from typing import Annotated, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from src.core.checkpoints import Checkpoint, NoCheckpoint, restore
@@ -22,8 +20,8 @@ from src.core.data_utils import shuffled_batches
 from src.core.errors import OutOfMemory, StopTraining, TrainingFailed
 from src.core.fit_state import FitState, Keeper, Progress, Randomness, Stream
 from src.core.logging import get_logger
+from src.core.loop_settings import LoopSettings as LoopSettings  # the loop and its settings are imported together
 from src.core.memory import give_back, reason_of
-from src.core.settings import STRICT
 
 _log = get_logger(__name__)
 
@@ -40,40 +38,6 @@ def silent(epoch: int, metrics: Mapping[str, float]) -> None:
     """A report that nobody reads."""
 
 
-@dataclass(frozen=True, config=STRICT)
-class LoopSettings:
-    """How long and in what steps to train."""
-
-    epochs: Annotated[int, Field(ge=1, description="passes over the training rows at most")] = 30
-    batch_size: Annotated[int, Field(ge=1, description="rows per optimiser step")] = 256
-    micro_batch_size: Annotated[
-        int, Field(ge=0, description="rows per forward pass (gradient accumulation); 0: the whole batch at once")
-    ] = 0
-    patience: Annotated[
-        int, Field(ge=1, description="evaluations without a better monitored metric before training stops")
-    ] = 5
-    monitor: Annotated[str, Field(min_length=1, description="validation metric that chooses the best epoch")] = (
-        "ndcg_20"
-    )
-    gradient_clip: Annotated[float, Field(ge=0, description="largest gradient norm; 0: no clipping")] = 0.0
-    adapt_micro_batch: Annotated[
-        bool,
-        Field(
-            description="out of memory halves the rows per forward pass instead of ending the training. Batch norm "
-            "(the teacher's convolutional gate) sees one forward pass: fewer rows change a little what it learns"
-        ),
-    ] = False
-    checkpoint_minutes: Annotated[
-        float,
-        Field(
-            ge=0,
-            description="minutes between savings within an epoch, from which a killed training goes on as if it had "
-            "not been killed (epochs are saved anyway); an epoch of more is also saved before it is evaluated. "
-            "0: only after each evaluation",
-        ),
-    ] = 15.0
-
-
 class Objective(Protocol):
     """What a stage wants minimised."""
 
@@ -81,7 +45,7 @@ class Objective(Protocol):
         """Mean loss over the training rows with these numbers (``[B]`` int64 on the training device)."""
 
 
-@plain_dataclass(frozen=True)
+@dataclass(frozen=True)
 class FitResult:
     """What a fit did. ``history`` holds each evaluated epoch's metrics, ``train_loss`` among them."""
 
@@ -211,7 +175,7 @@ def _train_epoch(
     return float(keeper.progress.loss)
 
 
-@plain_dataclass
+@dataclass
 class _Step:
     """One optimiser step, the schedule's step and the caller's hook; counts into the progress."""
 

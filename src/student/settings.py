@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from src.core.loop_settings import LoopSettings
 from src.core.settings import STRICT
-from src.core.training import LoopSettings
 
 
 @dataclass(frozen=True, config=STRICT)
