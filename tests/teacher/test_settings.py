@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from src.core.paths import REPOSITORY
 from src.student.settings import StudentSettings
 from src.teacher.settings import (
     ExportSettings,
@@ -23,21 +20,6 @@ from src.teacher.settings import (
     TitleSettings,
 )
 from tests.teacher.title_builders import TITLE_SETTINGS
-
-CONF = REPOSITORY / "conf" / "teacher"
-
-
-def test_base_yaml_holds_every_field_at_its_default() -> None:
-    content = yaml.safe_load((CONF / "base.yaml").read_text(encoding="utf-8"))
-    assert TypeAdapter(TeacherSettings).validate_json(json.dumps(content), strict=True) == TeacherSettings()
-    assert _keys(content) == _keys(json.loads(json.dumps(asdict(TeacherSettings()))))
-
-
-def _keys(content: dict[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key, value in content.items():
-        found += _keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
-    return found
 
 
 @pytest.mark.parametrize(
