@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,7 +18,9 @@ from src.pipeline.stages import Stages
 from src.student.datamodule import TensorExamples
 from src.student.evaluator import Score, rank_examples
 from src.student.popularity import Popularity
-from src.teacher.trained import TrainedTeacher
+
+if TYPE_CHECKING:
+    from src.teacher.trained import TrainedTeacher
 
 COMPARISON = "comparison.csv"
 RANKS = "ranks.csv"

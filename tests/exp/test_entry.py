@@ -384,6 +384,16 @@ def test_help_and_a_typo_are_answered_before_anything_heavy_is_imported(workplac
     assert printed.count("did you mean runtime.device?") == len(names) == 7
 
 
+def test_a_student_is_trained_without_a_language_model(workplace: Path) -> None:
+    program = (
+        "from src.exp.run_student_baseline import ENTRY\n"
+        f"assert ENTRY.execute({toy_arguments(workplace, 'student.loop.epochs=1')!r}) == 0\n"
+    )
+    _, heavy = imported_by(program, workplace)
+    assert "torch" in heavy
+    assert set(heavy).isdisjoint({"transformers", "peft", "tokenizers", "ray", "optuna", "plotly"})
+
+
 def test_a_heavy_import_would_be_seen(workplace: Path) -> None:
     assert imported_by("import numpy", workplace)[1] == ["numpy"]
 
