@@ -61,12 +61,12 @@ def settings_fields(schema: type) -> Iterator[tuple[Field[Any], Mapping[str, typ
 
 
 def _kinds(hint: Any) -> dict[str, type]:
-    classes = [part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)]
-    kinds: dict[str, type] = {}
-    for found in classes:
-        variants = VARIANTS[found]() if found in VARIANTS else {}
-        kinds |= {f"_{name}": kind for name, kind in variants.items()} or {BASE: found}
-    return kinds
+    held = [part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)]
+    for base, variants in VARIANTS.items():
+        # the field names the base class, or the union of its kinds; one kind alone is settings like any other
+        if held == [base] or (len(held) > 1 and all(issubclass(part, base) for part in held)):
+            return {f"_{name}": kind for name, kind in variants().items()}
+    return {BASE: held[0]} if held else {}
 
 
 def _default(field: Field[Any]) -> dict[str, Any]:

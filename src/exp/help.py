@@ -124,16 +124,18 @@ def rows(schema: type, content: Mapping[str, Any], prefix: str = "") -> Iterator
         if kinds and isinstance(value, Mapping):
             yield from rows(_kind_of(value, kinds), value, f"{prefix}{field.name}.")
         else:
-            yield f"{prefix}{field.name}", written(value), _note(notes[field.name])
+            yield f"{prefix}{field.name}", written(value), note(notes[field.name])
 
 
 def _kind_of(content: Mapping[str, Any], kinds: Mapping[str, type]) -> type:
-    """Of the settings that a field can hold, those whose keys are in the config."""
+    """Of the settings that a field can hold, those that the config names, or those that have its keys."""
+    named = [kind for name, kind in kinds.items() if name[1:] in content.values()]
     fitting = [kind for kind in kinds.values() if {field.name for field in fields(kind)} == set(content)]
-    return (fitting or list(kinds.values()))[0]
+    return [*named, *fitting, *kinds.values()][0]
 
 
-def _note(annotation: Any) -> str:
+def note(annotation: Any) -> str:
+    """What a field's annotation says about it."""
     for part in getattr(annotation, "__metadata__", ()):
         if isinstance(part, FieldInfo):
             return part.description or ""

@@ -5,7 +5,7 @@ The result holds the teacher, its outputs, and with export_dllm2rec=true the thr
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -13,7 +13,11 @@ from pydantic.dataclasses import dataclass
 from src.core.settings import STRICT
 from src.exp.base_configs import register_command
 from src.exp.entry import Entry, Work
+from src.pipeline.run_folder import RunFolder
 from src.pipeline.settings import ExperimentSettings
+
+if TYPE_CHECKING:
+    from src.pipeline.stages import Stages
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -48,10 +52,13 @@ def work() -> Work[TeachSettings, Any]:
     from src.exp.checks import check_experiment
     from src.pipeline.runs import run_teacher
 
-    return Work(
-        check=lambda settings: check_experiment(settings, teacher=True),
-        run=lambda settings, stages, folder: run_teacher(stages, folder, settings.export_dllm2rec),
-    )
+    def check(settings: TeachSettings) -> Stages:
+        return check_experiment(settings, teacher=True)
+
+    def run(settings: TeachSettings, stages: Stages, folder: RunFolder) -> None:
+        run_teacher(stages, folder, settings.export_dllm2rec)
+
+    return Work(check, run)
 
 
 ENTRY = Entry("run_teacher", "teach", __doc__, TeachSettings, work, examples=EXAMPLES)
