@@ -244,7 +244,8 @@ def _validate(content: Mapping[str, Any], schema: type[S], problems: list[Proble
     except ValidationError as error:
         valid = _dotted(content)
         for e in error.errors():
-            key = _key(e["loc"], content)
+            # a key that is missing stands in the location only
+            key = ".".join(map(str, e["loc"])) if e["type"] == "missing" else _key(e["loc"], content)
             if e["type"] == "unexpected_keyword_argument":
                 problems.append(unknown("key", key, [k for k in valid if k != key]))
             else:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import copy
+import re
+import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import pytest
@@ -31,6 +34,7 @@ from src.exp.base_configs import VARIANTS, plain, register_command, settings_fie
 from src.exp.door import CONF, compose_plain, groups, read_settings, to_settings
 from src.exp.help import note, rows, show_keys
 from src.exp.search_settings import TuneSettings
+from src.pipeline import settings as settings_module
 from src.pipeline.settings import ExperimentSettings, RuntimeSettings
 from tests.config.field_reads import Program
 
@@ -302,13 +306,6 @@ def test_every_leaf_field_has_a_note(settings: type) -> None:
 
 
 @dataclass(frozen=True, config=STRICT)
-class ColouredRuntime(RuntimeSettings):
-    """A runtime with one field more."""
-
-    colour: Annotated[str, Field(description="what the lamp shows")] = "red"
-
-
-@dataclass(frozen=True, config=STRICT)
 class Kind:
     """What all kinds have."""
 
@@ -336,7 +333,7 @@ class Grown:
     """Settings of a command that was extended."""
 
     shape: Annotated[Round | Square, Field(discriminator="architecture")]
-    runtime: ColouredRuntime
+    runtime: RuntimeSettings
     speed: Annotated[int, Field(ge=0, description="how fast")] = 7
 
 
@@ -345,6 +342,8 @@ def grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A `conf/` in which nothing but the names of options stands."""
     for name, text in {
         "grown.yaml": "defaults: [_grown, shape: square, runtime: default, hydra: default, _self_]",
+        "changed.yaml": "defaults: [_changed, evaluation: full, runtime: default, hydra: default, _self_]\nresults: []",
+        "evaluation/full.yaml": "defaults: [base, _self_]",
         "shape/square.yaml": "defaults: [_square, _self_]",
         "shape/round.yaml": "defaults: [_round, _self_]\nradius: 2.5",
         "runtime/default.yaml": "defaults: [base, _self_]",
@@ -362,12 +361,30 @@ def grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.usefixtures("grown")
-def test_a_new_field_is_all_that_a_new_field_needs(capfd: pytest.CaptureFixture[str]) -> None:
-    settings, _ = read_settings("grown", [], Grown)
-    assert (settings.runtime.colour, settings.speed) == ("red", 7)
-    assert read_settings("grown", ["runtime.colour=blue"], Grown)[0].runtime.colour == "blue"
-    show_keys("runtime", Grown, compose_plain("grown", [])[0])
-    assert "what the lamp shows" in capfd.readouterr().out
+def test_a_new_field_is_all_that_a_new_field_needs(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # the worked example of docs/add_a_field.md: its line is put into the class, and nothing else is changed
+    page = (REPOSITORY / "docs" / "add_a_field.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"```python\n(.*)\n```", page)
+    source = Path(str(settings_module.__file__)).read_text(encoding="utf-8")
+    head, rest = source.split("class RuntimeSettings:\n", 1)
+    changed = ModuleType("src.changed_settings")
+    monkeypatch.setitem(sys.modules, changed.__name__, changed)
+    body, others = rest.split("\n\n\n", 1)
+    exec(f"{head}class RuntimeSettings:\n{body}\n{line}\n\n\n{others}", changed.__dict__)
+    register_command("changed", changed.EvaluateSettings)
+    schema, results = changed.EvaluateSettings, "results=[a]"
+    assert read_settings("changed", [results], schema)[0].runtime.lamp == "green"
+    assert read_settings("changed", [results, "runtime.lamp=red"], schema)[0].runtime.lamp == "red"
+    for wrong, said in {
+        "runtime.lamp=''": "at least 1 character",
+        "runtime.lmap=red": "did you mean runtime.lamp?",
+    }.items():
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            read_settings("changed", [results, wrong], schema)
+    show_keys("runtime", schema, compose_plain("changed", [])[0])
+    assert "colour of the lamp" in capfd.readouterr().out
 
 
 @pytest.mark.usefixtures("grown")
