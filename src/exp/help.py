@@ -79,9 +79,9 @@ def show_help(
     console.print(_table((arguments or "(none)", meaning) for arguments, meaning in examples))
     options = groups(config_name)
     console.print("\n[bold]Groups[/] (group=option; keys: --help GROUP)")
-    console.print(
-        _table((name, escape(f"{', '.join(found)}: {_about(schema, name)}")) for name, found in options.items())
-    )
+    about = get_type_hints(schema)
+    lines = ((name, f"{', '.join(found)}: {_first_line(about[name])}") for name, found in options.items())
+    console.print(_table(lines))
     own = [key for key, _, _ in rows(schema, content) if key.split(".")[0] not in options]
     console.print(f"\n[bold]Keys of its own[/] (--help KEY): {', '.join(own)}")
     console.print("params=FILE starts from the keys of a best_params.yaml; other arguments win.")
@@ -105,8 +105,9 @@ def show_keys(topic: str, schema: type, content: Mapping[str, Any]) -> None:
     if not found:
         parts = dict.fromkeys(part for key, _, _ in every for part in (key.split(".")[0], key, key.rsplit(".", 1)[0]))
         raise ConfigError([unknown("group or key", topic, parts)])
-    if about := _about(schema, topic):
-        console.print(f"{topic}: {about}\n", markup=False)
+    kinds = {field.name: kinds for field, kinds in settings_fields(schema)}.get(topic)
+    if kinds:
+        console.print(f"{topic}: {_first_line(_kind_of(content[topic], kinds))}\n", markup=False)
     console.print(_table([("key", "value", "meaning"), *found]))
 
 
@@ -142,10 +143,8 @@ def note(annotation: Any) -> str:
     return ""
 
 
-def _about(schema: type, name: str) -> str:
-    """The first line of what a group's settings say about themselves."""
-    kinds = {field.name: kinds for field, kinds in settings_fields(schema)}.get(name, {})
-    return next((str(kind.__doc__).strip().splitlines()[0] for kind in kinds.values()), "")
+def _first_line(settings: type) -> str:
+    return str(settings.__doc__).strip().splitlines()[0]
 
 
 def _table(lines: Iterable[Sequence[str]]) -> Table:

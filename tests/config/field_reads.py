@@ -44,7 +44,13 @@ class Read:
 class Program:
     """The classes and functions of some source files, and what is read in them."""
 
-    def __init__(self, sources: Sequence[str]) -> None:
+    def __init__(self, sources: Sequence[str], parents: Mapping[str, Sequence[str]] | None = None) -> None:
+        """Read the program.
+
+        Args:
+            sources: the text of its files.
+            parents: what classes inherit from besides what their own statement says (a class that is put together).
+        """
         self.trees = [ast.parse(source) for source in sources]
         self.classes: dict[str, Class] = {}
         self.functions: dict[str, Type] = {}
@@ -53,6 +59,9 @@ class Program:
         self.reads: set[Read] = set()
         self._lambdas: dict[ast.Lambda, list[Type]] = {}
         self._declare()
+        for name, more in (parents or {}).items():
+            if name in self.classes:
+                self.classes[name].bases = list(dict.fromkeys([*self.classes[name].bases, *more]))
         for _ in range(2):  # attributes that are set from attributes that are set from arguments
             self.reads.clear()
             for tree in self.trees:

@@ -180,6 +180,9 @@ def test_a_key_without_a_field_is_refused() -> None:
 
 SOURCES = [file.read_text(encoding="utf-8") for file in sorted((REPOSITORY / "src").rglob("*.py"))]
 
+#: what each settings class inherits from, also where it is put together without a class statement
+PARENTS = {cls.__name__: [p.__name__ for p in cls.__mro__[1:] if is_dataclass(p)] for cls in ALL_SETTINGS}
+
 #: settings with a field of every name that settings have, none of which is read of them
 NAMES = sorted({field.name for settings in ALL_SETTINGS for field in fields(settings)})
 PLANTED = f"""
@@ -195,7 +198,7 @@ def planted(settings: PlantedSettings) -> PlantedSettings:
 @pytest.fixture(scope="module")
 def program() -> Program:
     """This program, with a class of settings that nothing reads."""
-    return Program([*SOURCES, PLANTED])
+    return Program([*SOURCES, PLANTED], PARENTS)
 
 
 @pytest.mark.parametrize("settings", ALL_SETTINGS, ids=lambda settings: settings.__name__)
@@ -284,6 +287,14 @@ def test_what_counts_as_a_reading() -> None:
     assert found.unread("Inner") == {"width"}
     assert found.unread("Other") == set()
     assert found.unread("Whole") == set()
+
+
+def test_a_class_that_is_put_together_reads_for_its_parts() -> None:
+    part = "@dataclass\nclass Part:\n    a: int\n    b: int\n"
+    whole = "class Whole: ...\ndef use(settings: Whole): return settings.a\n"
+    assert Program([part, whole]).unread("Part") == {"a", "b"}
+    assert Program([part, whole], {"Whole": ["Part"]}).unread("Part") == {"b"}
+    assert Program([part, whole], {"Whole": ["Part"]}).unread("Whole") == {"b"}
 
 
 def test_every_settings_class_has_a_name_of_its_own() -> None:

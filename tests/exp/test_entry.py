@@ -296,6 +296,8 @@ def test_help_of_a_key_below_a_group_and_of_a_last_part(capfd: pytest.CaptureFix
     assert "teacher.train.loop" not in shown
     assert run_distill.ENTRY.execute(["-h", "lora"]) == 0
     assert "teacher.lora.rank" in capfd.readouterr().out
+    assert run_distill.ENTRY.execute(["--help", "student"]) == 0
+    assert capfd.readouterr().out.startswith("student: One sequential recommender and its training.\n")
 
 
 def test_help_shows_the_values_that_the_other_arguments_choose(capfd: pytest.CaptureFixture[str]) -> None:
