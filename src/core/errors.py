@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 #: why a run was paused by a signal
-INTERRUPTED, TERMINATED = "interrupted", "terminated"
+INTERRUPTED, TERMINATED, HUNG_UP = "interrupted", "terminated", "the terminal was closed"
 
 
 class AnyoError(Exception):
@@ -76,7 +76,7 @@ class Paused(AnyoError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         #: as a shell tells it: 128 + the signal's number, 1 for other reasons
-        self.exit_code = {INTERRUPTED: 130, TERMINATED: 143}.get(reason, 1)
+        self.exit_code = {HUNG_UP: 129, INTERRUPTED: 130, TERMINATED: 143}.get(reason, 1)
 
 
 class StopTraining(Exception):

@@ -12,8 +12,17 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from src.core.streams import lost_because
+
+
+def is_terminal() -> bool:
+    """Whether somebody can watch a bar move: False for a pipe, a file, and a standard output that is closed."""
+    return sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty()
+
+
 #: Everything meant for a person goes through this console, so that bars and lines do not tear each other.
-console = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+#: It writes to `sys.stdout` as that is when it writes (see `src.core.streams`); emoji: `:factory:` is part of a text.
+console = Console(highlight=False, soft_wrap=True, emoji=False, width=None if is_terminal() else 120)
 
 _NOISY = ("httpx", "urllib3", "filelock", "fsspec", "transformers", "torch", "ray", "optuna", "alembic")
 
@@ -39,13 +48,22 @@ def log_to(path: Path | None, level: int = logging.INFO) -> None:
     root.addHandler(screen)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file_handler = logging.FileHandler(path, encoding="utf-8")
+        file_handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
         file_handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(file_handler)
     root.setLevel(logging.INFO)
     logging.getLogger("src").setLevel(logging.DEBUG if path else level)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def say_last(text: str) -> None:
+    """Print a command's last line, on stderr where standard output has lost its reader."""
+    console.print(text, markup=False)
+    if sys.stdout is not None and (reason := lost_because(sys.stdout)) is not None:
+        get_logger(__name__).warning("nothing could be written to standard output any more (%s)", reason)
+        if sys.stderr is not None:
+            sys.stderr.write(f"{text}\n")
 
 
 @contextmanager
@@ -62,7 +80,7 @@ def progress_bar(description: str, total: int) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, transient=True, disable=not sys.stdout.isatty()) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not is_terminal()) as bar:
         bar.add_task(description, total=total, note="")
         yield bar
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # settings name metrics before torch is imported
+    from torch import Tensor
 
 
 def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def recall(ranks: Tensor, k: int) -> Tensor:
 
 def ndcg(ranks: Tensor, k: int) -> Tensor:
     """Per-row NDCG@k, 1[rank ≤ k] / log2(rank + 1); the ideal DCG of one target is 1."""
-    return hit_ratio(ranks, k) / torch.log2(ranks.double() + 1.0)
+    return hit_ratio(ranks, k) / (ranks.double() + 1.0).log2()
 
 
 _METRICS = {"recall": recall, "ndcg": ndcg, "hit_ratio": hit_ratio}

@@ -9,12 +9,10 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass as plain_dataclass
-from typing import Annotated, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from pydantic import Field
-from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from src.core.checkpoints import Checkpoint, NoCheckpoint, restore
@@ -24,8 +22,8 @@ from src.core.finite import FiniteWatch
 from src.core.fit_state import FitState, Progress, Randomness, Stream
 from src.core.keeper import Keeper
 from src.core.logging import get_logger
+from src.core.loop_settings import LoopSettings as LoopSettings  # the loop and its settings are imported together
 from src.core.memory import give_back, is_out_of_memory, reason_of
-from src.core.settings import STRICT
 from src.core.weight_mean import WeightMean, averaged, weight_mean
 
 _log = get_logger(__name__)
@@ -43,49 +41,6 @@ def silent(epoch: int, metrics: Mapping[str, float]) -> None:
     """A report that nobody reads."""
 
 
-@dataclass(frozen=True, config=STRICT)
-class LoopSettings:
-    """How long and in what steps to train."""
-
-    epochs: Annotated[int, Field(ge=1, description="passes over the training rows at most")] = 30
-    batch_size: Annotated[int, Field(ge=1, description="rows per optimiser step")] = 256
-    micro_batch_size: Annotated[
-        int, Field(ge=0, description="rows per forward pass (gradient accumulation); 0: the whole batch at once")
-    ] = 0
-    patience: Annotated[
-        int, Field(ge=1, description="evaluations without a better monitored metric before training stops")
-    ] = 5
-    monitor: Annotated[str, Field(min_length=1, description="validation metric that chooses the best epoch")] = (
-        "ndcg_20"
-    )
-    gradient_clip: Annotated[float, Field(ge=0, description="largest gradient norm; 0: no clipping")] = 0.0
-    ema: Annotated[
-        float,
-        Field(
-            ge=0,
-            lt=1,
-            description="decay of the running mean of the weights, which is what is evaluated and kept; after step t, "
-            "counted from 0, at most (1 + t) / (10 + t). 0: no mean, the weights themselves",
-        ),
-    ] = 0.0
-    adapt_micro_batch: Annotated[
-        bool,
-        Field(
-            description="out of memory halves the rows per forward pass instead of ending the training. Batch norm "
-            "(the teacher's convolutional gate) sees one forward pass: fewer rows change a little what it learns"
-        ),
-    ] = False
-    checkpoint_minutes: Annotated[
-        float,
-        Field(
-            ge=0,
-            description="minutes between savings within an epoch, from which a killed training goes on as if it had "
-            "not been killed (epochs are saved anyway); an epoch of more is also saved before it is evaluated. "
-            "0: only after each evaluation",
-        ),
-    ] = 15.0
-
-
 class Objective(Protocol):
     """What a stage wants minimised."""
 
@@ -93,7 +48,7 @@ class Objective(Protocol):
         """Mean loss over the training rows with these numbers (``[B]`` int64 on the training device)."""
 
 
-@plain_dataclass(frozen=True)
+@dataclass(frozen=True)
 class FitResult:
     """What a fit did. ``history`` holds each evaluated epoch's metrics, ``train_loss`` among them."""
 
@@ -230,7 +185,7 @@ def _train_epoch(
     return float(keeper.progress.loss)
 
 
-@plain_dataclass
+@dataclass
 class _Step:
     """One optimiser step, the schedule's step, the mean's and the caller's hook; counts into the progress."""
 

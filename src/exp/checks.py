@@ -2,66 +2,101 @@
 
 from __future__ import annotations
 
+import torch
+
 from src.core.errors import gather
+from src.data.examples import SequenceData
 from src.distill.selection_policy import build_policy
 from src.distill.settings import check_terms
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.student.models import build_recommender, require_network
-from src.teacher.checks import check_prompts
-from src.teacher.labelling import require_top_n
-from src.teacher.llm import check_llm
-from src.teacher.prompts import check_titles
-from src.teacher.quantise import check_quantise
-from src.teacher.selection import budget_rows, build_selector
-from src.teacher.tiny_llm import check_tiny
-from src.teacher.title.checks import check_candidates, check_writer
+from src.teacher.settings import TeacherSettings
 
 
 def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
-    """Stages with their data loaded; raises ``ConfigError`` with those of data, device, cache, student and model."""
+    """Look for everything that can be known to be wrong before training.
+
+    Args:
+        settings: what the run was asked for.
+        teacher: whether the run needs a teacher, its own or given outputs.
+
+    Returns:
+        Stages with their data loaded.
+
+    Raises:
+        ConfigError: the problems of data, device, cache, student, policy and teacher, all together.
+    """
     stages = Stages(settings, StageCache(settings.runtime.cache, settings.runtime.reuse))
-
-    def student() -> None:
-        build_recommender(settings.student, 2, settings.dataset.window)
-        if teacher:
-            check_terms(settings.distill, require_network(settings.student))
-
-    def language_model() -> None:
-        if teacher and stages.uses_own_teacher:
-            check_llm(settings.teacher)
-            check_tiny(settings.teacher)
-            check_writer(settings.teacher)
-
-    def device() -> None:
-        found = stages.device
-        if teacher and stages.uses_own_teacher:
-            check_quantise(settings.teacher.quantise, found)
+    own_teacher = teacher and stages.uses_own_teacher
 
     def data() -> None:
-        id_map = stages.data.id_map
-        if teacher and stages.uses_own_teacher:
-            gather(
-                lambda: check_titles(id_map),
-                lambda: budget_rows(settings.teacher.export, len(stages.data.train)),
-                lambda: require_top_n(settings.teacher.export, id_map.num_items),
-                lambda: check_candidates(settings.teacher, stages.data),
-            )
+        if own_teacher:
+            check_labels(settings.teacher, stages.data)
+        else:
+            _ = stages.data
 
-    def given_outputs() -> None:
-        if teacher and not stages.uses_own_teacher:
-            _ = stages.outputs
+    def device() -> None:
+        if own_teacher:
+            check_device(settings.teacher, stages.device)
+        else:
+            _ = stages.device
 
-    def policy() -> None:
-        build_policy(settings.active)
+    gather(
+        data,
+        device,
+        stages.cache.check,
+        lambda: build_recommender(settings.student, 2, settings.dataset.window),
+        lambda: check_terms(settings.distill, require_network(settings.student)) if teacher else None,
+        lambda: build_policy(settings.active),
+        lambda: check_teacher(settings.teacher) if own_teacher else None,
+        lambda: stages.outputs if teacher and not own_teacher else None,
+    )
+    if own_teacher:
+        from src.teacher.checks import check_prompts
 
-    def selector() -> None:
-        if teacher and stages.uses_own_teacher:
-            build_selector(settings.teacher.export)
-
-    gather(data, device, stages.cache.check, student, policy, selector, language_model, given_outputs)
-    if teacher and stages.uses_own_teacher:
         # looks at data and language model together: both are sound by now
         check_prompts(settings.teacher, stages.data)
     return stages
+
+
+# ------------------------------------------------------------------------------------------------------- the teacher
+# transformers is imported only where a run has a teacher of its own
+
+
+def check_teacher(settings: TeacherSettings) -> None:
+    """Look at the selector and the language model; raises ``ConfigError`` with every problem."""
+    from src.teacher.llm import check_llm
+    from src.teacher.selection import build_selector
+    from src.teacher.tiny_llm import check_tiny
+    from src.teacher.title.checks import check_writer
+
+    def language_model() -> None:
+        check_llm(settings)
+        check_tiny(settings)
+        check_writer(settings)
+
+    gather(lambda: build_selector(settings.export), language_model)
+
+
+def check_labels(settings: TeacherSettings, data: SequenceData) -> None:
+    """Look at titles, candidates and what is to be labelled; raises ``ConfigError`` with every problem."""
+    from src.teacher.labelling import require_top_n
+    from src.teacher.prompts import check_titles
+    from src.teacher.selection import budget_rows
+    from src.teacher.title.checks import check_candidates
+
+    gather(
+        lambda: check_titles(data.id_map),
+        lambda: budget_rows(settings.export, len(data.train)),
+        lambda: require_top_n(settings.export, data.id_map.num_items),
+        lambda: check_candidates(settings, data),
+    )
+
+
+def check_device(settings: TeacherSettings, device: torch.device) -> None:
+    """Look at whether the device can hold the language model as it is quantised; raises ``ConfigError``."""
+    from src.teacher.quantise import check_quantise
+
+    check_quantise(settings.quantise, device)

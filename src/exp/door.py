@@ -6,7 +6,8 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from contextlib import suppress
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -23,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from src.core.errors import ConfigError, Problem
 from src.core.paths import REPOSITORY
+from src.exp.base_configs import plain
 
 CONF = REPOSITORY / "conf"
 PARAMS = "params"
@@ -36,7 +38,7 @@ def groups(config_name: str) -> Mapping[str, list[str]]:
     """The groups of a config in `conf/` and their options."""
     content, _ = compose_plain(config_name, [])
     return {
-        folder.name: sorted(f.stem for f in folder.glob("*.yaml") if f.stem != "base")
+        folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
         for folder in sorted(CONF.iterdir())
         if folder.is_dir() and folder.name in content
     }
@@ -99,6 +101,15 @@ def format_value(value: Any) -> str:
     return json.dumps(value)
 
 
+def written(value: Any) -> str:
+    """A value as a person writes it on a command line: text without quotes where it stays the same text."""
+    if isinstance(value, str) and value:
+        with suppress(HydraException):
+            if OverridesParser.create().parse_override(f"key={value}").value() == value:
+                return value
+    return format_value(value)
+
+
 def read_settings(config_name: str, arguments: Sequence[str], schema: type[S]) -> tuple[S, Path]:
     """Settings and the wanted run folder from overrides.
 
@@ -106,15 +117,32 @@ def read_settings(config_name: str, arguments: Sequence[str], schema: type[S]) -
     keys (with the nearest valid one), wrong types, values out of range.
     """
     problems: list[Problem] = []
-    accepted = _check_overrides(config_name, expand_params(arguments), problems)
-    try:
-        content, folder = compose_plain(config_name, accepted)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError([*problems, Problem("overrides", " ".join(accepted), str(error).splitlines()[0])]) from None
+    content, folder = _compose_sound(config_name, arguments, problems)
     settings = _validate(content, schema, problems)
     if problems or settings is None:
         raise ConfigError(problems)
     return absolute(settings, Path.cwd()), folder
+
+
+def read_config(config_name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The config that the arguments compose, as nested plain data, before types and ranges are looked at.
+
+    Raises ``ConfigError`` with all problems together, as `read_settings` does.
+    """
+    problems: list[Problem] = []
+    content, _ = _compose_sound(config_name, arguments, problems)
+    if problems:
+        raise ConfigError(problems)
+    return content
+
+
+def _compose_sound(config_name: str, arguments: Sequence[str], problems: list[Problem]) -> tuple[dict[str, Any], Path]:
+    """What the overrides compose that can be composed; the others become problems."""
+    accepted = _check_overrides(config_name, expand_params(arguments), problems)
+    try:
+        return compose_plain(config_name, accepted)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError([*problems, Problem("overrides", " ".join(accepted), str(error).splitlines()[0])]) from None
 
 
 def _check_overrides(config_name: str, overrides: Sequence[str], problems: list[Problem]) -> list[str]:
@@ -130,7 +158,7 @@ def _check_overrides(config_name: str, overrides: Sequence[str], problems: list[
         if override.key_or_group in valid:
             accepted.append(text)
         else:
-            problems.append(_unknown("key", override.key_or_group, valid))
+            problems.append(unknown("key", override.key_or_group, valid))
     return accepted
 
 
@@ -142,7 +170,7 @@ def _known_keys(config_name: str, chosen: tuple[str, ...]) -> tuple[str, ...]:
 
 def _parse(text: str, problems: list[Problem]) -> Override | None:
     if text.startswith("-"):
-        problems.append(Problem("option", text, "is unknown", "see --help"))
+        problems.append(Problem("option", text, "is unknown", _instead_of(text)))
         return None
     try:
         override: Override = OverridesParser.create().parse_override(text)
@@ -159,20 +187,44 @@ def _parse(text: str, problems: list[Problem]) -> Override | None:
     return override
 
 
+#: options of Hydra and habits from other programs, with what to write here
+_INSTEAD = {
+    "-m": "search with tune_student, tune_teacher or tune_distill (search_spaces/ says over what)",
+    "-r": "leave it out: a command runs by itself",
+    "-cn": "choose options of groups (--help lists them), or start from a file of keys with params=FILE",
+    "-c": "write --cfg job",
+    "-v": "see run.log in the result folder",
+}
+_LONG = {
+    "multirun": "-m", "sweep": "-m", "run": "-r", "config-name": "-cn", "config-path": "-cn", "config-dir": "-cn",
+    "config": "-cn", "cp": "-cn", "cd": "-cn", "cfg": "-c", "verbose": "-v", "debug": "-v",
+}  # fmt: skip
+
+
+def _instead_of(option: str) -> str:
+    """What to write in place of an option that does not exist here."""
+    name, _, value = option.lstrip("-").partition("=")
+    known = _LONG.get(name, f"-{name}")
+    if known in _INSTEAD:
+        return _INSTEAD[known]
+    return f"write {name}={value or 'VALUE'}, without dashes" if name else "see --help"
+
+
 def _option_exists(override: Override, options: Mapping[str, list[str]], problems: list[Problem]) -> bool:
     option = str(override.value())
     if option in options[override.key_or_group]:
         return True
-    problems.append(_unknown(override.key_or_group, option, options[override.key_or_group]))
+    problems.append(unknown(override.key_or_group, option, options[override.key_or_group]))
     return False
 
 
-def _unknown(what: str, value: str, valid: Iterable[str]) -> Problem:
+def unknown(what: str, value: str, valid: Iterable[str]) -> Problem:
+    """A finding about a name that does not exist, with the nearest one that does."""
     valid = list(valid)
     near = difflib.get_close_matches(value, valid, n=1, cutoff=0.5) or [
         key for key in valid if key.rsplit(".", 1)[-1] == value.rsplit(".", 1)[-1]
     ]
-    step = f"did you mean {near[0]}?" if near else "see --help for every key"
+    step = f"did you mean {near[0]}?" if near else "see --help all for every key"
     return Problem(what, value, "does not exist", step)
 
 
@@ -192,9 +244,10 @@ def _validate(content: Mapping[str, Any], schema: type[S], problems: list[Proble
     except ValidationError as error:
         valid = _dotted(content)
         for e in error.errors():
-            key = ".".join(str(part) for part in e["loc"])
+            # a key that is missing stands in the location only
+            key = ".".join(map(str, e["loc"])) if e["type"] == "missing" else _key(e["loc"], content)
             if e["type"] == "unexpected_keyword_argument":
-                problems.append(_unknown("key", key, [k for k in valid if k != key]))
+                problems.append(unknown("key", key, [k for k in valid if k != key]))
             else:
                 rule = e["msg"].removeprefix("Value error, ")
                 problems.append(Problem(key or "config", _shown(e), rule, _as_meant(key, e)))
@@ -207,6 +260,17 @@ def _as_meant(key: str, error: Mapping[str, Any]) -> str:
     if error["type"] == "string_type" and isinstance(value, (bool, int, float)):
         return f"write it as text: {key}='{format_value(json.dumps(value))}'"
     return f"write {key}=null for nothing" if value in ("None", "none") else ""
+
+
+def _key(location: Sequence[str | int], content: Any) -> str:
+    """The dotted key of a finding, without what pydantic adds for each kind of value that a field can hold."""
+    parts: list[str] = []
+    for part in location:
+        known = part in content if isinstance(content, Mapping) else isinstance(content, list) and isinstance(part, int)
+        if known:
+            content = content[part]
+            parts.append(str(part))
+    return ".".join(parts)
 
 
 def _shown(error: Mapping[str, Any]) -> Any:
@@ -224,7 +288,7 @@ def to_settings(content: Mapping[str, Any], schema: type[S], base: str) -> S:
 
 def nested_plain(settings: Any) -> dict[str, Any]:
     """Settings as nested plain data, as YAML shows them (paths as text, tuples as lists)."""
-    nested: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
+    nested: dict[str, Any] = plain(settings)
     return nested
 
 

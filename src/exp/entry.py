@@ -5,61 +5,88 @@ from __future__ import annotations
 import signal
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import hydra
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from rich.markup import escape
 
-from src.core.errors import TERMINATED, AnyoError, ConfigError, Paused, ProblemsFound
-from src.core.logging import console, get_logger, log_to
+from src.core.errors import HUNG_UP, TERMINATED, AnyoError, ConfigError, Paused, ProblemsFound
+from src.core.logging import console, get_logger, log_to, say_last
 from src.core.paths import MANIFEST, reserve_folder
-from src.exp.door import CONF, RUN_DIR, expand_params, format_value, nested_plain, read_settings
-from src.exp.help import show_help
+from src.core.streams import steady_standard_streams
+from src.exp.door import CONF, RUN_DIR, expand_params, format_value, nested_plain, read_config, read_settings
+from src.exp.help import CFG, Question, question, show_help, show_keys
 from src.exp.resume import log_resume, read_resumed, remember_command, resume_argument
 from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
 
 _log = get_logger(__name__)
 
 S = TypeVar("S")
+P = TypeVar("P")
 LOG = "run.log"
 SETTINGS_HEADING = "everything this run was asked for, paths absolute"
 
 
 @dataclass(frozen=True)
-class Entry(Generic[S]):
-    """An entry point: ``check`` looks for problems before a folder is made, ``run`` does the work and ends the folder.
+class Work(Generic[S, P]):
+    """What a command does: ``check`` looks for problems before a folder is made, ``run`` works and ends the folder.
 
     ``check`` returns whatever it prepared; ``run`` gets it back.
     """
 
+    check: Callable[[S], P]
+    run: Callable[[S, P, RunFolder], None]
+
+
+@dataclass(frozen=True)
+class Entry(Generic[S]):
+    """An entry point.
+
+    ``work`` imports what the command computes with (torch, transformers, Ray, …) and is called only when the command
+    line has turned out to be sound: help and a typo are answered without it.
+    """
+
     command: str
     config_name: str
-    description: str
+    description: str | None
     schema: type[S]
-    check: Callable[[S], Any]
-    run: Callable[[S, Any, RunFolder], None]
+    work: Callable[[], Work[S, Any]]
     #: the keys that `resume=FOLDER` may change; empty where a run cannot be resumed
     resumable: frozenset[str] = frozenset()
+    #: arguments worth trying, each with what they do
+    examples: Sequence[tuple[str, str]] = field(default=(), kw_only=True)
+
+    def check(self, settings: S) -> Any:
+        """See `Work`."""
+        return self.work().check(settings)
+
+    def run(self, settings: S, prepared: Any, folder: RunFolder) -> None:
+        """See `Work`."""
+        self.work().run(settings, prepared, folder)
 
     def main(self) -> None:
         """Run with ``sys.argv``; leaves with exit code 0, 1 (failed or paused while running), 2 (bad input),
-        130 (Ctrl-C) or 143 (SIGTERM)."""
+        129 (the terminal was closed), 130 (Ctrl-C) or 143 (SIGTERM)."""
+        steady_standard_streams()
         sys.exit(self.execute(sys.argv[1:]))
 
     def execute(self, arguments: list[str]) -> int:
         """As `main`, for given arguments; returns the exit code."""
-        if any(argument in ("--help", "-h") for argument in arguments):
-            show_help(self.command, self.description, self.config_name, self.schema)
-            return 0
         try:
-            return self._execute(arguments)
+            asked, rest = question(arguments)
+            if asked is None:
+                return self._execute(arguments)
+            self._answer(asked, rest)
+            return 0
         except ProblemsFound as error:
             _show_problems(error)
             return 2
@@ -72,6 +99,15 @@ class Entry(Generic[S]):
         except KeyboardInterrupt:
             console.print("interrupted")
             return 130
+
+    def _answer(self, asked: Question, arguments: list[str]) -> None:
+        content = read_config(self.config_name, arguments)
+        if asked.option == CFG:
+            console.print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), markup=False, end="")
+        elif asked.topic:
+            show_keys(asked.topic, self.schema, content)
+        else:
+            show_help(self.command, self.description or "", self.examples, self.config_name, self.schema, content)
 
     def _execute(self, arguments: list[str]) -> int:
         log_to(None)
@@ -99,13 +135,10 @@ class Entry(Generic[S]):
         return self._work(resumed.arguments, resumed.settings, prepared, RunFolder(wanted))
 
     def _work(self, arguments: list[str], settings: S, prepared: Any, folder: RunFolder) -> int:
-        before = signal.signal(signal.SIGTERM, _terminate) if self.resumable else None
-        try:
-            work = partial(self.run, settings, prepared, folder)
-            failure = _under_hydra(self.config_name, arguments, folder.path, work)
-        finally:
-            if before is not None:
-                signal.signal(signal.SIGTERM, before)
+        with _signals(bool(self.resumable)):
+            failure = _under_hydra(
+                self.config_name, arguments, folder.path, partial(self.run, settings, prepared, folder)
+            )
         if failure is not None:
             _log.debug("".join(traceback.format_exception(failure)))
             if not any(folder.path.glob("*.json*")):
@@ -114,13 +147,30 @@ class Entry(Generic[S]):
                 step = f"python -m src.exp.{self.command} resume={folder.path}"
                 console.print(f"to go on: {step}", markup=False)
             raise failure
-        console.print(str(folder.path), markup=False)
+        say_last(str(folder.path))
         return 0
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM while a stage is built: what is finished is in the cache."""
-    raise Paused(TERMINATED)
+@contextmanager
+def _signals(resumable: bool) -> Iterator[None]:
+    """What SIGTERM and a closed terminal do to a run: a search pauses, other runs go on without a terminal.
+
+    A search that builds a stage has what is finished in the cache. Under `nohup` a closed terminal does nothing.
+    """
+    reasons = {signal.SIGTERM: TERMINATED, signal.SIGHUP: HUNG_UP}
+
+    def pause(number: int, frame: FrameType | None) -> None:
+        raise Paused(reasons[signal.Signals(number)])
+
+    handlers: dict[signal.Signals, Any] = {signal.SIGTERM: pause} if resumable else {}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        handlers[signal.SIGHUP] = pause if resumable else signal.SIG_IGN
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _own_folder(wanted: Path, arguments: list[str]) -> Path:

@@ -1,63 +1,154 @@
-"""`--help`: what the command does, its groups, and every key with its default and its note."""
+"""What a command answers without running: `--help` on one screen, `--help GROUP` with a group's keys, `--cfg job`."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, get_type_hints
 
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 from rich.table import Table
 
+from src.core.errors import ConfigError
 from src.core.logging import console
-from src.exp.door import compose_plain, format_value, groups
+from src.exp.base_configs import settings_fields
+from src.exp.door import groups, unknown, written
 
-_WORDS = ("null", "true", "false", "nan", "inf")  # what Hydra reads as no text
+HELP, CFG = "--help", "--cfg"
+#: `--help all`: every key
+ALL = "all"
 
 
-def show_help(command: str, description: str, config_name: str, schema: type) -> None:
-    """Print the command's help."""
-    content, _ = compose_plain(config_name, [])
-    console.print(f"[bold]python -m src.exp.{command}[/bold] \\[group=option ...] \\[key=value ...]\n")
+@dataclass(frozen=True)
+class Question:
+    """What is asked in place of a run: help (about a topic, or in general), or the composed config."""
+
+    option: str
+    topic: str = ""
+
+
+def question(arguments: Sequence[str]) -> tuple[Question | None, list[str]]:
+    """Find ``--help``, ``--help TOPIC`` or ``--cfg job`` in a command line.
+
+    Args:
+        arguments: the command line without the program.
+
+    Returns:
+        The question, None where there is none, and the other arguments.
+
+    Raises:
+        ConfigError: ``--cfg`` asks for something else than ``job``.
+    """
+    for place, argument in enumerate(arguments):
+        name, joined, value = argument.partition("=")
+        option = {"-h": HELP, "-c": CFG}.get(name, name)
+        if option not in (HELP, CFG):
+            continue
+        after = [*arguments[place + 1 :], ""][0]
+        follows = not joined and after != "" and "=" not in after and not after.startswith("-")
+        topic = after if follows else value
+        if option == CFG and topic != "job":
+            raise ConfigError.one("option", f"{CFG} {topic}".strip(), "prints the composed config", f"write {CFG} job")
+        return Question(option, topic), [*arguments[:place], *arguments[place + 1 + follows :]]
+    return None, list(arguments)
+
+
+def show_help(
+    command: str,
+    description: str,
+    examples: Sequence[tuple[str, str]],
+    config_name: str,
+    schema: type,
+    content: Mapping[str, Any],
+) -> None:
+    """Print what a command does, examples, and its groups, on one screen.
+
+    Args:
+        command: its name, as in ``src.exp.<name>`` and ``cmd/<name>.sh``.
+        description: what it does.
+        examples: arguments, each with what they do.
+        config_name: its config in `conf/`.
+        schema: the class of its settings.
+        content: the config that the other arguments compose.
+    """
+    console.print(f"[bold]Usage:[/] python -m src.exp.{command} \\[group=option ...] \\[key=value ...]")
+    console.print(f"       ./cmd/{command}.sh does the same and sets the environment up first.\n")
     console.print(escape(description.strip()) + "\n")
-    console.print("Groups (choose an option with group=option):")
-    for group, options in groups(config_name).items():
-        console.print(f"  {group}: {', '.join(options)}")
-    console.print("\nparams=FILE starts from the keys of a best_params.yaml; other arguments win.")
-    table = Table(title="Keys (key=value)", title_justify="left", box=None, pad_edge=False)
-    for heading in ("key", "default", "meaning"):
-        table.add_column(heading, overflow="fold")
-    for key, default, note in _rows(schema, content):
-        table.add_row(key, escape(default), escape(note))
-    console.print(table)
+    console.print("[bold]Examples[/] (arguments of the command)")
+    console.print(_table((arguments or "(none)", meaning) for arguments, meaning in examples))
+    options = groups(config_name)
+    console.print("\n[bold]Groups[/] (group=option; keys: --help GROUP)")
+    about = get_type_hints(schema)
+    lines = ((name, f"{', '.join(found)}: {_first_line(about[name])}") for name, found in options.items())
+    console.print(_table(lines))
+    own = [key for key, _, _ in rows(schema, content) if key.split(".")[0] not in options]
+    console.print(f"\n[bold]Keys of its own[/] (--help KEY): {', '.join(own)}")
+    console.print("params=FILE starts from the keys of a best_params.yaml; other arguments win.")
+    console.print("--help all: every key; --cfg job: print the composed config and stop.")
 
 
-def _rows(schema: type, content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    hints = get_type_hints(schema, include_extras=True)
-    for field in fields(schema):
-        key = f"{prefix}{field.name}"
-        value = content.get(field.name, field.default)
-        annotation = hints[field.name]
-        bare = get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
-        if is_dataclass(bare) and isinstance(bare, type):
-            yield from _rows(bare, value if isinstance(value, Mapping) else {}, f"{key}.")
+def show_keys(topic: str, schema: type, content: Mapping[str, Any]) -> None:
+    """Print the keys of a group, below a key, or of that name, with value and meaning.
+
+    Args:
+        topic: ``all``, a group, a dotted key, or the last part of one.
+        schema: the class of the command's settings.
+        content: the config that the other arguments compose.
+
+    Raises:
+        ConfigError: nothing is called so.
+    """
+    every = list(rows(schema, content))
+    found = [row for row in every if topic == ALL or row[0] == topic or row[0].startswith(f"{topic}.")]
+    found = found or [row for row in every if topic in row[0].split(".")]
+    if not found:
+        parts = dict.fromkeys(part for key, _, _ in every for part in (key.split(".")[0], key, key.rsplit(".", 1)[0]))
+        raise ConfigError([unknown("group or key", topic, parts)])
+    kinds = {field.name: kinds for field, kinds in settings_fields(schema)}.get(topic)
+    if kinds:
+        console.print(f"{topic}: {_first_line(_kind_of(content[topic], kinds))}\n", markup=False)
+    console.print(_table([("key", "value", "meaning"), *found]))
+
+
+def rows(schema: type, content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Every key of a command with its value, as the command line accepts it, and its meaning.
+
+    Args:
+        schema: a settings class.
+        content: the composed config of such settings.
+        prefix: what their keys begin with.
+    """
+    notes = get_type_hints(schema, include_extras=True)
+    for field, kinds in settings_fields(schema):
+        value = content.get(field.name)
+        if kinds and isinstance(value, Mapping):
+            yield from rows(_kind_of(value, kinds), value, f"{prefix}{field.name}.")
         else:
-            yield key, _as_written(value), _note(annotation)
+            yield f"{prefix}{field.name}", written(value), note(notes[field.name])
 
 
-def _as_written(value: Any) -> str:
-    """A value as the command line takes it: text is quoted only where it would be read as something else."""
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(_as_written(part) for part in value)}]"
-    if isinstance(value, str) and re.fullmatch(r"[\w./:-]*[A-Za-z/:][\w./:-]*|\d+(\.\d+){3}", value):
-        return value if value.lower() not in _WORDS else format_value(value)
-    return format_value(value)
+def _kind_of(content: Mapping[str, Any], kinds: Mapping[str, type]) -> type:
+    """Of the settings that a field can hold, those that the config names, or those that have its keys."""
+    named = [kind for name, kind in kinds.items() if name[1:] in content.values()]
+    fitting = [kind for kind in kinds.values() if {field.name for field in fields(kind)} == set(content)]
+    return [*named, *fitting, *kinds.values()][0]
 
 
-def _note(annotation: Any) -> str:
+def note(annotation: Any) -> str:
+    """What a field's annotation says about it."""
     for part in getattr(annotation, "__metadata__", ()):
         if isinstance(part, FieldInfo):
             return part.description or ""
     return ""
+
+
+def _first_line(settings: type) -> str:
+    return str(settings.__doc__).strip().splitlines()[0]
+
+
+def _table(lines: Iterable[Sequence[str]]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for line in lines:
+        table.add_row(*map(escape, line))
+    return table

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from src.exp.checks import check_experiment
-from src.exp.entry import Entry
-from src.pipeline.runs import run_distill
+from typing import Any
+
+from src.exp.entry import Entry, Work
 from src.pipeline.settings import ExperimentSettings
 
-ENTRY: Entry[ExperimentSettings] = Entry(
-    command="run_distill",
-    config_name="config",
-    description=__doc__,
-    schema=ExperimentSettings,
-    check=lambda settings: check_experiment(settings, teacher=True),
-    run=lambda settings, stages, folder: run_distill(stages, folder),
+EXAMPLES = (
+    ("", "the small teacher distilled into the default student"),
+    ("student=gru4rec distill.lam=0.8", "another student, more weight on the rankings"),
+    ("distill=as_released", "the arithmetic of the published program"),
+    ("active=kl_divergence active.kl_threshold=0.2", "only rows where teacher and student disagree"),
+    ("params=result/result_A/best_params.yaml", "what a search found, once more"),
 )
+
+
+def work() -> Work[ExperimentSettings, Any]:
+    """The work behind the command; what it needs is imported here, after the command line was judged."""
+    from src.exp.checks import check_experiment
+    from src.pipeline.runs import run_distill
+
+    return Work(
+        check=lambda settings: check_experiment(settings, teacher=True),
+        run=lambda settings, stages, folder: run_distill(stages, folder),
+    )
+
+
+ENTRY = Entry("run_distill", "config", __doc__, ExperimentSettings, work, examples=EXAMPLES)
 
 
 def main() -> None:

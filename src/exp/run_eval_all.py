@@ -1,21 +1,29 @@
-"""Evaluate the students and teachers of finished results side by side, on validation and on the test split.
-
-python -m src.exp.run_eval_all 'results=[result/result_A,result/result_B]'
-"""
+"""Evaluate the students and teachers of finished results side by side, on validation and on the test split."""
 
 from __future__ import annotations
 
-from src.exp.entry import Entry
-from src.pipeline.evaluate_all import EvaluateSettings, check_results, run_eval_all
+from typing import Any
 
-ENTRY: Entry[EvaluateSettings] = Entry(
-    command="run_eval_all",
-    config_name="evaluate",
-    description=__doc__,
-    schema=EvaluateSettings,
-    check=check_results,
-    run=run_eval_all,
+from src.exp.entry import Entry, Work
+from src.pipeline.settings import EvaluateSettings
+
+EXAMPLES = (
+    ("'results=[result/result_A,result/result_B]'", "two results side by side"),
+    ("'results=[result/result_A]' 'evaluation.ks=[1,10]'", "with other cut-offs"),
+    ("'results=[result/result_A]' evaluation.mask_history=true", "without items that the user has seen"),
+    ("'results=[result/result_A]' runtime.device=cpu", "on the CPU"),
+    ("'results=[result/result_A]' evaluation.batch_size=512", "in less memory"),
 )
+
+
+def work() -> Work[EvaluateSettings, Any]:
+    """The work behind the command; what it needs is imported here, after the command line was judged."""
+    from src.pipeline.evaluate_all import check_results, run_eval_all
+
+    return Work(check_results, run_eval_all)
+
+
+ENTRY = Entry("run_eval_all", "evaluate", __doc__, EvaluateSettings, work, examples=EXAMPLES)
 
 
 def main() -> None:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from src.exp.checks import check_experiment
-from src.exp.entry import Entry
-from src.pipeline.runs import run_student_baseline
+from typing import Any
+
+from src.exp.entry import Entry, Work
 from src.pipeline.settings import ExperimentSettings
 
-ENTRY: Entry[ExperimentSettings] = Entry(
-    command="run_student_baseline",
-    config_name="config",
-    description=__doc__,
-    schema=ExperimentSettings,
-    check=lambda settings: check_experiment(settings, teacher=False),
-    run=lambda settings, stages, folder: run_student_baseline(stages, folder),
+EXAMPLES = (
+    ("", "the default student on the sample data"),
+    ("student=gru4rec seed=7", "another architecture, another seed"),
+    ("dataset=movielens dataset.name=ml-1m", "MovieLens, fetched when it is missing"),
+    ("student.loop.epochs=50 student.learning_rate=0.0005", "longer, in smaller steps"),
+    ("hydra.run.dir=result/mine", "a result folder of your choice"),
 )
+
+
+def work() -> Work[ExperimentSettings, Any]:
+    """The work behind the command; what it needs is imported here, after the command line was judged."""
+    from src.exp.checks import check_experiment
+    from src.pipeline.runs import run_student_baseline
+
+    return Work(
+        check=lambda settings: check_experiment(settings, teacher=False),
+        run=lambda settings, stages, folder: run_student_baseline(stages, folder),
+    )
+
+
+ENTRY = Entry("run_student_baseline", "config", __doc__, ExperimentSettings, work, examples=EXAMPLES)
 
 
 def main() -> None:

@@ -5,16 +5,19 @@ The result holds the teacher, its outputs, and with export_dllm2rec=true the thr
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from src.core.settings import STRICT
-from src.exp.checks import check_experiment
-from src.exp.entry import Entry
-from src.pipeline.runs import run_teacher
+from src.exp.base_configs import register_command
+from src.exp.entry import Entry, Work
+from src.pipeline.run_folder import RunFolder
 from src.pipeline.settings import ExperimentSettings
+
+if TYPE_CHECKING:
+    from src.pipeline.stages import Stages
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -33,14 +36,32 @@ class TeachSettings(ExperimentSettings):
             raise ValueError("distill.outputs_from names outputs that exist; run_teacher makes new ones: leave it null")
 
 
-ENTRY: Entry[TeachSettings] = Entry(
-    command="run_teacher",
-    config_name="teach",
-    description=__doc__,
-    schema=TeachSettings,
-    check=lambda settings: check_experiment(settings, teacher=True),
-    run=lambda settings, stages, folder: run_teacher(stages, folder, settings.export_dllm2rec),
+register_command("teach", TeachSettings)
+
+EXAMPLES = (
+    ("", "the small teacher that is built from the sample data"),
+    ("teacher=title", "one that writes titles, as published"),
+    ("teacher.llm=org/model dataset=movielens", "a model of the Hugging Face hub, or a local folder"),
+    ("teacher=llama2_7b_4bit", "Llama-2-7B on a GPU of 12 GB (see conf/teacher)"),
+    ("teacher.export.budget=1.0 export_dllm2rec=true", "also the three files that DLLM2Rec reads"),
 )
+
+
+def work() -> Work[TeachSettings, Any]:
+    """The work behind the command; what it needs is imported here, after the command line was judged."""
+    from src.exp.checks import check_experiment
+    from src.pipeline.runs import run_teacher
+
+    def check(settings: TeachSettings) -> Stages:
+        return check_experiment(settings, teacher=True)
+
+    def run(settings: TeachSettings, stages: Stages, folder: RunFolder) -> None:
+        run_teacher(stages, folder, settings.export_dllm2rec)
+
+    return Work(check, run)
+
+
+ENTRY = Entry("run_teacher", "teach", __doc__, TeachSettings, work, examples=EXAMPLES)
 
 
 def main() -> None:

@@ -1,27 +1,23 @@
-"""What the tune_* commands share: their settings, their checks, and what a search leaves."""
+"""What the tune_* commands share: their checks, and what a search leaves."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
-
-from pydantic import Field
-from pydantic.dataclasses import dataclass as settings_dataclass
+from typing import Any
 
 from src.core.data_utils import fingerprint
 from src.core.errors import ConfigError, gather
 from src.core.paths import MANIFEST
-from src.core.settings import STRICT
 from src.data.examples import already_open, openings
 from src.data.teacher_outputs import Teachings
 from src.exp.checks import check_experiment
-from src.exp.entry import Entry
 from src.exp.replay import REPLAY_HEADING, REPLAY_WITH, replay_keys
 from src.exp.resume import SPACE_FILE, previous_resumes
+from src.exp.search_settings import SearchSettings
 from src.pipeline.final import Comparison, Contestant, write_comparison
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import BEST_STUDENT, CURVES, describe_data, finish, fit_summary
@@ -46,44 +42,7 @@ from src.tuning.search import (
     with_threads,
 )
 from src.tuning.search_space import SearchSpace, Stage
-from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.store import Store
-
-#: what `resume=FOLDER` may change: how much is searched and with what, never what is searched
-RESUMABLE = frozenset(
-    {
-        "trials", "dashboard", "reopen_test", "ray.address", "ray.memory_mb", "ray.dashboard_host",
-        "ray.dashboard_port", "tuning.gpu_per_trial", "tuning.retries", "tuning.stall_minutes", "tuning.keep_top",
-        "tuning.max_folder_mb", "tuning.resamples",
-    }
-)  # fmt: skip
-
-
-@settings_dataclass(frozen=True, config=STRICT)
-class SearchSettings(ExperimentSettings):
-    """An experiment and the search over it."""
-
-    trials: Annotated[
-        int, Field(ge=1, description="trials in all (protocol=fair: of each arm); resume may raise it")
-    ] = 20
-    warm_start: Annotated[
-        Path | None, Field(description="an earlier search's result folder, whose best trials are tried first")
-    ] = None
-    resume: Annotated[
-        Path | None, Field(description="a result folder whose search goes on; few other keys may change")
-    ] = None
-    storage: Annotated[
-        str, Field(description="where trials keep their files: a shared folder or s3://…; empty: the result folder")
-    ] = ""
-    dashboard: Annotated[bool, Field(description="start the Ray dashboard while the search runs")] = False
-    reopen_test: Annotated[
-        bool, Field(description="open the test split once more for a search whose test split was opened already")
-    ] = False
-    ray: RaySettings = RaySettings()
-    tuning: TuningSettings = TuningSettings()
-
-
-S = TypeVar("S", bound="SearchSettings")
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,15 +179,3 @@ def conclude(stages: Stages, folder: RunFolder, kind: str, found: Mapping[str, A
         remove_work(folder.path)
 
     finish(stages, folder, kind, found, last)
-
-
-def search_entry(
-    command: str,
-    config_name: str,
-    description: str | None,
-    schema: type[S],
-    check: Callable[[S], Prepared],
-    run: Callable[[S, Prepared, RunFolder], None],
-) -> Entry[S]:
-    """A tune_* command: an `Entry` whose runs can be resumed."""
-    return Entry(command, config_name, description or "", schema, check, run, RESUMABLE)

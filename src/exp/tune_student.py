@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-from src.exp.entry import Entry
-from src.exp.searching import (
-    Prepared,
-    SearchSettings,
-    best_student,
-    check_search,
-    compare,
-    conclude,
-    driving,
-    facts,
-    search_and_publish,
-    search_entry,
+from typing import Any
+
+from src.exp.entry import Entry, Work
+from src.exp.search_settings import RESUMABLE, SearchSettings
+
+EXAMPLES = (
+    ("", "20 trials on the sample data"),
+    ("trials=50 tuning.sampler=random", "more trials, drawn at random"),
+    ("student=caser tuning.search_space=my_space.yaml", "a search space of your own"),
+    ("tuning.cpu_per_trial=2 tuning.gpu_per_trial=0.5", "two trials share a GPU"),
+    ("resume=result/result_A trials=40", "go on with a search, with more trials"),
 )
-from src.pipeline.final import Comparison, closed_form_contestants
-from src.pipeline.run_folder import RunFolder
-from src.pipeline.runs import BEST_STUDENT, baseline_contestant
 
 
-def check(settings: SearchSettings) -> Prepared:
-    """Everything that can be known to be wrong before training."""
-    return check_search(settings, "student", "student")
+def work() -> Work[SearchSettings, Any]:
+    """The work behind the command; what it needs is imported here, after the command line was judged."""
+    from src.exp.student_search import check, run
+
+    return Work(check, run)
 
 
-def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None:
-    """Baseline, search, the winner's artefacts, one look at the test split, the manifest."""
-    stages = prepared.stages
-    with driving(settings, stages, folder, "student") as place:
-        outcome = search_and_publish(settings, prepared, folder, place, {}, BEST_STUDENT)
-        tuned = best_student(outcome, stages, folder, "tuned")
-        contestants = [*closed_form_contestants(stages), baseline_contestant(stages), tuned]
-        compare(Comparison(stages, contestants, with_teacher=False), outcome, folder, settings, "best student")
-        conclude(stages, folder, "tune_student", {"search": facts(outcome, stages, folder)})
-
-
-ENTRY: Entry[SearchSettings] = search_entry("tune_student", "tune_student", __doc__, SearchSettings, check, run)
+ENTRY = Entry("tune_student", "tune_student", __doc__, SearchSettings, work, RESUMABLE, examples=EXAMPLES)
 
 
 def main() -> None:

@@ -5,52 +5,28 @@ The best teacher lies in the result; run_teacher params=…/best_params.yaml tra
 
 from __future__ import annotations
 
-from src.exp.entry import Entry
-from src.exp.searching import (
-    Prepared,
-    SearchSettings,
-    check_search,
-    compare,
-    conclude,
-    driving,
-    facts,
-    search_and_publish,
-    search_entry,
+from typing import Any
+
+from src.exp.entry import Entry, Work
+from src.exp.search_settings import RESUMABLE, SearchSettings
+
+EXAMPLES = (
+    ("", "8 trials on the sample data"),
+    ("teacher=title", "the teacher that writes titles"),
+    ("teacher.train_rows=2000 trials=20", "less to learn from, more trials"),
+    ("tuning.pruner=asha tuning.reduction_factor=2", "another way to end poor trials early"),
+    ("resume=result/result_A trials=16", "go on with a search, with more trials"),
 )
-from src.pipeline.final import Comparison, closed_form_contestants
-from src.pipeline.run_folder import RunFolder
-from src.pipeline.runs import baseline_contestant
-from src.teacher.trained import load_trained
-
-BEST_TEACHER = "teacher"
 
 
-def document(settings: SearchSettings) -> str:
-    """The search space of this teacher where none is named: one that writes titles has no head to train."""
-    return "teacher_title" if settings.teacher.objective == "title_lm" else "teacher"
+def work() -> Work[SearchSettings, Any]:
+    """The work behind the command; what it needs is imported here, after the command line was judged."""
+    from src.exp.teacher_search import check, run
+
+    return Work(check, run)
 
 
-def check(settings: SearchSettings) -> Prepared:
-    """Everything that can be known to be wrong before training."""
-    return check_search(settings, "teacher", document(settings))
-
-
-def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None:
-    """Encoder and language model, search, the winner, one look at the test split (the teacher: a sample), manifest."""
-    stages = prepared.stages
-    with driving(settings, stages, folder, document(settings)) as place:
-        # what the trials take from the cache is built here, once
-        _, _ = stages.encoder, stages.llm_folder
-        outcome = search_and_publish(settings, prepared, folder, place, {}, BEST_TEACHER)
-        best, seed = outcome.settings.teacher, stages.settings.seed
-        teacher = load_trained(folder.path / BEST_TEACHER, best, stages.data, stages.device, seed)
-        contestants = [*closed_form_contestants(stages), baseline_contestant(stages)]
-        comparison = Comparison(stages, contestants, with_teacher=True, teacher=teacher)
-        compare(comparison, outcome, folder, settings, "best teacher")
-        conclude(stages, folder, "tune_teacher", {"search": facts(outcome, stages, folder)})
-
-
-ENTRY: Entry[SearchSettings] = search_entry("tune_teacher", "tune_teacher", __doc__, SearchSettings, check, run)
+ENTRY = Entry("tune_teacher", "tune_teacher", __doc__, SearchSettings, work, RESUMABLE, examples=EXAMPLES)
 
 
 def main() -> None:

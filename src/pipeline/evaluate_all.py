@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as settings_dataclass
+from pydantic import TypeAdapter, ValidationError
 
 from src.core.errors import ArtefactError, ConfigError, Problem, ProblemsFound
 from src.core.hardware import resolve_device
 from src.core.memory import give_back
 from src.core.paths import require_finished
-from src.core.settings import STRICT
 from src.data.candidates import save_candidates
 from src.data.examples import Examples, sample
 from src.data.tensor_examples import TensorExamples
@@ -25,7 +23,7 @@ from src.pipeline.cache import StageCache
 from src.pipeline.final import CANDIDATES, Contestant, closed_form_contestants, write_comparison
 from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
 from src.pipeline.runs import BEST_STUDENT
-from src.pipeline.settings import ExperimentSettings, RuntimeSettings
+from src.pipeline.settings import EvaluateSettings, ExperimentSettings
 from src.pipeline.stages import Stages
 from src.student.artefact import load_student
 from src.student.evaluator import rank_examples
@@ -34,18 +32,6 @@ from src.teacher.trained import load_trained
 
 TEACHER = "teacher"
 _NAME_A_RUN = "name a result of run_student_baseline, run_teacher, run_distill or tune_distill"
-
-
-@settings_dataclass(frozen=True, config=STRICT)
-class EvaluateSettings:
-    """Which results, and how they are judged."""
-
-    evaluation: EvaluationSettings
-    runtime: RuntimeSettings
-    results: Annotated[
-        tuple[Path, ...],
-        Field(min_length=1, description="finished result folders: results=[result/result_A,result/result_B]"),
-    ]
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from src.core.errors import ConfigError
 from src.core.logging import console, get_logger
@@ -15,7 +16,9 @@ from src.evaluation.comparison import Ranked, Row, as_frame, as_table, ranks_fra
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.stages import Stages
 from src.student.evaluator import Score, rank_examples
-from src.teacher.trained import TrainedTeacher
+
+if TYPE_CHECKING:
+    from src.teacher.trained import TrainedTeacher
 
 _log = get_logger(__name__)
 

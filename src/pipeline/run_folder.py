@@ -11,15 +11,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from src.core.git_info import git_info
-from src.core.hardware import command_line, hardware, package_versions
 from src.core.paths import MANIFEST, atomic_folder, write_json, write_text
 from src.core.timing import Stopwatch
-from src.pipeline.cache import StageRecord
+
+if TYPE_CHECKING:
+    from src.pipeline.cache import StageRecord
 
 #: the frozen settings of the run, which `run_eval_all` reads
 SETTINGS_FILE = "settings.yaml"
@@ -89,6 +90,8 @@ class RunFolder:
         last: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
         """Write `metrics/time.json` and then, last and atomically, the manifest, which ``last`` gets to see before."""
+        from src.core.hardware import command_line, hardware, package_versions  # torch is not needed to begin a run
+
         times = {name: self.watch.seconds.get(name, 0.0) for name in TIMES}
         self.write_metrics("time", {**times, **self.watch.seconds, "wall_time": time.time() - self.started})
         manifest = {

@@ -59,3 +59,15 @@ class ExperimentSettings:
                 f"distill.candidate_topk = {self.distill.candidate_topk} must not exceed "
                 f"teacher.export.top_n = {self.teacher.export.top_n}"
             )
+
+
+@dataclass(frozen=True, config=STRICT)
+class EvaluateSettings:
+    """Which results, and how they are judged."""
+
+    evaluation: EvaluationSettings
+    runtime: RuntimeSettings
+    results: Annotated[
+        tuple[Path, ...],
+        Field(min_length=1, description="finished result folders: results=[result/result_A,result/result_B]"),
+    ]

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -45,14 +45,12 @@ from src.student.prior import Prior, fit_prior, load_prior, require_prior_fits, 
 from src.student.settings import NetworkSettings, StudentSettings
 from src.student.trainer_baseline import train_student
 from src.teacher.check import Ranking, TeacherCheck, check_teacher, student_ranker
-from src.teacher.factory import save_teacher
 from src.teacher.label_cache import LabelCache, asked_of_a_row, export_that_is_read
-from src.teacher.llm import fingerprint_llm
 from src.teacher.selection import StudentAnswers, ask_student, build_selector, choose_rows
 from src.teacher.settings import training_settings
-from src.teacher.tiny_llm import build_tiny_llm
-from src.teacher.trained import TrainedTeacher, load_trained
-from src.teacher.training import train_teacher
+
+if TYPE_CHECKING:  # src.teacher's models import transformers and peft: only a run that has a teacher waits for them
+    from src.teacher.trained import TrainedTeacher
 
 _log = get_logger(__name__)
 
@@ -206,6 +204,8 @@ class Stages:
     @cached_property
     def llm_folder(self) -> str:
         """A local folder or hub id of the language model; `tiny` is built and pretrained first."""
+        from src.teacher.tiny_llm import build_tiny_llm
+
         teacher = self.settings.teacher
         if teacher.llm != "tiny":
             return teacher.llm
@@ -226,6 +226,10 @@ class Stages:
     @cached_property
     def teacher(self) -> StageRecord:
         """iLoRA, trained."""
+        from src.teacher.factory import save_teacher
+        from src.teacher.llm import fingerprint_llm
+        from src.teacher.training import train_teacher
+
         settings = self.settings.teacher
         determined_by = {
             "version": VERSIONS["teacher"],
@@ -268,6 +272,8 @@ class Stages:
     @cached_property
     def trained_teacher(self) -> TrainedTeacher:
         """The trained teacher on the run's device."""
+        from src.teacher.trained import load_trained
+
         settings = self.settings
         return load_trained(self.teacher.folder, settings.teacher, self.data, self.device, settings.seed)
 

@@ -57,6 +57,11 @@ def settings_type(name: str) -> type[StudentSettings]:
     return architecture(name).settings
 
 
+def settings_types() -> dict[str, type[StudentSettings]]:
+    """Every class of settings by the option of ``conf/student`` that begins with its defaults."""
+    return {**{name: kind.settings for name, kind in architectures().items()}, "own": OwnStudentSettings}
+
+
 def student_settings(architecture: str, **fields: Any) -> StudentSettings:
     """Settings of an architecture; raises ``pydantic.ValidationError`` for a field that it does not have."""
     return settings_type(architecture)(architecture=architecture, **fields)

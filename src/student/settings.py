@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationInfo, WrapValidator
 from pydantic.dataclasses import dataclass
 
+from src.core.loop_settings import LoopSettings
 from src.core.settings import STRICT
-from src.core.training import LoopSettings
 
 #: the architecture of `conf/config.yaml`, and of settings that name none
 DEFAULT_ARCHITECTURE = "transformer"

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from src.core.loop_settings import LoopSettings
 from src.core.metrics import metric_names
 from src.core.settings import STRICT, deciding
-from src.core.training import LoopSettings
 from src.student.architectures.sasrec import SASRecSettings
 
 #: `llm` value that builds and pretrains a small language model from the dataset's own text

@@ -13,7 +13,7 @@ from types import FrameType
 
 import psutil
 
-from src.core.errors import INTERRUPTED, TERMINATED
+from src.core.errors import HUNG_UP, INTERRUPTED, TERMINATED
 from src.core.logging import get_logger
 from src.core.paths import write_json
 
@@ -76,16 +76,21 @@ def forget_children(folder: Path) -> None:
 
 @contextmanager
 def graceful_signals(on_signal: Callable[[str], None]) -> Iterator[None]:
-    """SIGTERM and Ctrl-C call ``on_signal`` with a reason; a second one raises ``KeyboardInterrupt`` at once."""
+    """SIGTERM, Ctrl-C and a closed terminal call ``on_signal`` with a reason; a second one raises
+    ``KeyboardInterrupt`` at once. A terminal that is closed tells so more than once, and not under `nohup`."""
     seen: list[int] = []
+    reasons = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        reasons[signal.SIGHUP] = HUNG_UP
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if seen:
+        if seen and number != signal.SIGHUP:
             raise KeyboardInterrupt
-        seen.append(number)
-        on_signal(INTERRUPTED if number == signal.SIGINT else TERMINATED)
+        if not seen:
+            seen.append(number)
+            on_signal(reasons[signal.Signals(number)])
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in reasons}
     try:
         yield
     finally:

@@ -46,6 +46,20 @@ def test_a_worker_that_trains_students_loads_no_language_model() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_run_without_a_teacher_loads_no_language_model() -> None:
+    names = ["src.exp.run_student_baseline", "src.exp.checks", "src.pipeline.runs"]
+    done = import_without(["transformers", "peft", "tokenizers"], names)
+    assert done.returncode == 0, done.stderr
+
+
+def test_settings_and_command_lines_need_no_torch() -> None:
+    rooms = ("core", "data", "student", "teacher", "distill", "pipeline", "tuning", "exp")
+    names = [name for name in modules(*rooms) if name.endswith("settings") or ".exp.run_" in name or ".tune_" in name]
+    assert len(names) >= 16
+    done = import_without(["torch", "numpy", "pandas", *set(HEAVY) - {"hydra", "omegaconf"}], names)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_blocked_package_would_be_noticed() -> None:
     assert import_without(["torch"], ["src.core.seed"]).returncode != 0
 

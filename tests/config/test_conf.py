@@ -1,22 +1,27 @@
-"""Every file of `conf/` becomes settings; no default stands in two places that disagree; every field is read."""
+"""Every file of `conf/` becomes settings; a default stands once, in its dataclass; every field is read."""
 
 from __future__ import annotations
 
 import ast
-import json
-from dataclasses import asdict, fields, is_dataclass
+import copy
+import re
+import sys
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from types import ModuleType
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import pytest
 import yaml
+from hydra.core.config_store import ConfigStore
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
-from src.core.training import LoopSettings
-from src.data.settings import DatasetSettings
-from src.distill.settings import ActiveSettings, DistillSettings
+from src.core.settings import STRICT
 from src.exp import (
+    door,
     run_distill,
     run_eval_all,
     run_student_baseline,
@@ -25,56 +30,44 @@ from src.exp import (
     tune_student,
     tune_teacher,
 )
-from src.exp.door import CONF, compose_plain, groups, read_settings
-from src.exp.run_teacher import TeachSettings
-from src.exp.searching import SearchSettings
-from src.exp.tune_distill import TuneSettings
-from src.pipeline.evaluate_all import EvaluateSettings
+from src.exp.base_configs import VARIANTS, plain, register_command, settings_fields
+from src.exp.door import CONF, compose_plain, groups, read_settings, to_settings
+from src.exp.help import note, rows, show_keys
+from src.exp.search_settings import TuneSettings
+from src.pipeline import settings as settings_module
 from src.pipeline.settings import ExperimentSettings, RuntimeSettings
-from src.student.settings import EvaluationSettings, StudentSettings
-from src.teacher import settings as teacher_settings
-from src.teacher.settings import TeacherSettings
-from src.tuning.settings import RaySettings, TuningSettings
+from tests.config.field_reads import Program
 
-GROUPS = {
-    "dataset": DatasetSettings,
-    "student": StudentSettings,
-    "teacher": TeacherSettings,
-    "distill": DistillSettings,
-    "active": ActiveSettings,
-    "evaluation": EvaluationSettings,
-    "runtime": RuntimeSettings,
-    "tuning": TuningSettings,
-    "ray": RaySettings,
-}
 MODULES = (run_student_baseline, run_teacher, run_distill, run_eval_all, tune_student, tune_teacher, tune_distill)
 ENTRIES = [module.ENTRY for module in MODULES]
-ALL_SETTINGS = [
-    *GROUPS.values(),
-    LoopSettings,
-    ExperimentSettings,
-    TeachSettings,
-    SearchSettings,
-    TuneSettings,
-    EvaluateSettings,
-    *(getattr(teacher_settings, name) for name in ("LoraSettings", "GateSettings", "PromptSettings", "HeadSettings")),
-    teacher_settings.TitleSettings,
-    *(getattr(teacher_settings, name) for name in ("TeacherTrainSettings", "ExportSettings", "TinySettings")),
-]
+#: each group's settings by the name of the config that is generated from them; `base` where there is one kind
+GROUPS = {field.name: dict(kinds) for field, kinds in settings_fields(TuneSettings) if kinds}
 
 
-def plain(settings: Any) -> dict[str, Any]:
-    """Settings as YAML shows them."""
-    nested: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
-    return nested
+def every_settings_class() -> list[type]:
+    """The settings of all commands, with those inside them, in a stable order."""
+    found: dict[type, None] = {}
+
+    def collect(settings: type) -> None:
+        found.setdefault(settings)
+        for _, kinds in settings_fields(settings):
+            for kind in kinds.values():
+                collect(kind)
+
+    for entry in ENTRIES:
+        for parent in reversed(entry.schema.__mro__):
+            if is_dataclass(parent):
+                collect(parent)
+    return list(found)
 
 
-def base_content(group: str) -> dict[str, Any]:
-    """What a group's base file says; a group without one has a single option."""
-    if (CONF / group / "base.yaml").is_file():
-        content: dict[str, Any] = yaml.safe_load((CONF / group / "base.yaml").read_text(encoding="utf-8"))
-        return content
-    return compose_plain("tune", [])[0][group]
+ALL_SETTINGS = every_settings_class()
+
+
+def base_content(group: str, name: str) -> dict[str, Any]:
+    """The config that is generated from a group's settings."""
+    content: dict[str, Any] = plain(GROUPS[group][name]())
+    return content
 
 
 def merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -94,23 +87,40 @@ def test_every_group_folder_is_known_here() -> None:
 
 
 def test_option_files_are_all_seen() -> None:
-    files = [file for group in GROUPS for file in (CONF / group).glob("*.yaml") if file.stem != "base"]
+    files = [file for group in GROUPS for file in (CONF / group).glob("*.yaml")]
     assert len(options()) == len(files) >= 16
 
 
 @pytest.mark.parametrize(("group", "option"), options())
 def test_every_option_composes_into_settings(group: str, option: str) -> None:
     settings, _ = read_settings("tune", [f"{group}={option}"], TuneSettings)
-    assert type(getattr(settings, group)) is GROUPS[group]
+    assert type(getattr(settings, group)) in GROUPS[group].values()
     if group in ("student", "active", "distill", "dataset"):
         name = {"student": "architecture", "active": "policy", "dataset": "adapter"}.get(group)
         assert name is None or getattr(getattr(settings, group), name) == option
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_defaults_agree_in_both_places(group: str) -> None:
-    # equality of nested mappings: the same keys, the same values, nothing more in either
-    assert base_content(group) == plain(GROUPS[group]())
+def test_no_file_stands_where_a_config_is_generated() -> None:
+    generated = {f"{group}/{name}" for group, kinds in GROUPS.items() for name in kinds}
+    generated |= {"_experiment", "_search", "_tune", "_teach", "_evaluate"}
+    assert generated <= {path.removesuffix(".yaml") for path in stored()}
+    assert [name for name in generated if (CONF / f"{name}.yaml").exists()] == []
+
+
+def stored() -> list[str]:
+    """Every config that was generated, by its path in Hydra's store."""
+    store = ConfigStore.instance()
+    names = [name for name in store.list("") if name.startswith("_") and name.endswith(".yaml")]
+    return names + [f"{group}/{name}" for group in GROUPS for name in store.list(group)]
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.command)
+def test_what_no_file_says_is_the_default_of_the_dataclass(entry: Any) -> None:
+    said = {"tune_teacher": {"trials": 8}, "run_eval_all": {"results": []}}.get(entry.command, {})
+    content = compose_plain(entry.config_name, [])[0]
+    for field in fields(entry.schema):
+        if field.name not in GROUPS:
+            assert content[field.name] == said.get(field.name, plain(field.default)), field.name
 
 
 @pytest.mark.parametrize(("group", "option"), options())
@@ -124,8 +134,8 @@ def test_an_option_changes_only_what_its_file_says(group: str, option: str) -> N
 def said_by(group: str, option: str) -> dict[str, Any]:
     """What an option's file says, over what the option that it begins with says."""
     own = yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8"))
-    (before,) = [name for name in own.pop("defaults", ["base"]) if name != "_self_"]
-    return merged(base_content(group) if before == "base" else said_by(group, before), own)
+    (before,) = [name for name in own.pop("defaults") if name != "_self_"]
+    return merged(base_content(group, before) if before in GROUPS[group] else said_by(group, before), own)
 
 
 def pairs(found: dict[str, Any], expected: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -159,8 +169,6 @@ def test_each_command_has_a_key_for_every_field_and_a_field_for_every_key(entry:
 
 
 def test_a_key_without_a_field_is_refused() -> None:
-    from src.exp.door import to_settings
-
     content = compose_plain("config", [])[0]
     content["student"]["colour"] = "red"
     with pytest.raises(ConfigError, match="student.colour"):
@@ -170,69 +178,237 @@ def test_a_key_without_a_field_is_refused() -> None:
 # ---------------------------------------------------------------------------------------------- every field is read
 
 
-class _Reads(ast.NodeVisitor):
-    """Attribute names that are read, each with the class in which the reading stands (None outside classes)."""
+SOURCES = [file.read_text(encoding="utf-8") for file in sorted((REPOSITORY / "src").rglob("*.py"))]
 
-    def __init__(self) -> None:
-        self.found: set[tuple[str, str | None]] = set()
-        self._inside: str | None = None
+#: what each settings class inherits from, also where it is put together without a class statement
+PARENTS = {cls.__name__: [p.__name__ for p in cls.__mro__[1:] if is_dataclass(p)] for cls in ALL_SETTINGS}
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        before, self._inside = self._inside, node.name
-        self.generic_visit(node)
-        self._inside = before
+#: settings with a field of every name that settings have, none of which is read of them
+NAMES = sorted({field.name for settings in ALL_SETTINGS for field in fields(settings)})
+PLANTED = f"""
+@dataclass
+class PlantedSettings:
+    {"; ".join(f"{name}: int = 0" for name in NAMES)}
 
-    def visit_Attribute(self, node: ast.Attribute) -> None:
-        if isinstance(node.ctx, ast.Load):
-            self.found.add((node.attr, self._inside))
-        self.generic_visit(node)
-
-
-def attribute_reads(folder: Path) -> set[tuple[str, str | None]]:
-    """Every attribute read in the Python files below a folder."""
-    reads = _Reads()
-    for file in folder.rglob("*.py"):
-        reads.visit(ast.parse(file.read_text(encoding="utf-8")))
-    return reads.found
+def planted(settings: PlantedSettings) -> PlantedSettings:
+    return settings
+"""
 
 
-READS = attribute_reads(REPOSITORY / "src")
+@pytest.fixture(scope="module")
+def program() -> Program:
+    """This program, with a class of settings that nothing reads."""
+    return Program([*SOURCES, PLANTED], PARENTS)
 
 
 @pytest.mark.parametrize("settings", ALL_SETTINGS, ids=lambda settings: settings.__name__)
-def test_every_field_is_read_outside_its_own_class(settings: type) -> None:
-    own = {parent.__name__ for parent in settings.__mro__}
-    outside = {name for name, inside in READS if inside not in own}
-    assert {field.name for field in fields(settings)} - outside == set()
+def test_every_field_is_read_outside_its_own_class(program: Program, settings: type) -> None:
+    assert {field.name for field in fields(settings)} == program.fields_of(settings.__name__)
+    assert program.unread(settings.__name__) == set()
 
 
-def test_the_scan_sees_an_unread_field(tmp_path: Path) -> None:
-    code = "class A:\n    x = 1\n    def f(self):\n        return self.x\n\ndef g(a):\n    a.z = 1\n    return a.y\n"
-    (tmp_path / "a.py").write_text(code, encoding="utf-8")
-    assert attribute_reads(tmp_path) == {("x", "A"), ("y", None)}
+def test_a_field_is_missed_though_other_settings_have_one_of_its_name(program: Program) -> None:
+    assert len(NAMES) > 100
+    assert program.unread("PlantedSettings") == set(NAMES)
 
 
-def test_no_settings_class_is_forgotten() -> None:
-    found: set[type] = set()
+READING = """
+@dataclass
+class Inner:
+    depth: int
+    width: int
 
-    def collect(settings: type) -> None:
-        found.add(settings)
-        for hint in get_type_hints(settings, include_extras=False).values():
-            for part in (hint, *get_args(hint)):
-                if isinstance(part, type) and is_dataclass(part):
-                    collect(part)
+@dataclass
+class Other:
+    width: int
 
-    for entry in ENTRIES:
-        collect(entry.schema)
-    assert found == set(ALL_SETTINGS)
+@dataclass
+class Settings:
+    plain: int
+    chained: Inner
+    local: int
+    unpacked: int
+    looped: int
+    listed: int
+    kept: int
+    named: int
+    called: int
+    chosen: int
+    in_lambda: int
+    in_property: int
+    copied: int
+    written: int
+    checked: int
+    of_another: int
+    of_anything: int
+    in_its_own_class: int
+
+    def __post_init__(self): self.in_its_own_class
+    @property
+    def twice(self) -> int: return self.in_its_own_class
+
+@dataclass
+class Whole:
+    settings: Settings
+    other: Other
+    def __post_init__(self): self.settings.checked
+    @property
+    def part(self) -> Settings: return self.settings
+
+class Keeper:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+    def use(self): return self._settings.kept
+    def give(self) -> "Settings | None": return self._settings
+
+TABLE: dict[str, Callable[[Settings], int]] = {"a": lambda settings: settings.in_lambda}
+
+def use(settings: Settings, whole: Whole, many: Sequence[Settings], anything: Any, keeper: Keeper, some: bool) -> None:
+    settings.plain, whole.settings.chained.depth, anything.of_anything, whole.other.of_another
+    again = settings
+    again.local
+    first, second = settings, whole.other
+    first.unpacked, second.width
+    for one in many:
+        one.looped
+    [each.listed for each in many]
+    getattr(settings, "named")
+    keeper.give().called
+    (settings if some else None).chosen
+    whole.part.in_property
+    replace(settings, plain=3).copied
+    settings.written = 3
+"""
+
+
+def test_what_counts_as_a_reading() -> None:
+    found = Program([READING])
+    assert found.unread("Settings") == {"written", "checked", "of_another", "of_anything", "in_its_own_class"}
+    assert found.unread("Inner") == {"width"}
+    assert found.unread("Other") == set()
+    assert found.unread("Whole") == set()
+
+
+def test_a_class_that_is_put_together_reads_for_its_parts() -> None:
+    part = "@dataclass\nclass Part:\n    a: int\n    b: int\n"
+    whole = "class Whole: ...\ndef use(settings: Whole): return settings.a\n"
+    assert Program([part, whole]).unread("Part") == {"a", "b"}
+    assert Program([part, whole], {"Whole": ["Part"]}).unread("Part") == {"b"}
+    assert Program([part, whole], {"Whole": ["Part"]}).unread("Whole") == {"b"}
+
+
+def test_every_settings_class_has_a_name_of_its_own() -> None:
+    defined = [
+        node.name for source in SOURCES for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)
+    ]
+    assert [name for name in {cls.__name__ for cls in ALL_SETTINGS} if defined.count(name) != 1] == []
 
 
 @pytest.mark.parametrize("settings", ALL_SETTINGS, ids=lambda settings: settings.__name__)
 def test_every_leaf_field_has_a_note(settings: type) -> None:
-    from src.exp.help import _note
-
     hints = get_type_hints(settings, include_extras=True)
     for field in fields(settings):
         bare = get_args(hints[field.name])[0] if hasattr(hints[field.name], "__metadata__") else hints[field.name]
         if not (isinstance(bare, type) and is_dataclass(bare)):
-            assert len(_note(hints[field.name])) > 8, field.name
+            assert len(note(hints[field.name])) > 8, field.name
+
+
+# --------------------------------------------------------------------------- a field, and a kind of settings, is added
+
+
+@dataclass(frozen=True, config=STRICT)
+class Kind:
+    """What all kinds have."""
+
+    width: Annotated[int, Field(ge=1, description="how wide")] = 4
+
+
+@dataclass(frozen=True, config=STRICT)
+class Round(Kind):
+    """Something round."""
+
+    architecture: Literal["round"] = "round"
+    radius: Annotated[float, Field(gt=0, description="how far")] = 1.5
+
+
+@dataclass(frozen=True, config=STRICT)
+class Square(Kind):
+    """Something square."""
+
+    architecture: Literal["square"] = "square"
+    corners: Annotated[int, Field(ge=3, description="how many")] = 4
+
+
+@dataclass(frozen=True, config=STRICT)
+class Grown:
+    """Settings of a command that was extended."""
+
+    shape: Annotated[Round | Square, Field(discriminator="architecture")]
+    runtime: RuntimeSettings
+    speed: Annotated[int, Field(ge=0, description="how fast")] = 7
+
+
+@pytest.fixture
+def grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A `conf/` in which nothing but the names of options stands."""
+    for name, text in {
+        "grown.yaml": "defaults: [_grown, shape: square, runtime: default, hydra: default, _self_]",
+        "changed.yaml": "defaults: [_changed, evaluation: full, runtime: default, hydra: default, _self_]\nresults: []",
+        "evaluation/full.yaml": "defaults: [base, _self_]",
+        "shape/square.yaml": "defaults: [_square, _self_]",
+        "shape/round.yaml": "defaults: [_round, _self_]\nradius: 2.5",
+        "runtime/default.yaml": "defaults: [base, _self_]",
+        "hydra/default.yaml": (CONF / "hydra" / "default.yaml").read_text(encoding="utf-8"),
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.setattr(door, "CONF", tmp_path)
+    monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
+    monkeypatch.setitem(VARIANTS, Kind, lambda: {"round": Round, "square": Square})
+    register_command("grown", Grown)
+    yield
+    groups.cache_clear()
+    door._known_keys.cache_clear()
+
+
+@pytest.mark.usefixtures("grown")
+def test_a_new_field_is_all_that_a_new_field_needs(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # the worked example of docs/add_a_field.md: its line is put into the class, and nothing else is changed
+    page = (REPOSITORY / "docs" / "add_a_field.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"```python\n(.*)\n```", page)
+    source = Path(str(settings_module.__file__)).read_text(encoding="utf-8")
+    head, rest = source.split("class RuntimeSettings:\n", 1)
+    changed = ModuleType("src.changed_settings")
+    monkeypatch.setitem(sys.modules, changed.__name__, changed)
+    body, others = rest.split("\n\n\n", 1)
+    exec(f"{head}class RuntimeSettings:\n{body}\n{line}\n\n\n{others}", changed.__dict__)
+    register_command("changed", changed.EvaluateSettings)
+    schema, results = changed.EvaluateSettings, "results=[a]"
+    assert read_settings("changed", [results], schema)[0].runtime.lamp == "green"
+    assert read_settings("changed", [results, "runtime.lamp=red"], schema)[0].runtime.lamp == "red"
+    for wrong, said in {
+        "runtime.lamp=''": "at least 1 character",
+        "runtime.lmap=red": "did you mean runtime.lamp?",
+    }.items():
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            read_settings("changed", [results, wrong], schema)
+    show_keys("runtime", schema, compose_plain("changed", [])[0])
+    assert "colour of the lamp" in capfd.readouterr().out
+
+
+@pytest.mark.usefixtures("grown")
+def test_settings_of_several_kinds(capfd: pytest.CaptureFixture[str]) -> None:
+    assert read_settings("grown", [], Grown)[0].shape == Square()
+    round_one = read_settings("grown", ["shape=round", "shape.width=2"], Grown)[0].shape
+    assert round_one == Round(width=2, radius=2.5)
+    assert list(rows(Grown, compose_plain("grown", ["shape=round"])[0]))[:3] == [
+        ("shape.width", "4", "how wide"),
+        ("shape.architecture", "round", ""),
+        ("shape.radius", "2.5", "how far"),
+    ]
+    with pytest.raises(ConfigError, match="shape.radius = -1.0: Input should be greater than 0"):
+        read_settings("grown", ["shape=round", "shape.radius=-1.0"], Grown)
+    with pytest.raises(ConfigError, match=r"'shape.corners': does not exist"):
+        read_settings("grown", ["shape=round", "shape.corners=5"], Grown)

@@ -127,7 +127,7 @@ def would_save_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[Stages], Path]:
             raise Reached
 
         with monkeypatch.context() as patched:
-            patched.setattr("src.pipeline.stages.train_teacher", begin)
+            patched.setattr("src.teacher.training.train_teacher", begin)
             with pytest.raises(Reached):
                 _ = stages.teacher
         return found[0]

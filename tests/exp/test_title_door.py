@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from src.core.logging import log_to
-from src.exp import run_teacher, tune_teacher
+from src.exp import run_teacher, teacher_search, tune_teacher
 from src.exp.door import format_value, read_settings
 from src.exp.searching import SearchSettings, experiment
 from src.tuning.search import prepare_space
@@ -116,7 +116,7 @@ def test_a_search_knows_the_metrics_of_its_teacher(
 def test_each_teacher_has_a_search_space_of_its_own(workplace: Path, teacher: str, name: str, metric: str) -> None:
     arguments = toy_arguments(workplace, *TEACHERS[teacher])
     settings = read_settings("tune_teacher", arguments, SearchSettings)[0]
-    assert tune_teacher.document(settings) == name
+    assert teacher_search.document(settings) == name
     space = prepare_space(experiment(settings), settings.tuning, "teacher", name)
     assert space.metric == metric
     # a writer has no head whose learning rate could be searched

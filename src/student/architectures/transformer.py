@@ -15,8 +15,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from src.core.loop_settings import LoopSettings
 from src.core.settings import STRICT
-from src.core.training import LoopSettings
 from src.student.base import SequenceStudent, register
 from src.student.settings import NetworkSettings
 

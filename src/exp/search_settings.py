@@ -1,0 +1,61 @@
+"""What the tune_* commands add to an experiment, apart from the search: judged before Ray or torch is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from src.core.settings import STRICT
+from src.exp.base_configs import register_command
+from src.pipeline.settings import ExperimentSettings
+from src.tuning.settings import RaySettings, TuningSettings
+
+#: what `resume=FOLDER` may change: how much is searched and with what, never what is searched
+RESUMABLE = frozenset(
+    {
+        "trials", "dashboard", "reopen_test", "ray.address", "ray.memory_mb", "ray.dashboard_host",
+        "ray.dashboard_port", "tuning.gpu_per_trial", "tuning.retries", "tuning.stall_minutes", "tuning.keep_top",
+        "tuning.max_folder_mb", "tuning.resamples",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, config=STRICT)
+class SearchSettings(ExperimentSettings):
+    """An experiment and the search over it."""
+
+    trials: Annotated[
+        int, Field(ge=1, description="trials in all (protocol=fair: of each arm); resume may raise it")
+    ] = 20
+    warm_start: Annotated[
+        Path | None, Field(description="an earlier search's result folder, whose best trials are tried first")
+    ] = None
+    resume: Annotated[
+        Path | None, Field(description="a result folder whose search goes on; few other keys may change")
+    ] = None
+    storage: Annotated[
+        str, Field(description="where trials keep their files: a shared folder or s3://…; empty: the result folder")
+    ] = ""
+    dashboard: Annotated[bool, Field(description="start the Ray dashboard while the search runs")] = False
+    reopen_test: Annotated[
+        bool, Field(description="open the test split once more for a search whose test split was opened already")
+    ] = False
+    ray: RaySettings = RaySettings()
+    tuning: TuningSettings = TuningSettings()
+
+
+@dataclass(frozen=True, config=STRICT)
+class TuneSettings(SearchSettings):
+    """An experiment, the search over it, and what the search is to answer."""
+
+    protocol: Annotated[
+        Literal["single", "fair"],
+        Field(description="single: one search for the best student; fair: arms with equal budgets, several seeds"),
+    ] = "single"
+
+
+register_command("search", SearchSettings)
+register_command("tune", TuneSettings)
