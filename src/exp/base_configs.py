@@ -1,89 +1,125 @@
 """Hydra's base configs, generated from the settings: a default stands once, in the dataclass, and nowhere in `conf/`.
 
-`register_command` gives every group of a command (a field that holds settings) the option `base`, with which the files
-in `conf/<group>` begin, and the command's own keys the config `_<name>`, with which its file in `conf/` begins. A file
-holds only what differs. Settings of several kinds (see `VARIANTS`) get one base a kind, `_<kind>`, in place of `base`.
+Every group of a command (a field that holds settings) gets the option `base`, with which the files in `conf/<group>`
+begin, and the command's own keys become the config `_<name>`, with which its file in `conf/` begins. A file holds only
+what differs. Settings of several kinds (see `VARIANTS`) get one base a kind, `_<kind>`, in place of `base`.
+
+The settings are described once (see `src.exp.descriptions`) and kept in `data/cache/base_configs` until a source file
+changes, so that help and the answer to a typo import neither them nor torch.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, asdict, fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from hydra.core.config_store import ConfigStore
 
-from src.pipeline.settings import EvaluateSettings, ExperimentSettings
-from src.student.models import settings_types
-from src.student.settings import StudentSettings
+from src.core.paths import REPOSITORY, write_bytes
 
-BASE = "base"
+if TYPE_CHECKING:
+    from src.exp.descriptions import CommandDescription
 
-#: settings whose keys depend on a choice: the class of the field → the kinds by name, each a class of its own. A file
-#: `conf/<group>/<option>.yaml` of such a group begins with ``defaults: [_<kind>, _self_]``
-VARIANTS: dict[type, Callable[[], Mapping[str, type]]] = {StudentSettings: settings_types}
+S = TypeVar("S")
 
-
-def register(group: str, name: str, settings_type: type) -> None:
-    """Make the defaults of a settings class the Hydra config ``group/name``.
-
-    Args:
-        group: a group of configs (a folder of `conf/`).
-        name: what a defaults list calls the config.
-        settings_type: a settings class all of whose fields have defaults.
-    """
-    ConfigStore.instance().store(group=group, name=name, node=plain(settings_type()))
+#: where descriptions are kept; a checkout that cannot be written has none
+CACHE = REPOSITORY / "data" / "cache" / "base_configs"
+SOURCES = REPOSITORY / "src"
 
 
-def register_command(name: str, schema: type) -> None:
-    """Make configs of what a command's settings hold: its groups, and its own keys that have a default.
+@dataclass(frozen=True)
+class Named(Generic[S]):
+    """A settings class by its name, ``module:class``, imported when it is needed."""
 
-    Args:
-        name: the command's own keys become the config ``_name``.
-        schema: the command's settings.
-    """
-    own: dict[str, Any] = {}
-    for field, kinds in settings_fields(schema):
-        if not kinds:
-            own.update(_default(field))
-        for kind, settings_type in kinds.items():
-            register(field.name, kind, settings_type)
-    ConfigStore.instance().store(name=f"_{name}", node=own)
+    path: str
+
+    def load(self) -> type[S]:
+        """The class."""
+        module, _, name = self.path.partition(":")
+        found: type[S] = getattr(importlib.import_module(module), name)
+        return found
 
 
-def settings_fields(schema: type) -> Iterator[tuple[Field[Any], Mapping[str, type]]]:
-    """The fields of a settings class, each with the settings that it can hold by their configs' names.
-
-    A plain value has none, most settings have one (`base`), settings of several kinds have one a kind.
-    """
-    hints = get_type_hints(schema)
-    for field in fields(schema):
-        yield field, _kinds(hints[field.name])
-
-
-def _kinds(hint: Any) -> dict[str, type]:
-    held = [part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)]
-    for base, variants in VARIANTS.items():
-        # the field names the base class, or the union of its kinds; one kind alone is settings like any other
-        if held == [base] or (len(held) > 1 and all(issubclass(part, base) for part in held)):
-            return {f"_{name}": kind for name, kind in variants().items()}
-    return {BASE: held[0]} if held else {}
+#: the settings of every config in `conf/` that a command starts from
+SCHEMAS: Mapping[str, Named[Any]] = {
+    "config": Named("src.pipeline.settings:ExperimentSettings"),
+    "evaluate": Named("src.pipeline.settings:EvaluateSettings"),
+    "teach": Named("src.exp.teach_settings:TeachSettings"),
+    "tune": Named("src.exp.search_settings:TuneSettings"),
+    "tune_student": Named("src.exp.search_settings:SearchSettings"),
+    "tune_teacher": Named("src.exp.search_settings:SearchSettings"),
+}
 
 
-def _default(field: Field[Any]) -> dict[str, Any]:
-    if field.default is not MISSING:
-        return {field.name: plain(field.default)}
-    if field.default_factory is not MISSING:
-        return {field.name: plain(field.default_factory())}
-    return {}
+def loaded(schema: type[S] | Named[S]) -> type[S]:
+    """A settings class, however it was given."""
+    return schema.load() if isinstance(schema, Named) else schema
 
 
-def plain(value: Any) -> Any:
-    """Settings, or a value of theirs, as YAML shows them: nested mappings, paths as text, tuples as lists."""
-    held = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-    return json.loads(json.dumps(held, default=str))
+def register(described: CommandDescription) -> None:
+    """Make Hydra's configs of what a command's settings hold: its groups, and its own keys that have a default."""
+    store = ConfigStore.instance()
+    for name, own in described["own"].items():
+        store.store(name=f"_{name}", node=own)
+    for group, field in described["settings"]["fields"].items():
+        for kind, settings in field["kinds"].items():
+            defaults = {key: held["default"] for key, held in settings["fields"].items()}
+            store.store(group=group, name=kind, node=defaults)
 
 
-register_command("experiment", ExperimentSettings)
-register_command("evaluate", EvaluateSettings)
+def prepare(config_name: str) -> None:
+    """Make the base configs of a config in `conf/` known to Hydra, unless they are."""
+    if config_name in SCHEMAS:
+        described = description(config_name)
+        if not {f"_{name}.yaml" for name in described["own"]} <= ConfigStore.instance().repo.keys():
+            register(described)
+
+
+@cache
+def description(config_name: str) -> CommandDescription:
+    """The settings of a config in `conf/`, from the last time that they were described where they are the same."""
+    place, key = CACHE / f"{config_name}.json", _key()
+    found = _read(place, key)
+    if found is None:
+        from src.exp.descriptions import describe_command  # pydantic, and all that the settings import
+
+        found = describe_command(SCHEMAS[config_name].load())
+        body = json.dumps(found)
+        with suppress(OSError):
+            write_bytes(place, f"{key} {_digest(body)}\n{body}".encode())
+    return found
+
+
+def _read(place: Path, key: str) -> CommandDescription | None:
+    """What was kept under this key; None where there is nothing, or something else than was written."""
+    try:
+        head, _, body = place.read_text(encoding="utf-8").partition("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
+    if head != f"{key} {_digest(body)}":
+        return None
+    found: CommandDescription = json.loads(body)
+    return found
+
+
+def _key() -> str:
+    """What a description depends on: every source file (any may define settings), Python and pydantic."""
+    from pydantic.version import VERSION
+
+    found = sha256(f"{sys.version}\n{VERSION}\n".encode())
+    for file in sorted(SOURCES.rglob("*.py")):
+        content = file.read_bytes()
+        found.update(f"{file.relative_to(SOURCES)} {len(content)}\n".encode() + content)
+    return found.hexdigest()
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()

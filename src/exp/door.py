@@ -20,11 +20,10 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import TypeAdapter, ValidationError
 
 from src.core.errors import ConfigError, Problem
 from src.core.paths import REPOSITORY
-from src.exp.base_configs import plain
+from src.exp.base_configs import Named, loaded, prepare
 
 CONF = REPOSITORY / "conf"
 PARAMS = "params"
@@ -46,6 +45,7 @@ def groups(config_name: str) -> Mapping[str, list[str]]:
 
 def compose_plain(config_name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], Path]:
     """The composed config as nested plain data, and the run folder that it names."""
+    prepare(config_name)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose(config_name, list(overrides), return_hydra_config=True)
@@ -110,15 +110,25 @@ def written(value: Any) -> str:
     return format_value(value)
 
 
-def read_settings(config_name: str, arguments: Sequence[str], schema: type[S]) -> tuple[S, Path]:
+def read_settings(config_name: str, arguments: Sequence[str], schema: type[S] | Named[S]) -> tuple[S, Path]:
     """Settings and the wanted run folder from overrides.
 
-    Raises ``ConfigError`` with all problems together: overrides that cannot be parsed, unknown groups, options and
-    keys (with the nearest valid one), wrong types, values out of range.
+    Args:
+        config_name: a config in `conf/`.
+        arguments: the overrides.
+        schema: the class of the settings, or its name.
+
+    Raises:
+        ConfigError: with all problems together: overrides that cannot be parsed, unknown groups, options and keys (with
+            the nearest valid one), wrong types, values out of range.
     """
     problems: list[Problem] = []
-    content, folder = _compose_sound(config_name, arguments, problems)
-    settings = _validate(content, schema, problems)
+    accepted = _check_overrides(config_name, expand_params(arguments), problems)
+    content, folder = _compose_sound(config_name, accepted, problems)
+    if problems and not _gives_values(config_name, accepted):
+        # a typo and nothing else: the settings, which import torch, would find nothing wrong with their own defaults
+        raise ConfigError(problems)
+    settings = _validate(content, loaded(schema), problems)
     if problems or settings is None:
         raise ConfigError(problems)
     return absolute(settings, Path.cwd()), folder
@@ -130,19 +140,23 @@ def read_config(config_name: str, arguments: Sequence[str]) -> dict[str, Any]:
     Raises ``ConfigError`` with all problems together, as `read_settings` does.
     """
     problems: list[Problem] = []
-    content, _ = _compose_sound(config_name, arguments, problems)
+    accepted = _check_overrides(config_name, expand_params(arguments), problems)
+    content, _ = _compose_sound(config_name, accepted, problems)
     if problems:
         raise ConfigError(problems)
     return content
 
 
-def _compose_sound(config_name: str, arguments: Sequence[str], problems: list[Problem]) -> tuple[dict[str, Any], Path]:
-    """What the overrides compose that can be composed; the others become problems."""
-    accepted = _check_overrides(config_name, expand_params(arguments), problems)
+def _compose_sound(config_name: str, accepted: Sequence[str], problems: list[Problem]) -> tuple[dict[str, Any], Path]:
     try:
         return compose_plain(config_name, accepted)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError([*problems, Problem("overrides", " ".join(accepted), str(error).splitlines()[0])]) from None
+
+
+def _gives_values(config_name: str, accepted: Iterable[str]) -> bool:
+    """Whether overrides do more than choose options of groups, which are sound by themselves."""
+    return not {argument.split("=", 1)[0] for argument in accepted} <= {*groups(config_name), RUN_DIR}
 
 
 def _check_overrides(config_name: str, overrides: Sequence[str], problems: list[Problem]) -> list[str]:
@@ -238,6 +252,8 @@ def _dotted(content: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def _validate(content: Mapping[str, Any], schema: type[S], problems: list[Problem]) -> S | None:
+    from pydantic import TypeAdapter, ValidationError
+
     try:
         # strict JSON: "3" is no number, true is no number, 3 is a float where one is wanted
         return TypeAdapter(schema).validate_json(json.dumps(content), strict=True)
@@ -288,6 +304,8 @@ def to_settings(content: Mapping[str, Any], schema: type[S], base: str) -> S:
 
 def nested_plain(settings: Any) -> dict[str, Any]:
     """Settings as nested plain data, as YAML shows them (paths as text, tuples as lists)."""
+    from src.exp.descriptions import plain
+
     nested: dict[str, Any] = plain(settings)
     return nested
 

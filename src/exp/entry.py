@@ -23,6 +23,7 @@ from src.core.errors import HUNG_UP, TERMINATED, AnyoError, ConfigError, Paused,
 from src.core.logging import console, get_logger, log_to, say_last
 from src.core.paths import MANIFEST, reserve_folder
 from src.core.streams import steady_standard_streams
+from src.exp.base_configs import Named, description, loaded
 from src.exp.door import CONF, RUN_DIR, expand_params, format_value, nested_plain, read_config, read_settings
 from src.exp.help import CFG, Question, question, show_help, show_keys
 from src.exp.resume import log_resume, read_resumed, remember_command, resume_argument
@@ -51,14 +52,14 @@ class Work(Generic[S, P]):
 class Entry(Generic[S]):
     """An entry point.
 
-    ``work`` imports what the command computes with (torch, transformers, Ray, …) and is called only when the command
-    line has turned out to be sound: help and a typo are answered without it.
+    ``schema`` and ``work`` import what the command computes with (torch, transformers, Ray, …), and only when the
+    command line has turned out to be sound: help and a typo are answered without them.
     """
 
     command: str
     config_name: str
     description: str | None
-    schema: type[S]
+    schema: type[S] | Named[S]
     work: Callable[[], Work[S, Any]]
     #: the keys that `resume=FOLDER` may change; empty where a run cannot be resumed
     resumable: frozenset[str] = frozenset()
@@ -104,10 +105,12 @@ class Entry(Generic[S]):
         content = read_config(self.config_name, arguments)
         if asked.option == CFG:
             console.print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), markup=False, end="")
-        elif asked.topic:
-            show_keys(asked.topic, self.schema, content)
+            return
+        settings = description(self.config_name)["settings"]
+        if asked.topic:
+            show_keys(asked.topic, settings, content)
         else:
-            show_help(self.command, self.description or "", self.examples, self.config_name, self.schema, content)
+            show_help(self.command, self.description or "", self.examples, self.config_name, settings, content)
 
     def _execute(self, arguments: list[str]) -> int:
         log_to(None)
@@ -124,7 +127,7 @@ class Entry(Generic[S]):
         return self._work(arguments, settings, prepared, folder)
 
     def _resume(self, wanted: Path, arguments: list[str]) -> int:
-        resumed = read_resumed(wanted, self.command, self.config_name, self.schema, self.resumable, arguments)
+        resumed = read_resumed(wanted, self.command, self.config_name, loaded(self.schema), self.resumable, arguments)
         if (wanted / MANIFEST).exists() and not resumed.changes:
             _log.info("%s is finished: nothing is left to do (trials=N adds trials)", wanted)
             console.print(str(wanted), markup=False)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from pydantic.fields import FieldInfo
 from rich.markup import escape
 from rich.table import Table
 
 from src.core.errors import ConfigError
 from src.core.logging import console
-from src.exp.base_configs import settings_fields
 from src.exp.door import groups, unknown, written
+
+if TYPE_CHECKING:
+    from src.exp.descriptions import SettingsDescription
 
 HELP, CFG = "--help", "--cfg"
 #: `--help all`: every key
@@ -59,7 +60,7 @@ def show_help(
     description: str,
     examples: Sequence[tuple[str, str]],
     config_name: str,
-    schema: type,
+    described: SettingsDescription,
     content: Mapping[str, Any],
 ) -> None:
     """Print what a command does, examples, and its groups, on one screen.
@@ -69,7 +70,7 @@ def show_help(
         description: what it does.
         examples: arguments, each with what they do.
         config_name: its config in `conf/`.
-        schema: the class of its settings.
+        described: its settings.
         content: the config that the other arguments compose.
     """
     console.print(f"[bold]Usage:[/] python -m src.exp.{command} \\[group=option ...] \\[key=value ...]")
@@ -79,72 +80,60 @@ def show_help(
     console.print(_table((arguments or "(none)", meaning) for arguments, meaning in examples))
     options = groups(config_name)
     console.print("\n[bold]Groups[/] (group=option; keys: --help GROUP)")
-    about = get_type_hints(schema)
-    lines = ((name, f"{', '.join(found)}: {_first_line(about[name])}") for name, found in options.items())
+    about = {name: field["about"] for name, field in described["fields"].items()}
+    lines = ((name, f"{', '.join(found)}: {about[name]}") for name, found in options.items())
     console.print(_table(lines))
-    own = [key for key, _, _ in rows(schema, content) if key.split(".")[0] not in options]
+    own = [key for key, _, _ in rows(described, content) if key.split(".")[0] not in options]
     console.print(f"\n[bold]Keys of its own[/] (--help KEY): {', '.join(own)}")
     console.print("params=FILE starts from the keys of a best_params.yaml; other arguments win.")
     console.print("--help all: every key; --cfg job: print the composed config and stop.")
 
 
-def show_keys(topic: str, schema: type, content: Mapping[str, Any]) -> None:
+def show_keys(topic: str, described: SettingsDescription, content: Mapping[str, Any]) -> None:
     """Print the keys of a group, below a key, or of that name, with value and meaning.
 
     Args:
         topic: ``all``, a group, a dotted key, or the last part of one.
-        schema: the class of the command's settings.
+        described: the command's settings.
         content: the config that the other arguments compose.
 
     Raises:
         ConfigError: nothing is called so.
     """
-    every = list(rows(schema, content))
+    every = list(rows(described, content))
     found = [row for row in every if topic == ALL or row[0] == topic or row[0].startswith(f"{topic}.")]
     found = found or [row for row in every if topic in row[0].split(".")]
     if not found:
         parts = dict.fromkeys(part for key, _, _ in every for part in (key.split(".")[0], key, key.rsplit(".", 1)[0]))
         raise ConfigError([unknown("group or key", topic, parts)])
-    kinds = {field.name: kinds for field, kinds in settings_fields(schema)}.get(topic)
-    if kinds:
-        console.print(f"{topic}: {_first_line(_kind_of(content[topic], kinds))}\n", markup=False)
+    if (group := described["fields"].get(topic)) and group["kinds"]:
+        console.print(f"{topic}: {_kind_of(content[topic], group['kinds'])['about']}\n", markup=False)
     console.print(_table([("key", "value", "meaning"), *found]))
 
 
-def rows(schema: type, content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+def rows(
+    described: SettingsDescription, content: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, str, str]]:
     """Every key of a command with its value, as the command line accepts it, and its meaning.
 
     Args:
-        schema: a settings class.
-        content: the composed config of such settings.
+        described: settings.
+        content: the composed config of them.
         prefix: what their keys begin with.
     """
-    notes = get_type_hints(schema, include_extras=True)
-    for field, kinds in settings_fields(schema):
-        value = content.get(field.name)
-        if kinds and isinstance(value, Mapping):
-            yield from rows(_kind_of(value, kinds), value, f"{prefix}{field.name}.")
+    for name, field in described["fields"].items():
+        value = content.get(name)
+        if field["kinds"] and isinstance(value, Mapping):
+            yield from rows(_kind_of(value, field["kinds"]), value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{field.name}", written(value), note(notes[field.name])
+            yield f"{prefix}{name}", written(value), field["note"]
 
 
-def _kind_of(content: Mapping[str, Any], kinds: Mapping[str, type]) -> type:
+def _kind_of(content: Mapping[str, Any], kinds: Mapping[str, SettingsDescription]) -> SettingsDescription:
     """Of the settings that a field can hold, those that the config names, or those that have its keys."""
     named = [kind for name, kind in kinds.items() if name[1:] in content.values()]
-    fitting = [kind for kind in kinds.values() if {field.name for field in fields(kind)} == set(content)]
+    fitting = [kind for kind in kinds.values() if kind["fields"].keys() == content.keys()]
     return [*named, *fitting, *kinds.values()][0]
-
-
-def note(annotation: Any) -> str:
-    """What a field's annotation says about it."""
-    for part in getattr(annotation, "__metadata__", ()):
-        if isinstance(part, FieldInfo):
-            return part.description or ""
-    return ""
-
-
-def _first_line(settings: type) -> str:
-    return str(settings.__doc__).strip().splitlines()[0]
 
 
 def _table(lines: Iterable[Sequence[str]]) -> Table:

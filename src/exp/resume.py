@@ -24,6 +24,14 @@ COMMAND_FILE = "command.json"
 LOG_FILE = "resumes.jsonl"
 #: the search space as it was when the search was started
 SPACE_FILE = "search_space.yaml"
+#: what `resume=FOLDER` may change: how much is searched and with what, never what is searched
+RESUMABLE = frozenset(
+    {
+        "trials", "dashboard", "reopen_test", "ray.address", "ray.memory_mb", "ray.dashboard_host",
+        "ray.dashboard_port", "tuning.gpu_per_trial", "tuning.retries", "tuning.stall_minutes", "tuning.keep_top",
+        "tuning.max_folder_mb", "tuning.resamples",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from src.exp.base_configs import SCHEMAS
 from src.exp.entry import Entry, Work
-from src.pipeline.settings import EvaluateSettings
+
+if TYPE_CHECKING:
+    from src.pipeline.settings import EvaluateSettings
 
 EXAMPLES = (
     ("'results=[result/result_A,result/result_B]'", "two results side by side"),
@@ -23,7 +26,9 @@ def work() -> Work[EvaluateSettings, Any]:
     return Work(check_results, run_eval_all)
 
 
-ENTRY = Entry("run_eval_all", "evaluate", __doc__, EvaluateSettings, work, examples=EXAMPLES)
+ENTRY: Entry[EvaluateSettings] = Entry(
+    "run_eval_all", "evaluate", __doc__, SCHEMAS["evaluate"], work, examples=EXAMPLES
+)
 
 
 def main() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from src.exp.base_configs import SCHEMAS
 from src.exp.entry import Entry, Work
-from src.pipeline.settings import ExperimentSettings
+
+if TYPE_CHECKING:
+    from src.pipeline.settings import ExperimentSettings
 
 EXAMPLES = (
     ("", "the default student on the sample data"),
@@ -27,7 +30,9 @@ def work() -> Work[ExperimentSettings, Any]:
     )
 
 
-ENTRY = Entry("run_student_baseline", "config", __doc__, ExperimentSettings, work, examples=EXAMPLES)
+ENTRY: Entry[ExperimentSettings] = Entry(
+    "run_student_baseline", "config", __doc__, SCHEMAS["config"], work, examples=EXAMPLES
+)
 
 
 def main() -> None:

@@ -5,38 +5,15 @@ The result holds the teacher, its outputs, and with export_dllm2rec=true the thr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-from pydantic.dataclasses import dataclass
-
-from src.core.settings import STRICT
-from src.exp.base_configs import register_command
+from src.exp.base_configs import SCHEMAS
 from src.exp.entry import Entry, Work
-from src.pipeline.run_folder import RunFolder
-from src.pipeline.settings import ExperimentSettings
 
 if TYPE_CHECKING:
+    from src.exp.teach_settings import TeachSettings
+    from src.pipeline.run_folder import RunFolder
     from src.pipeline.stages import Stages
-
-
-@dataclass(frozen=True, config=STRICT)
-class TeachSettings(ExperimentSettings):
-    """An experiment, and what is exported besides."""
-
-    export_dllm2rec: Annotated[
-        bool, Field(description="also write DLLM2Rec's three files; needs every training row labelled")
-    ] = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.export_dllm2rec and self.teacher.export.budget != 1.0:
-            raise ValueError("export_dllm2rec = true needs every training row labelled: set teacher.export.budget=1.0")
-        if self.distill.outputs_from is not None:
-            raise ValueError("distill.outputs_from names outputs that exist; run_teacher makes new ones: leave it null")
-
-
-register_command("teach", TeachSettings)
 
 EXAMPLES = (
     ("", "the small teacher that is built from the sample data"),
@@ -61,7 +38,7 @@ def work() -> Work[TeachSettings, Any]:
     return Work(check, run)
 
 
-ENTRY = Entry("run_teacher", "teach", __doc__, TeachSettings, work, examples=EXAMPLES)
+ENTRY: Entry[TeachSettings] = Entry("run_teacher", "teach", __doc__, SCHEMAS["teach"], work, examples=EXAMPLES)
 
 
 def main() -> None:

@@ -9,18 +9,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from src.core.settings import STRICT
-from src.exp.base_configs import register_command
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.settings import RaySettings, TuningSettings
-
-#: what `resume=FOLDER` may change: how much is searched and with what, never what is searched
-RESUMABLE = frozenset(
-    {
-        "trials", "dashboard", "reopen_test", "ray.address", "ray.memory_mb", "ray.dashboard_host",
-        "ray.dashboard_port", "tuning.gpu_per_trial", "tuning.retries", "tuning.stall_minutes", "tuning.keep_top",
-        "tuning.max_folder_mb", "tuning.resamples",
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -55,7 +45,3 @@ class TuneSettings(SearchSettings):
         Literal["single", "fair"],
         Field(description="single: one search for the best student; fair: arms with equal budgets, several seeds"),
     ] = "single"
-
-
-register_command("search", SearchSettings)
-register_command("tune", TuneSettings)

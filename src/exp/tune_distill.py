@@ -7,10 +7,14 @@ resume=result/result_… goes on with a search that was interrupted, or adds tri
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from src.exp.base_configs import SCHEMAS
 from src.exp.entry import Entry, Work
-from src.exp.search_settings import RESUMABLE, TuneSettings
+from src.exp.resume import RESUMABLE
+
+if TYPE_CHECKING:
+    from src.exp.search_settings import TuneSettings
 
 EXAMPLES = (
     ("", "the whole path on the sample data, 20 trials"),
@@ -28,7 +32,7 @@ def work() -> Work[TuneSettings, Any]:
     return Work(check, run)
 
 
-ENTRY = Entry("tune_distill", "tune", __doc__, TuneSettings, work, RESUMABLE, examples=EXAMPLES)
+ENTRY: Entry[TuneSettings] = Entry("tune_distill", "tune", __doc__, SCHEMAS["tune"], work, RESUMABLE, examples=EXAMPLES)
 
 
 def main() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from src.exp.base_configs import SCHEMAS
 from src.exp.entry import Entry, Work
-from src.exp.search_settings import RESUMABLE, SearchSettings
+from src.exp.resume import RESUMABLE
+
+if TYPE_CHECKING:
+    from src.exp.search_settings import SearchSettings
 
 EXAMPLES = (
     ("", "20 trials on the sample data"),
@@ -23,7 +27,9 @@ def work() -> Work[SearchSettings, Any]:
     return Work(check, run)
 
 
-ENTRY = Entry("tune_student", "tune_student", __doc__, SearchSettings, work, RESUMABLE, examples=EXAMPLES)
+ENTRY: Entry[SearchSettings] = Entry(
+    "tune_student", "tune_student", __doc__, SCHEMAS["tune_student"], work, RESUMABLE, examples=EXAMPLES
+)
 
 
 def main() -> None:

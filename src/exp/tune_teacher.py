@@ -5,10 +5,14 @@ The best teacher lies in the result; run_teacher params=…/best_params.yaml tra
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from src.exp.base_configs import SCHEMAS
 from src.exp.entry import Entry, Work
-from src.exp.search_settings import RESUMABLE, SearchSettings
+from src.exp.resume import RESUMABLE
+
+if TYPE_CHECKING:
+    from src.exp.search_settings import SearchSettings
 
 EXAMPLES = (
     ("", "8 trials on the sample data"),
@@ -26,7 +30,9 @@ def work() -> Work[SearchSettings, Any]:
     return Work(check, run)
 
 
-ENTRY = Entry("tune_teacher", "tune_teacher", __doc__, SearchSettings, work, RESUMABLE, examples=EXAMPLES)
+ENTRY: Entry[SearchSettings] = Entry(
+    "tune_teacher", "tune_teacher", __doc__, SCHEMAS["tune_teacher"], work, RESUMABLE, examples=EXAMPLES
+)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
 from src.core.settings import STRICT
 from src.exp import (
+    descriptions,
     door,
     run_distill,
     run_eval_all,
@@ -30,9 +31,10 @@ from src.exp import (
     tune_student,
     tune_teacher,
 )
-from src.exp.base_configs import VARIANTS, plain, register_command, settings_fields
+from src.exp.base_configs import SCHEMAS, loaded, prepare, register
+from src.exp.descriptions import VARIANTS, describe, describe_command, note, plain, settings_kinds
 from src.exp.door import CONF, compose_plain, groups, read_settings, to_settings
-from src.exp.help import note, rows, show_keys
+from src.exp.help import rows, show_keys
 from src.exp.search_settings import TuneSettings
 from src.pipeline import settings as settings_module
 from src.pipeline.settings import ExperimentSettings, RuntimeSettings
@@ -40,8 +42,16 @@ from tests.config.field_reads import Program
 
 MODULES = (run_student_baseline, run_teacher, run_distill, run_eval_all, tune_student, tune_teacher, tune_distill)
 ENTRIES = [module.ENTRY for module in MODULES]
+
+
+def kinds_of(settings: type) -> dict[str, dict[str, type]]:
+    """What each field of a settings class can hold, by the names of the configs that are generated from it."""
+    hints = get_type_hints(settings)
+    return {field.name: settings_kinds(hints[field.name])[1] for field in fields(settings)}
+
+
 #: each group's settings by the name of the config that is generated from them; `base` where there is one kind
-GROUPS = {field.name: dict(kinds) for field, kinds in settings_fields(TuneSettings) if kinds}
+GROUPS = {name: kinds for name, kinds in kinds_of(TuneSettings).items() if kinds}
 
 
 def every_settings_class() -> list[type]:
@@ -50,12 +60,12 @@ def every_settings_class() -> list[type]:
 
     def collect(settings: type) -> None:
         found.setdefault(settings)
-        for _, kinds in settings_fields(settings):
+        for kinds in kinds_of(settings).values():
             for kind in kinds.values():
                 collect(kind)
 
     for entry in ENTRIES:
-        for parent in reversed(entry.schema.__mro__):
+        for parent in reversed(loaded(entry.schema).__mro__):
             if is_dataclass(parent):
                 collect(parent)
     return list(found)
@@ -109,6 +119,8 @@ def test_no_file_stands_where_a_config_is_generated() -> None:
 
 def stored() -> list[str]:
     """Every config that was generated, by its path in Hydra's store."""
+    for config_name in SCHEMAS:
+        prepare(config_name)
     store = ConfigStore.instance()
     names = [name for name in store.list("") if name.startswith("_") and name.endswith(".yaml")]
     return names + [f"{group}/{name}" for group in GROUPS for name in store.list(group)]
@@ -118,7 +130,7 @@ def stored() -> list[str]:
 def test_what_no_file_says_is_the_default_of_the_dataclass(entry: Any) -> None:
     said = {"tune_teacher": {"trials": 8}, "run_eval_all": {"results": []}}.get(entry.command, {})
     content = compose_plain(entry.config_name, [])[0]
-    for field in fields(entry.schema):
+    for field in fields(loaded(entry.schema)):
         if field.name not in GROUPS:
             assert content[field.name] == said.get(field.name, plain(field.default)), field.name
 
@@ -163,7 +175,7 @@ def test_presets_differ_only_in_the_two_switches() -> None:
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.command)
 def test_each_command_has_a_key_for_every_field_and_a_field_for_every_key(entry: Any) -> None:
     content = compose_plain(entry.config_name, [])[0]
-    assert set(content) == {field.name for field in fields(entry.schema)}
+    assert set(content) == {field.name for field in fields(loaded(entry.schema))}
     if "seed" in content:
         assert content["seed"] == ExperimentSettings.seed
 
@@ -364,8 +376,9 @@ def grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.setattr(door, "CONF", tmp_path)
     monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
-    monkeypatch.setitem(VARIANTS, Kind, lambda: {"round": Round, "square": Square})
-    register_command("grown", Grown)
+    shapes = lambda: (Kind, {"round": Round, "square": Square})  # noqa: E731
+    monkeypatch.setattr(descriptions, "VARIANTS", [*VARIANTS, shapes])
+    register(describe_command(Grown))
     yield
     groups.cache_clear()
     door._known_keys.cache_clear()
@@ -384,7 +397,8 @@ def test_a_new_field_is_all_that_a_new_field_needs(
     monkeypatch.setitem(sys.modules, changed.__name__, changed)
     body, others = rest.split("\n\n\n", 1)
     exec(f"{head}class RuntimeSettings:\n{body}\n{line}\n\n\n{others}", changed.__dict__)
-    register_command("changed", changed.EvaluateSettings)
+    changed.EvaluateSettings.__name__ = "ChangedSettings"
+    register(describe_command(changed.EvaluateSettings))
     schema, results = changed.EvaluateSettings, "results=[a]"
     assert read_settings("changed", [results], schema)[0].runtime.lamp == "green"
     assert read_settings("changed", [results, "runtime.lamp=red"], schema)[0].runtime.lamp == "red"
@@ -394,7 +408,7 @@ def test_a_new_field_is_all_that_a_new_field_needs(
     }.items():
         with pytest.raises(ConfigError, match=re.escape(said)):
             read_settings("changed", [results, wrong], schema)
-    show_keys("runtime", schema, compose_plain("changed", [])[0])
+    show_keys("runtime", describe(schema), compose_plain("changed", [])[0])
     assert "colour of the lamp" in capfd.readouterr().out
 
 
@@ -403,7 +417,7 @@ def test_settings_of_several_kinds(capfd: pytest.CaptureFixture[str]) -> None:
     assert read_settings("grown", [], Grown)[0].shape == Square()
     round_one = read_settings("grown", ["shape=round", "shape.width=2"], Grown)[0].shape
     assert round_one == Round(width=2, radius=2.5)
-    assert list(rows(Grown, compose_plain("grown", ["shape=round"])[0]))[:3] == [
+    assert list(rows(describe(Grown), compose_plain("grown", ["shape=round"])[0]))[:3] == [
         ("shape.width", "4", "how wide"),
         ("shape.architecture", "round", ""),
         ("shape.radius", "2.5", "how far"),
