@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from src.student.datamodule import StudentData
 from src.student.losses import DroTerms, dro_terms
 from src.student.objectives import DrawNegatives, train_prior_scores
 from src.student.settings import NetworkSettings
+
+if TYPE_CHECKING:
+    from src.distill.settings import DistillSettings
 
 
 class Part(nn.Module):
@@ -123,7 +126,7 @@ class Step:
     data: StudentData
     teaching: TeachingRows
     student_settings: NetworkSettings
-    settings: Any
+    settings: DistillSettings
     draw: DrawNegatives
     rows: Tensor
     #: ``[B]`` 1.0 where a row is labelled and selected; the objective decides when a term asks
@@ -188,7 +191,7 @@ class Term:
     reads_labels: ClassVar[bool] = False
     order: ClassVar[int] = 100
 
-    def is_on(self, settings: Any) -> bool:
+    def is_on(self, settings: DistillSettings) -> bool:
         """Whether these settings switch it on."""
         return any(getattr(settings, key) > 0 for key in self.switches)
 
@@ -200,11 +203,13 @@ class Term:
         """The keys that are its own."""
         return tuple(item.name for item in fields(self.Settings))
 
-    def part(self, student: SequenceStudent, settings: Any, teaching: TeachingRows, data: StudentData) -> Any:
+    def part(
+        self, student: SequenceStudent, settings: DistillSettings, teaching: TeachingRows, data: StudentData
+    ) -> Any:
         """A module that the student gets while it is taught, or None; draws from a stream of its own."""
         return None
 
-    def problems(self, settings: Any, student: NetworkSettings) -> list[Problem]:
+    def problems(self, settings: DistillSettings, student: NetworkSettings) -> list[Problem]:
         """What is wrong with these settings beside this student's, where the term is on."""
         return []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -14,6 +14,9 @@ from src.distill.data_bridge import TeachingRows
 from src.distill.terms.base import Part, Term
 from src.student.base import SequenceStudent
 from src.student.datamodule import StudentData
+
+if TYPE_CHECKING:
+    from src.distill.settings import DistillSettings
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -60,7 +63,9 @@ class ItemEmbeddings(Term):
     name, arm, title = "item_input", "embedding", "student + embedding"
     Settings, switches, order = ItemEmbeddingSettings, ("ed_weight",), 30
 
-    def part(self, student: SequenceStudent, settings: Any, teaching: TeachingRows, data: StudentData) -> Part:
+    def part(
+        self, student: SequenceStudent, settings: DistillSettings, teaching: TeachingRows, data: StudentData
+    ) -> Part:
         """See `TeacherItemInput`."""
         teaching.require_item_embeddings("distill.ed_weight", settings.ed_weight)
         width = student.item_embeddings.embedding_dim

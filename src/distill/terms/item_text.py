@@ -8,7 +8,7 @@ if these items had never been seen: that is how the projection learns to stand a
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,9 @@ from src.distill.data_bridge import TeachingRows
 from src.distill.terms.base import Part, Term
 from src.student.base import SequenceStudent
 from src.student.datamodule import StudentData
+
+if TYPE_CHECKING:
+    from src.distill.settings import DistillSettings
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -50,7 +53,7 @@ class TextRows(Part):
     seen: Tensor
     log_count: Tensor
 
-    def __init__(self, student: SequenceStudent, embedding: Tensor, counts: Tensor, settings: Any) -> None:
+    def __init__(self, student: SequenceStudent, embedding: Tensor, counts: Tensor, settings: DistillSettings) -> None:
         super().__init__()
         missing = student.num_items - len(embedding)
         features = whitened(embedding, 2 * student.item_embeddings.embedding_dim)
@@ -114,7 +117,9 @@ class ItemText(Term):
     name, arm, title = "item_text", "text", "student + text of items"
     Settings, switches, order = ItemTextSettings, ("text_weight",), 35
 
-    def part(self, student: SequenceStudent, settings: Any, teaching: TeachingRows, data: StudentData) -> Part:
+    def part(
+        self, student: SequenceStudent, settings: DistillSettings, teaching: TeachingRows, data: StudentData
+    ) -> Part:
         """See `TextRows`."""
         teaching.require_item_embeddings("distill.text_weight", settings.text_weight)
         return TextRows(student, teaching.item_embedding, data.item_counts, settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -22,6 +22,9 @@ from src.distill.kd_losses import (
 from src.distill.terms.base import Step, Term
 from src.student.losses import dro_at
 from src.student.settings import NetworkSettings
+
+if TYPE_CHECKING:
+    from src.distill.settings import DistillSettings
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -58,11 +61,11 @@ class Ranking(Term):
     Settings, switches, order = RankingSettings, ("lam",), 20
     reads_labels = True
 
-    def is_on(self, settings: Any) -> bool:
+    def is_on(self, settings: DistillSettings) -> bool:
         """Both factors count."""
         return bool(settings.lam * settings.ranking_loss_weight > 0)
 
-    def problems(self, settings: Any, student: NetworkSettings) -> list[Problem]:
+    def problems(self, settings: DistillSettings, student: NetworkSettings) -> list[Problem]:
         """Every term is a mean over rows, and so of micro-batches, but for ``product``: a product of
         two means over the batch is another number when the batch is cut."""
         loop = student.loop
@@ -90,7 +93,7 @@ class Ranking(Term):
         return factor * total.sum()
 
 
-def ranking_weights(logits: Tensor, candidates: Tensor, distances: Tensor, settings: Any) -> Tensor:
+def ranking_weights(logits: Tensor, candidates: Tensor, distances: Tensor, settings: DistillSettings) -> Tensor:
     """Position, confidence and consistency of each candidate, mixed: ``[B, K]``; pass detached logits."""
     return importance_weights(
         position_weights(candidates.shape[1], distances),

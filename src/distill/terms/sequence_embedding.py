@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -15,6 +15,9 @@ from src.distill.kd_losses import embedding_loss
 from src.distill.terms.base import Step, Term
 from src.student.base import SequenceStudent
 from src.student.datamodule import StudentData
+
+if TYPE_CHECKING:
+    from src.distill.settings import DistillSettings
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -41,7 +44,9 @@ class SequenceEmbedding(Term):
         """The language model's sequence embeddings."""
         return True
 
-    def part(self, student: SequenceStudent, settings: Any, teaching: TeachingRows, data: StudentData) -> nn.Linear:
+    def part(
+        self, student: SequenceStudent, settings: DistillSettings, teaching: TeachingRows, data: StudentData
+    ) -> nn.Linear:
         """The projection to the teacher's width, which nothing needs afterwards."""
         width = teaching.sequence_embedding.shape[1]
         if width == 0:
