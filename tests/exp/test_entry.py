@@ -298,7 +298,8 @@ def test_help_of_a_key_below_a_group_and_of_a_last_part(capfd: pytest.CaptureFix
     assert run_distill.ENTRY.execute(["-h", "lora"]) == 0
     assert "teacher.lora.rank" in capfd.readouterr().out
     assert run_distill.ENTRY.execute(["--help", "student"]) == 0
-    assert capfd.readouterr().out.startswith("student: Pre-norm blocks over a window of any length.\n
+    assert capfd.readouterr().out.startswith("student: Pre-norm blocks over a window of any length.\n")
+
 
 def test_help_shows_the_values_that_the_other_arguments_choose(capfd: pytest.CaptureFixture[str]) -> None:
     assert run_distill.ENTRY.execute(["teacher=title", "--help", "teacher.objective", "seed=3"]) == 0
