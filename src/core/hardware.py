@@ -18,17 +18,24 @@ _PACKAGES = ("torch", "numpy", "pandas", "transformers", "peft", "ray", "optuna"
 def resolve_device(name: str) -> torch.device:
     """``auto`` is the first GPU, else the CPU; any other name is torch's own (``cpu``, ``cuda``, ``cuda:1``).
 
+    A GPU always comes with its index, because some of torch's functions refuse one without: ``cuda`` is ``cuda:0``.
     Raises ``ConfigError`` for an unknown name and for a GPU that is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError.one("runtime.device", name, "is no device name", "use auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
         raise ConfigError.one("runtime.device", name, "no CUDA device is available", "use runtime.device=cpu")
-    return device
+    index, count = device.index or 0, torch.cuda.device_count()
+    if index >= count:
+        rule = f"is not there: this machine has {count}, which count from 0"
+        raise ConfigError.one("runtime.device", name, rule, f"cuda:0 to cuda:{count - 1}")
+    return torch.device("cuda", index)
 
 
 def package_versions() -> dict[str, str | None]:

@@ -86,6 +86,7 @@ def measure(settings: Mapping[str, object], stage: Stage, values: Mapping[str, V
     """Train one epoch alone on a GPU."""
     asked = apply_values(TypeAdapter(ExperimentSettings).validate_python(settings), values)
     device = resolve_device(asked.runtime.device)
+    torch.cuda.init()  # a fresh worker has not touched its GPU yet, and torch counts nothing before
     torch.cuda.reset_peak_memory_stats(device)
 
     def stop(epoch: int, metrics: Mapping[str, float]) -> None:
