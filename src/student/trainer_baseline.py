@@ -44,7 +44,7 @@ def train_student(
     """
     with reproducible(settings.threads):
         student = new_student(settings, data, seed)
-        negatives = torch_generator(seed, "negatives")
+        negatives = torch_generator(seed, "negatives", device=data.device)
         draw = negative_sampler(data, settings.negatives, negatives)
         result = fit(
             student,
