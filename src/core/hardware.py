@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +38,21 @@ def resolve_device(name: str) -> torch.device:
         rule = f"is not there: this machine has {count}, which count from 0"
         raise ConfigError.one("runtime.device", name, rule, f"cuda:0 to cuda:{count - 1}")
     return torch.device("cuda", index)
+
+
+def mps_runs() -> bool:
+    """Whether an MPS control daemon listens, through which processes compute on a GPU at the same time."""
+    return (Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")) / "control").exists()
+
+
+def share_compute(share: float) -> None:
+    """Tell MPS, where it runs, which part of the GPU's processors this process may use; 0 or 1: all of them.
+
+    It has to be said before the process touches its GPU. Twice the share, as NVIDIA advises: what one process leaves
+    idle is another's.
+    """
+    if 0 < share < 1 and mps_runs() and not torch.cuda.is_initialized():
+        os.environ["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = str(min(100, math.ceil(200 * share)))
 
 
 def package_versions() -> dict[str, str | None]:

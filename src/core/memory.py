@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable
 
 import torch
@@ -21,9 +22,24 @@ def give_back(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+#: how the CUDA runtime and driver, Triton, and the libraries below torch (cuBLAS, cuDNN, cuSOLVER, cuSPARSE) say it;
+#: torch raises its own `OutOfMemoryError` only where its own allocator was asked
+_SAID_BY_OTHERS = re.compile(
+    r"CUDA (driver )?error: out of memory|Triton Error \[CUDA\]: out of memory|CUDA_(ERROR_)?OUT_OF_MEMORY"
+    r"|STATUS_ALLOC_FAILED|STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device has too little memory, whoever raised it; work in smaller parts may fit."""
+    if isinstance(error, (OutOfMemory, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and _SAID_BY_OTHERS.search(str(error)) is not None
+
+
 def reason_of(error: BaseException) -> str:
-    """The first sentence of what torch says: the rest is advice about its allocator."""
-    return str(error).split(". ")[0]
+    """The first sentence of what torch says: the rest is advice about its allocator, or how to debug a kernel."""
+    return str(error).split("\n")[0].split(". ")[0]
 
 
 def in_parts(rows: Tensor, size: int, work: Callable[[Tensor], None], setting: str, advice: str) -> None:
@@ -38,7 +54,9 @@ def in_parts(rows: Tensor, size: int, work: Callable[[Tensor], None], setting: s
         part = rows[place : place + size]
         try:
             work(part)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             reason = reason_of(error)
             if len(part) == 1:
                 raise OutOfMemory(

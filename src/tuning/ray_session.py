@@ -7,20 +7,28 @@ import os
 import secrets
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import ray
-import torch
 from ray._private import services
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from src.core.errors import ConfigError, Problem
+from src.core.errors import ConfigError, Paused, Problem
 from src.core.logging import get_logger
 from src.core.paths import REPOSITORY
 from src.tuning.processes import forget_children, remember_children
+from src.tuning.ray_place import (
+    AUTH_MODE,
+    check_place,
+    environment,
+    interpreter,
+    offered_gpus,
+    private_token,
+    scratch_folder,
+    session_environment,
+)
 from src.tuning.settings import RaySettings
 from src.tuning.store import Store
 
@@ -45,21 +53,23 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-_AUTH, _LOCAL = "RAY_AUTH_MODE", ("127.0.0.1", "localhost")
+_LOCAL = ("127.0.0.1", "localhost")
 _SECONDS_TO_CONNECT = 5
+_LINES = 10
 _START = "start one with `ray start --head`, see cmd/cluster.yaml"
 
 
 def check_ray(settings: RaySettings, dashboard: bool) -> None:
-    """Raises ``ConfigError`` for an address that does not answer, and for a dashboard that anyone could use."""
-    problems = []
+    """Raises ``ConfigError`` for a cluster that does not answer, for a dashboard that anyone could use, and where a Ray
+    of this machine would find no place for its files."""
+    problems = [] if settings.address else check_place()
     if settings.address and (problem := _unreachable(settings.address)):
         problems.append(problem)
     open_to_all = dashboard and settings.dashboard_host not in _LOCAL
-    if open_to_all and os.environ.get(_AUTH, "token") != "token":
-        rule = f"needs token authentication, which {_AUTH}={os.environ[_AUTH]} switches off"
+    if open_to_all and os.environ.get(AUTH_MODE, "token") != "token":
+        rule = f"needs token authentication, which {AUTH_MODE}={os.environ[AUTH_MODE]} switches off"
         problems.append(
-            Problem("ray.dashboard_host", settings.dashboard_host, rule, f"unset {_AUTH}, or use 127.0.0.1")
+            Problem("ray.dashboard_host", settings.dashboard_host, rule, f"unset {AUTH_MODE}, or use 127.0.0.1")
         )
     if dashboard and settings.address:
         rule = "an existing cluster has its own dashboard"
@@ -90,63 +100,75 @@ def _known_cluster() -> bool:
         return False
 
 
-def private_token() -> Path | None:
-    """Ray's token file, readable by this user alone (Ray would make it readable by everyone); None if disabled."""
-    # `ray.init` switches token authentication on where the variable is not set
-    if os.environ.get(_AUTH, "token") != "token" or "RAY_AUTH_TOKEN" in os.environ:
-        return None
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", str(Path.home() / ".ray" / "auth_token")))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as handle:
-            handle.write(secrets.token_hex(32))
-    except FileExistsError:
-        path.chmod(0o600)
-    return path
-
-
 @contextmanager
-def ray_session(settings: RaySettings, dashboard: bool, wants_gpu: bool, folder: Path) -> Iterator[Path]:
-    """Ray for the block; yields a scratch folder. ``folder`` notes what a SIGKILL of this process would leave behind.
+def ray_session(settings: RaySettings, dashboard: bool, device: str, folder: Path) -> Iterator[Path]:
+    """Ray for the block; yields a scratch folder.
 
-    Raises ``ConfigError`` when the cluster cannot be joined.
+    Args:
+        settings: An existing cluster, or none: a Ray of this search's own on this machine.
+        dashboard: Whether a Ray of its own shows its dashboard.
+        device: `runtime.device`; a GPU that is named is the only one that trials get.
+        folder: The result folder, which notes what a SIGKILL of this process would leave behind.
+
+    Raises:
+        ConfigError: the cluster cannot be joined, or no folder is fit for Ray's files.
+        Paused: Ray did not start.
     """
     os.environ.update(_ENVIRONMENT)
     # a worker imports `src`, and the user's own modules, wherever it was started
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    scratch = Path(tempfile.mkdtemp(prefix="anyo-"))  # short: Ray's sockets lie in it
+    scratch = scratch_folder()
     try:
-        if settings.address:
-            _join(settings.address)
-        else:
+        with ExitStack() as stack:
+            if settings.address:
+                stack.callback(ray.shutdown)
+                _join(settings.address)
+            else:
+                remember_children(folder, scratch)
+                gpus, told = offered_gpus(device)
+                stack.enter_context(environment({**session_environment(scratch, private_token(scratch)), **told}))
+                stack.callback(ray.shutdown)
+                _start(settings, dashboard, gpus, scratch)
+            # a failed trial's traceback lies in its folder; the screen tells it in a line
+            logging.getLogger("ray").setLevel(logging.CRITICAL)
             remember_children(folder, scratch)
-            _start(settings, dashboard, wants_gpu, scratch)
-        # a failed trial's traceback lies in its folder; the screen tells it in a line
-        logging.getLogger("ray").setLevel(logging.CRITICAL)
-        remember_children(folder, scratch)
-        yield scratch
+            yield scratch
     finally:
-        ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
         forget_children(folder)
 
 
-def _start(settings: RaySettings, dashboard: bool, wants_gpu: bool, scratch: Path) -> None:
-    private_token()
-    ray.init(
-        num_cpus=os.cpu_count(),
-        num_gpus=torch.cuda.device_count() if wants_gpu else 0,
-        include_dashboard=dashboard,
-        dashboard_host=settings.dashboard_host,
-        dashboard_port=settings.dashboard_port,
-        log_to_driver=False,
-        configure_logging=False,
-        object_store_memory=settings.memory_mb * 2**20,
-        _temp_dir=str(scratch / "ray"),
-    )
+def _start(settings: RaySettings, dashboard: bool, gpus: int, scratch: Path) -> None:
+    try:
+        ray.init(
+            address="local",
+            num_cpus=os.cpu_count(),
+            num_gpus=gpus,
+            include_dashboard=dashboard,
+            dashboard_host=settings.dashboard_host,
+            dashboard_port=settings.dashboard_port,
+            log_to_driver=False,
+            configure_logging=False,
+            object_store_memory=settings.memory_mb * 2**20,
+            runtime_env=interpreter() or None,
+            _temp_dir=str(scratch / "ray"),
+        )
+    except Exception as error:
+        _log.debug("what Ray's processes said:\n%s", _said(scratch), exc_info=True)
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise Paused(f"Ray did not start on this machine ({first}); run.log holds what its processes said") from error
     if dashboard:
         _log.info("Ray dashboard: http://%s:%d", settings.dashboard_host, settings.dashboard_port)
+
+
+def _said(scratch: Path) -> str:
+    """The last lines of the logs of Ray's own processes, which go with the scratch folder."""
+    told = []
+    for file in sorted(scratch.glob("ray/session_*/logs/*")):
+        if file.is_file() and not file.is_symlink() and file.suffix in (".err", ".out", ".log"):
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()[-_LINES:]
+            told += [f"{file.name}: {line}" for line in lines]
+    return "\n".join(told)
 
 
 def _join(address: str) -> None:
