@@ -55,6 +55,13 @@ def share_compute(share: float) -> None:
         os.environ["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = str(min(100, math.ceil(200 * share)))
 
 
+def no_cudnn_attention() -> None:
+    """Keep torch from cuDNN's attention, which it prefers on Hopper GPUs: it plans anew for each length of a batch
+    (tens of milliseconds), and masked rows in half precision may get gradients that are no numbers (pytorch#196678).
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def package_versions() -> dict[str, str | None]:
     """Versions of Python and of the packages that decide results; None where a package is not installed."""
     found: dict[str, str | None] = {"python": platform.python_version()}

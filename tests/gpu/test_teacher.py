@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,10 +80,19 @@ def title_teacher(model: Path, ranking: str) -> TeacherSettings:
     return replace(settings, export=replace(settings.export, ranking=ranking, top_n=5, beams=6))  # type: ignore[arg-type]
 
 
+@pytest.fixture(autouse=True)
+def cudnn_attention() -> Iterator[None]:
+    """Switched on before each test, as torch has it."""
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    yield
+    torch.backends.cuda.enable_cudnn_sdp(True)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_teacher_is_trained_and_asked(model: Path, tmp_path: Path, form: str) -> None:
     with PretendedGPU():
         label(FORMS[form](model), model, tmp_path)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_the_tiny_language_model_is_pretrained(tmp_path: Path) -> None:
@@ -92,3 +101,4 @@ def test_the_tiny_language_model_is_pretrained(tmp_path: Path) -> None:
         settings = TinySettings(vocabulary=300, width=16, layers=1, heads=2, loop=loop)
         build_tiny_llm(tmp_path / "tiny", settings, DATA, 0, torch.device("cuda", 0))
     assert (tmp_path / "tiny").is_dir()
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
