@@ -79,25 +79,38 @@ def check_ray(settings: RaySettings, dashboard: bool) -> None:
 
 
 def _unreachable(address: str) -> Problem | None:
-    if address == "auto":
-        return None if _known_cluster() else Problem("ray.address", "auto", "no Ray cluster runs here", _START)
+    known = _known_clusters() if address == "auto" else [address]
+    if not known:
+        return Problem("ray.address", address, "no Ray cluster runs here", _START)
+    refusals = [_refusal(one) for one in known]
+    if None in refusals:
+        return None
+    rule, step = refusals[0] or ("", "")
+    source = " of RAY_ADDRESS" if address == "auto" and os.environ.get("RAY_ADDRESS") else ""
+    return Problem("ray.address", address, rule.format(source=source), step)
+
+
+def _refusal(address: str) -> tuple[str, str] | None:
+    """Rule and next step where nothing answers at an address."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        return Problem("ray.address", address, "must be auto or HOST:PORT", "6379 is the port of `ray start --head`")
+    if not host or "/" in host or not port.isdigit():
+        return "must be auto or HOST:PORT{source}", "6379 is the port of `ray start --head`"
     try:
         socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT).close()
-    except OSError as error:
-        rule = f"no cluster answers there ({error})"
-        return Problem("ray.address", address, rule, _START)
+    except (OSError, OverflowError) as error:
+        return f"no cluster answers at {address}{{source}} ({error})", _START
     return None
 
 
-def _known_cluster() -> bool:
-    """Whether `auto` would find a cluster: by the environment, or by what `ray start` noted on this machine."""
+def _known_clusters() -> list[str]:
+    """Where `auto` would look: by the environment, or by what `ray start` noted on this machine."""
+    named = os.environ.get("RAY_ADDRESS", "")
+    if named and named not in ("auto", "local"):
+        return [named]
     try:
-        return bool(os.environ.get("RAY_ADDRESS") or services.find_gcs_addresses())
+        return sorted(services.find_gcs_addresses())
     except (OSError, RuntimeError):
-        return False
+        return []
 
 
 @contextmanager

@@ -93,14 +93,20 @@ def test_a_dashboard_for_everyone_needs_authentication(monkeypatch: pytest.Monke
         check_ray(RaySettings(dashboard_host="0.0.0.0"), dashboard=True)
 
 
-def test_a_cluster_that_does_not_answer() -> None:
+def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(ConfigError, match="no cluster answers there"):
+    with pytest.raises(ConfigError, match=rf"no cluster answers at 127.0.0.1:{port} \\("):
         check_ray(RaySettings(address=f"127.0.0.1:{port}"), dashboard=False)
     with pytest.raises(ConfigError, match="must be auto or HOST:PORT"):
         check_ray(RaySettings(address="ray://head"), dashboard=False)
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    with pytest.raises(ConfigError, match=rf"'auto': no cluster answers at 127.0.0.1:{port} of RAY_ADDRESS"):
+        check_ray(RaySettings(address="auto"), dashboard=False)
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    with pytest.raises(ConfigError, match="must be auto or HOST:PORT of RAY_ADDRESS"):
+        check_ray(RaySettings(address="auto"), dashboard=False)
 
 
 def test_survivors_are_known_by_number_and_start_time(tmp_path: Path) -> None:
