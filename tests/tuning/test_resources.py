@@ -97,7 +97,7 @@ def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(ConfigError, match=rf"no cluster answers at 127.0.0.1:{port} \\("):
+    with pytest.raises(ConfigError, match=rf"no cluster answers at 127.0.0.1:{port} \("):
         check_ray(RaySettings(address=f"127.0.0.1:{port}"), dashboard=False)
     with pytest.raises(ConfigError, match="must be auto or HOST:PORT"):
         check_ray(RaySettings(address="ray://head"), dashboard=False)
