@@ -114,12 +114,16 @@ class Probe:
 
 def without_end(settings: ExperimentSettings) -> ExperimentSettings:
     """The same training, which nothing but its report ends."""
-    changes = {"epochs": _WITHOUT_END, "patience": _WITHOUT_END, "checkpoint_minutes": 0.0}
-    student, train = settings.student, settings.teacher.train
+
+    def endless(loop: LoopSettings) -> LoopSettings:
+        return replace(loop, epochs=_WITHOUT_END, patience=_WITHOUT_END, checkpoint_minutes=0.0)
+
+    student, teacher = settings.student, settings.teacher
+    train = replace(teacher.train, loop=endless(teacher.train.loop))
     return replace(
         settings,
-        student=replace(student, loop=replace(student.loop, **changes)),
-        teacher=replace(settings.teacher, train=replace(train, loop=replace(train.loop, **changes))),
+        student=replace(student, loop=endless(student.loop)),
+        teacher=replace(teacher, train=train),
     )
 
 
