@@ -8,9 +8,10 @@ import secrets
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import ray
 from ray._private import services
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -56,6 +57,7 @@ _ENVIRONMENT = {
 _LOCAL = ("127.0.0.1", "localhost")
 _SECONDS_TO_CONNECT = 5
 _LINES = 10
+_ATTEMPTS = ("ray", "two")  # as long as `ray_place` reckons with
 _START = "start one with `ray start --head`, see cmd/cluster.yaml"
 
 
@@ -152,32 +154,48 @@ def ray_session(settings: RaySettings, dashboard: bool, device: str, folder: Pat
 
 
 def _start(settings: RaySettings, dashboard: bool, gpus: int, scratch: Path) -> None:
-    try:
-        ray.init(
-            address="local",
-            num_cpus=os.cpu_count(),
-            num_gpus=gpus,
-            include_dashboard=dashboard,
-            dashboard_host=settings.dashboard_host,
-            dashboard_port=settings.dashboard_port,
-            log_to_driver=False,
-            configure_logging=False,
-            object_store_memory=settings.memory_mb * 2**20,
-            runtime_env=interpreter() or None,
-            _temp_dir=str(scratch / "ray"),
-        )
-    except Exception as error:
-        _log.debug("what Ray's processes said:\n%s", _said(scratch), exc_info=True)
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise Paused(f"Ray did not start on this machine ({first}); run.log holds what its processes said") from error
-    if dashboard:
-        _log.info("Ray dashboard: http://%s:%d", settings.dashboard_host, settings.dashboard_port)
+    """Start Ray, once more where it does not come up: its processes get half a minute, and machines are busy."""
+    for name in _ATTEMPTS:
+        others = set(psutil.Process().children(recursive=True))
+        try:
+            ray.init(
+                address="local",
+                num_cpus=os.cpu_count(),
+                num_gpus=gpus,
+                include_dashboard=dashboard,
+                dashboard_host=settings.dashboard_host,
+                dashboard_port=settings.dashboard_port,
+                log_to_driver=False,
+                configure_logging=False,
+                object_store_memory=settings.memory_mb * 2**20,
+                runtime_env=interpreter() or None,
+                _temp_dir=str(scratch / name),
+            )
+        except Exception as error:  # noqa: BLE001 - Ray raises `Exception` itself for processes that do not come up
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            _log.debug("what Ray's processes said:\n%s", _said(scratch / name), exc_info=True)
+            ray.shutdown()
+            _end(set(psutil.Process().children(recursive=True)) - others)
+            _log.info("Ray did not start (%s)", reason)
+        else:
+            if dashboard:
+                _log.info("Ray dashboard: http://%s:%d", settings.dashboard_host, settings.dashboard_port)
+            return
+    raise Paused(f"Ray did not start on this machine ({reason}); run.log holds what its processes said")
 
 
-def _said(scratch: Path) -> str:
+def _end(processes: set[psutil.Process]) -> None:
+    """What a Ray that did not come up has left."""
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)
+
+
+def _said(folder: Path) -> str:
     """The last lines of the logs of Ray's own processes, which go with the scratch folder."""
     told = []
-    for file in sorted(scratch.glob("ray/session_*/logs/*")):
+    for file in sorted(folder.glob("session_*/logs/*")):
         if file.is_file() and not file.is_symlink() and file.suffix in (".err", ".out", ".log"):
             lines = file.read_text(encoding="utf-8", errors="replace").splitlines()[-_LINES:]
             told += [f"{file.name}: {line}" for line in lines]

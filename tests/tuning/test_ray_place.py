@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 import torch
@@ -172,12 +173,18 @@ def test_only_a_named_gpu_is_offered(
     assert offered_gpus(device) == offered
 
 
-@pytest.mark.parametrize("error", [Exception("The current node timed out during startup."), TimeoutError("\n late \n")])
+TIMED_OUT = "The current node timed out during startup."
+
+
+@pytest.mark.parametrize("error", [Exception(TIMED_OUT), TimeoutError("\n late \n")])
 def test_a_ray_that_does_not_start_pauses_the_search(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
+    places = list[Path]()
+
     def times_out(**given: object) -> None:
-        logs = Path(str(given["_temp_dir"])) / "session_1" / "logs"
+        places.append(Path(str(given["_temp_dir"])))
+        logs = places[-1] / "session_1" / "logs"
         logs.mkdir(parents=True)
         (logs / "raylet.err").write_text("no space left\n")
         raise error
@@ -192,4 +199,25 @@ def test_a_ray_that_does_not_start_pauses_the_search(
         raise AssertionError("it must not come to this")
     assert os.environ["RAY_ADDRESS"] == "10.0.0.1:6379"
     assert list(tmp_path.iterdir()) == []
-    assert "raylet.err: no space left" in caplog.text
+    assert caplog.text.count("raylet.err: no space left") == 2
+    assert [place.name for place in places] == ["ray", "two"]
+    assert not places[0].parent.exists()
+
+
+def test_a_busy_machine_gets_a_second_try_and_nothing_is_left_of_the_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    children = list[psutil.Popen]()
+
+    def late(**given: object) -> None:
+        assert "RAY_ADDRESS" not in os.environ
+        if not children:
+            children.append(psutil.Popen(["sleep", "600"]))
+            raise Exception(TIMED_OUT)
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(ray, "init", late)
+    with ray_session.ray_session(RaySettings(), False, "cpu", tmp_path) as scratch:
+        assert not children[0].is_running()
+        assert scratch.is_dir()
+    assert not scratch.exists()
