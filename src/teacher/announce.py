@@ -40,7 +40,7 @@ def announce(
     empty = blueprint(llm)
     if lists is not None:
         require_decoder(is_decoder(empty.config), llm)
-    prompts = prompts_of(settings, id_map, read_tokenizer(llm), context_of(empty.config))
+    prompts = prompts_of(settings, id_map, read_tokenizer(llm), context_of(empty))
     tell_cuts(prompts.cuts, id_map.num_items, settings)
     if prompts.unknown:
         rule = "teacher: %d of %d titles hold nothing that the language model's tokenizer knows"

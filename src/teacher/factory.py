@@ -36,10 +36,11 @@ from src.teacher.gated_lora import (
     compile_forward,
     inject,
     resolve_targets,
+    settle,
 )
 from src.teacher.gates import build_gate
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
-from src.teacher.llm import LanguageModel, context_of, fingerprint_llm, is_local, load_llm
+from src.teacher.llm import LanguageModel, context_of, fingerprint_llm, is_local, load_llm, runs
 from src.teacher.model_card import model_card
 from src.teacher.prompts import Prompts
 from src.teacher.settings import TINY, TeacherSettings
@@ -80,7 +81,7 @@ def build_title_teacher(
     # the head is no layer to adapt, whatever it is called
     targets, _ = resolve_targets(llm.model, settings.lora)
     llm = with_language_head(llm)
-    prompts = _title_prompts(settings, id_map, llm.tokenizer, context_of(llm.model.config))
+    prompts = _title_prompts(settings, id_map, llm.tokenizer, context_of(llm.model))
     adapters = _prepare(inject(llm.model, replace(settings.lora, target_modules=tuple(targets))), settings)
     gate = build_gate(settings.gate, encoder.representation, settings.lora.experts)
     return TitleTeacher(settings, llm, adapters, encoder, gate, prompts).to(device)
@@ -106,6 +107,8 @@ def _title_prompts(
 
 def _prepare(adapters: GatedAdapters, settings: TeacherSettings) -> GatedAdapters:
     """How the language model's passes run: recomputed in the backward pass, or compiled."""
+    with runs(settings.llm):
+        settle(adapters)
     if settings.gradient_checkpointing:
         checkpoint_activations(adapters)
     if settings.compile:
@@ -166,7 +169,7 @@ def load_title_teacher(
     """As `load_teacher`, for a teacher that writes titles, with its candidate lists."""
     saved = _open(folder, settings, data, device, "title_lm")
     llm = with_language_head(saved.llm)
-    prompts = _title_prompts(saved.settings, data.id_map, llm.tokenizer, context_of(llm.model.config))
+    prompts = _title_prompts(saved.settings, data.id_map, llm.tokenizer, context_of(llm.model))
     saved.require_prompt(prompts.fingerprint)
     adapters, gate = saved.trained(llm, settings)
     teacher = saved.fill(TitleTeacher(saved.settings, llm, adapters, saved.encoder, gate, prompts), device)

@@ -20,7 +20,7 @@ from src.student.models import SASRec
 from src.teacher.gated_lora import GatedAdapters
 from src.teacher.interfaces import TeacherForward
 from src.teacher.labelling import AT_ONCE, TOO_LARGE
-from src.teacher.llm import LanguageModel
+from src.teacher.llm import LanguageModel, table_shape
 from src.teacher.projector import Projector
 from src.teacher.prompts import PromptBatch, Prompts, TitlePieces
 from src.teacher.settings import TeacherSettings
@@ -46,8 +46,8 @@ class GatedTeacher(nn.Module):
         self.llm = adapters.model
         self.encoder = encoder.eval().requires_grad_(False)
         self.gate = gate
-        self.projector = Projector(encoder.item_embeddings.embedding_dim, language.hidden_size)
-        self.prompts = prompts
+        self.projector = Projector(encoder.item_embeddings.embedding_dim, language.embedding_size)
+        self.prompts = prompts.fit(table_shape(language.model)[0])
 
     @property
     def num_items(self) -> int:
