@@ -11,11 +11,11 @@ from src.student.models import build_student
 from src.teacher.checks import check_prompts
 from src.teacher.labelling import require_top_n
 from src.teacher.llm import check_llm
+from src.teacher.objective import objective_of
 from src.teacher.prompts import check_titles
 from src.teacher.quantise import check_quantise
 from src.teacher.selection import budget_rows, build_selector
 from src.teacher.tiny_llm import check_tiny
-from src.teacher.title.checks import check_candidates, check_writer
 
 
 def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
@@ -29,7 +29,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
         if teacher and stages.uses_own_teacher:
             check_llm(settings.teacher)
             check_tiny(settings.teacher)
-            check_writer(settings.teacher)
+            objective_of(settings.teacher.objective).check_llm(settings.teacher)
 
     def device() -> None:
         found = stages.device
@@ -43,7 +43,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
                 lambda: check_titles(id_map),
                 lambda: budget_rows(settings.teacher.export, len(stages.data.train)),
                 lambda: require_top_n(settings.teacher.export, id_map.num_items),
-                lambda: check_candidates(settings.teacher, stages.data),
+                lambda: objective_of(settings.teacher.objective).check_data(settings.teacher, stages.data),
             )
 
     def given_outputs() -> None:

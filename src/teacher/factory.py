@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from src.core.checkpoints import load_weights, save_weights
 from src.core.errors import ArtefactError, ModelError, Problem
 from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json
-from src.data.candidates import load_candidates, save_candidates
+from src.data.candidates import load_candidates
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
 from src.student.artefact import load_student, save_student
@@ -42,15 +42,16 @@ from src.teacher.gates import build_gate
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
 from src.teacher.llm import LanguageModel, context_of, fingerprint_llm, is_local, load_llm, runs
 from src.teacher.model_card import model_card
-from src.teacher.prompts import Prompts
+from src.teacher.objective import objective_of
+from src.teacher.prompts import Prompts, TitlePieces
 from src.teacher.settings import TINY, TeacherSettings
 from src.teacher.title.language import with_language_head
 from src.teacher.title.model import TitleTeacher
+from src.teacher.title.objective import CANDIDATES_FOLDER
 from src.teacher.title.prompts import TitlePrompts
 
 SCHEMA_VERSION = 1
 ADAPTER_FOLDER, ENCODER_FOLDER, LLM_FOLDER, ID_MAP = "adapter", "encoder", "llm", "id_map.json"
-CANDIDATES_FOLDER = "candidates"
 CARD = "README.md"
 _AGAIN = "run python -m src.exp.run_teacher again"
 _Teacher = TypeVar("_Teacher", bound=GatedTeacher)
@@ -89,14 +90,12 @@ def build_title_teacher(
 
 def prompts_of(
     settings: TeacherSettings, id_map: IdMap, tokenizer: PreTrainedTokenizerBase, context: int | None
-) -> Prompts | TitlePrompts:
+) -> TitlePieces:
     """What a teacher of the settings' objective will read and write; ``context``: the most tokens that its model reads.
 
     The tokenizer gets the placeholders. Raises what `Prompts` and `TitlePrompts` raise.
     """
-    if settings.objective == "title_lm":
-        return _title_prompts(settings, id_map, tokenizer, context)
-    return Prompts(id_map, tokenizer, settings.prompt)
+    return objective_of(settings.objective).prompts(settings, id_map, tokenizer, context)
 
 
 def _title_prompts(
@@ -130,9 +129,7 @@ def save_teacher(folder: Path, teacher: GatedTeacher, data: SequenceData, summar
             save_weights(target / f"{name}.safetensors", getattr(teacher, name).state_dict())
         save_student(target / ENCODER_FOLDER, teacher.encoder, settings.encoder, data.id_map, data.fingerprints(), {})
         data.id_map.save(target / ID_MAP)
-        if isinstance(teacher, TitleTeacher):
-            for split, lists in teacher.candidates.items():
-                save_candidates(target / CANDIDATES_FOLDER / split, lists, data.fingerprints())
+        objective_of(settings.objective).save(target, teacher, data)
         if settings.llm == TINY:
             shutil.copytree(teacher.language.name, target / LLM_FOLDER)
         write_json(

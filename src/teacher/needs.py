@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from src.teacher.gated_lora import adaptable_layers, resolve_targets
 from src.teacher.gates import build_gate
 from src.teacher.llm import state_width, table_shape
+from src.teacher.objective import objective_of
 from src.teacher.projector import Projector
 from src.teacher.settings import NOT_QUANTISED, LoraSettings, TeacherSettings
 
@@ -227,8 +228,7 @@ def small_parameters(settings: TeacherSettings, width: int, num_items: int, embe
             Projector(settings.encoder.width, embedding or width),
             build_gate(settings.gate, settings.encoder.width, settings.lora.experts),
         ]
-        if settings.objective == "item_ce":
-            parts.append(nn.Linear(width, num_items))
+        parts += objective_of(settings.objective).small_parts(width, num_items)
     return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
 
@@ -236,7 +236,7 @@ def load_of(settings: TeacherSettings, shape: Shape, num_items: int, tokens: int
     """A micro-batch of prompts of at most ``tokens`` tokens; an answer has logits for as many as a title may have."""
     loop = settings.train.loop
     rows = min(loop.micro_batch_size or loop.batch_size, loop.batch_size)
-    logits = num_items if settings.objective == "item_ce" else shape.vocabulary * settings.prompt.title_tokens
+    logits = objective_of(settings.objective).logits(settings, shape, num_items)
     return Load(rows, tokens, logits, small_parameters(settings, shape.width, num_items, shape.embedding))
 
 
@@ -253,7 +253,7 @@ def needs_of(shape: Shape, settings: TeacherSettings, form: Form, load: Load) ->
     tokens = load.rows * load.tokens
     activations = activation_bytes(shape, tokens, settings.lora, form, settings.gradient_checkpointing)
     stored = weight_bytes(shape, "float32" if form == "float32" else "bfloat16", with_head=True)
-    writes = settings.objective == "title_lm"
+    writes = objective_of(settings.objective).writes
     return Needs(
         trained=trained,
         frozen=shape.parameters + (shape.head if writes else 0),
