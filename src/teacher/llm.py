@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -304,7 +304,9 @@ def keep_layers(config: PretrainedConfig, layers: int) -> None:
     """Let a config describe its first ``layers`` layers alone."""
     config.num_hidden_layers = min(layers, config.num_hidden_layers)
     if getattr(config, "layer_types", None) is not None:
-        config.layer_types = config.layer_types[:layers]
+        # a few families compute the list from the number of layers
+        with suppress(AttributeError):
+            config.layer_types = config.layer_types[:layers]
 
 
 def _require_whole(name: str, missing_keys: Iterable[str]) -> None:
@@ -482,8 +484,13 @@ def _check_config(name: str, settings: TeacherSettings) -> None:
         )
     if settings.gradient_checkpointing:
         require_checkpointing(empty)
-    with _explained(name, "layers, as PEFT adapts them,"):
+    try:
         inject(empty, settings.lora)
+    except ValueError as error:
+        names = ",".join(settings.lora.target_modules)
+        rule = f"PEFT cannot adapt these layers of {empty.config.model_type} ({first_line(error)})"
+        step = "name linear layers that it can, or use a model of another family"
+        raise ModelError.one("teacher.lora.target_modules", names, rule, step) from error
 
 
 def _check_tokenizer(name: str, settings: TeacherSettings) -> None:
