@@ -6,7 +6,7 @@ data ─► student baseline ─► encoder ─► language model ─► teacher
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from src.teacher.check import Ranking, TeacherCheck, check_teacher, student_rank
 from src.teacher.factory import save_teacher
 from src.teacher.label_cache import LabelCache, asked_of_a_row, export_that_is_read
 from src.teacher.llm import fingerprint_llm
+from src.teacher.memory_probe import probe_memory
 from src.teacher.selection import StudentAnswers, ask_student, build_selector, choose_rows
 from src.teacher.settings import training_settings
 from src.teacher.tiny_llm import build_tiny_llm
@@ -227,14 +228,19 @@ class Stages:
     def check_teacher(self) -> TeacherCheck:
         """The teacher beside the student on the validation sample: is distilling from it likely to help?"""
         settings, evaluation = self.settings, self.settings.evaluation
-        count = settings.teacher.validation_rows
-        return check_teacher(
+        count, interval = settings.teacher.validation_rows, partial(user_interval, seed=settings.seed)
+        found = check_teacher(
             self.teacher_ranking,
             student_ranker(self.load_student(self.baseline), evaluation.batch_size, evaluation.mask_history),
             sample(self.data.validation, count, settings.seed, "validation"),
             self.data.num_items,
-            partial(user_interval, seed=settings.seed),
+            interval,
         )
+        asked = settings.teacher.memory_probe
+        if not asked:
+            return found
+        memory = probe_memory(self.trained_teacher.model, self.data.id_map, asked, settings.seed, interval)
+        return replace(found, memory=memory)
 
     @cached_property
     def outputs(self) -> TeacherOutputs:

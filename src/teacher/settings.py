@@ -250,6 +250,9 @@ class TeacherSettings:
     ] = "most_recent"
     validation_rows: Annotated[int, Field(ge=0, description="validation examples it is scored on; 0: all")] = 1000
     test_rows: Annotated[int, Field(ge=0, description="test examples it is scored on; 0: all")] = 1000
+    memory_probe: Annotated[
+        int, Field(ge=0, description="titles that the LLM is asked to complete: has it read this catalogue? 0: none")
+    ] = 100
     export: Annotated[ExportSettings, Field(description="which examples are labelled")] = ExportSettings()
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"],
@@ -341,7 +344,16 @@ def _changed(name: str, settings: Any, default: Any) -> list[str]:
 
 
 #: of a trained teacher these have keys of their own, or say only where and how it runs
-_NOT_OF_TRAINING = ("export", "encoder", "tiny", "llm", "test_rows", "compile", "gradient_checkpointing")
+_NOT_OF_TRAINING = (
+    "export",
+    "encoder",
+    "tiny",
+    "llm",
+    "test_rows",
+    "compile",
+    "gradient_checkpointing",
+    "memory_probe",
+)
 
 
 def training_settings(settings: TeacherSettings) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from src.data.examples import Examples, SequenceData
 from src.student.datamodule import TensorExamples
 from src.student.settings import EvaluationSettings
 from src.teacher.check import TOP, Ranking, teacher_ranker
-from src.teacher.ilora_model import ILoRATeacher
+from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
 from src.teacher.labelling import Labeller, item_head_labeller
 from src.teacher.objective import objective_of
 from src.teacher.settings import ExportSettings, TeacherSettings
@@ -26,6 +26,10 @@ from src.teacher.title.model import TitleTeacher
 
 class TrainedTeacher(Protocol):
     """A teacher and its way of ranking the catalogue."""
+
+    @property
+    def model(self) -> GatedTeacher:
+        """The teacher itself."""
 
     def labeller(self) -> Labeller:
         """What turns training examples into labels."""
