@@ -104,7 +104,7 @@ def test_lines_of_the_item_file_that_were_read_are_told_from_those_of_other_item
     texts = tuple("\n".join(lines[k] for k in drawn.permutation(NUM_ITEMS)[:4]) for _ in range(16))
     teacher = teacher_around(learn(tmp_path, texts), writes=False)
     probe = probe_memory(teacher, CATALOGUE, 99, 0, INTERVAL)
-    assert probe.lines > 0.5
+    assert probe.lines >= 0.25
     assert probe.lines_mismatched == 0
     assert probe.lines_interval[0] > 0
     assert probe.has_read
