@@ -38,12 +38,13 @@ from benchmarks.machine_rate import machine_line, table
 from src.core.errors import OutOfMemory
 from src.core.memory import give_back, is_out_of_memory
 from src.core.training import LoopSettings, Report, silent
+from src.data.tensor_examples import TensorExamples
 from src.distill.data_bridge import TeachingRows
 from src.distill.settings import ActiveSettings, DistillSettings
 from src.distill.trainer_distill import train_distilled
-from src.student.datamodule import StudentData, TensorExamples
+from src.student.datamodule import StudentData
 from src.student.losses import propensity
-from src.student.models import SequenceStudent
+from src.student.models import SequenceStudent, student_settings
 from src.student.settings import EvaluationSettings, StudentSettings
 from src.student.trainer_baseline import train_student
 from src.tuning.resources import CONTEXT_BYTES
@@ -170,7 +171,7 @@ def made_up(device: torch.device, items: int, steps: int) -> tuple[StudentData, 
 def settings_of(architecture: str = "sasrec", epochs: int = 2, **changes: object) -> StudentSettings:
     """A student of the default width."""
     loop = LoopSettings(epochs=epochs, patience=10**6, batch_size=BATCH, checkpoint_minutes=0)
-    return replace(StudentSettings(architecture=architecture), loop=replace(loop, **changes))  # type: ignore[arg-type]
+    return replace(student_settings(architecture), loop=replace(loop, **changes))  # type: ignore[call-arg]
 
 
 def train(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ from src.student.settings import NetworkSettings, StudentSettings
 from src.student.trainer_baseline import train_student
 from src.teacher.check import Ranking, TeacherCheck, check_teacher, student_ranker
 from src.teacher.label_cache import LabelCache, asked_of_a_row, export_that_is_read
+from src.teacher.memory_probe import probe_memory
 from src.teacher.selection import StudentAnswers, ask_student, build_selector, choose_rows
 from src.teacher.settings import training_settings
 
@@ -328,14 +329,19 @@ class Stages:
     def check_teacher(self) -> TeacherCheck:
         """The teacher beside the student on the validation sample: is distilling from it likely to help?"""
         settings, evaluation = self.settings, self.settings.evaluation
-        count = settings.teacher.validation_rows
-        return check_teacher(
+        count, interval = settings.teacher.validation_rows, partial(user_interval, seed=settings.seed)
+        found = check_teacher(
             self.teacher_ranking,
             student_ranker(self.load_student(self.baseline), evaluation.batch_size, evaluation.mask_history),
             sample(self.data.validation, count, settings.seed, "validation"),
             self.data.num_items,
-            partial(user_interval, seed=settings.seed),
+            interval,
         )
+        asked = settings.teacher.memory_probe
+        if not asked:
+            return found
+        memory = probe_memory(self.trained_teacher.model, self.data.id_map, asked, settings.seed, interval)
+        return replace(found, memory=memory)
 
     @cached_property
     def outputs(self) -> TeacherOutputs:
@@ -400,6 +406,11 @@ class Stages:
         if (given / RANKING_FILE).exists():
             return import_dllm2rec(given, self.data)
         return load_teacher_outputs(given, self.data.fingerprints(), self.data.num_items)
+
+    @property
+    def reads_given_outputs(self) -> bool:
+        """Whether the language model's outputs come from a folder."""
+        return self.settings.distill.outputs_from is not None and LLM in self.settings.distill.teachers
 
     @property
     def uses_own_teacher(self) -> bool:

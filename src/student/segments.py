@@ -89,7 +89,8 @@ def represent_rows(
     reader = _row_at(rows, run, train.end[rows] == newest[run], len(runs))
     width = student.window + int((newest - oldest).max())
     history, length = train.read(reader, width)
-    states = student.encode_all(history, extra(history))
+    encode_all: Callable[[Tensor, Tensor | None], Tensor] = getattr(student, "encode_all")  # noqa: B009
+    states = encode_all(history, extra(history))
     place = length[run] - 1 - (newest[run] - train.end[rows])
     return states[run, place.clamp(min=0)]
 

@@ -23,7 +23,7 @@ from src.core.checkpoints import load_weights, save_weights
 from src.core.checksums import checksum_files, verify_files
 from src.core.errors import ArtefactError, ModelError, Problem
 from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json
-from src.data.candidates import load_candidates, save_candidates
+from src.data.candidates import load_candidates
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
 from src.student.architectures.sasrec import SASRec
@@ -37,20 +37,22 @@ from src.teacher.gated_lora import (
     compile_forward,
     inject,
     resolve_targets,
+    settle,
 )
 from src.teacher.gates import build_gate
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
-from src.teacher.llm import LanguageModel, context_of, fingerprint_llm, is_local, load_llm
+from src.teacher.llm import LanguageModel, context_of, fingerprint_llm, is_local, load_llm, runs
 from src.teacher.model_card import model_card
-from src.teacher.prompts import Prompts
+from src.teacher.objective import objective_of
+from src.teacher.prompts import Prompts, TitlePieces
 from src.teacher.settings import TINY, TeacherSettings
 from src.teacher.title.language import with_language_head
 from src.teacher.title.model import TitleTeacher
+from src.teacher.title.objective import CANDIDATES_FOLDER
 from src.teacher.title.prompts import TitlePrompts
 
 SCHEMA_VERSION = 1
 ADAPTER_FOLDER, ENCODER_FOLDER, LLM_FOLDER, ID_MAP = "adapter", "encoder", "llm", "id_map.json"
-CANDIDATES_FOLDER = "candidates"
 CARD = "README.md"
 _AGAIN = "run python -m src.exp.run_teacher again"
 _Teacher = TypeVar("_Teacher", bound=GatedTeacher)
@@ -81,7 +83,7 @@ def build_title_teacher(
     # the head is no layer to adapt, whatever it is called
     targets, _ = resolve_targets(llm.model, settings.lora)
     llm = with_language_head(llm)
-    prompts = _title_prompts(settings, id_map, llm.tokenizer, context_of(llm.model.config))
+    prompts = _title_prompts(settings, id_map, llm.tokenizer, context_of(llm.model))
     adapters = _prepare(inject(llm.model, replace(settings.lora, target_modules=tuple(targets))), settings)
     gate = build_gate(settings.gate, encoder.representation, settings.lora.experts)
     return TitleTeacher(settings, llm, adapters, encoder, gate, prompts).to(device)
@@ -89,14 +91,12 @@ def build_title_teacher(
 
 def prompts_of(
     settings: TeacherSettings, id_map: IdMap, tokenizer: PreTrainedTokenizerBase, context: int | None
-) -> Prompts | TitlePrompts:
+) -> TitlePieces:
     """What a teacher of the settings' objective will read and write; ``context``: the most tokens that its model reads.
 
     The tokenizer gets the placeholders. Raises what `Prompts` and `TitlePrompts` raise.
     """
-    if settings.objective == "title_lm":
-        return _title_prompts(settings, id_map, tokenizer, context)
-    return Prompts(id_map, tokenizer, settings.prompt)
+    return objective_of(settings.objective).prompts(settings, id_map, tokenizer, context)
 
 
 def _title_prompts(
@@ -107,6 +107,8 @@ def _title_prompts(
 
 def _prepare(adapters: GatedAdapters, settings: TeacherSettings) -> GatedAdapters:
     """How the language model's passes run: recomputed in the backward pass, or compiled."""
+    with runs(settings.llm):
+        settle(adapters)
     if settings.gradient_checkpointing:
         checkpoint_activations(adapters)
     if settings.compile:
@@ -128,9 +130,7 @@ def save_teacher(folder: Path, teacher: GatedTeacher, data: SequenceData, summar
             save_weights(target / f"{name}.safetensors", getattr(teacher, name).state_dict())
         save_student(target / ENCODER_FOLDER, teacher.encoder, settings.encoder, data.id_map, data.fingerprints(), {})
         data.id_map.save(target / ID_MAP)
-        if isinstance(teacher, TitleTeacher):
-            for split, lists in teacher.candidates.items():
-                save_candidates(target / CANDIDATES_FOLDER / split, lists, data.fingerprints())
+        objective_of(settings.objective).save(target, teacher, data)
         if settings.llm == TINY:
             shutil.copytree(teacher.language.name, target / LLM_FOLDER)
         write_json(
@@ -169,7 +169,7 @@ def load_title_teacher(
     """As `load_teacher`, for a teacher that writes titles, with its candidate lists."""
     saved = _open(folder, settings, data, device, "title_lm")
     llm = with_language_head(saved.llm)
-    prompts = _title_prompts(saved.settings, data.id_map, llm.tokenizer, context_of(llm.model.config))
+    prompts = _title_prompts(saved.settings, data.id_map, llm.tokenizer, context_of(llm.model))
     saved.require_prompt(prompts.fingerprint)
     adapters, gate = saved.trained(llm, settings)
     teacher = saved.fill(TitleTeacher(saved.settings, llm, adapters, saved.encoder, gate, prompts), device)

@@ -17,7 +17,7 @@ from src.core.memory import give_back, is_out_of_memory
 from src.core.seed import torch_generator
 from src.core.training import LoopSettings, Report
 from src.pipeline.settings import ExperimentSettings
-from src.student.datamodule import TensorExamples
+from src.student.models import require_network
 from src.student.objectives import negative_sampler
 from src.tuning.applied import apply_values
 from src.tuning.search_space import Stage, Value
@@ -98,7 +98,9 @@ class Probe:
 
     @property
     def _loop(self) -> LoopSettings:
-        return self.settings.teacher.train.loop if self.stage == "teacher" else self.settings.student.loop
+        return (
+            self.settings.teacher.train.loop if self.stage == "teacher" else require_network(self.settings.student).loop
+        )
 
     def _train(self, report: Report) -> None:
         rows = self._steps * self._loop.batch_size
@@ -118,7 +120,7 @@ def without_end(settings: ExperimentSettings) -> ExperimentSettings:
     def endless(loop: LoopSettings) -> LoopSettings:
         return replace(loop, epochs=_WITHOUT_END, patience=_WITHOUT_END, checkpoint_minutes=0.0)
 
-    student, teacher = settings.student, settings.teacher
+    student, teacher = require_network(settings.student), settings.teacher
     train = replace(teacher.train, loop=endless(teacher.train.loop))
     return replace(
         settings,
@@ -130,10 +132,6 @@ def without_end(settings: ExperimentSettings) -> ExperimentSettings:
 def _first(data: SharedData, train: int, validation: int) -> SharedData:
     """The first rows of both splits, as views: what lies on the GPU stays there."""
 
-    def cut(examples: TensorExamples, rows: int) -> TensorExamples:
-        columns = (examples.history, examples.length, examples.target, examples.example_id)
-        return TensorExamples(*(column[:rows] for column in columns))
-
     students = data.students
-    few = replace(students, train=cut(students.train, train), validation=cut(students.validation, validation))
+    few = replace(students, train=students.train.first(train), validation=students.validation.first(validation))
     return replace(data, students=few)

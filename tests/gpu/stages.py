@@ -16,9 +16,9 @@ from src.distill.settings import ActiveSettings, DistillSettings
 from src.distill.trainer_distill import train_distilled
 from src.student.datamodule import StudentData
 from src.student.models import SequenceStudent
-from src.student.settings import EvaluationSettings, StudentSettings
+from src.student.settings import EvaluationSettings, NetworkSettings
 from src.student.trainer_baseline import train_student
-from tests.fixtures import cycle_data, outputs_for
+from tests.fixtures import cycle_data, outputs_for, student_of
 from tests.gpu.pretended import PretendedGPU
 
 LABELLED = np.array([30, 2, 17, 5, 8, 11])
@@ -30,11 +30,11 @@ EVERYTHING = DistillSettings(candidate_topk=4, embedding_loss_weight=0.5)
 
 def student_settings(
     architecture: str = "sasrec", loss: str = "ce", epochs: int = 1, **changes: Any
-) -> StudentSettings:
+) -> NetworkSettings:
     """A small student; keys of its loop are among the changes too."""
     names = set(LoopSettings.__dataclass_fields__)
     loop = {name: changes.pop(name) for name in list(changes) if name in names}
-    settings = StudentSettings(
+    settings = student_of(
         architecture=architecture,  # type: ignore[arg-type]
         loss=loss,  # type: ignore[arg-type]
         width=8,
@@ -56,14 +56,14 @@ def data_on(device: torch.device, train: int = 40) -> tuple[StudentData, Teachin
     return StudentData.of(made, device), replace(teaching, sequence_embedding=embedding)
 
 
-def student(device: torch.device, settings: StudentSettings, train: int = 40) -> SequenceStudent:
+def student(device: torch.device, settings: NetworkSettings, train: int = 40) -> SequenceStudent:
     """A student trained alone."""
     return train_student(settings, EVALUATION, data_on(device, train)[0], 0).student
 
 
 def distilled(
     device: torch.device,
-    settings: StudentSettings,
+    settings: NetworkSettings,
     distill: DistillSettings = EVERYTHING,
     policy: str = "all",
     train: int = 40,

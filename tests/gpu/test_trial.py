@@ -22,7 +22,7 @@ from src.data.teacher_outputs import TeacherOutputs
 from src.distill.settings import ActiveSettings, DistillSettings
 from src.pipeline.settings import ExperimentSettings, RuntimeSettings
 from src.student.artefact import load_student
-from src.student.settings import EvaluationSettings, StudentSettings
+from src.student.settings import EvaluationSettings
 from src.teacher.settings import TeacherSettings
 from src.tuning import probe as probe_module
 from src.tuning import trainable
@@ -34,6 +34,7 @@ from src.tuning.search_space import SearchSpace, Stage, load_search_space
 from src.tuning.shared_data import SharedData
 from src.tuning.store import Store
 from src.tuning.trainable import TOKEN, Trainable
+from tests.fixtures import student_of
 from tests.gpu.pretended import PretendedGPU
 
 DATASET = DatasetSettings(sample_users=60, sample_items=60, sample_interactions=1500)
@@ -65,7 +66,7 @@ def settings(device: str, tmp_path: Path) -> ExperimentSettings:
     """Two epochs."""
     return ExperimentSettings(
         dataset=DATASET,
-        student=StudentSettings(width=16, loop=LoopSettings(epochs=2, batch_size=256)),
+        student=student_of(width=16, loop=LoopSettings(epochs=2, batch_size=256)),
         teacher=TeacherSettings(),
         distill=DistillSettings(),
         active=ActiveSettings(),
