@@ -35,7 +35,8 @@ class _Common:
         Field(
             min_length=1,
             description="whose labels are distilled, their mean where there are several: llm (the language model, or "
-            "outputs_from), self (two seeds of the student), or a model in closed form (linear, ...)",
+            "outputs_from), titles (the language model's embeddings of titles alone: nothing is trained), self (two seeds "
+            "of the student), or a model in closed form (linear, ...)",
         ),
     ] = ("llm",)
     outputs_from: Annotated[

@@ -8,6 +8,7 @@ from src.core.errors import gather
 from src.data.examples import SequenceData
 from src.distill.selection_policy import build_policy
 from src.distill.settings import check_terms
+from src.distill.teachers import TITLES
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
@@ -52,6 +53,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
         lambda: build_policy(settings.active),
         lambda: check_teacher(settings.teacher) if own_teacher else None,
         lambda: stages.llm_outputs if teacher and stages.reads_given_outputs else None,
+        lambda: check_titles_alone(stages) if teacher and TITLES in settings.distill.teachers else None,
     )
     if own_teacher:
         from src.teacher.checks import check_prompts
@@ -63,6 +65,13 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
 
 # ------------------------------------------------------------------------------------------------------- the teacher
 # transformers is imported only where a run has a teacher of its own
+
+
+def check_titles_alone(stages: Stages) -> None:
+    """Look at titles and language model where only these are read; raises ``ConfigError`` with every problem."""
+    from src.teacher.title_embeddings import check_title_embeddings
+
+    check_title_embeddings(stages.settings.teacher, stages.data.id_map)
 
 
 def check_teacher(settings: TeacherSettings) -> None:

@@ -29,7 +29,7 @@ from src.data.dataset import load_dataset
 from src.data.examples import Examples, SequenceData, sample
 from src.data.teacher_outputs import TeacherOutputs, load_teacher_outputs, save_teacher_outputs
 from src.distill.data_bridge import RANKING_FILE, import_dllm2rec
-from src.distill.teachers import LLM, SELF, combined, outputs_from_scores
+from src.distill.teachers import LLM, SELF, TITLES, combined, outputs_from_scores, without_labels
 from src.evaluation.paired import user_interval
 from src.pipeline.cache import StageCache, StageRecord, stage_key
 from src.pipeline.settings import ExperimentSettings
@@ -67,6 +67,7 @@ VERSIONS = {
     "tiny_llm": 1,
     "teacher": 1,
     "teacher_outputs": 1,
+    "title_outputs": 1,
 }
 
 
@@ -353,8 +354,36 @@ class Stages:
 
         Raises ``ConfigError`` for a teacher that does not exist.
         """
-        found = [self.llm_outputs if name == LLM else self._student_outputs(name) for name in teachers]
+        own = {LLM: lambda: self.llm_outputs, TITLES: lambda: self.title_outputs}
+        found = [own[name]() if name in own else self._student_outputs(name) for name in teachers]
         return combined(found, self.data.num_items)
+
+    @cached_property
+    def title_outputs(self) -> TeacherOutputs:
+        """The language model's embedding of every item, and no label: nothing is trained for it."""
+        from src.teacher.llm import fingerprint_llm
+
+        settings = self.settings.teacher
+        determined_by = {
+            "version": VERSIONS["title_outputs"],
+            "id_map": self.data.id_map.fingerprint,
+            "data": self.data.fingerprints(),
+            "llm": fingerprint_llm(self.llm_folder),
+            "title_tokens": settings.prompt.title_tokens,
+            "dtype": settings.dtype,
+            "quantise": str(settings.quantise),
+        }
+
+        def build(folder: Path) -> None:
+            from src.teacher.title_embeddings import embed_titles
+
+            embedding = embed_titles(settings, self.llm_folder, self.data.id_map, self.device).cpu().numpy()
+            manifest = {"fingerprints": {**self.data.fingerprints(), "model": determined_by["llm"], "prompt": "none"}}
+            outputs = without_labels(embedding, settings.export.top_n, manifest)
+            save_teacher_outputs(folder, outputs, self.data.id_map)
+
+        record = self.cache.stage("embeddings of titles", determined_by, build, kind="title_outputs")
+        return load_teacher_outputs(record.folder, self.data.fingerprints(), self.data.num_items)
 
     def _student_outputs(self, name: str) -> TeacherOutputs:
         """The labels of two seeds of the student itself, or of a model in closed form."""

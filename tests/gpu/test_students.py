@@ -14,7 +14,7 @@ from src.distill.settings import ActiveSettings, DistillSettings
 from src.distill.trainer_distill import train_distilled
 from src.student.evaluator import evaluate_model, rank_examples
 from src.student.models import SequenceStudent
-from src.student.popularity import Popularity
+from src.student.architectures.popularity import Popularity
 from src.teacher.check import student_ranker
 from src.teacher.selection import ask_student, choose_rows
 from src.teacher.settings import ExportSettings
