@@ -33,6 +33,7 @@ from src.tuning.html_report import write_report
 from src.tuning.journal import single_driver
 from src.tuning.ray_session import check_ray
 from src.tuning.report import write_tensorboard, write_trials_table
+from src.tuning.resources import check_gpu
 from src.tuning.search import (
     SearchOutcome,
     Workplace,
@@ -135,6 +136,7 @@ def check_search(settings: SearchSettings, stage: Stage, document: str, extra: A
         stages,
         lambda: check_threads(settings),
         lambda: check_resources(settings.tuning, settings.ray),
+        lambda: check_gpu(settings.tuning, settings.ray, settings.runtime.device),
         lambda: Store.open(settings.storage) if settings.storage else None,
         lambda: check_ray(settings.ray, settings.dashboard),
     )

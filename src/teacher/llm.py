@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from src.core.data_utils import fingerprint, fingerprint_file
 from src.core.errors import ConfigError, ModelError, OutOfMemory, Problem, ProblemsFound
+from src.core.hardware import no_cudnn_attention
 from src.core.logging import get_logger
 from src.core.memory import is_out_of_memory, reason_of
 from src.teacher.gated_lora import inject, require_checkpointing
@@ -191,6 +192,7 @@ def load_llm(name_or_path: str, dtype: str, device: torch.device, quantise: Quan
     too little memory.
     """
     hide_progress()
+    no_cudnn_attention()
     check_quantise(quantise, device)
     config = read_config(name_or_path)
     check_stored_form(name_or_path, config, quantise)

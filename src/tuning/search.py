@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from src.core.data_utils import fingerprint
 from src.core.errors import ArtefactError, ConfigError, Paused, Problem, ProblemsFound, TrainingFailed
 from src.core.logging import get_logger
+from src.core.memory import give_back
 from src.core.metrics import metric_names
 from src.core.paths import REPOSITORY
 from src.data.teacher_outputs import Teachings
@@ -214,15 +215,15 @@ def open_workshop(
     store.write(TOKEN, token.encode())  # from here on a worker of an earlier start writes nothing more
     store.sweep()
     SharedData.of(stages.data, outputs, stages.prior).save(store)
-    wants_gpu = stages.device.type == "cuda"
+    give_back(stages.device)
     try:
-        with ray_session(place.ray, place.dashboard, wants_gpu, place.folder) as scratch:
+        with ray_session(place.ray, place.dashboard, stages.settings.runtime.device, place.folder) as scratch:
             if place.ray.address:
                 check_shared(store)
             trainable = Trainable(stages.settings, space, store, token, place.tuning.stall_minutes)
             shop = Workshop(place, store, trainable, Resources(place.tuning.cpu_per_trial, 0.0), scratch)
             with graceful_signals(shop.interrupt):
-                shop.resources = decide(place.tuning, stages.settings, space.stage, probe, store)
+                shop.resources = decide(place.tuning, stages.settings, space, probe, store)
                 yield shop
                 if shop.interrupted:  # while the winner was being published
                     raise Paused(shop.interrupted)

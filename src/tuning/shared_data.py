@@ -30,7 +30,9 @@ from src.tuning.store import Store
 
 FOLDER = "data"
 _TENSORS, _ID_MAP, _FACTS, _PRIOR = "tensors.safetensors", "id_map.json", "facts.json", "prior"
-_ON_THE_HOST = ".sequence_embedding"  # see `TeachingRows`
+_EMBEDDING = ".sequence_embedding"
+#: smaller ones move to the GPU, where a step reads them without a wait; larger ones stay, see `TeachingRows`
+_LARGE = 256 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +84,7 @@ class SharedData:
         facts: dict[str, Any] = read_json(folder / _FACTS)
         id_map = IdMap.load(folder / _ID_MAP)
         tensors = {
-            name: tensor if name.endswith(_ON_THE_HOST) else tensor.to(device)
+            name: tensor if name.endswith(_EMBEDDING) and tensor.nbytes > _LARGE else tensor.to(device)
             for name, tensor in load_file(folder / _TENSORS).items()
         }
 
