@@ -42,10 +42,11 @@ from src.data.tensor_examples import TensorExamples
 from src.distill.data_bridge import TeachingRows
 from src.distill.settings import ActiveSettings, DistillSettings
 from src.distill.trainer_distill import train_distilled
+from src.student.base import Recommender
 from src.student.datamodule import StudentData
 from src.student.losses import propensity
-from src.student.models import SequenceStudent, student_settings
-from src.student.settings import EvaluationSettings, StudentSettings
+from src.student.models import require_network, student_settings
+from src.student.settings import EvaluationSettings, NetworkSettings
 from src.student.trainer_baseline import train_student
 from src.tuning.resources import CONTEXT_BYTES
 
@@ -151,8 +152,10 @@ def made_up(device: torch.device, items: int, steps: int) -> tuple[StudentData, 
     rows, draw = steps * BATCH, torch.Generator().manual_seed(0)
     history = torch.randint(items, (rows, WINDOW), generator=draw)
     columns = (history, torch.full((rows,), WINDOW), torch.randint(items, (rows,), generator=draw), torch.arange(rows))
-    train = TensorExamples(*(column.to(device) for column in columns))
-    validation = TensorExamples(*(column[:BATCH].to(device) for column in columns))
+    train, validation = (
+        on_device(TensorExamples.of_rows(*(column[:count] for column in columns)), items, device)
+        for count in (rows, BATCH)
+    )
     counts = torch.randint(500, (items,), generator=draw)
     candidates = torch.randint(items, (rows + 1, CANDIDATES), generator=draw)
     distances = torch.rand(rows + 1, CANDIDATES, generator=draw).sort(dim=1).values * 5
@@ -165,23 +168,30 @@ def made_up(device: torch.device, items: int, steps: int) -> tuple[StudentData, 
             )
         )
     )  # fmt: skip
-    return StudentData(train, validation, items, WINDOW, propensity(counts).float().to(device)), teaching
+    p = propensity(counts).float().to(device)
+    return StudentData(train, validation, items, WINDOW, p, counts.to(device)), teaching
 
 
-def settings_of(architecture: str = "sasrec", epochs: int = 2, **changes: object) -> StudentSettings:
+def on_device(examples: TensorExamples, padding_id: int, device: torch.device) -> TensorExamples:
+    """The same on a device."""
+    moved = {name: value.to(device) for name, value in examples.tensors().items() if value.dim()}
+    return replace(examples, padding_id=padding_id, **moved)  # type: ignore[arg-type]
+
+
+def settings_of(architecture: str = "sasrec", epochs: int = 2, **changes: object) -> NetworkSettings:
     """A student of the default width."""
     loop = LoopSettings(epochs=epochs, patience=10**6, batch_size=BATCH, checkpoint_minutes=0)
-    return replace(student_settings(architecture), loop=replace(loop, **changes))  # type: ignore[call-arg]
+    return require_network(student_settings(architecture, prior="none", loop=replace(loop, **changes)))  # type: ignore[arg-type]
 
 
 def train(
     data: StudentData,
     teaching: TeachingRows,
-    settings: StudentSettings,
+    settings: NetworkSettings,
     distill: DistillSettings | None,
     policy: str = "all",
     report: Report = silent,
-) -> SequenceStudent:
+) -> Recommender:
     """A student, alone where ``distill`` is None."""
     evaluation = EvaluationSettings()
     if distill is None:
@@ -194,7 +204,7 @@ def students(device: torch.device) -> Iterator[str]:
     """Table: pairs of trainings, and whether they end in the same bits."""
     data, teaching = made_up(device, 2000, 16) if device.type == "cuda" else made_up(device, 50, 2)
     rows = []
-    for architecture in ("sasrec", "gru4rec", "caser"):
+    for architecture in ("transformer", "sasrec", "gru4rec", "caser"):
         settings = settings_of(architecture)
         alone = _bits(train(data, teaching, settings, None))
         rows.append((architecture, "alone, twice", _same(alone, train(data, teaching, settings, None))))
@@ -205,11 +215,11 @@ def students(device: torch.device) -> Iterator[str]:
     yield table(["student", "trained", "same bits"], rows)
 
 
-def _bits(student: SequenceStudent) -> list[Tensor]:
+def _bits(student: Recommender) -> list[Tensor]:
     return [value.clone() for value in student.state_dict().values()]
 
 
-def _same(bits: Sequence[Tensor], student: SequenceStudent) -> str:
+def _same(bits: Sequence[Tensor], student: Recommender) -> str:
     return "yes" if all(map(torch.equal, bits, student.state_dict().values())) else "NO"
 
 

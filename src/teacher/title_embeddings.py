@@ -8,9 +8,9 @@ from torch import Tensor
 from src.core.errors import gather
 from src.core.memory import in_parts
 from src.data.id_map import IdMap
+from src.teacher.ilora_model import mean_state
 from src.teacher.labelling import AT_ONCE, TOO_LARGE
 from src.teacher.llm import check_llm, load_llm
-from src.teacher.ilora_model import mean_state
 from src.teacher.prompts import TitlePieces, check_titles
 from src.teacher.settings import TeacherSettings
 from src.teacher.tiny_llm import check_tiny

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,11 +15,10 @@ from src.core.checkpoints import NoCheckpoint
 from src.core.errors import OutOfMemory, StopTraining
 from src.core.hardware import resolve_device
 from src.core.memory import give_back, is_out_of_memory
-from src.core.seed import torch_generator
 from src.core.training import LoopSettings, Report
+from src.data.tensor_examples import TensorExamples
 from src.pipeline.settings import ExperimentSettings
-from src.student.models import require_network
-from src.student.objectives import negative_sampler
+from src.student.settings import NetworkSettings
 from src.tuning.applied import apply_values
 from src.tuning.search_space import Stage, Value
 from src.tuning.shared_data import FOLDER, SharedData
@@ -63,20 +63,17 @@ class Probe:
 
     def measure(self) -> Measured:
         """Train some steps on all of the GPU that is free, and rank one batch."""
-        students = self.data.students
-        # of all rows, not of the few that are trained on
-        negatives = negative_sampler(students, 1, torch_generator(0, "probe", device=self.device))
 
         def stop(epoch: int, metrics: Mapping[str, float]) -> None:
             raise StopTraining
 
         self._train(stop)
-        del negatives
         return Measured(torch.cuda.max_memory_reserved(self.device), self.free)
 
     def rate(self, seconds: float) -> float:
-        """Training steps a second, over about so long; 0 where memory runs out."""
-        times = list[float]()
+        """Training steps a second, over about so long; trainings a second where one has no steps; 0 where memory runs
+        out."""
+        start, times = time.perf_counter(), list[float]()
 
         def report(epoch: int, metrics: Mapping[str, float]) -> None:
             times.append(time.perf_counter())
@@ -89,28 +86,35 @@ class Probe:
             if not is_out_of_memory(error):
                 raise
             return 0.0
+        if len(times) == 1:  # computed in one go
+            return 1 / (times[0] - start)
         return self._steps * (len(times) - 1) / (times[-1] - times[0])
 
     @property
     def _steps(self) -> int:
-        loop = self._loop
+        """Steps of an epoch; of a student in closed form, which reads every row at once, none."""
+        if (loop := self._loop) is None:
+            return 0
         return min(_STEPS[self.stage], -(-len(self.data.students.train) // loop.batch_size))
 
     @property
-    def _loop(self) -> LoopSettings:
-        return (
-            self.settings.teacher.train.loop if self.stage == "teacher" else require_network(self.settings.student).loop
-        )
+    def _loop(self) -> LoopSettings | None:
+        if self.stage == "teacher":
+            return self.settings.teacher.train.loop
+        student = self.settings.student
+        return student.loop if isinstance(student, NetworkSettings) else None
 
     def _train(self, report: Report) -> None:
-        rows = self._steps * self._loop.batch_size
-        if self.stage == "teacher":
-            from src.tuning.teacher_function import train_longest
+        loop = self._loop
+        rows = self._steps * loop.batch_size if loop is not None else len(self.data.students.train)
+        with suppress(StopTraining):  # a student in closed form has no loop that would end by it
+            if self.stage == "teacher":
+                from src.tuning.teacher_function import train_longest
 
-            train_longest(self.settings, rows, report)
-        else:
-            data = _first(self.data, rows, self.settings.evaluation.batch_size)
-            train_stage(self.stage, self.settings, data, self.device, report, NoCheckpoint())
+                train_longest(self.settings, rows, report)
+            else:
+                data = _first(self.data, rows, self.settings.evaluation.batch_size)
+                train_stage(self.stage, self.settings, data, self.device, report, NoCheckpoint())
         give_back(self.device)
 
 
@@ -120,11 +124,11 @@ def without_end(settings: ExperimentSettings) -> ExperimentSettings:
     def endless(loop: LoopSettings) -> LoopSettings:
         return replace(loop, epochs=_WITHOUT_END, patience=_WITHOUT_END, checkpoint_minutes=0.0)
 
-    student, teacher = require_network(settings.student), settings.teacher
+    student, teacher = settings.student, settings.teacher
     train = replace(teacher.train, loop=endless(teacher.train.loop))
     return replace(
         settings,
-        student=replace(student, loop=endless(student.loop)),
+        student=replace(student, loop=endless(student.loop)) if isinstance(student, NetworkSettings) else student,
         teacher=replace(teacher, train=train),
     )
 
@@ -132,6 +136,10 @@ def without_end(settings: ExperimentSettings) -> ExperimentSettings:
 def _first(data: SharedData, train: int, validation: int) -> SharedData:
     """The first rows of both splits, as views: what lies on the GPU stays there."""
 
+    def cut(examples: TensorExamples, rows: int) -> TensorExamples:
+        names = ("end", "earlier", "target", "example_id", "timestamp")
+        return replace(examples, **{name: getattr(examples, name)[:rows] for name in names})
+
     students = data.students
-    few = replace(students, train=students.train.first(train), validation=students.validation.first(validation))
+    few = replace(students, train=cut(students.train, train), validation=cut(students.validation, validation))
     return replace(data, students=few)

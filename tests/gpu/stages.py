@@ -14,11 +14,13 @@ from src.core.training import LoopSettings
 from src.distill.data_bridge import TeachingRows, align
 from src.distill.settings import ActiveSettings, DistillSettings
 from src.distill.trainer_distill import train_distilled
+from src.student.base import SequenceStudent
 from src.student.datamodule import StudentData
-from src.student.models import SequenceStudent
+from src.student.models import require_network
+from src.student.models import student_settings as settings_for
 from src.student.settings import EvaluationSettings, NetworkSettings
 from src.student.trainer_baseline import train_student
-from tests.fixtures import cycle_data, outputs_for, student_of
+from tests.fixtures import cycle_data, outputs_for
 from tests.gpu.pretended import PretendedGPU
 
 LABELLED = np.array([30, 2, 17, 5, 8, 11])
@@ -34,18 +36,14 @@ def student_settings(
     """A small student; keys of its loop are among the changes too."""
     names = set(LoopSettings.__dataclass_fields__)
     loop = {name: changes.pop(name) for name in list(changes) if name in names}
-    settings = student_of(
-        architecture=architecture,  # type: ignore[arg-type]
-        loss=loss,  # type: ignore[arg-type]
-        width=8,
-        heads=2 if architecture == "sasrec" else 1,
-        filter_sizes=(2, 3),
-        num_filters=3,
-        dropout=0.3,
-        negatives=2,
-        loop=LoopSettings(epochs=epochs, batch_size=BATCH, monitor="ndcg_5", **loop),
-    )
-    return replace(settings, **changes)
+    own: dict[str, dict[str, Any]] = {
+        "transformer": {"prior": "none", "heads": 2},
+        "sasrec": {"heads": 2},
+        "caser": {"filter_sizes": (2, 3), "num_filters": 3},
+    }
+    fields = {"width": 8, "dropout": 0.3, "negatives": 2, "loss": loss, **own.get(architecture, {}), **changes}
+    found = LoopSettings(epochs=epochs, batch_size=BATCH, monitor="ndcg_5", **loop)
+    return require_network(settings_for(architecture, loop=found, **fields))
 
 
 def data_on(device: torch.device, train: int = 40) -> tuple[StudentData, TeachingRows]:

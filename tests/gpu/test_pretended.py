@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from src.core.seed import torch_generator
-from src.distill import trainer_distill
+from src.distill.terms import ranking, sequence_embedding
 from src.student import objectives, trainer_baseline
 from src.teacher.check import student_ranker
 from tests.fixtures import cycle_data
@@ -123,10 +123,10 @@ def once_more(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     ("place", "name", "fault", "train", "caught"),
     [
         (objectives, "ce_loss", as_a_number, train_alone, "waits in every step"),
-        (objectives, "ce_loss", once_more, train_alone, "operations a step, 124 are recorded"),
-        (trainer_distill, "position_weights", on_the_host, train_taught, "tensors of both devices"),
-        (trainer_distill, "embedding_loss", as_a_number, train_taught, "waits in every step"),
-        (trainer_distill, "weighted_bce", once_more, train_taught, "operations a step, 368 are recorded"),
+        (objectives, "ce_loss", once_more, train_alone, "operations a step, 134 are recorded"),
+        (ranking, "position_weights", on_the_host, train_taught, "tensors of both devices"),
+        (sequence_embedding, "embedding_loss", as_a_number, train_taught, "waits in every step"),
+        (ranking, "weighted_bce", once_more, train_taught, "operations a step, 398 are recorded"),
     ],
     ids=["look", "more work", "left on the host", "look in a term", "more work in a term"],
 )

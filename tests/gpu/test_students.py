@@ -12,9 +12,8 @@ from src.core.checkpoints import pack, unpack
 from src.core.hardware import resolve_device
 from src.distill.settings import ActiveSettings, DistillSettings
 from src.distill.trainer_distill import train_distilled
+from src.student.base import SequenceStudent
 from src.student.evaluator import evaluate_model, rank_examples
-from src.student.models import SequenceStudent
-from src.student.architectures.popularity import Popularity
 from src.teacher.check import student_ranker
 from src.teacher.selection import ask_student, choose_rows
 from src.teacher.settings import ExportSettings
@@ -24,7 +23,7 @@ from tests.gpu.pretended import CPU, GPU, PretendedGPU, device_of
 from tests.gpu.stages import EVALUATION, EVERYTHING, data_on, distilled, student, student_settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN")
-COMBINED = list(product(("sasrec", "gru4rec", "caser"), ("ce", "bce")))
+COMBINED = list(product(("transformer", "sasrec", "gru4rec", "caser"), ("ce", "bce")))
 NOTHING = DistillSettings(candidate_topk=4, lam=0.0, alpha=0.0, ed_weight=0.0)
 
 
@@ -125,9 +124,9 @@ def test_what_is_done_with_a_trained_student() -> None:
     with PretendedGPU():
         model, data = student(GPU, student_settings()), data_on(GPU)[0]
         assert evaluate_model(model, data.validation, EVALUATION)["recall_5"] >= 0
-        popularity = Popularity(torch.from_numpy(made.item_counts))
-        ranks = rank_examples(popularity, data_on(CPU)[0].validation, EVALUATION)
-        assert torch.equal(rank_examples(popularity.to(GPU), data.validation, EVALUATION).cpu(), ranks)
+        ranks = rank_examples(model, data.validation, EVALUATION)
+        on_cpu = student(CPU, student_settings())
+        assert torch.equal(ranks.cpu(), rank_examples(on_cpu, data_on(CPU)[0].validation, EVALUATION))
         assert latency_ms(model) > 0
         trained = Trained(None, model, None)  # type: ignore[arg-type]
         assert trained.weights == Trained(None, student(CPU, student_settings()), None).weights  # type: ignore[arg-type]

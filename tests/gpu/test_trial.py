@@ -22,6 +22,8 @@ from src.data.teacher_outputs import TeacherOutputs
 from src.distill.settings import ActiveSettings, DistillSettings
 from src.pipeline.settings import ExperimentSettings, RuntimeSettings
 from src.student.artefact import load_student
+from src.student.baselines import BaselineSettings
+from src.student.models import require_network, student_settings
 from src.student.settings import EvaluationSettings
 from src.teacher.settings import TeacherSettings
 from src.tuning import probe as probe_module
@@ -30,11 +32,11 @@ from src.tuning.applied import configured_trial, plain
 from src.tuning.dispatch import MODEL
 from src.tuning.probe import Measured, Probe
 from src.tuning.resources import Resources
-from src.tuning.search_space import SearchSpace, Stage, load_search_space
+from src.tuning.search_space import SearchSpace, Stage
 from src.tuning.shared_data import SharedData
+from src.tuning.space_document import load_search_space
 from src.tuning.store import Store
 from src.tuning.trainable import TOKEN, Trainable
-from tests.fixtures import student_of
 from tests.gpu.pretended import PretendedGPU
 
 DATASET = DatasetSettings(sample_users=60, sample_items=60, sample_interactions=1500)
@@ -49,7 +51,7 @@ def store(tmp_path: Path) -> Store:
     embedding = np.random.default_rng(0).normal(size=(data.num_items, 8)).astype(np.float32)
     outputs = TeacherOutputs(data.train.example_id, rows, -distances, distances, distances[:, :3], embedding, {})
     made = Store(str(tmp_path))
-    SharedData.of(data, outputs).save(made)
+    SharedData.of(data, {"llm": outputs}).save(made)
     made.write(TOKEN, b"mine")
     return made
 
@@ -66,11 +68,12 @@ def settings(device: str, tmp_path: Path) -> ExperimentSettings:
     """Two epochs."""
     return ExperimentSettings(
         dataset=DATASET,
-        student=student_of(width=16, loop=LoopSettings(epochs=2, batch_size=256)),
+        student=student_settings("sasrec", width=16, loop=LoopSettings(epochs=2, batch_size=256)),
         teacher=TeacherSettings(),
         distill=DistillSettings(),
         active=ActiveSettings(),
         evaluation=EvaluationSettings(),
+        baselines=BaselineSettings(),
         runtime=RuntimeSettings(device=device, cache=tmp_path / "cache"),
         seed=0,
     )
@@ -116,7 +119,8 @@ def test_a_whole_gpu_has_no_limit(store: Store, told: list[Mapping[str, Any]], t
 def test_a_probe_trains_few_steps_on_the_data_of_all(store: Store, tmp_path: Path, stage: Stage) -> None:
     """Its data lies on the GPU as a trial's does; it reads the first rows of it, and one batch of validation."""
     asked = settings("auto", tmp_path)
-    asked = replace(asked, student=replace(asked.student, loop=replace(asked.student.loop, batch_size=8)))
+    student = require_network(asked.student)
+    asked = replace(asked, student=replace(student, loop=replace(student.loop, batch_size=8)))
     asked = replace(asked, evaluation=replace(asked.evaluation, batch_size=16))
     ranked, trained = list[int](), list[int]()
     with PretendedGPU():
@@ -132,6 +136,14 @@ def test_a_probe_trains_few_steps_on_the_data_of_all(store: Store, tmp_path: Pat
             patch.setattr(probe_module, "train_stage", counted)
             probe.measure()
     assert (trained, ranked) == ([32 * 8], [16])
+
+
+def test_a_probe_of_a_student_in_closed_form_fits_it_whole(store: Store, tmp_path: Path) -> None:
+    asked = replace(settings("auto", tmp_path), student=student_settings("transitions"))
+    with PretendedGPU() as gpu:
+        probe = Probe(plain(asked), "student", {}, store)
+        assert probe.measure() == Measured(gpu.peak, gpu.free)
+        assert probe.rate(0.0) > 0
 
 
 def test_a_probe_that_runs_out_of_memory_brings_nothing(
