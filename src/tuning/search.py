@@ -326,7 +326,3 @@ def reproduces_baseline(stages: Stages, record: Record) -> bool | None:
         _log.warning("the no-distillation trial differs from the baseline: %s against %s", found, baseline)
     return same
 
-
-def remove_work(folder: Path) -> None:
-    """What only a running search needs."""
-    (folder / "driver.lock").unlink(missing_ok=True)

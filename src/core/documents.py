@@ -1,0 +1,266 @@
+"""Readers of documents: JSON, JSON lines and YAML from disk, checked before anything is done with them.
+
+A folder may come from somebody else, a disk may be full, a process may be killed: whatever stands in a file, these
+readers give what was asked for or raise ``ArtefactError`` with the file, the rule and the next step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Hashable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from src.core.errors import ArtefactError
+from src.core.logging import get_logger
+
+_log = get_logger(__name__)
+
+T = TypeVar("T")
+
+#: ``@dataclass(frozen=True, config=PARTIAL)``: what a reader needs of a document that may hold more
+PARTIAL = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+#: bounds of a YAML document: every one that this project writes or documents is far below them
+MAX_YAML_BYTES, MAX_YAML_NODES, MAX_YAML_DEPTH = 2**20, 100_000, 50
+
+
+# ------------------------------------------------------------------------------------------------------------- text
+
+
+def read_document(path: Path, next_step: str = "") -> str:
+    """The text of a regular file.
+
+    Raises:
+        ArtefactError: It is missing, no regular file (a pipe would wait for ever), unreadable, or not UTF-8.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ArtefactError.one("file", str(path), "is no regular file", next_step)
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ArtefactError.one("file", str(path), "is missing", next_step) from None
+    except (OSError, UnicodeDecodeError) as error:
+        rule = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+        raise ArtefactError.one("file", str(path), rule, next_step) from None
+
+
+def conform(content: Any, schema: type[T], source: Path, next_step: str = "") -> T:
+    """Plain data as what ``schema`` describes.
+
+    Args:
+        content: What JSON or YAML gave.
+        schema: A pydantic dataclass (``config=PARTIAL`` lets unknown keys pass), or a type such as ``list[str]``.
+        source: The file it came from, for the message.
+        next_step: What the user can do about a file that does not conform.
+
+    Raises:
+        ArtefactError: A value is missing or has another type, with the place of the first one.
+    """
+    try:
+        # JSON's strict mode: 3 is a float where one is wanted, "3" is no number
+        return _adapter(schema).validate_json(json.dumps(content, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        rule = f"is damaged or of another version ({where + ': ' if where else ''}{first['msg']})"
+        raise ArtefactError.one("file", str(source), rule, next_step) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArtefactError.one("file", str(source), f"is damaged ({error})", next_step) from None
+
+
+@cache
+def _adapter(schema: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(schema)
+
+
+# ------------------------------------------------------------------------------------------------------------- JSON
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Plain data from JSON as this project writes it; raises ``ValueError`` for anything else.
+
+    NaN and infinity, a key that is used twice, numbers beyond a float's range and nesting that exhausts the stack are
+    refused.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is used twice")
+    return content
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"{digits} is beyond a number's range")
+    return number
+
+
+def read_json_document(path: Path, next_step: str = "remove it and run again") -> Any:
+    """The content of a JSON file; raises ``ArtefactError`` when it is missing or damaged."""
+    text = read_document(path, next_step)
+    try:
+        return parse_json(text)
+    except ValueError as error:
+        raise ArtefactError.one("file", str(path), f"is not valid JSON ({error})", next_step) from None
+
+
+def read_mapping(path: Path, schema: type[T], next_step: str = "") -> T:
+    """A JSON file as what ``schema`` describes; raises ``ArtefactError`` when it is missing or does not conform."""
+    return conform(read_json_document(path, next_step), schema, path, next_step)
+
+
+def read_json_lines(path: Path, schema: type[T], next_step: str = "") -> list[T]:
+    """The lines of a JSON-lines file, none where there is no file.
+
+    A last line without its end is what a kill in the middle of a write leaves: it is left out. Raises ``ArtefactError``
+    that names the first other line that does not conform.
+    """
+    if not path.exists():
+        return []
+    lines = read_document(path, next_step).split("\n")
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            content = parse_json(line)
+        except ValueError as error:
+            if number == len(lines):
+                _log.warning("%s: its last line was never finished, and is left out", path)
+                break
+            raise ArtefactError.one("file", f"{path}:{number}", f"is not valid JSON ({error})", next_step) from None
+        found.append(conform(content, schema, Path(f"{path}:{number}"), next_step))
+    return found
+
+
+def append_json_line(path: Path, content: Mapping[str, Any]) -> None:
+    """Add a line to a JSON-lines file, on disk when this returns; an unfinished last line is cut off first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(dict(content), ensure_ascii=False, allow_nan=False) + "\n"
+    with path.open("a+b") as handle:
+        handle.seek(0)
+        before = handle.read()
+        tail = before[before.rfind(b"\n") + 1 :]
+        if tail:
+            try:
+                parse_json(tail)
+                line = "\n" + line
+            except ValueError:
+                handle.truncate(len(before) - len(tail))
+        handle.write(line.encode("utf-8"))
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+# ------------------------------------------------------------------------------------------------------------- YAML
+
+
+class _SafeLoader(yaml.SafeLoader):
+    """YAML with unique keys and bounded aliases; `1e-4` is a number."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._nodes, self._depth = 0, 0
+        self._sizes: dict[str, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """As PyYAML's; raises ``yaml.YAMLError`` for a document that is larger, written out, than the bounds."""
+        event = self.peek_event()
+        anchor, mark = getattr(event, "anchor", None), event.start_mark
+        if isinstance(event, yaml.AliasEvent):
+            if anchor in self.anchors and anchor not in self._sizes:
+                raise yaml.composer.ComposerError(None, None, f"*{anchor} stands inside itself", mark)
+            self._count(self._sizes.get(anchor or "", 0), mark)
+            return super().compose_node(parent, index)
+        before = self._nodes
+        self._count(1, mark)
+        self._depth += 1
+        if self._depth > MAX_YAML_DEPTH:
+            raise yaml.composer.ComposerError(None, None, f"is nested deeper than {MAX_YAML_DEPTH}", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if anchor is not None:
+            self._sizes[anchor] = self._nodes - before
+        return node
+
+    def _count(self, nodes: int, mark: Any) -> None:
+        self._nodes += nodes
+        if self._nodes > MAX_YAML_NODES:
+            rule = f"holds more than {MAX_YAML_NODES} values when its aliases are written out"
+            raise yaml.composer.ComposerError(None, None, rule, mark)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """A mapping; raises ``yaml.YAMLError`` for a key that is used twice, which PyYAML would let the last one win.
+
+        A key may replace one that `<<` brings.
+        """
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):  # the base class refuses the others
+                if key in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key!r} is used twice", key_node.start_mark)
+                seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 1e-4 as text; who writes it means a number
+_SafeLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_yaml(text: str) -> Any:
+    """Plain data from YAML that anybody may have written.
+
+    Raises:
+        yaml.YAMLError: It is no YAML, uses a key twice, names Python objects, has an alias that stands inside itself,
+            or is larger than `MAX_YAML_BYTES`, `MAX_YAML_NODES` (with its aliases written out) or `MAX_YAML_DEPTH`.
+    """
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_YAML_BYTES:
+        raise yaml.YAMLError(f"is larger than {MAX_YAML_BYTES} bytes")
+    try:
+        return yaml.load(text, Loader=_SafeLoader)
+    except yaml.YAMLError:
+        raise
+    # what PyYAML's constructors let through for a value that does not fit its tag
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        raise yaml.YAMLError(f"holds a value that cannot be read ({type(error).__name__}: {error})") from None
+
+
+def read_yaml_mapping(path: Path, next_step: str = "") -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises ``ArtefactError`` when it is missing, larger than a document of this project, or no mapping from text.
+    """
+    text = read_document(path, next_step)
+    try:
+        content = load_yaml(text)
+    except yaml.YAMLError as error:
+        why = " ".join(str(error).split())
+        raise ArtefactError.one("file", str(path), f"is not valid YAML ({why})", next_step) from None
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ArtefactError.one("file", str(path), "must be a mapping of names to values", next_step)
+    return content
