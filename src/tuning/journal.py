@@ -114,7 +114,7 @@ def _sound(open_storage: Callable[[], JournalStorage], path: Path) -> JournalSto
 
 
 def _check_trial(trial: FrozenTrial) -> None:
-    """Raises ``ValueError`` or ``TypeError`` for parameters outside their distributions and values that are no number."""
+    """Raises ``ValueError`` or ``TypeError`` for a parameter outside its distribution, a value that is no number."""
     if trial.state.is_finished():
         trial._validate()  # a running one has no end yet
     for key, distribution in trial.distributions.items():

@@ -325,4 +325,3 @@ def reproduces_baseline(stages: Stages, record: Record) -> bool | None:
     if not same:
         _log.warning("the no-distillation trial differs from the baseline: %s against %s", found, baseline)
     return same
-
