@@ -51,7 +51,8 @@ def single_driver(folder: Path) -> Iterator[None]:
     path = folder / LOCK
     while True:
         try:
-            handle = path.open("a+")
+            # a link that somebody put there must not lead to a file that is then written over
+            handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
         except OSError as error:
             rule = f"cannot be written ({error.strerror})"
             raise ConfigError.one("resume", str(folder), rule, "make the folder writable") from None
@@ -92,7 +93,7 @@ class RunFolder:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Hold the folder for this process (see `single_driver`); within such a block, a further one changes nothing."""
+        """Hold the folder for this process (see `single_driver`); a block within such a block changes nothing."""
         if self._held:
             yield
             return

@@ -131,7 +131,7 @@ def _is_own(scratch: Path, mark: str) -> bool:
 
 
 def _works_in(child: _Child, scratch: Path) -> psutil.Process | None:
-    """The process, where it is still that one and this user's, and its command line or open files lie in ``scratch``."""
+    """The process, where it is still that one and this user's, and its command line or a file lies in ``scratch``."""
     try:
         process = psutil.Process(child.pid)
         if abs(process.create_time() - child.started) >= 1.0 or child.pid == os.getpid():

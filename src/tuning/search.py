@@ -41,7 +41,7 @@ from src.tuning.resources import Resources, decide
 from src.tuning.search_space import SearchSpace, Stage, Value, load_search_space
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.shared_data import FOLDER, SharedData
-from src.tuning.store import Store, below, folder_bytes
+from src.tuning.store import Store, folder_bytes, own_store
 from src.tuning.study import SEARCH, Record
 from src.tuning.trainable import TOKEN, Trainable
 
@@ -199,8 +199,18 @@ def open_workshop(
 ) -> Iterator[Workshop]:
     """Ray, the trials' store and the shared data, for the block. ``probe`` is measured where trials share a GPU."""
     end_survivors(place.folder)
-    # several searches may share a storage
-    store = Store.open(below(place.storage, place.folder.name) if place.storage else str(place.folder / TRIALS))
+    with (
+        own_store(place.folder, TRIALS, place.storage) as store,
+        _workshop(place, stages, outputs, space, probe, store) as shop,
+    ):
+        yield shop
+
+
+@contextmanager
+def _workshop(
+    place: Workplace, stages: Stages, outputs: TeacherOutputs | None, space: SearchSpace, probe: Mapping[str, Value],
+    store: Store,
+) -> Iterator[Workshop]:  # fmt: skip
     token = secrets.token_hex(16)
     store.write(TOKEN, token.encode())  # from here on a worker of an earlier start writes nothing more
     store.sweep()
