@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import chdir
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from src.core.logging import console, get_logger, log_to
 from src.core.paths import MANIFEST, reserve_folder
 from src.exp.door import CONF, RUN_DIR, expand_params, format_value, nested_plain, read_settings
 from src.exp.help import show_help
+from src.exp.replay import Origin, chosen_options, started_from
 from src.exp.resume import log_resume, read_resumed, remember_command, resume_argument
 from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
 
@@ -78,14 +80,17 @@ class Entry(Generic[S]):
         wanted = resume_argument(arguments) if self.resumable else None
         if wanted is not None:
             return self._resume(wanted, arguments)
+        # read once: what is checked is what runs, also where somebody changes the file meanwhile
+        arguments = expand_params(arguments)
         settings, folder_wanted = read_settings(self.config_name, arguments, self.schema)
         prepared = self.check(settings)
         folder = RunFolder(_own_folder(folder_wanted, arguments))
         log_to(folder.path / LOG)
         folder.write_yaml(SETTINGS_FILE, nested_plain(settings), SETTINGS_HEADING)
         if self.resumable:
-            remember_command(folder.path, self.command, expand_params(arguments))
-        return self._work(arguments, settings, prepared, folder)
+            remember_command(folder.path, self.command, arguments)
+        origin = Origin(chosen_options(arguments), Path.cwd())
+        return self._work(partial(_under_hydra, self.config_name, arguments), settings, prepared, folder, origin)
 
     def _resume(self, wanted: Path, arguments: list[str]) -> int:
         resumed = read_resumed(wanted, self.command, self.config_name, self.schema, self.resumable, arguments)
@@ -93,16 +98,26 @@ class Entry(Generic[S]):
             _log.info("%s is finished: nothing is left to do (trials=N adds trials)", wanted)
             console.print(str(wanted), markup=False)
             return 0
-        prepared = self.check(resumed.settings)
-        log_to(wanted / LOG)
-        log_resume(resumed)
-        return self._work(resumed.arguments, resumed.settings, prepared, RunFolder(wanted))
+        folder = RunFolder(wanted)
+        with folder.alone():  # before anything is written: another process may be at work here
+            prepared = self.check(resumed.settings)
+            log_to(wanted / LOG)
+            log_resume(resumed)
+            return self._work(_in_folder, resumed.settings, prepared, folder, resumed.origin)
 
-    def _work(self, arguments: list[str], settings: S, prepared: Any, folder: RunFolder) -> int:
+    def _work(
+        self,
+        job: Callable[[Path, Callable[[], None]], BaseException | None],
+        settings: S,
+        prepared: Any,
+        folder: RunFolder,
+        origin: Origin,
+    ) -> int:
+        """Run in the folder: ``job(folder, work)`` does the work there and returns the error that ended it, or None."""
         before = signal.signal(signal.SIGTERM, _terminate) if self.resumable else None
         try:
-            work = partial(self.run, settings, prepared, folder)
-            failure = _under_hydra(self.config_name, arguments, folder.path, work)
+            with started_from(origin):
+                failure = job(folder.path, partial(self.run, settings, prepared, folder))
         finally:
             if before is not None:
                 signal.signal(signal.SIGTERM, before)
@@ -143,7 +158,11 @@ def _own_folder(wanted: Path, arguments: list[str]) -> Path:
 def _under_hydra(
     config_name: str, arguments: list[str], folder: Path, work: Callable[[], None]
 ) -> BaseException | None:
-    """Run ``work`` as a Hydra job in ``folder``, its working directory; returns the error that ended it, or None."""
+    """Run ``work`` as a Hydra job in ``folder``, its working directory; returns the error that ended it, or None.
+
+    The arguments are those that `read_settings` has checked, word for word: none of them says anything to Hydra itself
+    but where the folder is.
+    """
     failure: list[BaseException] = []
 
     def job(config: DictConfig) -> None:
@@ -153,7 +172,7 @@ def _under_hydra(
             # Hydra would print a traceback of its own; the entry shows the message instead
             failure.append(error)
 
-    overrides = [a for a in expand_params(arguments) if not a.startswith(f"{RUN_DIR}=")]
+    overrides = [argument for argument in arguments if not argument.startswith(f"{RUN_DIR}=")]
     before, sys.argv = sys.argv, [sys.argv[0], *overrides, f"{RUN_DIR}={format_value(str(folder))}"]
     GlobalHydra.instance().clear()
     try:
@@ -161,6 +180,16 @@ def _under_hydra(
     finally:
         sys.argv = before
     return failure[0] if failure else None
+
+
+def _in_folder(folder: Path, work: Callable[[], None]) -> BaseException | None:
+    """As `_under_hydra` for a folder that has its record already, from which nothing is composed."""
+    try:
+        with chdir(folder):
+            work()
+    except (AnyoError, KeyboardInterrupt) as error:
+        return error
+    return None
 
 
 def _show_problems(error: ProblemsFound) -> None:

@@ -35,7 +35,9 @@ from src.tuning.report import write_tensorboard, write_trials_table
 from src.tuning.search import (
     SearchOutcome,
     Workplace,
+    check_content,
     check_resources,
+    content_of,
     plan_search,
     prepare_space,
     run_search,
@@ -47,12 +49,13 @@ from src.tuning.search_space import SearchSpace, Stage
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.store import Store
 
-#: what `resume=FOLDER` may change: how much is searched and with what, never what is searched
+#: what `resume=FOLDER` may change: how much is searched, with what, and where things lie now; never what is searched
 RESUMABLE = frozenset(
     {
         "trials", "dashboard", "reopen_test", "ray.address", "ray.memory_mb", "ray.dashboard_host",
         "ray.dashboard_port", "tuning.gpu_per_trial", "tuning.retries", "tuning.stall_minutes", "tuning.keep_top",
-        "tuning.max_folder_mb", "tuning.resamples",
+        "tuning.max_folder_mb", "tuning.resamples", "dataset.root", "teacher.llm", "distill.outputs_from",
+        "runtime.device", "runtime.cache", "runtime.reuse",
     }
 )  # fmt: skip
 
@@ -149,6 +152,7 @@ def driving(settings: SearchSettings, stages: Stages, folder: RunFolder, documen
     with folder.alone():
         if (folder.path / MANIFEST).exists() and openings(folder.test_record) and not settings.reopen_test:
             raise ConfigError([already_open(folder.test_record)])
+        check_content(folder.path, content_of(stages, None))
         folder.begin_again()
         if not (folder.path / SPACE_FILE).exists():
             shutil.copyfile(space_document(settings.tuning, document), folder.path / SPACE_FILE)

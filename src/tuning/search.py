@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from src.core.logging import get_logger
 from src.core.metrics import metric_names
 from src.core.paths import REPOSITORY
 from src.data.teacher_outputs import TeacherOutputs
-from src.pipeline.settings import ExperimentSettings
+from src.pipeline.settings import ExperimentSettings, without_places
 from src.pipeline.stages import Stages, fit_of
+from src.teacher.llm import fingerprint_llm
 from src.tuning.applied import (
     apply_values,
     check_values,
@@ -33,7 +34,7 @@ from src.tuning.applied import (
 )
 from src.tuning.dispatch import MODEL, Dispatcher, Search
 from src.tuning.executor import execute
-from src.tuning.journal import JOURNAL, open_journal
+from src.tuning.journal import JOURNAL, open_journal, read_journal
 from src.tuning.processes import end_survivors, graceful_signals
 from src.tuning.progress import Screen
 from src.tuning.ray_session import check_shared, ray_session
@@ -42,7 +43,7 @@ from src.tuning.search_space import SearchSpace, Stage, Value, load_search_space
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.store import Store, folder_bytes, own_store
-from src.tuning.study import SEARCH, Record
+from src.tuning.study import SEARCH, Record, require_content
 from src.tuning.trainable import TOKEN, Trainable
 
 _log = get_logger(__name__)
@@ -123,7 +124,7 @@ def warm_trials(folder: Path, space: SearchSpace, count: int) -> list[dict[str, 
     if not journal.is_file():
         step = "name the result folder of a search"
         raise ArtefactError.one("warm_start", str(folder), f"holds no {JOURNAL}", step)
-    backend = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    backend = read_journal(journal)
     try:
         studies = optuna.get_all_study_names(backend)
         study = optuna.load_study(study_name=SEARCH if SEARCH in studies else "everything", storage=backend)
@@ -258,6 +259,8 @@ class SearchPlan:
     first: Sequence[Mapping[str, Value]]
     protected: int
     place: str = ""
+    #: fingerprints of what the trials learn from (`content_of`): what a search is follows from these, not from places
+    content: Mapping[str, str] = field(default_factory=dict)
 
     def open(self, storage: Any, tuning: TuningSettings, values: Callable[[FrozenTrial], dict[str, Value]]) -> Search:
         """The search over a journal; raises ``ArtefactError`` when the journal is another search's."""
@@ -269,10 +272,43 @@ class SearchPlan:
         ]  # fmt: skip
         shape = {key: str(parameter) for key, parameter in space.parameters.items()}
         described = {"stage": space.stage, "objectives": list(space.objectives.items()), "space": shape}
-        identity = fingerprint(described, {**plain(settings), "runtime": None}, rules)
+        identity = fingerprint(described, without_places(settings), rules)
         seed = settings.seed if tuning.seed is None else tuning.seed
-        record = Record.open(storage, self.name, space, tuning, seed, loop.epochs, identity, self.first, self.protected)
+        record = Record.open(
+            storage, self.name, space, tuning, seed, loop.epochs, identity, self.first, self.protected, self.content
+        )
         return Search(record, self.trials, tuning.keep_top, values, self.place)
+
+
+def content_of(stages: Stages, outputs: TeacherOutputs | None) -> dict[str, str]:
+    """Fingerprints of what trials learn from: the data and, where there is a teacher, all that it says."""
+    content = stages.data.fingerprints()
+    if outputs is not None:
+        content["teacher outputs"] = fingerprint(
+            outputs.example_id, outputs.candidates, outputs.distances, outputs.sequence_embedding,
+            outputs.item_embedding,
+        )  # fmt: skip
+    return content
+
+
+def searched_content(stage: Stage, stages: Stages, outputs: TeacherOutputs | None) -> dict[str, str]:
+    """`content_of` of a search; a search over the teacher learns from the language model, too."""
+    content = content_of(stages, outputs)
+    if stage == "teacher":
+        content["language model"] = fingerprint_llm(stages.llm_folder)
+    return content
+
+
+def check_content(folder: Path, content: Mapping[str, str]) -> None:
+    """Look at a search that was begun here, before anything is trained for it.
+
+    Raises ``ArtefactError`` when it was started with other content, or when its journal is damaged.
+    """
+    if not (folder / JOURNAL).is_file():
+        return
+    storage = read_journal(folder / JOURNAL)
+    for study in storage.get_all_studies():
+        require_content(study.study_name, study.user_attrs, content)
 
 
 def plan_search(
@@ -302,6 +338,7 @@ def run_search(
         # a grid's first point is a point like any other
         return trial_values(stage, plan.settings, 1 if given else trial.number, trial.params)
 
+    plan = replace(plan, content=searched_content(plan.space.stage, stages, outputs))
     search = plan.open(open_journal(place.folder), place.tuning, values)
     probe = configured_trial(plan.space, plan.settings)
     with open_workshop(place, stages, outputs, plan.space, probe) as shop:

@@ -244,7 +244,7 @@ def _mark(store: Store, content: bytes) -> bytes | None:
 
 
 def _refuse_links(root: Path) -> None:
-    """Raises ``ConfigError`` where a trial's folder leads out of the store: what is removed there is somebody else's."""
+    """Raises ``ConfigError`` where a trial's folder leads out of the store: what lies there is somebody else's."""
     folders = [root, *root.glob("*"), *root.glob("*/*")] if not root.is_symlink() else [root]
     for path in folders:
         if path.is_symlink():

@@ -112,6 +112,12 @@ def result(tmp_path: Path) -> Path:
     return folder
 
 
+def opened(folder: Path, trials: str, storage: str) -> str:
+    """The root of the store that a search gets."""
+    with own_store(folder, trials, storage) as store:
+        return store.root
+
+
 def test_a_storage_is_the_searchs_own_and_stays_so(tmp_path: Path) -> None:
     storage = str(tmp_path / "shared")
     with own_store(result(tmp_path), "trials", storage) as store:
@@ -133,8 +139,7 @@ def test_a_folder_with_files_of_others_is_refused_and_untouched(tmp_path: Path) 
     for name in ("project/.git/HEAD", "data/thesis.csv", ".probe"):
         (theirs / name).write_text(name)
     with pytest.raises(ConfigError, match="holds files that no search has put there"):
-        with own_store(result(tmp_path), "trials", str(tmp_path / "shared")):
-            raise AssertionError
+        opened(result(tmp_path), "trials", str(tmp_path / "shared"))
     assert {str(path.relative_to(theirs)) for path in theirs.rglob("*") if path.is_file()} == {
         "project/.git/HEAD",
         "data/thesis.csv",
@@ -143,32 +148,27 @@ def test_a_folder_with_files_of_others_is_refused_and_untouched(tmp_path: Path) 
 
 
 def test_a_storage_of_another_search_is_refused(tmp_path: Path) -> None:
-    with own_store(result(tmp_path), "trials", str(tmp_path / "shared")):
-        pass
+    opened(result(tmp_path), "trials", str(tmp_path / "shared"))
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(ConfigError, match="belongs to another search"):
-        with own_store(result(tmp_path / "elsewhere"), "trials", str(tmp_path / "shared")):
-            raise AssertionError
+        opened(result(tmp_path / "elsewhere"), "trials", str(tmp_path / "shared"))
 
 
 def test_a_storage_is_used_by_one_start_at_a_time(tmp_path: Path) -> None:
-    with own_store(result(tmp_path), "trials", str(tmp_path / "shared")):
-        with pytest.raises(ConfigError, match="is in use by another search"):
-            with own_store(result(tmp_path), "trials", str(tmp_path / "shared")):
-                raise AssertionError
+    shared = own_store(result(tmp_path), "trials", str(tmp_path / "shared"))
+    with shared, pytest.raises(ConfigError, match="is in use by another search"):
+        opened(result(tmp_path), "trials", str(tmp_path / "shared"))
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", "null", '{"search": 3}', "nonsense", ""])
 def test_a_damaged_owner_is_told(tmp_path: Path, content: str) -> None:
-    with own_store(result(tmp_path), "trials", str(tmp_path / "shared")):
-        pass
+    opened(result(tmp_path), "trials", str(tmp_path / "shared"))
     (tmp_path / "shared" / "result_1" / ".search.json").write_text(content)
     with pytest.raises(ConfigError, match="cannot be used"):
-        with own_store(result(tmp_path), "trials", str(tmp_path / "shared")):
-            raise AssertionError
+        opened(result(tmp_path), "trials", str(tmp_path / "shared"))
     (tmp_path / "result_1" / KEPT).write_text(content)
-    with pytest.raises(ArtefactError, match=KEPT), own_store(result(tmp_path), "trials", str(tmp_path / "shared")):
-        raise AssertionError
+    with pytest.raises(ArtefactError, match=KEPT):
+        opened(result(tmp_path), "trials", str(tmp_path / "shared"))
 
 
 @pytest.mark.parametrize("link", ["trials", "trials/3", "trials/arm/3"])
@@ -177,8 +177,8 @@ def test_links_out_of_the_trials_folder_are_refused(tmp_path: Path, link: str) -
     place = result(tmp_path) / link
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to(tmp_path / "theirs")
-    with pytest.raises(ConfigError, match="is a link"), own_store(result(tmp_path), "trials", ""):
-        raise AssertionError
+    with pytest.raises(ConfigError, match="is a link"):
+        opened(result(tmp_path), "trials", "")
     assert (tmp_path / "theirs" / "project" / ".git").is_dir()
 
 
