@@ -15,7 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from src.core.errors import ArtefactError
@@ -79,6 +81,21 @@ def conform(content: Any, schema: type[T], source: Path, next_step: str = "") ->
 @cache
 def _adapter(schema: Any) -> TypeAdapter[Any]:
     return TypeAdapter(schema)
+
+
+def read_array(path: Path, next_step: str = "", mmap: bool = False) -> NDArray[Any]:
+    """An array that ``numpy.save`` wrote; ``mmap`` leaves it on disk.
+
+    Raises ``ArtefactError`` when it is missing, damaged, or holds Python objects.
+    """
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+    # what NumPy's reading of a damaged header ends in
+    except (OSError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, MemoryError, SyntaxError) as error:
+        raise ArtefactError.one("array", str(path), f"cannot be read ({error})", next_step) from None
+    if not isinstance(array, np.ndarray):
+        raise ArtefactError.one("array", str(path), "holds several arrays", next_step)
+    return array
 
 
 # ------------------------------------------------------------------------------------------------------------- JSON

@@ -12,13 +12,29 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as document
 
+from src.core.data_utils import fingerprint_file
+from src.core.documents import PARTIAL, conform, read_array
 from src.core.errors import ArtefactError, Problem
 from src.core.git_info import git_info
 from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json
 from src.data.id_map import IdMap
 
 SCHEMA_VERSION = 1
+
+
+@document(frozen=True, config=PARTIAL)
+class _Manifest:
+    """What is read of the manifest."""
+
+    schema_version: int
+    fingerprints: dict[str, str]
+    #: what each array's file was when it was written; not there in folders of before 2026-12
+    files: dict[str, str] = Field(default_factory=dict)
+
+
 _ARRAYS = ("example_id", "candidates", "scores", "distances", "sequence_embedding", "item_embedding")
 
 
@@ -46,7 +62,8 @@ class TeacherOutputs:
 
     def check(self, num_items: int) -> list[Problem]:
         """What breaks the schema, as problems."""
-        problems = []
+        if problems := self._check_kinds():
+            return problems
         rows = len(self.example_id)
         for name in ("candidates", "scores", "distances", "sequence_embedding"):
             if len(getattr(self, name)) != rows:
@@ -73,6 +90,17 @@ class TeacherOutputs:
             problems.append(Problem("embeddings", "NaN or infinite", "must be finite"))
         return problems
 
+    def _check_kinds(self) -> list[Problem]:
+        """Arrays of other dimensions or of other numbers: nothing else can be asked of them."""
+        problems = []
+        for name in _ARRAYS:
+            array, dimensions = getattr(self, name), 1 if name == "example_id" else 2
+            kind = "i" if name in ("example_id", "candidates") else "f"
+            if array.ndim != dimensions or array.dtype.kind != kind:
+                what = f"must be {'whole numbers' if kind == 'i' else 'floats'} in {dimensions} dimensions"
+                problems.append(Problem(name, f"{array.dtype} {array.shape}", what))
+        return problems
+
 
 def save_teacher_outputs(folder: Path, outputs: TeacherOutputs, id_map: IdMap) -> None:
     """Write the folder atomically, manifest last; raises ``ArtefactError`` when the arrays break the schema."""
@@ -89,6 +117,7 @@ def save_teacher_outputs(folder: Path, outputs: TeacherOutputs, id_map: IdMap) -
                 "schema_version": SCHEMA_VERSION,
                 "rows": len(outputs),
                 "top_n": int(outputs.candidates.shape[1]),
+                "files": {name: fingerprint_file(target / f"{name}.npy") for name in _ARRAYS},
                 "git": git_info(),
             },
         )
@@ -100,8 +129,9 @@ def load_teacher_outputs(folder: Path, expected: Mapping[str, str], num_items: i
     ``expected`` names the fingerprints that must agree (``dataset``, ``split``, ``id_map``, and ``model`` or
     ``prompt`` where the caller knows them). Raises ``ArtefactError`` that lists every mismatch by name.
     """
-    manifest = require_finished(folder)
     again = "run python -m src.exp.run_teacher with this run's dataset options"
+    manifest = require_finished(folder)
+    files = conform(manifest, _Manifest, folder / MANIFEST, again).files
     problems = []
     if manifest.get("schema_version") != SCHEMA_VERSION:
         rule = f"schema version {SCHEMA_VERSION} is needed"
@@ -114,16 +144,11 @@ def load_teacher_outputs(folder: Path, expected: Mapping[str, str], num_items: i
     ]
     if problems:
         raise ArtefactError([Problem("folder", str(folder), "does not fit this run"), *problems])
-    outputs = TeacherOutputs(**{name: _read(folder, name) for name in _ARRAYS}, manifest=manifest)
+    arrays = {name: read_array(folder / f"{name}.npy", again, mmap=True) for name in _ARRAYS}
+    damaged = [name for name in _ARRAYS if name in files and fingerprint_file(folder / f"{name}.npy") != files[name]]
+    if damaged:
+        raise ArtefactError.one("folder", str(folder), f"{', '.join(damaged)}: not what was saved", again)
+    outputs = TeacherOutputs(**arrays, manifest=manifest)
     if problems := outputs.check(num_items):
         raise ArtefactError([Problem("folder", str(folder), "is damaged", again), *problems])
     return outputs
-
-
-def _read(folder: Path, name: str) -> NDArray[Any]:
-    path = folder / f"{name}.npy"
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ArtefactError.one("array", str(path), f"cannot be read ({error})", "label again") from None
-    return array

@@ -14,10 +14,13 @@ from pydantic.dataclasses import dataclass as document
 
 from src.core.documents import PARTIAL, append_json_line, conform, read_json_lines, read_mapping, read_yaml_mapping
 from src.core.errors import ArtefactError, ConfigError, Problem
+from src.core.logging import get_logger
 from src.core.paths import write_json, write_text
-from src.exp.door import absolute, nested_plain, read_settings
+from src.exp.door import RUN_DIR, absolute, nested_plain, read_settings
 from src.exp.replay import Origin, chosen_options
 from src.pipeline.run_folder import SETTINGS_FILE
+
+_log = get_logger(__name__)
 
 S = TypeVar("S")
 
@@ -99,7 +102,9 @@ def read_resumed(
     holds no search or whose settings are damaged.
     """
     begun = read_begun(folder, command)
-    changes = [argument for argument in arguments if not argument.startswith(f"{RESUME}=")]
+    changes = [argument for argument in arguments if argument.split("=", 1)[0] not in (RESUME, RUN_DIR)]
+    if any(argument.startswith(f"{RUN_DIR}=") for argument in arguments):
+        _log.warning("%s is not used: a search goes on in its own folder, %s", RUN_DIR, folder)
     fixed = [change for change in changes if change.split("=", 1)[0] not in allowed]
     if fixed:
         rule = "is fixed: the trials of one search must be comparable"

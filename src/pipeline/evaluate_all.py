@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
-import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 
-from src.core.errors import ArtefactError, ConfigError, Problem, ProblemsFound
+from src.core.documents import PARTIAL, conform, read_yaml_mapping
+from src.core.errors import ConfigError, Problem, ProblemsFound
 from src.core.hardware import resolve_device
 from src.core.memory import give_back
-from src.core.paths import require_finished
+from src.core.paths import MANIFEST, require_finished
 from src.core.settings import STRICT
 from src.data.candidates import save_candidates
 from src.data.examples import Examples, sample
@@ -48,34 +48,38 @@ class EvaluateSettings:
     ]
 
 
+@settings_dataclass(frozen=True, config=PARTIAL)
+class _Search:
+    """What a manifest says about a search: trials by their state, or by their arm."""
+
+    trials: dict[str, int] = Field(default_factory=dict)
+
+
+@settings_dataclass(frozen=True, config=PARTIAL)
+class _Manifest:
+    """What is read of a result folder's manifest."""
+
+    fingerprints: dict[str, str]
+    search: _Search = Field(default_factory=_Search)
+
+
 @dataclass(frozen=True, eq=False)
 class FinishedResult:
     """A finished result folder and the experiment behind it."""
 
     folder: Path
     experiment: ExperimentSettings
-    manifest: Mapping[str, Any]
+    manifest: _Manifest
 
     @classmethod
     def read(cls, folder: Path) -> FinishedResult:
         """Raises ``ArtefactError`` for a folder that is missing, unfinished, or without an experiment's settings."""
-        manifest = require_finished(folder)
-        try:
-            content = yaml.safe_load((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            raise ArtefactError.one(
-                "folder", str(folder), f"its {SETTINGS_FILE} is missing or damaged", _NAME_A_RUN
-            ) from None
+        manifest = conform(require_finished(folder), _Manifest, folder / MANIFEST, _NAME_A_RUN)
+        content = read_yaml_mapping(folder / SETTINGS_FILE, _NAME_A_RUN)
         # a search's or a teacher's settings hold more than the experiment
         known = {field.name for field in fields(ExperimentSettings)}
-        held = content if isinstance(content, dict) else {}
-        experiment = {name: value for name, value in held.items() if name in known}
-        try:
-            settings = TypeAdapter(ExperimentSettings).validate_python(experiment)
-        except ValidationError as error:
-            where = ".".join(str(part) for part in error.errors()[0]["loc"])
-            rule = f"its {SETTINGS_FILE} holds no experiment of this version ({where}: {error.errors()[0]['msg']})"
-            raise ArtefactError.one("folder", str(folder), rule, _NAME_A_RUN) from None
+        experiment = {name: value for name, value in content.items() if name in known}
+        settings = conform(experiment, ExperimentSettings, folder / SETTINGS_FILE, _NAME_A_RUN)
         return cls(folder, settings, manifest)
 
     def has_student(self) -> bool:
@@ -84,7 +88,7 @@ class FinishedResult:
 
     def trials(self) -> int:
         """How many configurations were tried to find its student."""
-        return sum(self.manifest.get("search", {}).get("trials", {}).values()) or 1
+        return sum(self.manifest.search.trials.values()) or 1
 
     def has_teacher(self) -> bool:
         """Whether the result holds a teacher (those of run_teacher do)."""
@@ -119,7 +123,7 @@ def check_results(settings: EvaluateSettings) -> Lineup:
     resolve_device(settings.runtime.device)
     expected = stages.data.fingerprints()
     for result in results:
-        found = result.manifest["fingerprints"]
+        found = result.manifest.fingerprints
         problems += [
             Problem(
                 f"results: {name}", str(result.folder), f"has another {name} than {results[0].folder}", "compare apart"

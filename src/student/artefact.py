@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass as document
+from torch import Tensor
 
 from src.core.checkpoints import load_weights, save_weights
-from src.core.errors import ArtefactError
+from src.core.documents import PARTIAL, conform
+from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
@@ -19,6 +23,16 @@ from src.student.settings import StudentSettings
 
 WEIGHTS = "model.safetensors"
 ID_MAP = "id_map.json"
+_AGAIN = "train the student again"
+
+
+@document(frozen=True, config=PARTIAL)
+class _Manifest:
+    """What is read of the manifest."""
+
+    settings: StudentSettings
+    num_items: Annotated[int, Field(ge=1)]
+    history_length: Annotated[int, Field(ge=1)]
 
 
 def save_student(
@@ -52,16 +66,32 @@ def load_student(folder: Path, data: SequenceData | None = None) -> tuple[Sequen
 
     Raises ``ArtefactError`` when the folder is unfinished or damaged, or when its items are not those of ``data``.
     """
-    manifest = require_finished(folder)
-    settings = TypeAdapter(StudentSettings).validate_python(manifest["settings"])
+    manifest = conform(require_finished(folder), _Manifest, folder / MANIFEST, _AGAIN)
     saved_map = IdMap.load(folder / ID_MAP)
     if data is not None and saved_map.fingerprint != data.id_map.fingerprint:
         raise ArtefactError.one(
             "id map", saved_map.fingerprint, f"the student in {folder} knows other items than this dataset"
         )
-    student = build_student(settings, manifest["num_items"], manifest["history_length"])
+    if manifest.num_items != saved_map.num_items:
+        rule = f"the id map beside it has {saved_map.num_items} items"
+        raise ArtefactError.one("num_items", manifest.num_items, f"{rule}: {folder} is damaged", _AGAIN)
+    weights = load_weights(folder / WEIGHTS)
     try:
-        student.load_state_dict(load_weights(folder / WEIGHTS))
-    except RuntimeError as error:
-        raise ArtefactError.one("weights", str(folder), f"do not fit the saved settings ({error})") from None
-    return student.eval(), settings
+        # on no device first: numbers that do not fit the weights must not fill the memory
+        with torch.device("meta"):
+            student = build_student(manifest.settings, manifest.num_items, manifest.history_length)
+        _require_shapes(student, weights)
+        student = build_student(manifest.settings, manifest.num_items, manifest.history_length)
+        student.load_state_dict(weights)
+    except (RuntimeError, ConfigError) as error:
+        raise ArtefactError.one("weights", str(folder), f"do not fit the saved settings ({error})", _AGAIN) from None
+    return student.eval(), manifest.settings
+
+
+def _require_shapes(student: SequenceStudent, weights: Mapping[str, Tensor]) -> None:
+    """Raises ``RuntimeError`` unless the weights are this student's, by name and shape."""
+    wanted = {name: tuple(value.shape) for name, value in student.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if wanted != found:
+        other = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        raise RuntimeError(f"{len(other)} parameters, such as {other[0]}: {found.get(other[0])}")

@@ -284,10 +284,10 @@ def content_of(stages: Stages, outputs: TeacherOutputs | None) -> dict[str, str]
     """Fingerprints of what trials learn from: the data and, where there is a teacher, all that it says."""
     content = stages.data.fingerprints()
     if outputs is not None:
-        content["teacher outputs"] = fingerprint(
-            outputs.example_id, outputs.candidates, outputs.distances, outputs.sequence_embedding,
-            outputs.item_embedding,
-        )  # fmt: skip
+        arrays = (outputs.example_id, outputs.candidates, outputs.distances)
+        embeddings = (outputs.sequence_embedding, outputs.item_embedding)
+        # a saved folder's files were fingerprinted when they were written, and looked at when they were read
+        content["teacher outputs"] = fingerprint(outputs.manifest.get("files") or fingerprint(*arrays, *embeddings))
     return content
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic.dataclasses import dataclass as document
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from src.core.documents import PARTIAL, read_mapping
 from src.core.errors import ArtefactError, Paused
-from src.core.paths import read_json, write_json
+from src.core.paths import write_json
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
 from src.data.teacher_outputs import TeacherOutputs
@@ -28,6 +29,14 @@ from src.tuning.store import Store
 FOLDER = "data"
 _TENSORS, _ID_MAP, _FACTS = "tensors.safetensors", "id_map.json", "facts.json"
 _ON_THE_HOST = "teaching.sequence_embedding"  # see `TeachingRows`
+
+
+@document(frozen=True, config=PARTIAL)
+class _Facts:
+    """What stands beside the tensors."""
+
+    fingerprints: dict[str, str]
+    history_length: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +75,7 @@ class SharedData:
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> SharedData:
         """Map what `save` wrote; what a step reads gets a copy of its own on a GPU."""
-        facts: dict[str, Any] = read_json(folder / _FACTS)
+        facts = read_mapping(folder / _FACTS, _Facts)
         id_map = IdMap.load(folder / _ID_MAP)
         tensors = {
             name: tensor if name == _ON_THE_HOST else tensor.to(device)
@@ -81,11 +90,11 @@ class SharedData:
             train=TensorExamples(**part("train")),
             validation=TensorExamples(**part("validation")),
             num_items=id_map.num_items,
-            history_length=int(facts["history_length"]),
+            history_length=facts.history_length,
             propensity=tensors["propensity"],
         )
         taught = part("teaching")
-        return cls(students, TeachingRows(**taught) if taught else None, id_map, facts["fingerprints"])
+        return cls(students, TeachingRows(**taught) if taught else None, id_map, facts.fingerprints)
 
     def taught(self, topk: int) -> TeachingRows:
         """The teacher's first ``topk`` candidates; raises ``ArtefactError`` without a teacher or with fewer."""
