@@ -23,7 +23,7 @@ from src.core.logging import console, get_logger, log_to
 from src.core.paths import MANIFEST, reserve_folder
 from src.exp.door import CONF, RUN_DIR, expand_params, format_value, nested_plain, read_settings
 from src.exp.help import show_help
-from src.exp.replay import Origin, chosen_options, started_from
+from src.exp.replay import Origin, started_from
 from src.exp.resume import log_resume, read_resumed, remember_command, resume_argument
 from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
 
@@ -89,7 +89,7 @@ class Entry(Generic[S]):
         folder.write_yaml(SETTINGS_FILE, nested_plain(settings), SETTINGS_HEADING)
         if self.resumable:
             remember_command(folder.path, self.command, arguments)
-        origin = Origin(chosen_options(arguments), Path.cwd())
+        origin = Origin(arguments, Path.cwd())
         return self._work(partial(_under_hydra, self.config_name, arguments), settings, prepared, folder, origin)
 
     def _resume(self, wanted: Path, arguments: list[str]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ _CONFIG = "config"
 
 @dataclass(frozen=True)
 class Origin:
-    """The options of `conf/`'s groups that a run's arguments chose, and where its relative paths start."""
+    """The arguments that a run was started with, of which only `chosen_options` are read, and where paths start."""
 
-    choices: Mapping[str, str]
+    arguments: Sequence[str]
     base: Path
 
 
@@ -60,9 +60,10 @@ def chosen_options(arguments: Sequence[str]) -> dict[str, str]:
 def replay_keys(settings: ExperimentSettings) -> dict[str, Any]:
     """Group choices, then every dotted key in which ``settings`` differ from them. Paths are absolute."""
     origin = _origin.get()
-    content, _ = compose_plain(_CONFIG, [f"{group}={option}" for group, option in origin.choices.items()])
+    choices = chosen_options(origin.arguments)
+    content, _ = compose_plain(_CONFIG, [f"{group}={option}" for group, option in choices.items()])
     start = nested_plain(to_settings(content, ExperimentSettings, str(origin.base)))
-    return {**origin.choices, **_differences(nested_plain(settings), start)}
+    return {**choices, **_differences(nested_plain(settings), start)}
 
 
 def _differences(wanted: dict[str, Any], start: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from src.core.errors import ArtefactError, ConfigError, Problem
 from src.core.logging import get_logger
 from src.core.paths import write_json, write_text
 from src.exp.door import RUN_DIR, absolute, nested_plain, read_settings
-from src.exp.replay import Origin, chosen_options
+from src.exp.replay import Origin
 from src.pipeline.run_folder import SETTINGS_FILE
 
 _log = get_logger(__name__)
@@ -110,21 +110,22 @@ def read_resumed(
         rule = "is fixed: the trials of one search must be comparable"
         step = f"start a new search, or change one of {', '.join(sorted(allowed))}"
         raise ConfigError([Problem("resume", change, rule, step) for change in fixed])
-    changed = {change.split("=", 1)[0] for change in changes}
-    nested = nested_plain(read_settings(config_name, changes, schema)[0])
     path = folder / SETTINGS_FILE
     saved = read_yaml_mapping(path, f"the study and the trials are intact: restore it from {folder}/config/config.yaml")
     _conform(saved, schema, path)
-    if "trials" in changed and nested["trials"] < saved["trials"]:
-        rule = f"may be raised, not lowered: the search was started with {saved['trials']}"
-        raise ConfigError.one("trials", nested["trials"], rule)
-    for change in changes:
-        _copy(change.split("=", 1)[0], nested, saved)
+    if changes:
+        nested = nested_plain(read_settings(config_name, changes, schema)[0])
+        for change in changes:
+            key = change.split("=", 1)[0]
+            if key == "trials" and nested[key] < saved[key]:
+                rule = f"may be raised, not lowered: the search was started with {saved[key]}"
+                raise ConfigError.one(key, nested[key], rule)
+            _copy(key, nested, saved)
     if (folder / SPACE_FILE).is_file():
         saved["tuning"]["search_space"] = str(folder / SPACE_FILE)
         saved["warm_start"] = None  # its trials are in the study, and the earlier result may be gone
     settings = absolute(_conform(saved, schema, path), folder)
-    return Resumed(folder, settings, changes, Origin(chosen_options(begun.arguments), Path(begun.cwd)))
+    return Resumed(folder, settings, changes, Origin(begun.arguments, Path(begun.cwd)))
 
 
 def _conform(saved: Mapping[str, Any], schema: type[S], path: Path) -> S:
