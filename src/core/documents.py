@@ -13,6 +13,7 @@ import re
 from collections.abc import Hashable, Mapping
 from functools import cache
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -91,7 +92,9 @@ def read_array(path: Path, next_step: str = "", mmap: bool = False) -> NDArray[A
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     # what NumPy's reading of a damaged header ends in
-    except (OSError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, MemoryError, SyntaxError) as error:
+    except (
+        OSError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, MemoryError, SyntaxError, TokenError,
+    ) as error:  # fmt: skip
         raise ArtefactError.one("array", str(path), f"cannot be read ({error})", next_step) from None
     if not isinstance(array, np.ndarray):
         raise ArtefactError.one("array", str(path), "holds several arrays", next_step)

@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic.dataclasses import dataclass as document
+
 from src.core.data_utils import fingerprint
+from src.core.documents import PARTIAL, read_mapping
 from src.core.errors import ArtefactError, ConfigError
 from src.core.logging import get_logger
-from src.core.paths import MANIFEST, atomic_folder, read_json, require_finished, write_json
+from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json
 
 _log = get_logger(__name__)
 
@@ -57,8 +60,8 @@ class StageCache:
         folder = self.root / kind / key
         found = _finished(folder) if self.reuse else None
         if found is not None:
-            _log.info("%s: reused %s (built in %.1f s)", name, key, found["seconds"])
-            return self._remember(StageRecord(name, key, folder, float(found["seconds"]), reused=True))
+            _log.info("%s: reused %s (built in %.1f s)", name, key, found.seconds)
+            return self._remember(StageRecord(name, key, folder, found.seconds, reused=True))
         _log.info("%s: building %s", name, key)
         seconds = self._build(folder, determined_by, build)
         _log.info("%s: built in %.1f s", name, seconds)
@@ -87,17 +90,23 @@ class StageCache:
         return record
 
 
-def _finished(folder: Path) -> dict[str, Any] | None:
+@document(frozen=True, config=PARTIAL)
+class _Built:
+    """What is read of `stage.json`."""
+
+    seconds: float
+
+
+def _finished(folder: Path) -> _Built | None:
     """What was written beside a finished artefact, or None where it has to be built."""
     if not folder.exists():
         return None
     try:
         require_finished(folder)
-        stage: dict[str, Any] = read_json(folder / STAGE)
+        return read_mapping(folder / STAGE, _Built)
     except ArtefactError as error:
         _log.warning("%s is not usable and will be built again: %s", folder / MANIFEST, error)
         return None
-    return stage
 
 
 def _readable(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from src.core.documents import PARTIAL, read_mapping
-from src.core.errors import ArtefactError, Paused
+from src.core.errors import ArtefactError, Paused, ProblemsFound
 from src.core.paths import write_json
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
@@ -77,27 +77,36 @@ class SharedData:
         """Map what `save` wrote; what a step reads gets a copy of its own on a GPU."""
         facts = read_mapping(folder / _FACTS, _Facts)
         id_map = IdMap.load(folder / _ID_MAP)
-        tensors = {
-            name: tensor if name == _ON_THE_HOST else tensor.to(device)
-            for name, tensor in load_file(folder / _TENSORS).items()
-        }
+        try:
+            mapped = load_file(folder / _TENSORS)
+        except (SafetensorError, OSError) as error:
+            raise _damaged(folder, str(error)) from None
+        tensors = {name: tensor if name == _ON_THE_HOST else tensor.to(device) for name, tensor in mapped.items()}
 
         def part(prefix: str) -> dict[str, Tensor]:
             names = (name for name in tensors if name.startswith(f"{prefix}."))
             return {name.removeprefix(f"{prefix}."): tensors[name] for name in names}
 
-        students = StudentData(
-            train=TensorExamples(**part("train")),
-            validation=TensorExamples(**part("validation")),
-            num_items=id_map.num_items,
-            history_length=facts.history_length,
-            propensity=tensors["propensity"],
-        )
-        taught = part("teaching")
-        return cls(students, TeachingRows(**taught) if taught else None, id_map, facts.fingerprints)
+        try:
+            students = StudentData(
+                train=TensorExamples(**part("train")),
+                validation=TensorExamples(**part("validation")),
+                num_items=id_map.num_items,
+                history_length=facts.history_length,
+                propensity=tensors["propensity"],
+            )
+            taught = part("teaching")
+            teaching = TeachingRows(**taught) if taught else None
+        except (KeyError, TypeError) as error:  # a name that is missing, or that nobody knows
+            raise _damaged(folder, str(error)) from None
+        return cls(students, teaching, id_map, facts.fingerprints)
 
     def taught(self, topk: int) -> TeachingRows:
         """The teacher's first ``topk`` candidates; raises ``ArtefactError`` without a teacher or with fewer."""
         if self.teaching is None:
             raise ArtefactError.one("teacher outputs", None, "this search was started without a teacher")
         return self.teaching.first(topk)
+
+
+def _damaged(folder: Path, why: str) -> ProblemsFound:
+    return ArtefactError.one("trials' data", str(folder / _TENSORS), f"is damaged ({why})", "resume: it is made anew")

@@ -211,9 +211,14 @@ def test_a_link_in_the_folder_is_refused_and_what_it_leads_to_is_whole(found: Pa
     (found / name).unlink(missing_ok=True)
     (found / name).symlink_to(workplace / "thesis")
     assert entry(lambda *_: pytest.fail("must not run")).execute([f"resume={found}", "trials=9"]) == 2
-    with pytest.raises(ConfigError), single_driver(found):
-        assert name != "driver.lock"
-        raise ConfigError.one("a", "b", "c")
+    assert (workplace / "thesis").read_text() == "ten years"
+
+
+def test_a_lock_is_never_a_link(workplace: Path) -> None:
+    (workplace / "thesis").write_text("ten years")
+    (workplace / LOCK).symlink_to(workplace / "thesis")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        single_driver(workplace).__enter__()
     assert (workplace / "thesis").read_text() == "ten years"
 
 
