@@ -50,7 +50,7 @@ def read_document(path: Path, next_step: str = "") -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ArtefactError.one("file", str(path), "is missing", next_step) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8, or no possible name of a file
         rule = f"cannot be read ({getattr(error, 'strerror', None) or error})"
         raise ArtefactError.one("file", str(path), rule, next_step) from None
 

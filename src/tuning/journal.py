@@ -17,6 +17,7 @@ from optuna.exceptions import OptunaError
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from src.core.documents import PARTIAL, conform
@@ -40,9 +41,9 @@ class _StudyFacts:
     content: dict[str, str] | None = None
 
 
-@dataclass(frozen=True, config=PARTIAL)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="ignore"))
 class _TrialFacts:
-    """What a search notes about a trial."""
+    """What a search notes about a trial; a failed one's metrics may be NaN."""
 
     epochs: int | None = None
     best_epoch: int | None = None
@@ -121,7 +122,9 @@ def _check_trial(trial: FrozenTrial) -> None:
         if not distribution._contains(distribution.to_internal_repr(trial.params[key])):
             raise ValueError(f"{key} = {trial.params[key]!r} is outside {distribution}")
     numbers = [*(trial.values or []), *trial.intermediate_values.values()]
-    if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+    if not all(isinstance(number, (int, float)) for number in numbers) or not all(
+        map(math.isfinite, trial.values or [])
+    ):
         raise ValueError(f"trial {trial.number} holds a value that is no finite number")
     if not all(isinstance(epoch, int) for epoch in trial.intermediate_values):
         raise TypeError(f"trial {trial.number} names an epoch that is no whole number")
