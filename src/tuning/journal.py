@@ -121,10 +121,9 @@ def _check_trial(trial: FrozenTrial) -> None:
     for key, distribution in trial.distributions.items():
         if not distribution._contains(distribution.to_internal_repr(trial.params[key])):
             raise ValueError(f"{key} = {trial.params[key]!r} is outside {distribution}")
-    numbers = [*(trial.values or []), *trial.intermediate_values.values()]
-    if not all(isinstance(number, (int, float)) for number in numbers) or not all(
-        map(math.isfinite, trial.values or [])
-    ):
+    values = trial.values or []
+    numbers = [*values, *trial.intermediate_values.values()]
+    if not all(isinstance(number, (int, float)) for number in numbers) or not all(map(math.isfinite, values)):
         raise ValueError(f"trial {trial.number} holds a value that is no finite number")
     if not all(isinstance(epoch, int) for epoch in trial.intermediate_values):
         raise TypeError(f"trial {trial.number} names an epoch that is no whole number")
