@@ -14,7 +14,7 @@ from collections.abc import Hashable, Mapping
 from functools import cache
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import numpy as np
 import yaml
@@ -69,7 +69,8 @@ def conform(content: Any, schema: type[T], source: Path, next_step: str = "") ->
     """
     try:
         # JSON's strict mode: 3 is a float where one is wanted, "3" is no number
-        return _adapter(schema).validate_json(json.dumps(content, default=str), strict=True)
+        found: T = _adapter(cast(Hashable, schema)).validate_json(json.dumps(content, default=str), strict=True)
+        return found
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -80,8 +81,8 @@ def conform(content: Any, schema: type[T], source: Path, next_step: str = "") ->
 
 
 @cache
-def _adapter(schema: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(schema)
+def _adapter(schema: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cast(Any, schema))
 
 
 def read_array(path: Path, next_step: str = "", mmap: bool = False) -> NDArray[Any]:

@@ -12,10 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 from pydantic.dataclasses import dataclass as document
 
-from src.core.data_utils import fingerprint_file
 from src.core.documents import PARTIAL, conform, read_array
 from src.core.errors import ArtefactError, Problem
 from src.core.git_info import git_info
@@ -31,8 +29,6 @@ class _Manifest:
 
     schema_version: int
     fingerprints: dict[str, str]
-    #: what each array's file was when it was written; not there in folders of before 2026-12
-    files: dict[str, str] = Field(default_factory=dict)
 
 
 _ARRAYS = ("example_id", "candidates", "scores", "distances", "sequence_embedding", "item_embedding")
@@ -117,7 +113,6 @@ def save_teacher_outputs(folder: Path, outputs: TeacherOutputs, id_map: IdMap) -
                 "schema_version": SCHEMA_VERSION,
                 "rows": len(outputs),
                 "top_n": int(outputs.candidates.shape[1]),
-                "files": {name: fingerprint_file(target / f"{name}.npy") for name in _ARRAYS},
                 "git": git_info(),
             },
         )
@@ -131,7 +126,7 @@ def load_teacher_outputs(folder: Path, expected: Mapping[str, str], num_items: i
     """
     again = "run python -m src.exp.run_teacher with this run's dataset options"
     manifest = require_finished(folder)
-    files = conform(manifest, _Manifest, folder / MANIFEST, again).files
+    conform(manifest, _Manifest, folder / MANIFEST, again)
     problems = []
     if manifest.get("schema_version") != SCHEMA_VERSION:
         rule = f"schema version {SCHEMA_VERSION} is needed"
@@ -145,9 +140,6 @@ def load_teacher_outputs(folder: Path, expected: Mapping[str, str], num_items: i
     if problems:
         raise ArtefactError([Problem("folder", str(folder), "does not fit this run"), *problems])
     arrays = {name: read_array(folder / f"{name}.npy", again, mmap=True) for name in _ARRAYS}
-    damaged = [name for name in _ARRAYS if name in files and fingerprint_file(folder / f"{name}.npy") != files[name]]
-    if damaged:
-        raise ArtefactError.one("folder", str(folder), f"{', '.join(damaged)}: not what was saved", again)
     outputs = TeacherOutputs(**arrays, manifest=manifest)
     if problems := outputs.check(num_items):
         raise ArtefactError([Problem("folder", str(folder), "is damaged", again), *problems])

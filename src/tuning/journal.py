@@ -16,7 +16,7 @@ from typing import Any
 from optuna.exceptions import OptunaError
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
@@ -104,7 +104,7 @@ def _sound(open_storage: Callable[[], JournalStorage], path: Path) -> JournalSto
         for study in storage.get_all_studies():
             conform(study.user_attrs, _StudyFacts, path)
             for trial in storage.get_all_trials(study._study_id, deepcopy=False):
-                _check_trial(trial)
+                _check_trial(trial, len(storage.get_study_directions(study._study_id)))
                 conform(trial.user_attrs, _TrialFacts, path)
     # Optuna's own replay of a record whose values were changed ends in any of these
     except (OptunaError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
@@ -114,7 +114,7 @@ def _sound(open_storage: Callable[[], JournalStorage], path: Path) -> JournalSto
     return storage
 
 
-def _check_trial(trial: FrozenTrial) -> None:
+def _check_trial(trial: FrozenTrial, objectives: int) -> None:
     """Raises ``ValueError`` or ``TypeError`` for a parameter outside its distribution, a value that is no number."""
     if trial.state.is_finished():
         trial._validate()  # a running one has no end yet
@@ -122,6 +122,8 @@ def _check_trial(trial: FrozenTrial) -> None:
         if not distribution._contains(distribution.to_internal_repr(trial.params[key])):
             raise ValueError(f"{key} = {trial.params[key]!r} is outside {distribution}")
     values = trial.values or []
+    if trial.state == TrialState.COMPLETE and len(values) != objectives:
+        raise ValueError(f"trial {trial.number} has {len(values)} values for {objectives} objectives")
     numbers = [*values, *trial.intermediate_values.values()]
     if not all(isinstance(number, (int, float)) for number in numbers) or not all(map(math.isfinite, values)):
         raise ValueError(f"trial {trial.number} holds a value that is no finite number")

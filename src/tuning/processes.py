@@ -32,8 +32,7 @@ _log = get_logger(__name__)
 _KEPT = "processes.json"
 #: in a scratch folder: the word that the note in the result folder must know
 _MARKER = ".anyo-search"
-_PREFIX = "anyo-"
-_NAME = re.compile(rf"{_PREFIX}[A-Za-z0-9_]+")
+_NAME = re.compile(r"anyo-[A-Za-z0-9_]+")
 
 
 @dataclass(frozen=True, config=PARTIAL)
@@ -53,15 +52,13 @@ class _Note:
     children: list[_Child]
 
 
-def make_scratch() -> Path:
-    """A folder of this search's own for Ray's files, with the mark by which `end_survivors` knows it again."""
-    scratch = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()  # short: Ray's sockets lie in it
-    write_text(scratch / _MARKER, secrets.token_hex(16))
-    return scratch
-
-
 def remember_children(folder: Path, scratch: Path) -> None:
-    """Note which processes this driver has started, and its scratch folder, for the start after a SIGKILL."""
+    """Note which processes this driver has started, and its scratch folder, for the start after a SIGKILL.
+
+    The scratch folder gets a mark, once, by which `end_survivors` knows it again.
+    """
+    if scratch.is_dir() and not (scratch / _MARKER).exists():
+        write_text(scratch / _MARKER, secrets.token_hex(16))
     children = []
     for process in psutil.Process().children(recursive=True):
         try:
@@ -114,17 +111,18 @@ def _mark_of(scratch: Path) -> str:
 
 
 def _is_own(scratch: Path, mark: str) -> bool:
-    """Whether `make_scratch` made this folder, for this user, where temporary files lie, for the note's search."""
+    """Whether a search has made this folder, for this user, where temporary files lie, and it was the note's search."""
     try:
         found = scratch.lstat()
     except OSError:
         return False
-    places = {Path(place).resolve() for place in (tempfile.gettempdir(), "/tmp", "/var/tmp")}
+    named = (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm", os.environ.get("XDG_RUNTIME_DIR"))
+    places = {Path(place).resolve() for place in named if place}
     return (
         stat.S_ISDIR(found.st_mode)
         and found.st_uid == os.getuid()
         and _NAME.fullmatch(scratch.name) is not None
-        and scratch.parent in places
+        and scratch.parent.resolve() in places
         and mark != ""
         and secrets.compare_digest(_mark_of(scratch).encode(), mark.encode())
     )

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from src.core.errors import ConfigError, Problem
 from src.core.logging import get_logger
 from src.core.paths import REPOSITORY
-from src.tuning.processes import forget_children, make_scratch, remember_children
+from src.tuning.processes import forget_children, remember_children
 from src.tuning.settings import RaySettings
 from src.tuning.store import Store
 
@@ -114,7 +115,7 @@ def ray_session(settings: RaySettings, dashboard: bool, wants_gpu: bool, folder:
     os.environ.update(_ENVIRONMENT)
     # a worker imports `src`, and the user's own modules, wherever it was started
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    scratch = make_scratch()
+    scratch = Path(tempfile.mkdtemp(prefix="anyo-"))  # short: Ray's sockets lie in it
     try:
         if settings.address:
             _join(settings.address)

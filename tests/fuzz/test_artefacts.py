@@ -59,7 +59,9 @@ from tests.teacher.test_label_cache import Counting
 TOTAL, SEED = 2_000, 20261127
 DATA = cycle_data()
 #: kinds whose damage is not always noticed yet: their files carry no checksum. Take a name out when they do.
-PENDING = {"student weights", "trials' data", "training's state"}
+PENDING = {"student weights", "teacher outputs' arrays", "training's state"}
+#: made anew at every start of a search, and mapped into memory: a checksum would make each trial read it all
+UNVERIFIED = {"trials' data"}
 
 Mode = Literal["exact", "stated", "sound"]
 
@@ -423,7 +425,7 @@ def test_damage_is_told_or_harmless(
             outcomes["sound"] += 1
         elif kind.mode == "stated" and found == kind.stated(copy):
             outcomes["as stated"] += 1
-        elif kind.name in PENDING:
+        elif kind.name in PENDING | UNVERIFIED:
             outcomes["not noticed"] += 1
         else:
             raise AssertionError(f"damage {number} to {file.name} came back as {found!r}: {file.read_bytes()!r}")
@@ -449,4 +451,4 @@ def _outcome(kind: Kind, folder: Path) -> Any:
 
 
 def test_what_carries_no_checksum_yet_is_a_kind() -> None:
-    assert {kind.name for kind in KINDS} >= PENDING
+    assert {kind.name for kind in KINDS} >= PENDING | UNVERIFIED

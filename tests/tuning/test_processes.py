@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,17 @@ from typing import Any
 import psutil
 import pytest
 
-from src.tuning.processes import end_survivors, forget_children, make_scratch, remember_children
+from src.tuning.processes import end_survivors, forget_children, remember_children
 
 NOTE = "processes.json"
 
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """A scratch folder as a search makes it."""
-    folder = make_scratch()
+    """A scratch folder as a search makes it, with its mark."""
+    folder, result = Path(tempfile.mkdtemp(prefix="anyo-")), Path(tempfile.mkdtemp())
+    remember_children(result, folder)
+    shutil.rmtree(result)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
