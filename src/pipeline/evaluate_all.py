@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 
 from src.core.documents import PARTIAL, conform, read_yaml_mapping
-from src.core.errors import ConfigError, Problem, ProblemsFound
+from src.core.errors import ArtefactError, ConfigError, Problem, ProblemsFound
 from src.core.hardware import resolve_device
 from src.core.memory import give_back
 from src.core.paths import MANIFEST, require_finished
@@ -69,17 +69,26 @@ class FinishedResult:
 
     folder: Path
     experiment: ExperimentSettings
-    manifest: _Manifest
+    manifest: Mapping[str, Any]
 
     @classmethod
     def read(cls, folder: Path) -> FinishedResult:
         """Raises ``ArtefactError`` for a folder that is missing, unfinished, or without an experiment's settings."""
-        manifest = conform(require_finished(folder), _Manifest, folder / MANIFEST, _NAME_A_RUN)
-        content = read_yaml_mapping(folder / SETTINGS_FILE, _NAME_A_RUN)
+        manifest = require_finished(folder)
+        conform(manifest, _Manifest, folder / MANIFEST, _NAME_A_RUN)
+        try:
+            content = read_yaml_mapping(folder / SETTINGS_FILE)
+        except ArtefactError as error:
+            rule = f"its {SETTINGS_FILE} is missing or damaged ({error.problems[0].rule})"
+            raise ArtefactError.one("folder", str(folder), rule, _NAME_A_RUN) from None
         # a search's or a teacher's settings hold more than the experiment
         known = {field.name for field in fields(ExperimentSettings)}
         experiment = {name: value for name, value in content.items() if name in known}
-        settings = conform(experiment, ExperimentSettings, folder / SETTINGS_FILE, _NAME_A_RUN)
+        try:
+            settings = conform(experiment, ExperimentSettings, folder / SETTINGS_FILE)
+        except ArtefactError as error:
+            rule = f"its {SETTINGS_FILE} holds no experiment of this version ({error.problems[0].rule})"
+            raise ArtefactError.one("folder", str(folder), rule, _NAME_A_RUN) from None
         return cls(folder, settings, manifest)
 
     def has_student(self) -> bool:
@@ -88,7 +97,7 @@ class FinishedResult:
 
     def trials(self) -> int:
         """How many configurations were tried to find its student."""
-        return sum(self.manifest.search.trials.values()) or 1
+        return sum(self.manifest.get("search", {}).get("trials", {}).values()) or 1
 
     def has_teacher(self) -> bool:
         """Whether the result holds a teacher (those of run_teacher do)."""
@@ -123,7 +132,7 @@ def check_results(settings: EvaluateSettings) -> Lineup:
     resolve_device(settings.runtime.device)
     expected = stages.data.fingerprints()
     for result in results:
-        found = result.manifest.fingerprints
+        found = result.manifest["fingerprints"]
         problems += [
             Problem(
                 f"results: {name}", str(result.folder), f"has another {name} than {results[0].folder}", "compare apart"

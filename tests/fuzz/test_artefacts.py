@@ -219,8 +219,8 @@ def _result_folder(folder: Path) -> None:
 def _result(folder: Path) -> Any:
     result = FinishedResult.read(folder)
     assert isinstance(result.experiment, ExperimentSettings)
-    assert result.trials() >= 1 or result.manifest.search.trials
-    return nested_plain(result.experiment), result.manifest.fingerprints
+    assert isinstance(result.trials(), int)
+    return nested_plain(result.experiment), result.manifest["fingerprints"]
 
 
 def _storage_folder(folder: Path) -> None:

@@ -35,7 +35,7 @@ def result(tmp_path: Path, settings: dict[str, Any]) -> Path:
 def test_a_finished_result_is_read(result: Path) -> None:
     found = FinishedResult.read(result)
     assert (found.experiment.student.width, found.trials()) == (8, 4)
-    assert found.manifest.fingerprints == {"dataset": "d"}
+    assert found.manifest["fingerprints"] == {"dataset": "d"}
 
 
 @pytest.mark.parametrize("kind", ["file", "empty", "gone"])
