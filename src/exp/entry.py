@@ -49,6 +49,8 @@ class Entry(Generic[S]):
     run: Callable[[S, Any, RunFolder], None]
     #: the keys that `resume=FOLDER` may change; empty where a run cannot be resumed
     resumable: frozenset[str] = frozenset()
+    #: ``check_resumed(folder, prepared)`` looks at what was begun in a folder, before anything is written there
+    check_resumed: Callable[[Path, Any], None] = lambda folder, prepared: None
 
     def main(self) -> None:
         """Run with ``sys.argv``; leaves with exit code 0, 1 (failed or paused while running), 2 (bad input),
@@ -101,6 +103,7 @@ class Entry(Generic[S]):
         folder = RunFolder(wanted)
         with folder.alone():  # before anything is written: another process may be at work here
             prepared = self.check(resumed.settings)
+            self.check_resumed(wanted, prepared)
             log_to(wanted / LOG)
             log_resume(resumed)
             return self._work(_in_folder, resumed.settings, prepared, folder, resumed.origin)

@@ -152,7 +152,6 @@ def driving(settings: SearchSettings, stages: Stages, folder: RunFolder, documen
     with folder.alone():
         if (folder.path / MANIFEST).exists() and openings(folder.test_record) and not settings.reopen_test:
             raise ConfigError([already_open(folder.test_record)])
-        check_content(folder.path, content_of(stages, None))
         folder.begin_again()
         if not (folder.path / SPACE_FILE).exists():
             shutil.copyfile(space_document(settings.tuning, document), folder.path / SPACE_FILE)
@@ -232,4 +231,8 @@ def search_entry(
     run: Callable[[S, Prepared, RunFolder], None],
 ) -> Entry[S]:
     """A tune_* command: an `Entry` whose runs can be resumed."""
-    return Entry(command, config_name, description or "", schema, check, run, RESUMABLE)
+
+    def check_resumed(folder: Path, prepared: Prepared) -> None:
+        check_content(folder, content_of(prepared.stages, None))
+
+    return Entry(command, config_name, description or "", schema, check, run, RESUMABLE, check_resumed)
