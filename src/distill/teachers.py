@@ -104,7 +104,9 @@ def combined(outputs: Sequence[TeacherOutputs], num_items: int) -> TeacherOutput
         candidates[low:high] = best.indices.numpy()
         distances[low:high] = -best.values.clamp(min=_LEAST, max=1.0).log().numpy()
     embedded = next((one for one in outputs if one.item_embedding.shape[1]), first)
-    made = _without_embeddings(example_id, candidates, distances, num_items, embedded.manifest)
+    # the checksums are those of one teacher's folder
+    manifest = {name: value for name, value in embedded.manifest.items() if name != "files"}
+    made = _without_embeddings(example_id, candidates, distances, num_items, manifest)
     return TeacherOutputs(
         made.example_id, made.candidates, made.scores, made.distances, made.sequence_embedding,
         np.asarray(embedded.item_embedding), made.manifest,

@@ -22,7 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
-from src.core.errors import ConfigError, Problem
+from src.core.documents import parse_yaml, read_document
+from src.core.errors import ArtefactError, ConfigError, Problem
 from src.core.paths import REPOSITORY
 from src.exp.base_configs import plain
 
@@ -63,7 +64,8 @@ def _own_keys(config: DictConfig) -> list[str]:
 def expand_params(arguments: Sequence[str]) -> list[str]:
     """Replace ``params=FILE`` by the overrides that the file holds; what else stands on the command line wins.
 
-    Raises ``ConfigError`` when the file cannot be read, is no mapping, or holds values that no override can say.
+    Raises ``ConfigError`` when the file cannot be read, is no mapping, uses a key twice, holds values that no override
+    can say, or says anything to Hydra itself.
     """
     given = [a for a in arguments if a.startswith(f"{PARAMS}=")]
     rest = [a for a in arguments if not a.startswith(f"{PARAMS}=")]
@@ -71,17 +73,23 @@ def expand_params(arguments: Sequence[str]) -> list[str]:
         return rest
     path = Path(given[-1].split("=", 1)[1])
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = parse_yaml(read_document(path))
+    except (ArtefactError, yaml.YAMLError) as error:
         raise ConfigError.one(PARAMS, str(path), f"cannot be read ({error})", "name a best_params.yaml") from None
     if not isinstance(content, dict):
         raise ConfigError.one(PARAMS, str(path), "must be a mapping of dotted keys to values")
     rule, step = "must be a number, text, true, false, null or a list of them", "write nested keys with dots"
     problems = [Problem(f"{path.name}: {key}", v, rule, step) for key, v in content.items() if not _is_plain(v)]
+    rule = "is no key of the configuration: a name, with dots and without signs, that is not Hydra's own"
+    problems += [Problem(path.name, key, rule, "remove it") for key in content if not _is_own_key(key)]
     if problems:
         raise ConfigError(problems)
     taken = {a.split("=", 1)[0].lstrip("+~") for a in rest}
     return [f"{key}={format_value(value)}" for key, value in content.items() if key not in taken] + rest
+
+
+def _is_own_key(key: Any) -> bool:
+    return isinstance(key, str) and bool(re.fullmatch(r"(?!hydra\b)[A-Za-z_]\w*(\.\w+)*", key))
 
 
 def _is_plain(value: Any) -> bool:

@@ -13,12 +13,13 @@ from src.exp.base_configs import register_command
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.settings import RaySettings, TuningSettings
 
-#: what `resume=FOLDER` may change: how much is searched and with what, never what is searched
+#: what `resume=FOLDER` may change: how much is searched, with what, and where things lie now; never what is searched
 RESUMABLE = frozenset(
     {
         "trials", "dashboard", "reopen_test", "ray.address", "ray.memory_mb", "ray.dashboard_host",
         "ray.dashboard_port", "tuning.gpu_per_trial", "tuning.retries", "tuning.stall_minutes", "tuning.keep_top",
-        "tuning.max_folder_mb", "tuning.resamples",
+        "tuning.max_folder_mb", "tuning.resamples", "dataset.root", "teacher.llm", "distill.outputs_from",
+        "runtime.device", "runtime.cache", "runtime.reuse",
     }
 )  # fmt: skip
 

@@ -26,17 +26,17 @@ from src.pipeline.stages import Stages, fit_of
 from src.student.artefact import load_student
 from src.tuning.dispatch import states
 from src.tuning.html_report import write_report
-from src.tuning.journal import single_driver
 from src.tuning.ray_session import check_ray
 from src.tuning.report import write_tensorboard, write_trials_table
 from src.tuning.resources import check_gpu
 from src.tuning.search import (
     SearchOutcome,
     Workplace,
+    check_content,
     check_resources,
+    content_of,
     plan_search,
     prepare_space,
-    remove_work,
     run_search,
     space_document,
     warm_trials,
@@ -109,7 +109,7 @@ def driving(settings: SearchSettings, stages: Stages, folder: RunFolder, documen
     What a finished folder says is set aside, and the search space is kept beside it. Raises ``ConfigError`` when the
     search's test split was opened and more is asked, before anything is trained.
     """
-    with single_driver(folder.path):
+    with folder.alone():
         if (folder.path / MANIFEST).exists() and openings(folder.test_record) and not settings.reopen_test:
             raise ConfigError([already_open(folder.test_record)])
         folder.begin_again()
@@ -178,6 +178,10 @@ def conclude(stages: Stages, folder: RunFolder, kind: str, found: Mapping[str, A
 
     def last(manifest: Mapping[str, Any]) -> None:
         write_report(folder.path, manifest)
-        remove_work(folder.path)
 
     finish(stages, folder, kind, found, last)
+
+
+def check_resumed(folder: Path, prepared: Prepared) -> None:
+    """Raises ``ArtefactError`` when a search was begun in the folder with other data, or its journal is damaged."""
+    check_content(folder, content_of(prepared.stages, {}))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from src.core.errors import ConfigError
 from src.core.logging import console, get_logger
-from src.core.paths import require_finished, write_text
+from src.core.paths import write_text
 from src.data.candidates import CandidateLists, save_candidates
 from src.data.examples import Examples, sample
 from src.data.tensor_examples import TensorExamples
@@ -19,7 +19,7 @@ from src.evaluation.comparison import Ranked, Row, as_frame, as_table, ranks_fra
 from src.evaluation.segments import ExampleFacts, segments_frame
 from src.pipeline.judging import facts_of, judge, repeated_share
 from src.pipeline.run_folder import RunFolder
-from src.pipeline.stages import Stages
+from src.pipeline.stages import Stages, tried_for
 from src.student.evaluator import Score
 
 if TYPE_CHECKING:
@@ -117,8 +117,7 @@ def closed_form_contestants(stages: Stages) -> list[Contestant]:
         except ConfigError as error:
             _log.warning("%s is not in the table: %s", name, error)
             continue
-        tried = len(require_finished(record.folder).get("tried", [])) or 1
-        found.append(Contestant(name, stages.load_student(record).eval(), tried))
+        found.append(Contestant(name, stages.load_student(record).eval(), tried_for(record)))
     return found
 
 

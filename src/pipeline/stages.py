@@ -11,13 +11,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass as document
 from torch import Tensor
 
 from src.core.checkpoints import FileCheckpoint
 from src.core.data_utils import fingerprint_file
+from src.core.documents import PARTIAL, conform
 from src.core.errors import ConfigError
 from src.core.hardware import resolve_device
 from src.core.logging import epoch_bar, get_logger
@@ -69,6 +72,28 @@ VERSIONS = {
     "teacher_outputs": 1,
     "title_outputs": 1,
 }
+_AGAIN = "remove it and run again"
+
+
+@document(frozen=True, config=PARTIAL)
+class _Fitted:
+    """What is read of a student's manifest."""
+
+    fit: FitResult
+
+
+@document(frozen=True, config=PARTIAL)
+class _Tuned:
+    """What is read of the manifest of a model in closed form."""
+
+    tried: Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+
+@document(frozen=True, config=PARTIAL)
+class _Trained:
+    """What is read of a teacher's manifest."""
+
+    summary: dict[str, Any]
 
 
 @dataclass
@@ -296,8 +321,8 @@ class Stages:
     @cached_property
     def teacher_summary(self) -> dict[str, Any]:
         """Rows trained, epochs, gate entropy, validation metrics on the sample, as the teacher's manifest tells."""
-        summary: dict[str, Any] = require_finished(self.teacher.folder)["summary"]
-        return summary
+        folder = self.teacher.folder
+        return conform(require_finished(folder), _Trained, folder / MANIFEST, _AGAIN).summary
 
     @cached_property
     def outputs_record(self) -> StageRecord:
@@ -456,4 +481,9 @@ def student_bar(name: str, settings: StudentSettings) -> AbstractContextManager[
 
 def fit_of(record: StageRecord) -> FitResult:
     """How a student stage's training went."""
-    return FitResult(**require_finished(record.folder)["fit"])
+    return conform(require_finished(record.folder), _Fitted, record.folder / MANIFEST, _AGAIN).fit
+
+
+def tried_for(record: StageRecord) -> int:
+    """How many settings were tried for a model in closed form."""
+    return len(conform(require_finished(record.folder), _Tuned, record.folder / MANIFEST, _AGAIN).tried)

@@ -35,7 +35,7 @@ from src.core.logging import get_logger
 from src.core.memory import give_back, is_out_of_memory
 from src.core.paths import write_json
 from src.core.seed import seed_everything
-from src.pipeline.settings import ExperimentSettings
+from src.pipeline.settings import ExperimentSettings, without_places
 from src.tuning.applied import apply_values, plain
 from src.tuning.dispatch import CHECKPOINT, MODEL
 from src.tuning.probe import in_worker
@@ -161,7 +161,7 @@ class Trainable:
         settings = in_worker(apply_values(base, config["values"]), float(config["share"]))
         device = resolve_device(settings.runtime.device)
         _clean_worker(settings.seed, device, config)
-        identity = fingerprint(self.stage, {**plain(settings), "runtime": None})
+        identity = fingerprint(self.stage, without_places(settings))
         checkpoint = TrialCheckpoint(self.store, f"{config['folder']}/{CHECKPOINT}", identity, self.token)
         with self._stall_watch(log.stream) as alive, self.store.scratch() as scratch:
 

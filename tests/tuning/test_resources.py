@@ -15,7 +15,6 @@ from src.data.dataset import load_dataset
 from src.data.settings import DatasetSettings
 from src.data.teacher_outputs import TeacherOutputs
 from src.distill.data_bridge import align
-from src.tuning.processes import end_survivors, remember_children
 from src.tuning.ray_session import check_ray
 from src.tuning.resources import CONTEXT_BYTES, Measured, Resources, check_gpu, most_that_fit, most_that_pay
 from src.tuning.settings import RaySettings, TuningSettings
@@ -107,26 +106,6 @@ def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     with pytest.raises(ConfigError, match="must be auto or HOST:PORT of RAY_ADDRESS"):
         check_ray(RaySettings(address="auto"), dashboard=False)
-
-
-def test_survivors_are_known_by_number_and_start_time(tmp_path: Path) -> None:
-    child = psutil.Popen(["sleep", "60"])
-    remember_children(tmp_path, tmp_path / "scratch")
-    (tmp_path / "scratch").mkdir()
-    assert end_survivors(tmp_path) == 1
-    assert child.wait(timeout=10) != 0
-    assert not (tmp_path / "scratch").exists()
-    assert end_survivors(tmp_path) == 0
-    # a number that was given to another process since is left alone
-    other = psutil.Popen(["sleep", "60"])
-    note = tmp_path / "processes.json"
-    note.write_text(f'{{"scratch": "/nowhere", "children": [{{"pid": {other.pid}, "started": 1.0}}]}}')
-    assert end_survivors(tmp_path) == 0
-    assert other.is_running()
-    other.kill()
-    other.wait(timeout=10)
-    note.write_text("nonsense")
-    assert end_survivors(tmp_path) == 0
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ class TransformerSettings(NetworkSettings):
     ] = 20
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout rate in training")] = 0.2
     heads: Annotated[int, Field(ge=1, description="attention heads; must divide the width")] = 2
-    blocks: Annotated[int, Field(ge=1, description="attention blocks")] = 1
+    blocks: Annotated[int, Field(ge=1, le=100, description="attention blocks")] = 1
     feedforward: Annotated[int, Field(ge=1, description="width of a block's inner layer, in multiples of D")] = 4
     tied: Annotated[
         bool, Field(description="score with the item embeddings themselves instead of a free row for each item")
