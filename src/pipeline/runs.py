@@ -110,7 +110,11 @@ def teacher_facts(stages: Stages) -> dict[str, Any]:
     """Rows trained, rows labelled, epochs and gate entropy of the teacher, or where its outputs came from."""
     labelled = {"rows_labelled": len(stages.outputs), "rows_in_training_split": len(stages.data.train)}
     if not stages.uses_own_teacher:
-        return {"teacher": {"outputs_from": str(stages.settings.distill.outputs_from), **labelled}}
+        distill = stages.settings.distill
+        source = {"teachers": ", ".join(distill.teachers)}
+        if distill.outputs_from is not None:
+            source["outputs_from"] = str(distill.outputs_from)
+        return {"teacher": {**source, **labelled}}
     return {"teacher": {**stages.teacher_summary, **labelled}}
 
 

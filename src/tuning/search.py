@@ -35,6 +35,7 @@ from src.tuning.applied import (
 )
 from src.tuning.dispatch import MODEL, Dispatcher, Search
 from src.tuning.executor import execute
+from src.tuning.finalists import Finalist, final_space, final_values, finalists_of, judge_finalists
 from src.tuning.journal import JOURNAL, open_journal, read_journal
 from src.tuning.processes import end_survivors, graceful_signals
 from src.tuning.progress import Screen
@@ -254,6 +255,8 @@ class SearchOutcome:
     settings: ExperimentSettings
     model_folder: Path
     seconds: float
+    #: the best trials on other seeds, the best mean first; none where the first value decided
+    finalists: Sequence[Finalist] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -364,9 +367,40 @@ def run_search(place: Workplace, plan: SearchPlan, stages: Stages, outputs: Teac
     probe = configured_trial(plan.space, plan.settings)
     with open_workshop(place, stages, outputs, plan.space, probe) as shop:
         shop.work_through([search], "no distillation" if stage == "distill" and not given else "")
-        best = winner(search)
-        settings = apply_values(plan.settings, values(best))
-        yield SearchOutcome(search, best, settings, shop.fetch(search, best.number), time.perf_counter() - start)
+        winner(search)
+        finalists = _finalists(shop, plan, search)
+        best = _published(shop, search, finalists)
+        settings, model = apply_values(plan.settings, values(best)), shop.fetch(search, best.number)
+        yield SearchOutcome(search, best, settings, model, time.perf_counter() - start, finalists)
+
+
+def _finalists(shop: Workshop, plan: SearchPlan, search: Search) -> list[Finalist]:
+    """Train the best trials on other seeds; the best mean first. Trials that are added later get finals of their own."""
+    tuning = shop.place.tuning
+    chosen = finalists_of(search, tuning.finalists)
+    if not chosen:
+        return []
+    name = f"finalists of {len(search.record.trials())} trials"
+    space = final_space(search, chosen, plan.settings.seed, tuning.finalist_seeds)
+    grid = space.grid()
+    place = f"finalists/{len(search.record.trials())}_"
+    finals_plan = replace(plan, name=name, space=space, trials=len(grid), first=grid, protected=len(grid), place=place)
+    finals = finals_plan.open(open_journal(shop.place.folder), tuning, lambda trial: final_values(search, trial))
+    finals.keep = 0
+    shop.work_through([finals])
+    return judge_finalists(search, finals, chosen)
+
+
+def _published(shop: Workshop, search: Search, finalists: Sequence[Finalist]) -> FrozenTrial:
+    """The winner, or the next best whose model is still there; raises ``TrainingFailed`` when none is."""
+    by_number = {trial.number: trial for trial in search.record.ranked()}
+    order = list(dict.fromkeys([*(finalist.number for finalist in finalists), *by_number]))
+    for place, number in enumerate(order):
+        if shop.store.exists(f"{search.folder(number)}/{MODEL}"):
+            if place:
+                _log.warning("the model of trial %d is gone: trial %d is published in its place", order[0], number)
+            return by_number[number]
+    raise TrainingFailed("no completed trial has its model any more: start a new search, or restore trials/")
 
 
 def winner(search: Search) -> FrozenTrial:
