@@ -375,7 +375,7 @@ def run_search(place: Workplace, plan: SearchPlan, stages: Stages, outputs: Teac
 
 
 def _finalists(shop: Workshop, plan: SearchPlan, search: Search) -> list[Finalist]:
-    """Train the best trials on other seeds; the best mean first. Trials that are added later get finals of their own."""
+    """Train the best trials on other seeds; the best mean first. Trials that are added get finals of their own."""
     tuning = shop.place.tuning
     chosen = finalists_of(search, tuning.finalists)
     if not chosen:

@@ -28,8 +28,11 @@ from src.core.errors import ArtefactError
 from src.tuning.journal import JOURNAL, read_journal
 
 FINALS, SEARCH = "finals", "search"
+#: how the names of studies begin in which a search's best trials were trained on other seeds
+FINALISTS = "finalists"
 #: what `comparison.csv` names of every row
 _COLUMNS = {"model", "split", "trials", "examples"}
+_SEGMENT_COLUMNS = {"by", "segment", "examples", "model", "gain", "low", "high", "split"}
 
 
 @document(frozen=True, config=PARTIAL)
@@ -87,7 +90,7 @@ class Searched:
     @property
     def distinct(self) -> bool:
         """Whether this is a search of its own rather than the final trainings of several searches."""
-        return self.name != FINALS
+        return self.name != FINALS and not self.name.startswith(FINALISTS)
 
     def having(self, state: TrialState) -> list[FrozenTrial]:
         """Trials in a state, by number."""
@@ -125,6 +128,9 @@ class Result:
     openings: Sequence[Mapping[str, Any]]
     replay: str | None
     fair: Mapping[str, Any] | None
+    #: the sentences of `metrics/verdict.json`, the one against the baseline first
+    verdicts: Sequence[str] = ()
+    segments: pd.DataFrame | None = None
 
     @property
     def studies(self) -> list[Searched]:
@@ -143,13 +149,15 @@ def read_result(folder: Path, manifest: Mapping[str, Any]) -> Result:
         manifest=manifest,
         searches=[searched for searched in studies if searched.distinct],
         finals=next((searched for searched in studies if not searched.distinct), None),
-        comparison=_comparison(folder / "comparison.csv"),
+        comparison=_table(folder / "comparison.csv", _COLUMNS),
         settings=read_yaml_mapping(settings) if settings.exists() else {},
         settings_text=_text(settings),
         times=read_mapping(time, dict[str, float]) if time.exists() else {},
         openings=read_json_lines(folder / "test_openings.jsonl", dict[str, Any]),
         replay=_replay(_text(folder / "best_params.yaml") or ""),
         fair=fair,
+        verdicts=_verdicts(folder / "metrics" / "verdict.json"),
+        segments=_table(folder / "segments.csv", _SEGMENT_COLUMNS),
     )
 
 
@@ -179,14 +187,36 @@ def _fair(path: Path) -> dict[str, Any]:
     return content
 
 
-def _comparison(path: Path) -> pd.DataFrame | None:
+@document(frozen=True, config=PARTIAL)
+class _Verdict:
+    """A line of `metrics/verdict.json`."""
+
+    sentence: str
+
+
+@document(frozen=True, config=PARTIAL)
+class _Verdicts:
+    """What the report reads of `metrics/verdict.json`."""
+
+    against: dict[str, _Verdict]
+
+
+def _verdicts(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    content = read_mapping(path, dict[str, Any])
+    found: _Verdicts = conform(content, _Verdicts, path)
+    return list(dict.fromkeys(verdict.sentence for verdict in found.against.values()))
+
+
+def _table(path: Path, columns: set[str]) -> pd.DataFrame | None:
     if not path.exists():
         return None
     try:
         frame = pd.read_csv(path)
     except (ValueError, OSError) as error:  # pandas' own errors and undecodable text are of these
         raise ArtefactError.one("file", str(path), f"is no table ({error})") from None
-    if missing := _COLUMNS - set(frame.columns):
+    if missing := columns - set(frame.columns):
         raise ArtefactError.one("file", str(path), f"lacks the columns {', '.join(sorted(missing))}")
     return frame
 
