@@ -120,6 +120,9 @@ class SharedData:
             taught = {name: TeachingRows(**part(f"teaching.{name}")) for name in facts.teachers}
         except (KeyError, TypeError, ValueError, RuntimeError) as error:  # a name missing or unknown, no single number
             raise _damaged(folder, str(error)) from None
+        for examples in (students.train, students.validation):
+            if not _within_bounds(examples, id_map.num_items):
+                raise _damaged(folder, "an example points outside")
         return cls(students, taught, id_map, facts.fingerprints)
 
     def taught(self, teachers: Sequence[str], topk: int) -> TeachingRows:
@@ -136,6 +139,21 @@ class SharedData:
 def teaching_key(teachers: Sequence[str]) -> str:
     """The name under which what these teachers say together is kept."""
     return "+".join(teachers)
+
+
+def _within_bounds(examples: TensorExamples, num_items: int) -> bool:
+    """Whether every history lies within the items, and every item in the catalogue: nothing is read from elsewhere."""
+    rows = (examples.end, examples.earlier, examples.target, examples.example_id, examples.timestamp)
+    whole = (examples.items, *rows[:-1])
+    return (
+        all(tensor.dim() == 1 and not tensor.is_floating_point() for tensor in whole)
+        and len({tensor.shape for tensor in rows}) == 1
+        and examples.window >= 1
+        and examples.padding_id == num_items
+        and bool(((examples.earlier >= 0) & (examples.earlier <= examples.end)).all())
+        and bool((examples.end <= len(examples.items)).all())
+        and all(bool(((ids >= 0) & (ids < num_items)).all()) for ids in (examples.items, examples.target))
+    )
 
 
 def _damaged(folder: Path, why: str) -> ProblemsFound:
