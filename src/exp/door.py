@@ -311,11 +311,19 @@ def absolute(settings: S, base: Path) -> S:
     for field in fields(settings):
         value = getattr(settings, field.name)
         if isinstance(value, Path):
-            changes[field.name] = (base / value.expanduser()).resolve()
+            changes[field.name] = _resolved(field.name, value, base)
         elif isinstance(value, tuple) and value and all(isinstance(part, Path) for part in value):
-            changes[field.name] = tuple((base / part.expanduser()).resolve() for part in value)
+            changes[field.name] = tuple(_resolved(field.name, part, base) for part in value)
         elif field.name == "llm" and (value.startswith((".", "/", "~")) or (base / value).is_dir()) and value != "tiny":
             changes[field.name] = str((base / Path(value).expanduser()).resolve())
         elif is_dataclass(value):
             changes[field.name] = absolute(value, base)
     return cast(S, replace(cast(Any, settings), **changes))
+
+
+def _resolved(field: str, path: Path, base: Path) -> Path:
+    """A path that does not depend on the working directory; raises ``ConfigError`` for what no path can be."""
+    try:
+        return (base / path.expanduser()).resolve()
+    except (ValueError, OSError, RuntimeError) as error:  # a null character, a loop of links, an unknown ~user
+        raise ConfigError.one(field, str(path), f"is no path ({error})", "name a file or folder") from None

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass as document
 
@@ -22,12 +21,12 @@ from src.data.tensor_examples import TensorExamples
 from src.evaluation.comparison import Ranked, Row, row
 from src.pipeline.cache import StageCache
 from src.pipeline.final import CANDIDATES, Contestant, closed_form_contestants, write_comparison
+from src.pipeline.judging import judge, repeated_share
 from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
 from src.pipeline.runs import BEST_STUDENT
 from src.pipeline.settings import EvaluateSettings, ExperimentSettings
 from src.pipeline.stages import Stages
 from src.student.artefact import load_student
-from src.student.evaluator import rank_examples
 from src.student.settings import EvaluationSettings
 from src.teacher.trained import load_trained
 
@@ -142,7 +141,7 @@ def run_eval_all(settings: EvaluateSettings, field: Lineup, folder: RunFolder) -
     ]
     test = stages.data.test.open(f"run_eval_all of {names}", folder.test_record)
     splits = {"validation": stages.data.validation, "test": test}
-    full = {split: _ranked(students, split, shown, settings.evaluation, device) for split, shown in splits.items()}
+    full = {split: _ranked(students, split, shown, settings.evaluation, stages) for split, shown in splits.items()}
     ranked = {split: list(rankings) for split, rankings in full.items()}
     for result in field.results:
         if result.has_teacher():
@@ -159,10 +158,15 @@ def run_eval_all(settings: EvaluateSettings, field: Lineup, folder: RunFolder) -
 
 
 def _ranked(
-    students: Sequence[Contestant], split: str, examples: Examples, evaluation: EvaluationSettings, device: torch.device
+    students: Sequence[Contestant], split: str, examples: Examples, evaluation: EvaluationSettings, stages: Stages
 ) -> list[Ranked]:
-    tensors = TensorExamples.of(examples, device)
-    return [Ranked.of(s.name, split, examples, rank_examples(s.score, tensors, evaluation)) for s in students]
+    tensors, repeated = TensorExamples.of(examples, stages.device), repeated_share(stages.data.validation)
+    ranked = []
+    for student in students:
+        found = judge(student.score, tensors, evaluation, repeated)
+        more = found.more(evaluation, stages.data.item_counts)
+        ranked.append(Ranked.of(student.name, split, examples, found.official(evaluation), more))
+    return ranked
 
 
 def _teacher(

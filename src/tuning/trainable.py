@@ -68,10 +68,11 @@ def reason_of(error: AnyoError | ValidationError) -> str:
 
 def _rule_broken(found: Mapping[str, Any]) -> str:
     """A rule between fields says which ones it is about; a field's own rule does not."""
-    said = str(found["msg"])
+    said, where = str(found["msg"]), ".".join(str(part) for part in found["loc"])
     if found["type"] == "value_error":
-        return said.removeprefix("Value error, ")
-    return str(Problem(".".join(str(part) for part in found["loc"]), found["input"], said))
+        rule = said.removeprefix("Value error, ")
+        return f"{where}: {rule}" if where else rule
+    return str(Problem(where, found["input"], said))
 
 
 class Superseded(Exception):

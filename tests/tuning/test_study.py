@@ -218,7 +218,7 @@ def test_a_search_is_not_known_by_where_things_lie(tmp_path: Path) -> None:
     moved = toy_settings(tmp_path / "x", "dataset.root=b", "teacher.llm=./b", "distill.outputs_from=b")
     assert without_places(first) == without_places(moved)
     assert first != moved
-    other = toy_settings(tmp_path, "student.width=9")
+    other = toy_settings(tmp_path, "student.width=10")
     assert without_places(other) != without_places(first)
 
 
