@@ -314,11 +314,18 @@ def absolute(settings: S, base: Path) -> S:
             changes[field.name] = _resolved(field.name, value, base)
         elif isinstance(value, tuple) and value and all(isinstance(part, Path) for part in value):
             changes[field.name] = tuple(_resolved(field.name, part, base) for part in value)
-        elif field.name == "llm" and (value.startswith((".", "/", "~")) or (base / value).is_dir()) and value != "tiny":
-            changes[field.name] = str((base / Path(value).expanduser()).resolve())
+        elif field.name == "llm" and _is_folder(value, base):
+            changes[field.name] = str(_resolved(field.name, Path(value), base))
         elif is_dataclass(value):
             changes[field.name] = absolute(value, base)
     return cast(S, replace(cast(Any, settings), **changes))
+
+
+def _is_folder(llm: str, base: Path) -> bool:
+    """Whether a language model is named by its folder, and not by a hub id."""
+    if llm == "tiny":
+        return False
+    return llm.startswith((".", "/", "~")) or _resolved("llm", Path(llm), base).is_dir()
 
 
 def _resolved(field: str, path: Path, base: Path) -> Path:
