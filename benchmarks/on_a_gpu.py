@@ -1,11 +1,13 @@
-"""Every measurement of the teacher that wants a GPU, the most telling first: one command for half an hour.
+"""Every measurement that wants a GPU, the most telling first: one command for a quarter of an hour.
 
 Each one runs as a process of its own with a limit of time; what it prints lies in FOLDER/NAME.txt, and
-FOLDER/summary.md is written anew after each of them. A failure, or memory that is not enough, stops nothing. The shape
-is Llama-2-7B's with random weights: nothing is downloaded. The commands themselves stand here and nowhere else.
+FOLDER/summary.md is written anew after each of them. A failure, or memory that is not enough, stops nothing. The
+teacher's shape is Llama-2-7B's with random weights: nothing is downloaded. The commands themselves stand here and
+nowhere else.
 
     python -m benchmarks.on_a_gpu --list
-    python -m benchmarks.on_a_gpu --out FOLDER                     # one GPU of 80 GB or more
+    python -m benchmarks.on_a_gpu --out FOLDER                     # one GPU of 80 GB or more, 15 minutes
+    python -m benchmarks.on_a_gpu --out FOLDER --all               # and what takes longer: see --list --all
     python -m benchmarks.on_a_gpu --out FOLDER --only gated-step tests
     python -m benchmarks.on_a_gpu --out FOLDER --small             # tiny shapes on the CPU: does it run?
 """
@@ -63,17 +65,88 @@ def _benchmark(name: str, script: str, words: str, small: str, minutes: float, g
     return Command(name, f"benchmarks.{script}", words, small, minutes, gigabytes)
 
 
+def _look(part: str, minutes: float, gigabytes: int = 2) -> Command:
+    return _benchmark(f"gpu-{part}", "gpu_check", f"{part} --device cuda", f"{part} --device cpu", minutes, gigabytes)
+
+
+#: a quarter of an hour: what a search of students stands on, then the teacher of 7 B parameters
 COMMANDS = (
-    _benchmark("training-item", "teacher_throughput", _ITEM, _FEW_STEPS, 4, 52),
-    _benchmark("training-title", "teacher_throughput", _TITLE, f"{_FEW_STEPS} --objective title_lm", 5, 98),
+    _look("facts", 0.4),
+    _look("attention", 0.5),
+    _look("students", 1.0),
+    _look("steps", 1.2),
+    _look("together", 1.7, 20),
+    _look("memory", 0.4, 80),
+    Command(
+        "tests",
+        "pytest",
+        "tests/teacher/test_on_a_gpu.py -q -rs -m 'not slow' -p no:cacheprovider",
+        "tests/teacher/test_on_a_gpu.py -q -m 'not slow' -p no:cacheprovider",
+        1.8,
+        4,
+    ),
+    Command(
+        "search",
+        "src.exp.tune_distill",
+        "runtime.device=cuda trials=8 student.loop.epochs=6",
+        "runtime.device=cpu trials=1 student.loop.epochs=1",
+        2.5,
+        20,
+    ),
+    _benchmark(
+        "training-title",
+        "teacher_throughput",
+        f"{_SEVEN_B} {_PUBLISHED} {_THOUSAND} --micro-batch 4 --checkpointing off on --grouped --rows 64",
+        f"{_FEW_STEPS} --objective title_lm",
+        1.1,
+        57,
+    ),
     _benchmark(
         "gated-step",
         "gated_lora_step",
-        f"{_SEVEN_B} --batch 8 --length 256 --rounds 21 --repeats 2",
+        f"{_SEVEN_B} --batch 8 --length 256 --rounds 9 --repeats 2",
         f"{_TINY} --rounds 2 --repeats 1 --length 8",
-        5,
-        81,
+        0.9,
+        60,
     ),
+    _benchmark(
+        "labelling-title",
+        "labelling_rate",
+        f"{_WRITING} --rank-batch 32 --holds shared",
+        f"{_FEW_ROWS} --methods constrained grounded --holds shared",
+        0.8,
+        40,
+    ),
+    _benchmark(
+        "training-item",
+        "teacher_throughput",
+        f"{_SEVEN_B} {_PUBLISHED} --micro-batch 16 --checkpointing off on --grouped --rows 256",
+        _FEW_STEPS,
+        0.9,
+        40,
+    ),
+    _benchmark(
+        "labelling-item",
+        "labelling_rate",
+        f"{_SEVEN_B} --rank 8 --methods item_ce items --batch 64 --rows 1024",
+        f"{_FEW_ROWS} --methods item_ce items",
+        0.8,
+        20,
+    ),
+    _benchmark(
+        "memory-title",
+        "memory_estimate",
+        f"{_SEVEN_B} {_PUBLISHED} {_THOUSAND} --micro-batch 4",
+        f"{_TINY} --objective title_lm --micro-batch 2",
+        0.9,
+        57,
+    ),
+)
+
+#: with more time, by name or with --all
+FURTHER = (
+    _benchmark("training-item-sizes", "teacher_throughput", _ITEM, _FEW_STEPS, 4, 52),
+    _benchmark("training-title-sizes", "teacher_throughput", _TITLE, f"{_FEW_STEPS} --objective title_lm", 5, 98),
     _benchmark("training-item-base", "teacher_throughput", f"{_ITEM} --compute base", _FEW_STEPS, 4, 40),
     _benchmark(
         "training-title-base",
@@ -82,38 +155,6 @@ COMMANDS = (
         f"{_FEW_STEPS} --objective title_lm --compute base",
         5,
         75,
-    ),
-    _benchmark(
-        "labelling-item",
-        "labelling_rate",
-        f"{_SEVEN_B} --rank 8 --methods item_ce items --batch 64 --rows 2048",
-        f"{_FEW_ROWS} --methods item_ce items",
-        4,
-        20,
-    ),
-    _benchmark(
-        "labelling-title",
-        "labelling_rate",
-        f"{_WRITING} --rank-batch 32 --holds shared",
-        f"{_FEW_ROWS} --methods constrained grounded --holds shared",
-        5,
-        40,
-    ),
-    Command(
-        "tests",
-        "pytest",
-        "tests/teacher/test_on_a_gpu.py -q -rs -p no:cacheprovider",
-        "tests/teacher/test_on_a_gpu.py -q -p no:cacheprovider",
-        6,
-        4,
-    ),
-    _benchmark(
-        "memory-title",
-        "memory_estimate",
-        f"{_SEVEN_B} {_PUBLISHED} {_THOUSAND} --micro-batch 4",
-        f"{_TINY} --objective title_lm --micro-batch 2",
-        3,
-        57,
     ),
     _benchmark(
         "memory-title-checkpointing",
@@ -239,10 +280,11 @@ def listing(commands: Sequence[Command], small: bool) -> str:
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """From the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [command.name for command in COMMANDS]
+    names = [command.name for command in (*COMMANDS, *FURTHER)]
     parser.add_argument("--out", type=Path, help="a folder for outputs and summary.md")
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--minutes", type=float, default=30.0, help="for all of them together")
+    parser.add_argument("--only", nargs="+", choices=names, default=[], metavar="NAME", help=", ".join(names))
+    parser.add_argument("--all", action="store_true", help="also the commands that need more time")
+    parser.add_argument("--minutes", type=float, default=0.0, help="for all of them together; 0: the sum of theirs")
     parser.add_argument("--small", action="store_true", help="tiny shapes on the CPU")
     parser.add_argument("--list", action="store_true", help="show the commands, with the time and memory they may take")
     options = parser.parse_args(words)
@@ -254,11 +296,13 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     """0 when every command was done."""
     options = arguments(words)
-    chosen = [command for command in COMMANDS if command.name in options.only]
+    offered = (*COMMANDS, *FURTHER) if options.all or options.only else COMMANDS
+    chosen = [command for command in offered if command.name in options.only or not options.only]
     if options.list:
         print(listing(chosen, options.small))
         return 0
-    found = carry_out_all(chosen, options.out, options.small, options.minutes)
+    minutes = options.minutes or sum(command.minutes for command in chosen)
+    found = carry_out_all(chosen, options.out, options.small, minutes)
     print(f"\n{options.out / 'summary.md'}")
     return 0 if all(done.outcome == "done" for done in found) else 1
 

@@ -4,6 +4,7 @@ set -euo pipefail
 
 readonly IMAGE=anyo-ilora-dllm2rec:latest
 readonly NAME=anyo-experiment
+readonly MPS=/tmp/nvidia-mps # in the container
 
 usage() {
     cat <<'USAGE'
@@ -18,6 +19,8 @@ Options:
   --join                 only join a running container; an error if there is none
   --rebuild              build the image anew, with the newest base image of its tag
   --no-gpu               start without GPUs (the default is all of them)
+  --mps                  start NVIDIA's MPS daemon in it: trials that share a GPU then compute at the same time
+                         instead of in turns; it ends with the container
   --volume HOST:PATH[:ro]  mount another folder of the host, e.g. data outside the checkout (may be repeated)
   -h, --help             this text
 
@@ -39,7 +42,7 @@ die() {
 }
 
 parse() {
-    detach=no join=no rebuild=no gpus=all
+    detach=no join=no rebuild=no gpus=all mps=no
     volumes=() command=()
     while [ $# -gt 0 ]; do
         case "$1" in
@@ -47,6 +50,7 @@ parse() {
             --join) join=yes ;;
             --rebuild) rebuild=yes ;;
             --no-gpu) gpus=none ;;
+            --mps) mps=yes ;;
             --volume)
                 [[ "${2:-}" == *:* ]] || die "--volume needs HOST:PATH, got '${2:-}'"
                 volumes+=(--volume "$2")
@@ -62,6 +66,8 @@ parse() {
         esac
         shift
     done
+    [ "$gpus$mps" != noneyes ] || die "--mps shares a GPU and --no-gpu starts without one; give one of them"
+    [ "$join$mps" != yesyes ] || die "--mps belongs to the start of a container, not to --join"
     [ "$detach$join" != yesyes ] || die "--detach starts a container and --join enters one; give one of them"
 }
 
@@ -116,7 +122,7 @@ container_user() {
 }
 
 run_container() {
-    local cache user arguments
+    local cache user arguments start
     cache=${HF_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/huggingface}
     mkdir -p "$cache" || die "HF_HOME=$cache cannot be created" # docker would create it for root
     cache=$(cd "$cache" && pwd)
@@ -134,8 +140,16 @@ run_container() {
     [ "$gpus" = none ] || arguments+=(--gpus "$gpus")
     [ -z "${HF_TOKEN:-}" ] || arguments+=(--env HF_TOKEN) # by name: the token is in no command line
     arguments+=(${volumes[@]+"${volumes[@]}"})
+    [ "$detach" = no ] || [ ${#command[@]} -gt 0 ] || command=(sleep infinity)
+    if [ "$mps" = yes ]; then
+        # named here, so that every shell that joins finds the daemon too
+        arguments+=(--env "CUDA_MPS_PIPE_DIRECTORY=$MPS" --env "CUDA_MPS_LOG_DIRECTORY=$MPS/log")
+        # shellcheck disable=SC2016 # expanded in the container
+        start='mkdir -p "$CUDA_MPS_LOG_DIRECTORY" && nvidia-cuda-mps-control -d'
+        start="if ! { $start; }; then echo 'MPS did not start: trials take turns on the GPU' >&2; fi"
+        command=(bash -c "$start; exec \"\$@\"" mps "${command[@]}")
+    fi
     if [ "$detach" = yes ]; then
-        [ ${#command[@]} -gt 0 ] || command=(sleep infinity)
         docker run --detach "${arguments[@]}" "$IMAGE" "${command[@]}" >/dev/null || explain_failure $?
         say "$NAME runs in the background"
         say "enter it: $0 --join   watch it: docker logs -f $NAME   end it: docker stop $NAME"
@@ -163,6 +177,7 @@ check_docker
 case "$(state)" in
     running)
         [ "$detach" = no ] || die "$NAME runs already; enter it: $0 --join"
+        [ "$mps" = no ] || say "the running container keeps its processes; for --mps, first: docker stop $NAME"
         [ "$rebuild" = no ] || say "the running container keeps its image; for --rebuild, first: docker stop $NAME"
         join_container
         ;;

@@ -34,6 +34,9 @@ def verify_files(folder: Path, checksums: Mapping[str, str], next_step: str = ""
     Raises:
         DamagedArtefact: a file is missing, cannot be read, or holds something else.
     """
+    for name in checksums:  # a manifest may name anything: a pipe or a device would be read for ever
+        if not (folder / name).is_file():
+            raise DamagedArtefact.one("file", str(folder / name), "is missing", next_step)
     try:
         total = sum((folder / name).stat().st_size for name in checksums)
         if total >= _LONG:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from src.core.documents import read_json_document, read_mapping
 from src.core.errors import ArtefactError, ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -89,12 +90,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises ``ArtefactError`` when it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtefactError.one("file", str(path), "is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtefactError.one("file", str(path), f"is not valid JSON ({error})", "remove it and run again") from None
+    return read_json_document(path)
 
 
 @contextmanager
@@ -175,5 +171,4 @@ def require_finished(folder: Path) -> dict[str, Any]:
         raise ArtefactError.one(
             "folder", str(folder), f"has no {MANIFEST}: its run did not finish", "run that command again"
         )
-    manifest: dict[str, Any] = read_json(folder / MANIFEST)
-    return manifest
+    return read_mapping(folder / MANIFEST, dict[str, Any], "run that command again")

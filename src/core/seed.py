@@ -7,9 +7,12 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+
+_deterministic: Any = torch.utils.deterministic  # a module that is replaced by an object with this setting
 
 
 def derive_seed(seed: int, *purpose: object) -> int:
@@ -40,18 +43,25 @@ def seed_everything(seed: int, *purpose: object) -> None:
 
 @contextmanager
 def reproducible(threads: int) -> Iterator[None]:
-    """Deterministic kernels and a fixed number of CPU threads inside the block.
+    """Deterministic kernels, float32 that is float32, and a fixed number of CPU threads inside the block.
 
     Sums are added in another order with another number of threads, so a run can be repeated bit by bit only where the
     number is part of its configuration. ``threads`` ≥ 1.
     """
-    before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads_before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    # cuDNN multiplies float32 with ten bits of mantissa where it may: convolutions and recurrent layers, no others
+    tf32, filling = torch.backends.cudnn.allow_tf32, _deterministic.fill_uninitialized_memory
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     # the CPU kernels that training uses add in a fixed order anyway
     torch.use_deterministic_algorithms(torch.cuda.is_available(), warn_only=True)
+    # a kernel for each new tensor, which helps only a program that reads memory it never wrote
+    _deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads_before)
         torch.use_deterministic_algorithms(deterministic)
+        _deterministic.fill_uninitialized_memory = filling
+        torch.backends.cudnn.allow_tf32 = tf32

@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass as document
 from torch import Tensor
 
 from src.core.data_utils import fingerprint
+from src.core.documents import PARTIAL, conform, read_array
 from src.core.errors import ArtefactError, DataError, Problem
 from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json
 from src.core.seed import derive_seed
@@ -77,6 +78,13 @@ def require_negatives(examples: Examples, num_items: int) -> None:
             f"with its target covers all {num_items} items: no negative can be drawn",
             "use a smaller dataset.window or a larger catalogue",
         )
+
+
+@document(frozen=True, config=PARTIAL)
+class _Manifest:
+    """What is read of the manifest."""
+
+    fingerprints: dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,8 +188,8 @@ def load_candidates(folder: Path, expected: Mapping[str, str]) -> CandidateLists
 
     Raises ``ArtefactError`` when it is unfinished, damaged, or has another fingerprint than one of ``expected``.
     """
-    found = require_finished(folder).get("fingerprints", {})
     again = "train the teacher again"
+    found = conform(require_finished(folder), _Manifest, folder / MANIFEST, again).fingerprints
     problems = [
         Problem(f"candidates: {name}", found.get(name), f"belongs to another {name}; this run has {value}", again)
         for name, value in expected.items()
@@ -189,15 +197,7 @@ def load_candidates(folder: Path, expected: Mapping[str, str]) -> CandidateLists
     ]
     if problems:
         raise ArtefactError([Problem("folder", str(folder), "does not fit this run"), *problems])
-    lists = CandidateLists(**{name: _read(folder / f"{name}.npy") for name in _ARRAYS})
+    lists = CandidateLists(**{name: read_array(folder / f"{name}.npy", again) for name in _ARRAYS})
     if lists.fingerprint != found.get("candidates"):
         raise ArtefactError.one("candidates", str(folder), "are damaged: not the lists that were saved", again)
     return lists
-
-
-def _read(path: Path) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ArtefactError.one("array", str(path), f"cannot be read ({error})", "train the teacher again") from None
-    return array

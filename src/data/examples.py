@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass as document
 
 from src.core.data_utils import fingerprint
+from src.core.documents import PARTIAL, append_json_line, read_json_lines
 from src.core.errors import DataError, Problem
 from src.core.seed import numpy_generator
 from src.data.id_map import IdMap
@@ -167,11 +168,21 @@ def sample(examples: Examples, count: int, seed: int, split: str) -> Examples:
     return examples.take(np.sort(rows))
 
 
+@document(frozen=True, config=PARTIAL)
+class _Opening:
+    """A line of the record of openings."""
+
+    time: str
+    reason: str
+    test_split: str = ""
+    judged: str = ""
+    again: bool = False
+
+
 def openings(record: Path) -> list[dict[str, Any]]:
     """What a record tells of earlier openings of the test split."""
-    if not record.is_file():
-        return []
-    return [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines() if line.strip()]
+    step = "whether the test split was opened can no longer be told: restore the record, or start a new search"
+    return [asdict(line) for line in read_json_lines(record, _Opening, step)]
 
 
 def already_open(record: Path) -> Problem:
@@ -205,10 +216,8 @@ class SealedExamples:
         earlier = openings(record)
         if not again and any(line.get("judged", "") != judged for line in earlier):
             raise DataError([already_open(record)])
-        record.parent.mkdir(parents=True, exist_ok=True)
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "reason": reason, "test_split": self.fingerprint}
-        with record.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps({**line, "judged": judged, "again": again}, ensure_ascii=False) + "\n")
+        append_json_line(record, {**line, "judged": judged, "again": again})
         return self._examples
 
     def check(self, num_items: int, split: str) -> list[Problem]:

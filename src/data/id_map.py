@@ -54,11 +54,18 @@ class IdMap:
     def load(cls, path: Path) -> IdMap:
         """Read what `save` wrote; raises ``ArtefactError`` when indices are not 0..V-1 in order."""
         rows = read_json(path)
-        try:
-            indices = [row["index"] for row in rows]
-            id_map = cls(tuple(str(row["raw_id"]) for row in rows), tuple(str(row["title"]) for row in rows))
-        except (TypeError, KeyError):
-            raise ArtefactError.one("id map", str(path), "must be a list of {index, raw_id, title}") from None
-        if indices != list(range(len(rows))):
+        if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
+            raise ArtefactError.one("id map", str(path), "must be a list of {index, raw_id, title}")
+        if [row["index"] for row in rows] != list(range(len(rows))):
             raise ArtefactError.one("id map", str(path), "its indices are not 0..V-1 in order")
-        return id_map
+        return cls(tuple(row["raw_id"] for row in rows), tuple(row["title"] for row in rows))
+
+
+def _is_row(row: object) -> bool:
+    # one by one: a schema would take its time over a million rows
+    return (
+        isinstance(row, dict)
+        and type(row.get("index")) is int
+        and isinstance(row.get("raw_id"), str)
+        and isinstance(row.get("title"), str)
+    )

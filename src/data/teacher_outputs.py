@@ -6,20 +6,33 @@ On disk it is a folder of memory-mapped numpy files, the id map, and a manifest 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass as document
 
 from src.core.checksums import checksum_files, verify_files
+from src.core.documents import PARTIAL, conform, read_array
 from src.core.errors import ArtefactError, Problem
 from src.core.git_info import git_info
 from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json
 from src.data.id_map import IdMap
 
 SCHEMA_VERSION = 1
+
+
+@document(frozen=True, config=PARTIAL)
+class _Manifest:
+    """What is read of the manifest."""
+
+    schema_version: int
+    fingerprints: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
+
+
 _ARRAYS = ("example_id", "candidates", "scores", "distances", "sequence_embedding", "item_embedding")
 
 
@@ -47,7 +60,8 @@ class TeacherOutputs:
 
     def check(self, num_items: int) -> list[Problem]:
         """What breaks the schema, as problems."""
-        problems = []
+        if problems := self._check_kinds():
+            return problems
         rows = len(self.example_id)
         for name in ("candidates", "scores", "distances", "sequence_embedding"):
             if len(getattr(self, name)) != rows:
@@ -72,6 +86,17 @@ class TeacherOutputs:
             problems.append(Problem("distances", "negative or not finite", "a distance is a finite number ≥ 0"))
         if not np.isfinite(self.item_embedding).all() or not np.isfinite(self.sequence_embedding).all():
             problems.append(Problem("embeddings", "NaN or infinite", "must be finite"))
+        return problems
+
+    def _check_kinds(self) -> list[Problem]:
+        """Arrays of other dimensions or of other numbers: nothing else can be asked of them."""
+        problems = []
+        for name in _ARRAYS:
+            array, dimensions = getattr(self, name), 1 if name == "example_id" else 2
+            kind = "i" if name in ("example_id", "candidates") else "f"
+            if array.ndim != dimensions or array.dtype.kind != kind:
+                what = f"must be {'whole numbers' if kind == 'i' else 'floats'} in {dimensions} dimensions"
+                problems.append(Problem(name, f"{array.dtype} {array.shape}", what))
         return problems
 
 
@@ -106,13 +131,14 @@ def load_teacher_outputs(folder: Path, expected: Mapping[str, str], num_items: i
     ``expected`` names the fingerprints that must agree (``dataset``, ``split``, ``id_map``, and ``model`` or
     ``prompt`` where the caller knows them). Raises ``ArtefactError`` that lists every mismatch by name.
     """
-    manifest = require_finished(folder)
     again = "run python -m src.exp.run_teacher with this run's dataset options"
+    manifest = require_finished(folder)
+    kept = conform(manifest, _Manifest, folder / MANIFEST, again)
     problems = []
-    if manifest.get("schema_version") != SCHEMA_VERSION:
+    if kept.schema_version != SCHEMA_VERSION:
         rule = f"schema version {SCHEMA_VERSION} is needed"
-        problems.append(Problem("schema_version", manifest.get("schema_version"), rule, again))
-    found = manifest.get("fingerprints", {})
+        problems.append(Problem("schema_version", kept.schema_version, rule, again))
+    found = kept.fingerprints
     problems += [
         Problem(f"teacher outputs: {name}", found.get(name), f"belongs to another {name}; this run has {value}", again)
         for name, value in expected.items()
@@ -120,17 +146,9 @@ def load_teacher_outputs(folder: Path, expected: Mapping[str, str], num_items: i
     ]
     if problems:
         raise ArtefactError([Problem("folder", str(folder), "does not fit this run"), *problems])
-    verify_files(folder, manifest.get("files", {}), again)
-    outputs = TeacherOutputs(**{name: _read(folder, name) for name in _ARRAYS}, manifest=manifest)
+    verify_files(folder, kept.files, again)
+    arrays = {name: read_array(folder / f"{name}.npy", again, mmap=True) for name in _ARRAYS}
+    outputs = TeacherOutputs(**arrays, manifest=manifest)
     if problems := outputs.check(num_items):
         raise ArtefactError([Problem("folder", str(folder), "is damaged", again), *problems])
     return outputs
-
-
-def _read(folder: Path, name: str) -> NDArray[Any]:
-    path = folder / f"{name}.npy"
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ArtefactError.one("array", str(path), f"cannot be read ({error})", "label again") from None
-    return array

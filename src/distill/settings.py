@@ -34,8 +34,9 @@ class _Common:
         tuple[str, ...],
         Field(
             min_length=1,
-            description="whose labels are distilled, their mean where there are several: llm (the language model, or "
-            "outputs_from), self (two seeds of the student), or a model in closed form (linear, ...)",
+            description="whose labels are distilled, their mean where there are several: llm (a language model, or "
+            "outputs_from), titles (its embeddings of titles alone: nothing is trained), self (two seeds "
+            "of the student), or a model in closed form (linear, ...)",
         ),
     ] = ("llm",)
     outputs_from: Annotated[

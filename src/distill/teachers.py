@@ -19,6 +19,8 @@ from src.data.teacher_outputs import TeacherOutputs
 
 #: the language model's name among ``distill.teachers``
 LLM = "llm"
+#: the language model's embeddings of the titles alone: no teacher is trained, no row is labelled
+TITLES = "titles"
 #: two seeds of the configured student
 SELF = "self"
 
@@ -55,6 +57,14 @@ def outputs_from_scores(
         # rounding may leave a log probability of +1e-8
         distances[rows.numpy()] = (-best.values).clamp(min=0).cpu().numpy()
     return _without_embeddings(example_id, candidates, distances, num_items, manifest)
+
+
+def without_labels(item_embedding: np.ndarray, top_n: int, manifest: Mapping[str, Any]) -> TeacherOutputs:
+    """Item embeddings ``[V, W]`` as the outputs of a teacher that labelled no row."""
+    rows = np.zeros((0, top_n), np.float32)
+    return TeacherOutputs(
+        np.zeros(0, np.int64), rows.astype(np.int64), rows, rows, np.zeros((0, 0), np.float32), item_embedding, manifest
+    )
 
 
 def combined(outputs: Sequence[TeacherOutputs], num_items: int) -> TeacherOutputs:
@@ -94,7 +104,9 @@ def combined(outputs: Sequence[TeacherOutputs], num_items: int) -> TeacherOutput
         candidates[low:high] = best.indices.numpy()
         distances[low:high] = -best.values.clamp(min=_LEAST, max=1.0).log().numpy()
     embedded = next((one for one in outputs if one.item_embedding.shape[1]), first)
-    made = _without_embeddings(example_id, candidates, distances, num_items, embedded.manifest)
+    # the checksums are those of one teacher's folder
+    manifest = {name: value for name, value in embedded.manifest.items() if name != "files"}
+    made = _without_embeddings(example_id, candidates, distances, num_items, manifest)
     return TeacherOutputs(
         made.example_id, made.candidates, made.scores, made.distances, made.sequence_embedding,
         np.asarray(embedded.item_embedding), made.manifest,

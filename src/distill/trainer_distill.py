@@ -138,7 +138,7 @@ def train_distilled(
     with reproducible(student_settings.threads):
         model = build_taught(new_student(student_settings, data, seed), settings, teaching, data, seed)
         count = student_settings.negatives if student_settings.loss == "bce" else 1
-        negatives = torch_generator(seed, "negatives")
+        negatives = torch_generator(seed, "negatives", device=data.device)
         draw = negative_sampler(data, count, negatives)
         objective = DistillObjective(model, data, teaching, student_settings, settings, build_policy(active), draw)
         score = validation_scores(model, data)

@@ -75,6 +75,7 @@ def as_table(rows: Sequence[Row], ks: Sequence[int], title: str) -> Table:
     What only some models have (a teacher's answers) has a column where any of them is in the table.
     """
     shown = {f"ndcg_{k}": f"NDCG@{k}" for k in ks} | {f"recall_{max(ks)}": f"Recall@{max(ks)}"}
+    shown |= {name: heading for name, heading in _other_way(max(ks)).items() if any(name in r.metrics for r in rows)}
     shown |= {name: heading for name, heading in ANSWERS.items() if any(name in r.metrics for r in rows)}
     table = Table(title=title, title_justify="left")
     for heading in ("model", "split"):
@@ -85,6 +86,11 @@ def as_table(rows: Sequence[Row], ks: Sequence[int], title: str) -> Table:
         values = [f"{r.metrics[name]:.4f}" if name in r.metrics else "" for name in shown]
         table.add_row(r.model, r.split, f"{r.examples:,}", str(r.trials), *values)
     return table
+
+
+def _other_way(k: int) -> dict[str, str]:
+    """NDCG with everything seen before left out, or not, whichever the official figures are not."""
+    return {f"masked_ndcg_{k}": f"NDCG@{k} masked", f"unmasked_ndcg_{k}": f"NDCG@{k} unmasked"}
 
 
 def ranks_frame(rankings: Sequence[Ranked]) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from src.core.errors import gather
 from src.data.examples import SequenceData
 from src.distill.selection_policy import build_policy
 from src.distill.settings import check_terms
+from src.distill.teachers import TITLES
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
@@ -51,7 +52,8 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
         lambda: check_terms(settings.distill, require_network(settings.student)) if teacher else None,
         lambda: build_policy(settings.active),
         lambda: check_teacher(settings.teacher) if own_teacher else None,
-        lambda: stages.outputs if teacher and not own_teacher else None,
+        lambda: stages.llm_outputs if teacher and stages.reads_given_outputs else None,
+        lambda: check_titles_alone(stages) if teacher and TITLES in settings.distill.teachers else None,
     )
     if own_teacher:
         from src.teacher.checks import check_prompts
@@ -65,17 +67,24 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
 # transformers is imported only where a run has a teacher of its own
 
 
+def check_titles_alone(stages: Stages) -> None:
+    """Look at titles and language model where only these are read; raises ``ConfigError`` with every problem."""
+    from src.teacher.title_embeddings import check_title_embeddings
+
+    check_title_embeddings(stages.settings.teacher, stages.data.id_map)
+
+
 def check_teacher(settings: TeacherSettings) -> None:
     """Look at the selector and the language model; raises ``ConfigError`` with every problem."""
     from src.teacher.llm import check_llm
+    from src.teacher.objective import objective_of
     from src.teacher.selection import build_selector
     from src.teacher.tiny_llm import check_tiny
-    from src.teacher.title.checks import check_writer
 
     def language_model() -> None:
         check_llm(settings)
         check_tiny(settings)
-        check_writer(settings)
+        objective_of(settings.objective).check_llm(settings)
 
     gather(lambda: build_selector(settings.export), language_model)
 
@@ -83,15 +92,15 @@ def check_teacher(settings: TeacherSettings) -> None:
 def check_labels(settings: TeacherSettings, data: SequenceData) -> None:
     """Look at titles, candidates and what is to be labelled; raises ``ConfigError`` with every problem."""
     from src.teacher.labelling import require_top_n
+    from src.teacher.objective import objective_of
     from src.teacher.prompts import check_titles
     from src.teacher.selection import budget_rows
-    from src.teacher.title.checks import check_candidates
 
     gather(
         lambda: check_titles(data.id_map),
         lambda: budget_rows(settings.export, len(data.train)),
         lambda: require_top_n(settings.export, data.id_map.num_items),
-        lambda: check_candidates(settings, data),
+        lambda: objective_of(settings.objective).check_data(settings, data),
     )
 
 

@@ -21,7 +21,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.core.errors import ConfigError, Problem
+from src.core.documents import parse_yaml, read_document
+from src.core.errors import ArtefactError, ConfigError, Problem
 from src.core.paths import REPOSITORY
 from src.exp.base_configs import Named, loaded, prepare
 
@@ -63,7 +64,8 @@ def _own_keys(config: DictConfig) -> list[str]:
 def expand_params(arguments: Sequence[str]) -> list[str]:
     """Replace ``params=FILE`` by the overrides that the file holds; what else stands on the command line wins.
 
-    Raises ``ConfigError`` when the file cannot be read, is no mapping, or holds values that no override can say.
+    Raises ``ConfigError`` when the file cannot be read, is no mapping, uses a key twice, holds values that no override
+    can say, or says anything to Hydra itself.
     """
     given = [a for a in arguments if a.startswith(f"{PARAMS}=")]
     rest = [a for a in arguments if not a.startswith(f"{PARAMS}=")]
@@ -71,17 +73,23 @@ def expand_params(arguments: Sequence[str]) -> list[str]:
         return rest
     path = Path(given[-1].split("=", 1)[1])
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = parse_yaml(read_document(path))
+    except (ArtefactError, yaml.YAMLError) as error:
         raise ConfigError.one(PARAMS, str(path), f"cannot be read ({error})", "name a best_params.yaml") from None
     if not isinstance(content, dict):
         raise ConfigError.one(PARAMS, str(path), "must be a mapping of dotted keys to values")
     rule, step = "must be a number, text, true, false, null or a list of them", "write nested keys with dots"
     problems = [Problem(f"{path.name}: {key}", v, rule, step) for key, v in content.items() if not _is_plain(v)]
+    rule = "is no key of the configuration: a name, with dots and without signs, that is not Hydra's own"
+    problems += [Problem(path.name, key, rule, "remove it") for key in content if not _is_own_key(key)]
     if problems:
         raise ConfigError(problems)
     taken = {a.split("=", 1)[0].lstrip("+~") for a in rest}
     return [f"{key}={format_value(value)}" for key, value in content.items() if key not in taken] + rest
+
+
+def _is_own_key(key: Any) -> bool:
+    return isinstance(key, str) and bool(re.fullmatch(r"(?!hydra\b)[A-Za-z_]\w*(\.\w+)*", key))
 
 
 def _is_plain(value: Any) -> bool:
@@ -321,11 +329,26 @@ def absolute(settings: S, base: Path) -> S:
     for field in fields(settings):
         value = getattr(settings, field.name)
         if isinstance(value, Path):
-            changes[field.name] = (base / value.expanduser()).resolve()
+            changes[field.name] = _resolved(field.name, value, base)
         elif isinstance(value, tuple) and value and all(isinstance(part, Path) for part in value):
-            changes[field.name] = tuple((base / part.expanduser()).resolve() for part in value)
-        elif field.name == "llm" and (value.startswith((".", "/", "~")) or (base / value).is_dir()) and value != "tiny":
-            changes[field.name] = str((base / Path(value).expanduser()).resolve())
+            changes[field.name] = tuple(_resolved(field.name, part, base) for part in value)
+        elif field.name == "llm" and _is_folder(value, base):
+            changes[field.name] = str(_resolved(field.name, Path(value), base))
         elif is_dataclass(value):
             changes[field.name] = absolute(value, base)
     return cast(S, replace(cast(Any, settings), **changes))
+
+
+def _is_folder(llm: str, base: Path) -> bool:
+    """Whether a language model is named by its folder, and not by a hub id."""
+    if llm == "tiny":
+        return False
+    return llm.startswith((".", "/", "~")) or _resolved("llm", Path(llm), base).is_dir()
+
+
+def _resolved(field: str, path: Path, base: Path) -> Path:
+    """A path that does not depend on the working directory; raises ``ConfigError`` for what no path can be."""
+    try:
+        return (base / path.expanduser()).resolve()
+    except (ValueError, OSError, RuntimeError) as error:  # a null character, a loop of links, an unknown ~user
+        raise ConfigError.one(field, str(path), f"is no path ({error})", "name a file or folder") from None

@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from src.core.streams import steady_standard_streams
 from src.exp.base_configs import Named, description, loaded
 from src.exp.door import CONF, RUN_DIR, expand_params, format_value, nested_plain, read_config, read_settings
 from src.exp.help import CFG, Question, question, show_help, show_keys
+from src.exp.replay import Origin, started_from
 from src.exp.resume import log_resume, read_resumed, remember_command, resume_argument
 from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
 
@@ -41,11 +42,13 @@ SETTINGS_HEADING = "everything this run was asked for, paths absolute"
 class Work(Generic[S, P]):
     """What a command does: ``check`` looks for problems before a folder is made, ``run`` works and ends the folder.
 
-    ``check`` returns whatever it prepared; ``run`` gets it back.
+    ``check`` returns whatever it prepared; ``run`` gets it back. ``check_resumed(folder, prepared)`` looks at what was
+    begun in a folder, before anything is written there.
     """
 
     check: Callable[[S], P]
     run: Callable[[S, P, RunFolder], None]
+    check_resumed: Callable[[Path, P], None] = lambda folder, prepared: None
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,10 @@ class Entry(Generic[S]):
     def run(self, settings: S, prepared: Any, folder: RunFolder) -> None:
         """See `Work`."""
         self.work().run(settings, prepared, folder)
+
+    def check_resumed(self, folder: Path, prepared: Any) -> None:
+        """See `Work`."""
+        self.work().check_resumed(folder, prepared)
 
     def main(self) -> None:
         """Run with ``sys.argv``; leaves with exit code 0, 1 (failed or paused while running), 2 (bad input),
@@ -117,14 +124,17 @@ class Entry(Generic[S]):
         wanted = resume_argument(arguments) if self.resumable else None
         if wanted is not None:
             return self._resume(wanted, arguments)
+        # read once: what is checked is what runs, also where somebody changes the file meanwhile
+        arguments = expand_params(arguments)
         settings, folder_wanted = read_settings(self.config_name, arguments, self.schema)
         prepared = self.check(settings)
         folder = RunFolder(_own_folder(folder_wanted, arguments))
         log_to(folder.path / LOG)
         folder.write_yaml(SETTINGS_FILE, nested_plain(settings), SETTINGS_HEADING)
         if self.resumable:
-            remember_command(folder.path, self.command, expand_params(arguments))
-        return self._work(arguments, settings, prepared, folder)
+            remember_command(folder.path, self.command, arguments)
+        origin = Origin(arguments, Path.cwd())
+        return self._work(partial(_under_hydra, self.config_name, arguments), settings, prepared, folder, origin)
 
     def _resume(self, wanted: Path, arguments: list[str]) -> int:
         resumed = read_resumed(wanted, self.command, self.config_name, loaded(self.schema), self.resumable, arguments)
@@ -132,16 +142,25 @@ class Entry(Generic[S]):
             _log.info("%s is finished: nothing is left to do (trials=N adds trials)", wanted)
             console.print(str(wanted), markup=False)
             return 0
-        prepared = self.check(resumed.settings)
-        log_to(wanted / LOG)
-        log_resume(resumed)
-        return self._work(resumed.arguments, resumed.settings, prepared, RunFolder(wanted))
+        folder = RunFolder(wanted)
+        with folder.alone():  # before anything is written: another process may be at work here
+            prepared = self.check(resumed.settings)
+            self.check_resumed(wanted, prepared)
+            log_to(wanted / LOG)
+            log_resume(resumed)
+            return self._work(_in_folder, resumed.settings, prepared, folder, resumed.origin)
 
-    def _work(self, arguments: list[str], settings: S, prepared: Any, folder: RunFolder) -> int:
-        with _signals(bool(self.resumable)):
-            failure = _under_hydra(
-                self.config_name, arguments, folder.path, partial(self.run, settings, prepared, folder)
-            )
+    def _work(
+        self,
+        job: Callable[[Path, Callable[[], None]], BaseException | None],
+        settings: S,
+        prepared: Any,
+        folder: RunFolder,
+        origin: Origin,
+    ) -> int:
+        """Run in the folder: ``job(folder, work)`` does the work there and returns the error that ended it, or None."""
+        with _signals(bool(self.resumable)), started_from(origin):
+            failure = job(folder.path, partial(self.run, settings, prepared, folder))
         if failure is not None:
             _log.debug("".join(traceback.format_exception(failure)))
             if not any(folder.path.glob("*.json*")):
@@ -196,7 +215,11 @@ def _own_folder(wanted: Path, arguments: list[str]) -> Path:
 def _under_hydra(
     config_name: str, arguments: list[str], folder: Path, work: Callable[[], None]
 ) -> BaseException | None:
-    """Run ``work`` as a Hydra job in ``folder``, its working directory; returns the error that ended it, or None."""
+    """Run ``work`` as a Hydra job in ``folder``, its working directory; returns the error that ended it, or None.
+
+    The arguments are those that `read_settings` has checked, word for word: none of them says anything to Hydra itself
+    but where the folder is.
+    """
     failure: list[BaseException] = []
 
     def job(config: DictConfig) -> None:
@@ -206,7 +229,7 @@ def _under_hydra(
             # Hydra would print a traceback of its own; the entry shows the message instead
             failure.append(error)
 
-    overrides = [a for a in expand_params(arguments) if not a.startswith(f"{RUN_DIR}=")]
+    overrides = [argument for argument in arguments if not argument.startswith(f"{RUN_DIR}=")]
     before, sys.argv = sys.argv, [sys.argv[0], *overrides, f"{RUN_DIR}={format_value(str(folder))}"]
     GlobalHydra.instance().clear()
     try:
@@ -214,6 +237,16 @@ def _under_hydra(
     finally:
         sys.argv = before
     return failure[0] if failure else None
+
+
+def _in_folder(folder: Path, work: Callable[[], None]) -> BaseException | None:
+    """As `_under_hydra` for a folder that has its record already, from which nothing is composed."""
+    try:
+        with chdir(folder):
+            work()
+    except (AnyoError, KeyboardInterrupt) as error:
+        return error
+    return None
 
 
 def _show_problems(error: ProblemsFound) -> None:

@@ -15,6 +15,7 @@ from src.exp.searching import (
 from src.pipeline.final import Comparison, closed_form_contestants
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import baseline_contestant
+from src.teacher.objective import objective_of
 from src.teacher.trained import load_trained
 
 BEST_TEACHER = "teacher"
@@ -22,7 +23,7 @@ BEST_TEACHER = "teacher"
 
 def document(settings: SearchSettings) -> str:
     """The search space of this teacher where none is named: one that writes titles has no head to train."""
-    return "teacher_title" if settings.teacher.objective == "title_lm" else "teacher"
+    return objective_of(settings.teacher.objective).search_space
 
 
 def check(settings: SearchSettings) -> Prepared:

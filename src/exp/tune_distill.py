@@ -28,8 +28,9 @@ EXAMPLES = (
 def work() -> Work[TuneSettings, Any]:
     """The work behind the command; what it needs is imported here, after the command line was judged."""
     from src.exp.distill_search import check, run
+    from src.exp.searching import check_resumed
 
-    return Work(check, run)
+    return Work(check, run, check_resumed)
 
 
 ENTRY: Entry[TuneSettings] = Entry("tune_distill", "tune", __doc__, SCHEMAS["tune"], work, RESUMABLE, examples=EXAMPLES)

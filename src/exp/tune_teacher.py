@@ -25,9 +25,10 @@ EXAMPLES = (
 
 def work() -> Work[SearchSettings, Any]:
     """The work behind the command; what it needs is imported here, after the command line was judged."""
+    from src.exp.searching import check_resumed
     from src.exp.teacher_search import check, run
 
-    return Work(check, run)
+    return Work(check, run, check_resumed)
 
 
 ENTRY: Entry[SearchSettings] = Entry(

@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic.dataclasses import dataclass as document
+
 from src.core.checksums import checksum_files, verify_files
 from src.core.data_utils import fingerprint
+from src.core.documents import PARTIAL, conform
 from src.core.errors import ArtefactError, ConfigError
 from src.core.locks import alone
 from src.core.logging import get_logger
@@ -50,7 +53,7 @@ class StageCache:
     root: Path
     reuse: bool = True
     records: list[StageRecord] = field(default_factory=list)
-    _verified: dict[Path, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    _verified: dict[Path, _Built] = field(default_factory=dict, repr=False)
 
     def stage(
         self, name: str, determined_by: Mapping[str, Any], build: Callable[[Path], None], kind: str = ""
@@ -102,11 +105,10 @@ class StageCache:
         stage = self._read(name, folder, set_aside) if self.reuse else None
         if stage is None:
             return None
-        seconds = float(stage["seconds"])
-        _log.info("%s: reused %s (built in %.1f s)", name, folder.name, seconds)
-        return StageRecord(name, folder.name, folder, seconds, reused=True)
+        _log.info("%s: reused %s (built in %.1f s)", name, folder.name, stage.seconds)
+        return StageRecord(name, folder.name, folder, stage.seconds, reused=True)
 
-    def _read(self, name: str, folder: Path, set_aside: bool) -> Mapping[str, Any] | None:
+    def _read(self, name: str, folder: Path, set_aside: bool) -> _Built | None:
         """As `_finished`, verified once a run."""
         try:
             stage = self._verified.get(folder) or _finished(folder)
@@ -145,7 +147,16 @@ class StageCache:
         return record
 
 
-def _finished(folder: Path) -> Mapping[str, Any] | None:
+@document(frozen=True, config=PARTIAL)
+class _Built:
+    """What is read of `stage.json`."""
+
+    seconds: float
+    files: dict[str, str]
+    checksum: str
+
+
+def _finished(folder: Path) -> _Built | None:
     """What was written beside a finished artefact whose files are as they were written; None where there is none.
 
     Raises:
@@ -154,11 +165,12 @@ def _finished(folder: Path) -> Mapping[str, Any] | None:
     if not folder.exists():
         return None
     require_finished(folder)
-    stage = read_json(folder / STAGE)
-    if not isinstance(stage, dict) or stage.get("checksum") != _checksum(stage):
+    content = read_json(folder / STAGE)
+    built = conform(content, _Built, folder / STAGE)
+    if built.checksum != _checksum(content):
         raise ArtefactError.one("stage", str(folder / STAGE), "is damaged, or of an earlier version")
-    verify_files(folder, stage["files"])
-    return stage
+    verify_files(folder, built.files)
+    return built
 
 
 def _checksum(stage: Mapping[str, Any]) -> str:

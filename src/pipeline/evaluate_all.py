@@ -7,31 +7,46 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field
+from pydantic.dataclasses import dataclass as document
 
+from src.core.documents import PARTIAL, conform, read_yaml_mapping
 from src.core.errors import ArtefactError, ConfigError, Problem, ProblemsFound
 from src.core.hardware import resolve_device
 from src.core.memory import give_back
-from src.core.paths import require_finished
+from src.core.paths import MANIFEST, require_finished
 from src.data.candidates import save_candidates
 from src.data.examples import Examples, sample
 from src.data.tensor_examples import TensorExamples
 from src.evaluation.comparison import Ranked, Row, row
 from src.pipeline.cache import StageCache
 from src.pipeline.final import CANDIDATES, Contestant, closed_form_contestants, write_comparison
+from src.pipeline.judging import judge, repeated_share
 from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
 from src.pipeline.runs import BEST_STUDENT
 from src.pipeline.settings import EvaluateSettings, ExperimentSettings
 from src.pipeline.stages import Stages
 from src.student.artefact import load_student
-from src.student.evaluator import rank_examples
 from src.student.settings import EvaluationSettings
 from src.teacher.trained import load_trained
 
 TEACHER = "teacher"
 _NAME_A_RUN = "name a result of run_student_baseline, run_teacher, run_distill or tune_distill"
+
+
+@document(frozen=True, config=PARTIAL)
+class _Search:
+    """What a manifest says about a search: trials by their state, or by their arm."""
+
+    trials: dict[str, int] = Field(default_factory=dict)
+
+
+@document(frozen=True, config=PARTIAL)
+class _Manifest:
+    """What is read of a result folder's manifest."""
+
+    fingerprints: dict[str, str]
+    search: _Search = Field(default_factory=_Search)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,21 +61,19 @@ class FinishedResult:
     def read(cls, folder: Path) -> FinishedResult:
         """Raises ``ArtefactError`` for a folder that is missing, unfinished, or without an experiment's settings."""
         manifest = require_finished(folder)
+        conform(manifest, _Manifest, folder / MANIFEST, _NAME_A_RUN)
         try:
-            content = yaml.safe_load((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
-            raise ArtefactError.one(
-                "folder", str(folder), f"its {SETTINGS_FILE} is missing or damaged", _NAME_A_RUN
-            ) from None
+            content = read_yaml_mapping(folder / SETTINGS_FILE)
+        except ArtefactError as error:
+            rule = f"its {SETTINGS_FILE} is missing or damaged ({error.problems[0].rule})"
+            raise ArtefactError.one("folder", str(folder), rule, _NAME_A_RUN) from None
         # a search's or a teacher's settings hold more than the experiment
         known = {field.name for field in fields(ExperimentSettings)}
-        held = content if isinstance(content, dict) else {}
-        experiment = {name: value for name, value in held.items() if name in known}
+        experiment = {name: value for name, value in content.items() if name in known}
         try:
-            settings = TypeAdapter(ExperimentSettings).validate_python(experiment)
-        except ValidationError as error:
-            where = ".".join(str(part) for part in error.errors()[0]["loc"])
-            rule = f"its {SETTINGS_FILE} holds no experiment of this version ({where}: {error.errors()[0]['msg']})"
+            settings = conform(experiment, ExperimentSettings, folder / SETTINGS_FILE)
+        except ArtefactError as error:
+            rule = f"its {SETTINGS_FILE} holds no experiment of this version ({error.problems[0].rule})"
             raise ArtefactError.one("folder", str(folder), rule, _NAME_A_RUN) from None
         return cls(folder, settings, manifest)
 
@@ -128,7 +141,7 @@ def run_eval_all(settings: EvaluateSettings, field: Lineup, folder: RunFolder) -
     ]
     test = stages.data.test.open(f"run_eval_all of {names}", folder.test_record)
     splits = {"validation": stages.data.validation, "test": test}
-    full = {split: _ranked(students, split, shown, settings.evaluation, device) for split, shown in splits.items()}
+    full = {split: _ranked(students, split, shown, settings.evaluation, stages) for split, shown in splits.items()}
     ranked = {split: list(rankings) for split, rankings in full.items()}
     for result in field.results:
         if result.has_teacher():
@@ -145,10 +158,15 @@ def run_eval_all(settings: EvaluateSettings, field: Lineup, folder: RunFolder) -
 
 
 def _ranked(
-    students: Sequence[Contestant], split: str, examples: Examples, evaluation: EvaluationSettings, device: torch.device
+    students: Sequence[Contestant], split: str, examples: Examples, evaluation: EvaluationSettings, stages: Stages
 ) -> list[Ranked]:
-    tensors = TensorExamples.of(examples, device)
-    return [Ranked.of(s.name, split, examples, rank_examples(s.score, tensors, evaluation)) for s in students]
+    tensors, repeated = TensorExamples.of(examples, stages.device), repeated_share(stages.data.validation)
+    ranked = []
+    for student in students:
+        found = judge(student.score, tensors, evaluation, repeated)
+        more = found.more(evaluation, stages.data.item_counts)
+        ranked.append(Ranked.of(student.name, split, examples, found.official(evaluation), more))
+    return ranked
 
 
 def _teacher(

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from src.core.errors import ConfigError
 from src.core.logging import console, get_logger
-from src.core.paths import require_finished, write_text
+from src.core.paths import write_text
 from src.data.candidates import CandidateLists, save_candidates
 from src.data.examples import Examples, sample
 from src.data.tensor_examples import TensorExamples
 from src.evaluation.comparison import Ranked, Row, as_frame, as_table, ranks_frame, row
+from src.evaluation.segments import ExampleFacts, segments_frame
+from src.pipeline.judging import facts_of, judge, repeated_share
 from src.pipeline.run_folder import RunFolder
-from src.pipeline.stages import Stages
-from src.student.evaluator import Score, rank_examples
+from src.pipeline.stages import Stages, tried_for
+from src.student.evaluator import Score
 
 if TYPE_CHECKING:
     from src.teacher.trained import TrainedTeacher
@@ -25,6 +30,7 @@ _log = get_logger(__name__)
 COMPARISON = "comparison.csv"
 RANKS = "ranks.csv"
 CANDIDATES = "candidates"
+SEGMENTS = "segments.csv"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +55,13 @@ class Comparison:
     with_teacher: bool
     teacher: TrainedTeacher | None = None
     lists: dict[str, CandidateLists] = field(default_factory=dict)
+    #: what is known about the examples of each split that was ranked as a whole
+    facts: dict[str, ExampleFacts] = field(default_factory=dict)
+
+    @cached_property
+    def repeated(self) -> float:
+        """Share of validation targets that their user had met before: it decides which figures lead."""
+        return repeated_share(self.stages.data.validation)
 
     def validation(self) -> list[Ranked]:
         """Every contestant on validation, the teacher on its sample."""
@@ -68,9 +81,12 @@ class Comparison:
         """Every contestant on a split, the teacher on a sample of it."""
         tensors = TensorExamples.of(examples, self.stages.device)
         evaluation = self.stages.settings.evaluation
-        ranked = [
-            Ranked.of(c.name, split, examples, rank_examples(c.score, tensors, evaluation)) for c in self.contestants
-        ]
+        self.facts[split] = facts_of(examples, self.stages.data)
+        ranked = []
+        for contestant in self.contestants:
+            found = judge(contestant.score, tensors, evaluation, self.repeated)
+            more = found.more(evaluation, self.stages.data.item_counts)
+            ranked.append(Ranked.of(contestant.name, split, examples, found.official(evaluation), more))
         if self.with_teacher:
             ranked += self._teacher(split, sample(examples, teacher_rows, self.stages.settings.seed, split), ranked)
         return ranked
@@ -101,8 +117,7 @@ def closed_form_contestants(stages: Stages) -> list[Contestant]:
         except ConfigError as error:
             _log.warning("%s is not in the table: %s", name, error)
             continue
-        tried = len(require_finished(record.folder).get("tried", [])) or 1
-        found.append(Contestant(name, stages.load_student(record).eval(), tried))
+        found.append(Contestant(name, stages.load_student(record).eval(), tried_for(record)))
     return found
 
 
@@ -112,6 +127,17 @@ def write_comparison(
     """The files of `write_tables`, and the table on the terminal."""
     write_tables(folder, rows, ranked)
     console.print(as_table(rows, ks, title))
+
+
+def write_segments(folder: RunFolder, comparison: Comparison, ranked: Sequence[Ranked], reference: str) -> None:
+    """`segments.csv`: NDCG at the largest K and its paired gain over ``reference``, by segment of each whole split."""
+    settings = comparison.stages.settings
+    frames = []
+    for split, facts in comparison.facts.items():
+        ranks = {one.model: one.ranks.numpy() for one in ranked if one.split == split}
+        frame = segments_frame(ranks, facts, reference, max(settings.evaluation.ks), settings.seed)
+        frames.append(frame.assign(split=split))
+    write_text(folder.path / SEGMENTS, pd.concat(frames).to_csv(index=False))
 
 
 def write_tables(folder: RunFolder, rows: Sequence[Row], ranked: Sequence[Ranked]) -> None:

@@ -5,16 +5,19 @@ The manifest is written last: a folder without one is unfinished.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from src.core.errors import ConfigError
 from src.core.git_info import git_info
 from src.core.paths import MANIFEST, atomic_folder, write_json, write_text
 from src.core.timing import Stopwatch
@@ -28,6 +31,9 @@ SETTINGS_FILE = "settings.yaml"
 #: the manifest of a search before trials were added
 EARLIER_MANIFEST = "manifest_before.json"
 
+#: who works in a result folder at the moment
+LOCK = "driver.lock"
+
 #: names in `metrics/time.json` that are always there (mission, "Evaluation and time")
 TIMES = (
     "teacher_train_time_total",
@@ -37,6 +43,46 @@ TIMES = (
 )
 
 
+@contextmanager
+def single_driver(folder: Path) -> Iterator[None]:
+    """Hold a result folder for this process; the kernel frees it however the process ends.
+
+    Raises ``ConfigError`` when another driver holds it, or when nothing can be written there.
+    """
+    path = folder / LOCK
+    while True:
+        try:
+            # a link that somebody put there must not lead to a file that is then written over
+            handle = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
+        except OSError as error:
+            rule = f"cannot be written ({error.strerror})"
+            raise ConfigError.one("resume", str(folder), rule, "make the folder writable") from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                handle.seek(0)
+                rule = f"another search is running in it (process {handle.read().strip() or 'unknown'})"
+                raise ConfigError.one("resume", str(folder), rule, "wait for it to end, or end it") from None
+            if not _is_open_file(path, handle.fileno()):
+                continue  # the driver before removed its lock while this one was opening it
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_open_file(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
 @dataclass
 class RunFolder:
     """One run's folder and its clock."""
@@ -44,6 +90,20 @@ class RunFolder:
     path: Path
     started: float = field(default_factory=time.time)
     watch: Stopwatch = field(default_factory=Stopwatch)
+    _held: bool = field(default=False, repr=False)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder for this process (see `single_driver`); a block within such a block changes nothing."""
+        if self._held:
+            yield
+            return
+        with single_driver(self.path):
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
 
     @property
     def test_record(self) -> Path:

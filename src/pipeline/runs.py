@@ -12,7 +12,7 @@ from src.data.dataset import format_statistics
 from src.distill.data_bridge import align, export_dllm2rec
 from src.distill.trainer_distill import DistillRun, train_distilled
 from src.pipeline.curves import write_curves
-from src.pipeline.final import Comparison, Contestant, closed_form_contestants, write_comparison
+from src.pipeline.final import Comparison, Contestant, closed_form_contestants, write_comparison, write_segments
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.stages import Stages, fit_of
 from src.student.artefact import save_student
@@ -22,6 +22,7 @@ _log = get_logger(__name__)
 
 BEST_STUDENT = "best_student"
 CURVES = "tb"
+BASELINE = "baseline"
 
 
 def describe_data(stages: Stages) -> None:
@@ -31,7 +32,7 @@ def describe_data(stages: Stages) -> None:
 
 def baseline_contestant(stages: Stages) -> Contestant:
     """The student trained alone."""
-    return Contestant("baseline", stages.load_student(stages.baseline).eval())
+    return Contestant(BASELINE, stages.load_student(stages.baseline).eval())
 
 
 def run_student_baseline(stages: Stages, folder: RunFolder) -> None:
@@ -109,7 +110,11 @@ def teacher_facts(stages: Stages) -> dict[str, Any]:
     """Rows trained, rows labelled, epochs and gate entropy of the teacher, or where its outputs came from."""
     labelled = {"rows_labelled": len(stages.outputs), "rows_in_training_split": len(stages.data.train)}
     if not stages.uses_own_teacher:
-        return {"teacher": {"outputs_from": str(stages.settings.distill.outputs_from), **labelled}}
+        distill = stages.settings.distill
+        source = {"teachers": ", ".join(distill.teachers)}
+        if distill.outputs_from is not None:
+            source["outputs_from"] = str(distill.outputs_from)
+        return {"teacher": {**source, **labelled}}
     return {"teacher": {**stages.teacher_summary, **labelled}}
 
 
@@ -135,7 +140,9 @@ def _conclude(stages: Stages, folder: RunFolder, comparison: Comparison, kind: s
         show_teacher(facts)
     ranked = comparison.validation()
     ks = stages.settings.evaluation.ks
-    write_comparison(folder, comparison.rows(ranked), ranked, ks, "validation (the test split stays closed)")
+    title = f"validation (the test split stays closed); {comparison.repeated:.1%} of its targets were met before"
+    write_comparison(folder, comparison.rows(ranked), ranked, ks, title)
+    write_segments(folder, comparison, ranked, BASELINE)
     finish(stages, folder, kind, facts)
 
 

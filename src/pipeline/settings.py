@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -71,3 +73,19 @@ class EvaluateSettings:
         tuple[Path, ...],
         Field(min_length=1, description="finished result folders: results=[result/result_A,result/result_B]"),
     ]
+
+
+#: keys that say where something lies or computes: what lies there is known by its own fingerprint
+PLACES = ("runtime", "dataset.root", "teacher.llm", "distill.outputs_from")
+
+
+def without_places(settings: ExperimentSettings) -> dict[str, Any]:
+    """Settings as nested plain data, with null for the keys of `PLACES`: what an experiment is, wherever it runs."""
+    nested: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
+    for key in PLACES:
+        *parents, leaf = key.split(".")
+        place = nested
+        for parent in parents:
+            place = place[parent]
+        place[leaf] = None
+    return nested

@@ -8,16 +8,19 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass as document
 from torch import Tensor
 
 from src.core.checkpoints import FileCheckpoint
 from src.core.data_utils import fingerprint_file
+from src.core.documents import PARTIAL, conform
 from src.core.errors import ConfigError
 from src.core.hardware import resolve_device
 from src.core.logging import epoch_bar, get_logger
@@ -29,7 +32,7 @@ from src.data.dataset import load_dataset
 from src.data.examples import Examples, SequenceData, sample
 from src.data.teacher_outputs import TeacherOutputs, load_teacher_outputs, save_teacher_outputs
 from src.distill.data_bridge import RANKING_FILE, import_dllm2rec
-from src.distill.teachers import LLM, SELF, combined, outputs_from_scores
+from src.distill.teachers import LLM, SELF, TITLES, combined, outputs_from_scores, without_labels
 from src.evaluation.paired import user_interval
 from src.pipeline.cache import StageCache, StageRecord, stage_key
 from src.pipeline.settings import ExperimentSettings
@@ -46,6 +49,7 @@ from src.student.settings import NetworkSettings, StudentSettings
 from src.student.trainer_baseline import train_student
 from src.teacher.check import Ranking, TeacherCheck, check_teacher, student_ranker
 from src.teacher.label_cache import LabelCache, asked_of_a_row, export_that_is_read
+from src.teacher.memory_probe import probe_memory
 from src.teacher.selection import StudentAnswers, ask_student, build_selector, choose_rows
 from src.teacher.settings import training_settings
 
@@ -66,7 +70,30 @@ VERSIONS = {
     "tiny_llm": 1,
     "teacher": 1,
     "teacher_outputs": 1,
+    "title_outputs": 1,
 }
+_AGAIN = "remove it and run again"
+
+
+@document(frozen=True, config=PARTIAL)
+class _Fitted:
+    """What is read of a student's manifest."""
+
+    fit: FitResult
+
+
+@document(frozen=True, config=PARTIAL)
+class _Tuned:
+    """What is read of the manifest of a model in closed form."""
+
+    tried: Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+
+@document(frozen=True, config=PARTIAL)
+class _Trained:
+    """What is read of a teacher's manifest."""
+
+    summary: dict[str, Any]
 
 
 @dataclass
@@ -294,8 +321,8 @@ class Stages:
     @cached_property
     def teacher_summary(self) -> dict[str, Any]:
         """Rows trained, epochs, gate entropy, validation metrics on the sample, as the teacher's manifest tells."""
-        summary: dict[str, Any] = require_finished(self.teacher.folder)["summary"]
-        return summary
+        folder = self.teacher.folder
+        return conform(require_finished(folder), _Trained, folder / MANIFEST, _AGAIN).summary
 
     @cached_property
     def outputs_record(self) -> StageRecord:
@@ -328,14 +355,19 @@ class Stages:
     def check_teacher(self) -> TeacherCheck:
         """The teacher beside the student on the validation sample: is distilling from it likely to help?"""
         settings, evaluation = self.settings, self.settings.evaluation
-        count = settings.teacher.validation_rows
-        return check_teacher(
+        count, interval = settings.teacher.validation_rows, partial(user_interval, seed=settings.seed)
+        found = check_teacher(
             self.teacher_ranking,
             student_ranker(self.load_student(self.baseline), evaluation.batch_size, evaluation.mask_history),
             sample(self.data.validation, count, settings.seed, "validation"),
             self.data.num_items,
-            partial(user_interval, seed=settings.seed),
+            interval,
         )
+        asked = settings.teacher.memory_probe
+        if not asked:
+            return found
+        memory = probe_memory(self.trained_teacher.model, self.data.id_map, asked, settings.seed, interval)
+        return replace(found, memory=memory)
 
     @cached_property
     def outputs(self) -> TeacherOutputs:
@@ -347,8 +379,36 @@ class Stages:
 
         Raises ``ConfigError`` for a teacher that does not exist.
         """
-        found = [self.llm_outputs if name == LLM else self._student_outputs(name) for name in teachers]
+        own = {LLM: lambda: self.llm_outputs, TITLES: lambda: self.title_outputs}
+        found = [own[name]() if name in own else self._student_outputs(name) for name in teachers]
         return combined(found, self.data.num_items)
+
+    @cached_property
+    def title_outputs(self) -> TeacherOutputs:
+        """The language model's embedding of every item, and no label: nothing is trained for it."""
+        from src.teacher.llm import fingerprint_llm
+
+        settings = self.settings.teacher
+        determined_by = {
+            "version": VERSIONS["title_outputs"],
+            "id_map": self.data.id_map.fingerprint,
+            "data": self.data.fingerprints(),
+            "llm": fingerprint_llm(self.llm_folder),
+            "title_tokens": settings.prompt.title_tokens,
+            "dtype": settings.dtype,
+            "quantise": str(settings.quantise),
+        }
+
+        def build(folder: Path) -> None:
+            from src.teacher.title_embeddings import embed_titles
+
+            embedding = embed_titles(settings, self.llm_folder, self.data.id_map, self.device).cpu().numpy()
+            manifest = {"fingerprints": {**self.data.fingerprints(), "model": determined_by["llm"], "prompt": "none"}}
+            outputs = without_labels(embedding, settings.export.top_n, manifest)
+            save_teacher_outputs(folder, outputs, self.data.id_map)
+
+        record = self.cache.stage("embeddings of titles", determined_by, build, kind="title_outputs")
+        return load_teacher_outputs(record.folder, self.data.fingerprints(), self.data.num_items)
 
     def _student_outputs(self, name: str) -> TeacherOutputs:
         """The labels of two seeds of the student itself, or of a model in closed form."""
@@ -402,6 +462,11 @@ class Stages:
         return load_teacher_outputs(given, self.data.fingerprints(), self.data.num_items)
 
     @property
+    def reads_given_outputs(self) -> bool:
+        """Whether the language model's outputs come from a folder."""
+        return self.settings.distill.outputs_from is not None and LLM in self.settings.distill.teachers
+
+    @property
     def uses_own_teacher(self) -> bool:
         """Whether this experiment trains a language model, or reads outputs that were given, or needs none."""
         return self.settings.distill.outputs_from is None and LLM in self.settings.distill.teachers
@@ -416,4 +481,9 @@ def student_bar(name: str, settings: StudentSettings) -> AbstractContextManager[
 
 def fit_of(record: StageRecord) -> FitResult:
     """How a student stage's training went."""
-    return FitResult(**require_finished(record.folder)["fit"])
+    return conform(require_finished(record.folder), _Fitted, record.folder / MANIFEST, _AGAIN).fit
+
+
+def tried_for(record: StageRecord) -> int:
+    """How many settings were tried for a model in closed form."""
+    return len(conform(require_finished(record.folder), _Tuned, record.folder / MANIFEST, _AGAIN).tried)

@@ -5,23 +5,44 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass as document
+from torch import Tensor
 
 from src.core.checkpoints import load_weights, save_weights
-from src.core.errors import ArtefactError
+from src.core.documents import PARTIAL, conform
+from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
 from src.student.base import ClosedForm, Recommender, SequenceStudent
-from src.student.models import build_recommender
-from src.student.settings import StudentSettings, read_student_settings
+from src.student.models import OwnStudentSettings, build_recommender
+from src.student.settings import AnyStudentSettings, StudentSettings
 
 WEIGHTS = "model.safetensors"
 ID_MAP = "id_map.json"
 #: the folder of a student's prior, beside its weights
 PRIOR = "prior"
+_AGAIN = "train the student again"
+
+
+@document(frozen=True, config=PARTIAL)
+class ModelFacts:
+    """What is read of a model's manifest: all that is needed to build it again."""
+
+    settings: AnyStudentSettings
+    num_items: Annotated[int, Field(ge=1)]
+    window: Annotated[int, Field(ge=1, le=10_000)]
+
+
+@document(frozen=True, config=PARTIAL)
+class _Manifest(ModelFacts):
+    """What is read of a student's manifest."""
+
+    prior_scale: float | None = None
 
 
 def save_student(
@@ -64,35 +85,70 @@ def load_student(folder: Path, data: SequenceData | None = None) -> tuple[Recomm
     Raises:
         ArtefactError: the folder is unfinished or damaged, or its items are not those of ``data``.
     """
-    manifest = require_finished(folder)
+    manifest = conform(require_finished(folder), _Manifest, folder / MANIFEST, _AGAIN)
     saved_map = IdMap.load(folder / ID_MAP)
     if data is not None and saved_map.fingerprint != data.id_map.fingerprint:
         raise ArtefactError.one(
             "id map", saved_map.fingerprint, f"the student in {folder} knows other items than this dataset"
         )
-    student, settings = read_model(folder, manifest)
-    if manifest.get("prior_scale") is not None:
-        prior, _ = read_model(folder / PRIOR, require_finished(folder / PRIOR))
-        if not isinstance(student, SequenceStudent) or not isinstance(prior, ClosedForm):
-            raise ArtefactError.one("prior", str(folder / PRIOR), "is no model in closed form beside a network")
-        student.add_prior(prior, float(manifest["prior_scale"]))
-    try:
-        student.load_state_dict(load_weights(folder / WEIGHTS))
-    except RuntimeError as error:
-        raise ArtefactError.one("weights", str(folder), f"do not fit the saved settings ({error})") from None
-    return student.eval(), settings
+    if manifest.num_items != saved_map.num_items:
+        rule = f"the id map beside it has {saved_map.num_items} items: {folder} is damaged"
+        raise ArtefactError.one("num_items", manifest.num_items, rule, _AGAIN)
+    if manifest.prior_scale is None:
+        return read_model(folder, manifest).eval(), manifest.settings
+    facts = conform(require_finished(folder / PRIOR), ModelFacts, folder / PRIOR / MANIFEST, _AGAIN)
+    prior = read_closed_form(folder / PRIOR, facts)
+    if facts.num_items != manifest.num_items:
+        rule = f"scores {facts.num_items} items, the network {manifest.num_items}"
+        raise ArtefactError.one("prior", str(folder / PRIOR), rule, _AGAIN)
+    return read_model(folder, manifest, (prior, manifest.prior_scale)).eval(), manifest.settings
 
 
-def read_model(folder: Path, manifest: Mapping[str, Any]) -> tuple[Recommender, StudentSettings]:
-    """A model as its manifest describes it; one in closed form with its weights."""
+def read_model(folder: Path, facts: ModelFacts, prior: tuple[ClosedForm, float] | None = None) -> Recommender:
+    """A model with its weights, as its manifest describes it.
+
+    Args:
+        folder: where `write_model` put the weights.
+        facts: what stands in the manifest.
+        prior: of a network that has one, with its scale.
+
+    Raises:
+        ArtefactError: the weights are missing or damaged, or do not fit the facts.
+    """
+
+    def build() -> Recommender:
+        model = build_recommender(facts.settings, facts.num_items, facts.window)
+        if prior is not None:
+            if not isinstance(model, SequenceStudent):
+                raise ArtefactError.one("prior", str(folder), "stands beside a model that is no network", _AGAIN)
+            model.add_prior(*prior)
+        return model
+
+    weights = load_weights(folder / WEIGHTS)
     try:
-        settings = read_student_settings(manifest["settings"])
-        model = build_recommender(settings, int(manifest["num_items"]), int(manifest["window"]))
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise ArtefactError.one("student", str(folder), f"its manifest is not of this version ({error})") from None
-    if isinstance(model, ClosedForm):
-        try:
-            model.load_state_dict(load_weights(folder / WEIGHTS))
-        except RuntimeError as error:
-            raise ArtefactError.one("weights", str(folder), f"do not fit the saved settings ({error})") from None
-    return model, settings
+        # on no device first: numbers that do not fit the weights must not fill the memory
+        if not isinstance(facts.settings, OwnStudentSettings):  # whose code may need numbers
+            with torch.device("meta"):
+                _require_shapes(build(), weights)
+        model = build()
+        model.load_state_dict(weights)
+    except (RuntimeError, TypeError, ValueError, OverflowError, ConfigError) as error:
+        raise ArtefactError.one("weights", str(folder), f"do not fit the saved settings ({error})", _AGAIN) from None
+    return model
+
+
+def read_closed_form(folder: Path, facts: ModelFacts) -> ClosedForm:
+    """As `read_model`, for a model in closed form; raises ``ArtefactError`` for any other."""
+    model = read_model(folder, facts)
+    if not isinstance(model, ClosedForm):
+        raise ArtefactError.one("prior", str(folder), "is no model in closed form", _AGAIN)
+    return model
+
+
+def _require_shapes(model: Recommender, weights: Mapping[str, Tensor]) -> None:
+    """Raises ``RuntimeError`` unless the weights are this model's, by name and shape."""
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if wanted != found:
+        other = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        raise RuntimeError(f"{len(other)} parameters, such as {other[0]}: {found.get(other[0])}")

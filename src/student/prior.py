@@ -9,18 +9,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass as document
 from torch import Tensor
 
 from src.core.checkpoints import load_weights, save_weights
 from src.core.data_utils import ordered_batches
+from src.core.documents import PARTIAL, conform
 from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import MANIFEST, require_finished, write_json
 from src.core.seed import torch_generator
 from src.data.tensor_examples import TensorExamples
-from src.student.artefact import read_model, write_model
+from src.student.artefact import ModelFacts, read_closed_form, write_model
 from src.student.base import ClosedForm
 from src.student.models import build_closed_form
 from src.student.settings import ClosedFormSettings, StudentSettings
@@ -148,14 +152,24 @@ def save_prior(folder: Path, prior: Prior) -> None:
     write_json(folder / MANIFEST, {**facts, "kind": "prior", "scale": prior.scale})
 
 
+@document(frozen=True, config=PARTIAL)
+class _Manifest(ModelFacts):
+    """What is read of a prior's manifest."""
+
+    scale: Annotated[float, Field(gt=0)]
+
+
 def load_prior(folder: Path, device: torch.device | str) -> Prior:
     """Read what `save_prior` wrote; raises ``ArtefactError`` when it is unfinished or damaged."""
-    manifest = require_finished(folder)
-    model, settings = read_model(folder, manifest)
-    if not isinstance(model, ClosedForm):
-        raise ArtefactError.one("prior", str(folder), "is no model in closed form")
+    again = "remove it and run again"
+    manifest = conform(require_finished(folder), _Manifest, folder / MANIFEST, again)
+    model = read_closed_form(folder, manifest)
     scores = load_weights(folder / _SCORES)
+    found = {name: (values.dim(), values.shape[-1:], values.is_floating_point()) for name, values in scores.items()}
+    if found != dict.fromkeys(("train", "validation"), (2, (manifest.num_items,), True)):
+        rule = f"must hold a score for each of {manifest.num_items} items in each training and validation row"
+        raise ArtefactError.one("scores", str(folder / _SCORES), rule, again)
     model.to(device).eval()
     return Prior(
-        model, settings, float(manifest["scale"]), *(scores[name].to(device) for name in ("train", "validation"))
+        model, manifest.settings, manifest.scale, *(scores[name].to(device) for name in ("train", "validation"))
     )

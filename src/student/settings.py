@@ -95,16 +95,6 @@ def _by_architecture(value: Any, handler: Callable[[Any], Any], info: Validation
 AnyStudentSettings = Annotated[StudentSettings, WrapValidator(_by_architecture)]
 
 
-def read_student_settings(content: Mapping[str, Any]) -> StudentSettings:
-    """Settings from plain nested values, as an artefact's manifest holds them.
-
-    Raises:
-        pydantic.ValidationError: a value breaks a rule, or a field is unknown.
-        ConfigError: the architecture does not exist.
-    """
-    return TypeAdapter[StudentSettings](AnyStudentSettings).validate_python(content)
-
-
 @dataclass(frozen=True, config=STRICT)
 class EvaluationSettings:
     """How rankings are judged."""

@@ -73,7 +73,7 @@ def train_student(
         return fit_closed_form(settings, evaluation, data, report)
     with reproducible(settings.threads):
         student = new_student(settings, data, seed)
-        negatives = torch_generator(seed, "negatives")
+        negatives = torch_generator(seed, "negatives", device=data.device)
         draw = negative_sampler(data, settings.negatives, negatives)
         score = validation_scores(student, data)
         result = fit(

@@ -13,13 +13,11 @@ from src.data.examples import Examples
 from src.data.id_map import IdMap
 from src.data.tensor_examples import TensorExamples
 from src.teacher.factory import prompts_of
-from src.teacher.llm import blueprint, computing_type, context_of, is_decoder, read_tokenizer
+from src.teacher.llm import blueprint, computing_type, context_of, read_tokenizer
 from src.teacher.needs import Needs, announcement, form_of, gigabytes, load_of, needs_of, shape_of
-from src.teacher.prompts import Cuts, Prompts
+from src.teacher.objective import objective_of
+from src.teacher.prompts import Cuts
 from src.teacher.settings import TeacherSettings
-from src.teacher.title.language import require_decoder
-from src.teacher.title.prompts import TitlePrompts
-from src.teacher.title.training import row_tokens
 
 _log = get_logger(__name__)
 
@@ -38,14 +36,15 @@ def announce(
     an encoder is to write.
     """
     empty = blueprint(llm)
-    if lists is not None:
-        require_decoder(is_decoder(empty.config), llm)
-    prompts = prompts_of(settings, id_map, read_tokenizer(llm), context_of(empty.config))
+    objective_of(settings.objective).check_body(llm, empty)
+    prompts = prompts_of(settings, id_map, read_tokenizer(llm), context_of(empty))
     tell_cuts(prompts.cuts, id_map.num_items, settings)
     if prompts.unknown:
         rule = "teacher: %d of %d titles hold nothing that the language model's tokenizer knows"
         _log.warning(rule, prompts.unknown, id_map.num_items)
-    cost = _row_tokens(prompts, train, lists)
+    shown = None if lists is None else torch.from_numpy(lists.of(train))
+    rows = TensorExamples.of(train, torch.device("cpu"))
+    cost = objective_of(settings.objective).row_tokens(prompts, rows, shown)
     shape = shape_of(empty, settings.lora)
     form = form_of(settings, computing_type(empty.config, settings.dtype, settings.quantise, device))
     load = load_of(settings, shape, id_map.num_items, int(cost.max()))
@@ -53,13 +52,6 @@ def announce(
     _log.info("teacher: %s", announcement(needs, load, len(cost), int(cost.sum()), settings))
     _warn_of_memory(needs, device)
     return cost
-
-
-def _row_tokens(prompts: Prompts | TitlePrompts, train: Examples, lists: CandidateLists | None) -> Tensor:
-    rows = TensorExamples.of(train, torch.device("cpu"))
-    if isinstance(prompts, Prompts):
-        return prompts.token_counts(rows.history, rows.length)
-    return row_tokens(prompts, rows, None if lists is None else torch.from_numpy(lists.of(train)))
 
 
 def tell_cuts(cuts: Cuts, num_items: int, settings: TeacherSettings) -> None:

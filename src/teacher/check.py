@@ -23,6 +23,7 @@ from src.student.base import Recommender
 from src.student.evaluator import as_judged, scores_of
 from src.teacher.interfaces import Teacher, TeacherForward
 from src.teacher.labelling import ask
+from src.teacher.memory_probe import Interval, MemoryProbe
 
 #: K of every figure of the check
 TOP = 20
@@ -34,9 +35,6 @@ WORTH_A_TRY = 1 / 3
 SAME_LISTS = 0.95
 
 Verdict = Literal["likely", "open", "unlikely"]
-#: ``interval(values, user)``: 95 % interval of the mean of ``values`` ``[n]`` float64 of users ``[n]``. A few users own
-#: most examples, which must not count as so many independent ones: see `src.evaluation.paired.user_interval`
-Interval = Callable[[NDArray[np.float64], NDArray[np.int64]], tuple[float, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +73,8 @@ class TeacherCheck:
     |A ∩ B| / K of the two top lists. ``teacher_better``, ``ties``, ``student_better``: whose rank of the target is
     smaller. ``only_teacher``, ``only_student``: the target is in one's top K and not in the other's.
     ``valid_ratio``: first answers of the teacher that are items (1 for an item head; of a teacher that writes titles,
-    free answers that name one of their candidates, whichever way it ranks the catalogue). Coverage: different items in
+    free answers that name one of their candidates, whichever way it ranks the catalogue). ``memory``: whether its
+    language model has read the catalogue, where that was asked. Coverage: different items in
     all top lists together, over V; it grows with the sample.
     """
 
@@ -94,6 +93,7 @@ class TeacherCheck:
     valid_ratio: float
     teacher_coverage: float
     student_coverage: float
+    memory: MemoryProbe | None = None
 
     @property
     def oracle_gain(self) -> float:
@@ -116,7 +116,7 @@ class TeacherCheck:
         return "open"
 
     def sentence(self) -> str:
-        """Verdict and reason in one plain sentence."""
+        """Verdict and reason in one plain sentence, and what is known of the language model's memory in another."""
         beginning = {
             "likely": "Distilling from this teacher is likely to help",
             "open": "Whether distilling from this teacher helps is open",
@@ -127,7 +127,8 @@ class TeacherCheck:
             f"on {self.examples:,} held-out examples its NDCG@{self.top} is {self.teacher_ndcg:.4f} and the student's "
             f"{self.student_ndcg:.4f} (95 % interval of the difference {low:+.4f} to {high:+.4f})"
         )
-        return f"{beginning}: {compared}, and {self._reason()}."
+        verdict = f"{beginning}: {compared}, and {self._reason()}."
+        return verdict if self.memory is None else f"{verdict} {self.memory.sentence()}"
 
     def _reason(self) -> str:
         if self.verdict == "unlikely" and self.overlap > SAME_LISTS:
@@ -138,7 +139,8 @@ class TeacherCheck:
     def as_dict(self) -> dict[str, Any]:
         """Every figure, the verdict and the sentence, for JSON (an infinite gain is None)."""
         gain = None if self.oracle_gain == float("inf") else self.oracle_gain
-        found = {**asdict(self), "interval": list(self.interval)}
+        memory = None if self.memory is None else self.memory.as_dict()
+        found = {**asdict(self), "interval": list(self.interval), "memory": memory}
         return {**found, "oracle_gain": gain, "verdict": self.verdict, "sentence": self.sentence()}
 
 
@@ -147,7 +149,8 @@ def check_teacher(
 ) -> TeacherCheck:
     """Let both rank the same examples of a catalogue of V = ``num_items`` items, and compare.
 
-    ``examples`` should be held out from both. Raises ``ValueError`` for no examples.
+    ``examples`` should be held out from both. A few users own most examples, which must not count as so many
+    independent ones: see `src.evaluation.paired.user_interval`. Raises ``ValueError`` for no examples.
     """
     if len(examples) == 0:
         raise ValueError("a teacher check needs at least one example")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from src.core.errors import gather
 from src.data.examples import SequenceData
 from src.teacher.factory import prompts_of
-from src.teacher.llm import context_of, read_config, read_tokenizer
+from src.teacher.llm import blueprint, context_of, read_tokenizer, table_shape
+from src.teacher.rehearsal import rehearse_early
 from src.teacher.settings import TINY, TeacherSettings
 from src.teacher.tiny_llm import pretraining_prompts, train_tokenizer
 
@@ -24,5 +25,6 @@ def check_prompts(settings: TeacherSettings, data: SequenceData) -> None:
             lambda: prompts_of(settings, data.id_map, tokenizer, settings.tiny.context),
         )
         return
-    tokenizer, context = read_tokenizer(settings.llm), context_of(read_config(settings.llm))
-    gather(lambda: prompts_of(settings, data.id_map, tokenizer, context))
+    tokenizer, empty = read_tokenizer(settings.llm), blueprint(settings.llm)
+    gather(lambda: prompts_of(settings, data.id_map, tokenizer, context_of(empty)).fit(table_shape(empty)[0]))
+    gather(lambda: rehearse_early(settings, data))

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
-from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass as document
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from src.core.checkpoints import load_weights, save_weights
 from src.core.checksums import checksum_files, verify_files
-from src.core.errors import ArtefactError, ModelError, Problem
+from src.core.documents import PARTIAL, conform, read_mapping
+from src.core.errors import ArtefactError, ModelError
 from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json
-from src.data.candidates import load_candidates, save_candidates
+from src.data.candidates import load_candidates
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
 from src.student.architectures.sasrec import SASRec
@@ -37,20 +38,23 @@ from src.teacher.gated_lora import (
     compile_forward,
     inject,
     resolve_targets,
+    settle,
 )
 from src.teacher.gates import build_gate
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
-from src.teacher.llm import LanguageModel, context_of, fingerprint_llm, is_local, load_llm
+from src.teacher.llm import LanguageModel, context_of, fingerprint_llm, is_local, load_llm, runs
 from src.teacher.model_card import model_card
-from src.teacher.prompts import Prompts
+from src.teacher.model_files import ADAPTER_CONFIG
+from src.teacher.objective import objective_of
+from src.teacher.prompts import Prompts, TitlePieces
 from src.teacher.settings import TINY, TeacherSettings
 from src.teacher.title.language import with_language_head
 from src.teacher.title.model import TitleTeacher
+from src.teacher.title.objective import CANDIDATES_FOLDER
 from src.teacher.title.prompts import TitlePrompts
 
 SCHEMA_VERSION = 1
 ADAPTER_FOLDER, ENCODER_FOLDER, LLM_FOLDER, ID_MAP = "adapter", "encoder", "llm", "id_map.json"
-CANDIDATES_FOLDER = "candidates"
 CARD = "README.md"
 _AGAIN = "run python -m src.exp.run_teacher again"
 _Teacher = TypeVar("_Teacher", bound=GatedTeacher)
@@ -81,7 +85,7 @@ def build_title_teacher(
     # the head is no layer to adapt, whatever it is called
     targets, _ = resolve_targets(llm.model, settings.lora)
     llm = with_language_head(llm)
-    prompts = _title_prompts(settings, id_map, llm.tokenizer, context_of(llm.model.config))
+    prompts = _title_prompts(settings, id_map, llm.tokenizer, context_of(llm.model))
     adapters = _prepare(inject(llm.model, replace(settings.lora, target_modules=tuple(targets))), settings)
     gate = build_gate(settings.gate, encoder.representation, settings.lora.experts)
     return TitleTeacher(settings, llm, adapters, encoder, gate, prompts).to(device)
@@ -89,14 +93,12 @@ def build_title_teacher(
 
 def prompts_of(
     settings: TeacherSettings, id_map: IdMap, tokenizer: PreTrainedTokenizerBase, context: int | None
-) -> Prompts | TitlePrompts:
+) -> TitlePieces:
     """What a teacher of the settings' objective will read and write; ``context``: the most tokens that its model reads.
 
     The tokenizer gets the placeholders. Raises what `Prompts` and `TitlePrompts` raise.
     """
-    if settings.objective == "title_lm":
-        return _title_prompts(settings, id_map, tokenizer, context)
-    return Prompts(id_map, tokenizer, settings.prompt)
+    return objective_of(settings.objective).prompts(settings, id_map, tokenizer, context)
 
 
 def _title_prompts(
@@ -107,6 +109,8 @@ def _title_prompts(
 
 def _prepare(adapters: GatedAdapters, settings: TeacherSettings) -> GatedAdapters:
     """How the language model's passes run: recomputed in the backward pass, or compiled."""
+    with runs(settings.llm):
+        settle(adapters)
     if settings.gradient_checkpointing:
         checkpoint_activations(adapters)
     if settings.compile:
@@ -120,17 +124,14 @@ def save_teacher(folder: Path, teacher: GatedTeacher, data: SequenceData, summar
     fingerprints = {**data.fingerprints(), **teacher.fingerprints(), "llm": teacher.language.fingerprint}
     with atomic_folder(folder) as target:
         teacher.llm.save_pretrained(target / ADAPTER_FOLDER, save_embedding_layers=False)
-        # PEFT's own card is an empty form
-        (target / ADAPTER_FOLDER / CARD).unlink(missing_ok=True)
+        _make_portable(target / ADAPTER_FOLDER, settings, teacher.language.name)
         card = model_card(settings, teacher.language.name, teacher.num_items, fingerprints, summary)
         (target / CARD).write_text(card, encoding="utf-8")
         for name in teacher.small_parts:
             save_weights(target / f"{name}.safetensors", getattr(teacher, name).state_dict())
         save_student(target / ENCODER_FOLDER, teacher.encoder, settings.encoder, data.id_map, data.fingerprints(), {})
         data.id_map.save(target / ID_MAP)
-        if isinstance(teacher, TitleTeacher):
-            for split, lists in teacher.candidates.items():
-                save_candidates(target / CANDIDATES_FOLDER / split, lists, data.fingerprints())
+        objective_of(settings.objective).save(target, teacher, data)
         if settings.llm == TINY:
             shutil.copytree(teacher.language.name, target / LLM_FOLDER)
         write_json(
@@ -146,6 +147,23 @@ def save_teacher(folder: Path, teacher: GatedTeacher, data: SequenceData, summar
                 "files": checksum_files(target, f"{ADAPTER_FOLDER}/*.safetensors"),
             },
         )
+
+
+def _make_portable(folder: Path, settings: TeacherSettings, llm: str) -> None:
+    """An adapter folder that others can read: no empty form for a card, no path of this machine, no private files.
+
+    The base model's name is its hub id; a model that was built here lies beside the adapter, and a local folder is
+    named without its path.
+    """
+    (folder / CARD).unlink(missing_ok=True)
+    config = read_mapping(folder / ADAPTER_CONFIG, dict[str, Any])
+    if settings.llm == TINY:
+        config["base_model_name_or_path"] = f"../{LLM_FOLDER}"
+    elif is_local(llm):
+        config["base_model_name_or_path"] = Path(llm).name
+    write_json(folder / ADAPTER_CONFIG, config)
+    for file in folder.rglob("*"):
+        file.chmod(0o755 if file.is_dir() else 0o644)
 
 
 def load_teacher(folder: Path, settings: TeacherSettings, data: SequenceData, device: torch.device) -> ILoRATeacher:
@@ -169,7 +187,7 @@ def load_title_teacher(
     """As `load_teacher`, for a teacher that writes titles, with its candidate lists."""
     saved = _open(folder, settings, data, device, "title_lm")
     llm = with_language_head(saved.llm)
-    prompts = _title_prompts(saved.settings, data.id_map, llm.tokenizer, context_of(llm.model.config))
+    prompts = _title_prompts(saved.settings, data.id_map, llm.tokenizer, context_of(llm.model))
     saved.require_prompt(prompts.fingerprint)
     adapters, gate = saved.trained(llm, settings)
     teacher = saved.fill(TitleTeacher(saved.settings, llm, adapters, saved.encoder, gate, prompts), device)
@@ -177,6 +195,16 @@ def load_title_teacher(
     expected = {"id_map": data.id_map.fingerprint}
     teacher.candidates = {path.name: load_candidates(path, expected) for path in folders}
     return teacher
+
+
+@document(frozen=True, config=PARTIAL)
+class _Manifest:
+    """What is read of the manifest."""
+
+    settings: TeacherSettings
+    llm: str
+    fingerprints: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,10 +239,14 @@ class _Saved:
 
 
 def _open(folder: Path, settings: TeacherSettings, data: SequenceData, device: torch.device, objective: str) -> _Saved:
-    manifest = require_finished(folder)
+    kept = require_finished(folder)
+    if kept.get("kind") != "teacher" or kept.get("schema_version") != SCHEMA_VERSION:
+        found = f"{kept.get('kind')} {kept.get('schema_version')}"
+        raise ArtefactError.one("kind", found, f"teacher {SCHEMA_VERSION} is needed", _AGAIN)
+    manifest = conform(kept, _Manifest, folder / MANIFEST, _AGAIN)
     _check(folder, manifest, data)
-    verify_files(folder, manifest.get("files", {}), _AGAIN)
-    own = TypeAdapter(TeacherSettings).validate_python(manifest["settings"])
+    verify_files(folder, manifest.files, _AGAIN)
+    own = manifest.settings
     if own.objective != objective:
         rule = f"the teacher in {folder} has objective {own.objective}; {objective} is needed"
         raise ArtefactError.one("teacher.objective", own.objective, rule, _AGAIN)
@@ -222,33 +254,30 @@ def _open(folder: Path, settings: TeacherSettings, data: SequenceData, device: t
     encoder, _ = load_student(folder / ENCODER_FOLDER, data)
     if not isinstance(encoder, SASRec):
         raise ArtefactError.one("encoder", type(encoder).__name__, "must be a SASRec", _AGAIN)
-    return _Saved(folder, own, llm, encoder, manifest["fingerprints"]["prompt"])
+    return _Saved(folder, own, llm, encoder, manifest.fingerprints["prompt"])
 
 
-def _check(folder: Path, manifest: Mapping[str, Any], data: SequenceData) -> None:
-    problems = []
-    if manifest.get("kind") != "teacher" or manifest.get("schema_version") != SCHEMA_VERSION:
-        found = f"{manifest.get('kind')} {manifest.get('schema_version')}"
-        problems.append(Problem("kind", found, f"teacher {SCHEMA_VERSION} is needed", _AGAIN))
-    elif manifest["fingerprints"]["id_map"] != data.id_map.fingerprint:
+def _check(folder: Path, manifest: _Manifest, data: SequenceData) -> None:
+    if missing := {"id_map", "llm", "prompt"} - manifest.fingerprints.keys():
+        rule = f"names no fingerprint of {', '.join(sorted(missing))}"
+        raise ArtefactError.one("file", str(folder / MANIFEST), rule, _AGAIN)
+    if manifest.fingerprints["id_map"] != data.id_map.fingerprint:
         saved = IdMap.load(folder / ID_MAP)
         rule = f"the teacher in {folder} knows {saved.num_items} other items; this dataset has {data.num_items}"
-        problems.append(Problem("id map", saved.fingerprint, rule, _AGAIN))
-    if problems:
-        raise ArtefactError(problems)
+        raise ArtefactError.one("id map", saved.fingerprint, rule, _AGAIN)
 
 
-def _find_llm(folder: Path, settings: TeacherSettings, manifest: Mapping[str, Any]) -> str:
+def _find_llm(folder: Path, settings: TeacherSettings, manifest: _Manifest) -> str:
     """The teacher's own copy, else where the settings say, else where training found it; checked by fingerprint."""
     if (folder / LLM_FOLDER).is_dir():
         name = str(folder / LLM_FOLDER)
     else:
-        name = str(manifest["llm"]) if settings.llm == TINY else settings.llm
+        name = manifest.llm if settings.llm == TINY else settings.llm
     if is_local(name) and not Path(name).is_dir():
         raise ModelError.one(
             "teacher.llm", name, f"the language model of the teacher in {folder} is gone", "say where with teacher.llm"
         )
-    found, wanted = fingerprint_llm(name), manifest["fingerprints"]["llm"]
+    found, wanted = fingerprint_llm(name), manifest.fingerprints["llm"]
     if found != wanted:
         raise ArtefactError.one(
             "llm", name, f"is another language model ({found}) than the teacher's in {folder} ({wanted})", _AGAIN

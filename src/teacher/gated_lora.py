@@ -52,6 +52,8 @@ class GateScope:
         self._opened: _Opened | None = None
         #: S of the forward pass that is running, see `_WidthHook`
         self.width = 0
+        #: while `settle` looks: layers by name whose activations belong to no sequence; None at all other times
+        self.strange: list[str] | None = None
 
     @contextmanager
     def __call__(self, gate_weights: Tensor) -> Iterator[None]:
@@ -76,11 +78,12 @@ class GateScope:
         """The weights in scope, or None outside of it."""
         return None if self._opened is None else self._opened.gate_weights
 
-    def factor(self, shape: torch.Size) -> Tensor:
+    def factor(self, shape: torch.Size, turned: bool = False) -> Tensor:
         """E times each expert's weight, once for each of its r/E inner activations.
 
-        ``[B, 1, ..., r]`` for activations ``[B, ..., r]``, and ``[B·S, r]`` for those of a layer that sees the tokens
-        of all sequences one below the other (OPT's feed-forward layers). Raises ``RuntimeError`` outside of a scope,
+        ``[B, 1, ..., r]`` for activations ``[B, ..., r]``, ``[1, B, r]`` for those that are ``turned``, ``[S, B, r]``
+        (XLNet), and ``[B·S, r]`` for those of a layer that sees the tokens of all sequences one below the other (OPT's
+        feed-forward layers). Raises ``RuntimeError`` outside of a scope,
         ``ValueError`` when the weights in it are not ``[B, E]``.
         """
         if self._opened is None:
@@ -89,6 +92,8 @@ class GateScope:
         found = tuple(self._opened.gate_weights.shape)
         if not middle and sequences == found[0] * self.width and found[1:] == (self.experts,):
             return self._opened.factors[rank].expand(-1, self.width, -1).reshape(sequences, rank)
+        if turned and found == (*middle, self.experts):
+            return self._opened.factors[rank].transpose(0, 1)
         if found != (sequences, self.experts):
             raise ValueError(f"gate_weights are {found}; {sequences} sequences met {self.experts} experts")
         factor = self._opened.factors[rank]
@@ -114,13 +119,28 @@ class _Reopened:
 
 
 class _GateHook:
-    """Multiplies what `lora_A` returns, ``[B, ..., r]``, by E times the gate in scope."""
+    """Multiplies what `lora_A` of the layer ``name`` returns, ``[B, ..., r]``, by E times the gate in scope."""
 
-    def __init__(self, scope: GateScope) -> None:
-        self.scope = scope
+    def __init__(self, scope: GateScope, name: str) -> None:
+        self.scope, self.name = scope, name
+        #: whether the layer has tokens first and sequences second; `settle` finds out
+        self.turned = False
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], activations: Tensor) -> Tensor:
-        return activations * self.scope.factor(activations.shape).to(activations.dtype)
+        if self.scope.strange is not None and not self._settle(activations.shape, self.scope.strange):
+            return activations
+        return activations * self.scope.factor(activations.shape, self.turned).to(activations.dtype)
+
+    def _settle(self, shape: torch.Size, strange: list[str]) -> bool:
+        """Note how the layer lays out sequences, in a pass with more tokens than sequences; whether it does at all."""
+        assert self.scope.gate_weights is not None
+        sequences = len(self.scope.gate_weights)
+        self.turned = len(shape) == 3 and shape[0] != sequences and shape[1] == sequences
+        flat = len(shape) == 2 and shape[0] == sequences * self.scope.width
+        if not (self.turned or flat or shape[0] == sequences):
+            strange.append(self.name)
+            return False
+        return True
 
 
 class _InInputsType(nn.Linear):
@@ -231,10 +251,10 @@ def attach(model: PeftModel, settings: LoraSettings) -> GatedAdapters:
     """
     scope, layers = GateScope(settings.experts), 0
     _require_linear(model)
-    for _, module in _lora_layers(model):
+    for name, module in _lora_layers(model):
         if settings.compute == "base":
             _compute_as_the_base(module)
-        module.lora_A[ADAPTER].register_forward_hook(_GateHook(scope))
+        module.lora_A[ADAPTER].register_forward_hook(_GateHook(scope, name))
         scope.ranks.add(module.r[ADAPTER])
         layers += 1
     outer = model.get_base_model()
@@ -242,6 +262,30 @@ def attach(model: PeftModel, settings: LoraSettings) -> GatedAdapters:
     for llm in {outer, getattr(outer, "base_model", outer)}:
         llm.register_forward_pre_hook(_WidthHook(scope), with_kwargs=True)
     return GatedAdapters(model, scope, layers)
+
+
+@torch.no_grad()
+def settle(adapters: GatedAdapters) -> GatedAdapters:
+    """Find out, by one small pass, how each adapted layer lays out the sequences of a batch.
+
+    Raises ``ModelError`` that names the layers which run over something else than sequences (DeBERTa's projections also
+    over relative positions), and the others: those can be adapted alone.
+    """
+    model, scope = adapters.model, adapters.scope
+    table, training = model.get_base_model().get_input_embeddings().weight, model.training
+    model.eval()
+    scope.strange = []
+    try:
+        with scope(torch.full((2, scope.experts), 1 / scope.experts, device=table.device)):
+            model(inputs_embeds=torch.zeros(2, 3, table.shape[1], dtype=table.dtype, device=table.device))
+        strange = list(dict.fromkeys(scope.strange))
+    finally:
+        scope.strange = None
+        model.train(training)
+    if strange:
+        rule = f"{strange[0]} also runs over what is no sequence: its adapters cannot be gated"
+        raise _not_gated(strange, rule, [(name, None) for name in strange], _lora_layers(model))
+    return adapters
 
 
 def _compute_as_the_base(layer: LoraLayer) -> None:

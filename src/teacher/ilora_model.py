@@ -20,7 +20,7 @@ from src.student.architectures.sasrec import SASRec
 from src.teacher.gated_lora import GatedAdapters
 from src.teacher.interfaces import TeacherForward
 from src.teacher.labelling import AT_ONCE, TOO_LARGE
-from src.teacher.llm import LanguageModel
+from src.teacher.llm import LanguageModel, table_shape
 from src.teacher.projector import Projector
 from src.teacher.prompts import PromptBatch, Prompts, TitlePieces
 from src.teacher.settings import TeacherSettings
@@ -46,8 +46,8 @@ class GatedTeacher(nn.Module):
         self.llm = adapters.model
         self.encoder = encoder.eval().requires_grad_(False)
         self.gate = gate
-        self.projector = Projector(encoder.item_embeddings.embedding_dim, language.hidden_size)
-        self.prompts = prompts
+        self.projector = Projector(encoder.item_embeddings.embedding_dim, language.embedding_size)
+        self.prompts = prompts.fit(table_shape(language.model)[0])
 
     @property
     def num_items(self) -> int:
@@ -87,8 +87,17 @@ class GatedTeacher(nn.Module):
         return embedded.masked_scatter(placeholders.unsqueeze(2), projected.to(embedded.dtype))
 
     def _states(self, embedded: Tensor, attention_mask: Tensor) -> Tensor:
-        states: Tensor = self.llm(inputs_embeds=embedded, attention_mask=attention_mask).last_hidden_state
+        """``[B, S, D]`` of rows that are padded on the right."""
+        mask = self._needed(attention_mask)
+        states: Tensor = self.llm(inputs_embeds=embedded, attention_mask=mask).last_hidden_state
         return states
+
+    def _needed(self, attention_mask: Tensor) -> Tensor | None:
+        """The mask, or None where no real token could see padding anyway: a decoder looks back, padding stands behind.
+
+        Without a mask attention takes its fastest kernels, and nothing has to wait for the mask's content.
+        """
+        return None if self.language.is_decoder else attention_mask
 
     @torch.no_grad()
     def embed_items(self, batch_size: int) -> Tensor:
@@ -103,13 +112,19 @@ class GatedTeacher(nn.Module):
         rows = torch.empty(self.num_items, self.language.hidden_size, device=self.device)
 
         def embed(items: Tensor) -> None:
-            batch = self.prompts.titles(items)
-            rows[items] = mean_state(self._states(self.embed_tokens(batch), batch.attention_mask), batch.attention_mask)
+            rows[items] = self.embed_titles(items)
 
-        with self.llm.disable_adapter():
-            in_parts(order, batch_size, embed, AT_ONCE, TOO_LARGE)
+        in_parts(order, batch_size, embed, AT_ONCE, TOO_LARGE)
         self.train(training)
         return rows
+
+    @torch.no_grad()
+    def embed_titles(self, items: Tensor) -> Tensor:
+        """``[B, D]`` float32: the titles of these items ``[B]`` alone, in one pass, adapters off."""
+        batch = self.prompts.titles(items)
+        with self.llm.disable_adapter():
+            states = self._states(self.embed_tokens(batch), batch.attention_mask)
+        return mean_state(states, batch.attention_mask)
 
     def fingerprints(self) -> Mapping[str, str]:
         """``model``: the LLM and all weights that were trained; ``prompt``: the questions it is asked.

@@ -7,13 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from src.teacher.llm import is_local
+from src.teacher.objective import objective_of
 from src.teacher.settings import TINY, TeacherSettings
-
-_ANSWERS = {
-    "item_ce": "An item head gives logits over the whole catalogue.",
-    "title_lm": "It writes the title of the next item; candidates of each split are in `candidates/`.",
-}
-_LOADERS = {"item_ce": "load_teacher", "title_lm": "load_title_teacher"}
 
 
 def model_card(
@@ -55,25 +50,23 @@ def _front_matter(settings: TeacherSettings, llm: str) -> list[str]:
 
 
 def _what(settings: TeacherSettings, llm: str, num_items: int) -> list[str]:
-    lora = settings.lora
+    lora, objective = settings.lora, objective_of(settings.objective)
     kinds = {TINY: "a small LLaMA built from the dataset's own text (`llm/`)"}
     named = kinds.get(settings.llm, f"`{_base_model(settings, llm) or 'a model in a local folder'}`")
     bits = "" if settings.quantise == "none" else f", in {settings.quantise}"
     return [
         f"A sequential recommender over {num_items:,} items: {named}, frozen{bits}, with {lora.experts} LoRA experts",
         f"of rank {lora.rank // lora.experts} each that a gate mixes for every history (iLoRA, Kong et al., 2024).",
-        f"{_ANSWERS[settings.objective]}",
+        objective.answers,
         "",
         "- `adapter/`: the experts, as a standard PEFT adapter folder",
-        "- `gate.safetensors`, `projector.safetensors`"
-        + (", `head.safetensors`" if settings.objective == "item_ce" else ""),
+        "- `gate.safetensors`, `projector.safetensors`" + ("" if objective.writes else ", `head.safetensors`"),
         "- `encoder/`: the frozen SASRec that feeds the gate; `id_map.json`: the items; `manifest.json`: all settings",
     ]
 
 
 def _how(settings: TeacherSettings, llm: str) -> list[str]:
-    loader = _LOADERS[settings.objective]
-    kind = "AutoModel" if settings.objective == "item_ce" else "AutoModelForCausalLM"
+    loader, kind = objective_of(settings.objective).loader
     where = "llm" if settings.llm == TINY else _base_model(settings, llm) or "FOLDER-OF-THE-LANGUAGE-MODEL"
     return [
         "As it was trained, with the gate, in a checkout of anyo-ilora-dllm2rec (`settings`, `data`: an experiment's):",

@@ -19,6 +19,8 @@ from transformers.pytorch_utils import Conv1D
 
 from src.teacher.gated_lora import adaptable_layers, resolve_targets
 from src.teacher.gates import build_gate
+from src.teacher.llm import state_width, table_shape
+from src.teacher.objective import objective_of
 from src.teacher.projector import Projector
 from src.teacher.settings import NOT_QUANTISED, LoraSettings, TeacherSettings
 
@@ -64,6 +66,7 @@ class Shape:
     ``maps`` are its linear layers, poolers and heads left out; ``other`` counts all parameters beside their weights and
     the language-model head; ``vocabulary`` is that of its token embeddings. ``head``: parameters of the head that lies
     in its files; 0 where it is the embeddings. ``cache``: keys and values that decoding holds for a token.
+    ``embedding``: width of the token embeddings where that is not ``width``, which states have; 0: the same.
     """
 
     layers: int
@@ -73,6 +76,7 @@ class Shape:
     other: int
     head: int = 0
     cache: int = 0
+    embedding: int = 0
 
     @property
     def parameters(self) -> int:
@@ -150,9 +154,11 @@ def shape_of(llm: PreTrainedModel, lora: LoraSettings) -> Shape:
     # a quantised weight packs several numbers into one: it is counted by its layer's sizes
     own = {id(llm.get_submodule(name).weight) for name in adaptable}
     other = sum(parameter.numel() for parameter in llm.parameters() if id(parameter) not in own)
-    config, vocabulary = llm.config, llm.get_input_embeddings().weight.shape[0]
-    head = 0 if getattr(config, "tie_word_embeddings", False) else vocabulary * config.hidden_size
-    return Shape(config.num_hidden_layers, config.hidden_size, vocabulary, tuple(maps), other, head, _cache(config))
+    config, (vocabulary, embedding) = llm.config, table_shape(llm)
+    width = state_width(llm)
+    head = 0 if getattr(config, "tie_word_embeddings", False) else vocabulary * width
+    cache = _cache(config)
+    return Shape(config.num_hidden_layers, width, vocabulary, tuple(maps), other, head, cache, embedding)
 
 
 def _cache(config: Any) -> int:
@@ -212,15 +218,17 @@ def _adapted_inputs(adapted: Sequence[LinearMap], copied: bool) -> int:
     return sum(inputs for _, inputs in {(one.place, one.inputs) for one in adapted})
 
 
-def small_parameters(settings: TeacherSettings, width: int, num_items: int) -> int:
-    """Trained parameters beside the experts, for a language model of this width and V items."""
+def small_parameters(settings: TeacherSettings, width: int, num_items: int, embedding: int = 0) -> int:
+    """Trained parameters beside the experts, for a language model of this width and V items.
+
+    ``embedding``: width of its token embeddings; 0: the same.
+    """
     with torch.device("meta"):
         parts: list[nn.Module] = [
-            Projector(settings.encoder.width, width),
+            Projector(settings.encoder.width, embedding or width),
             build_gate(settings.gate, settings.encoder.width, settings.lora.experts),
         ]
-        if settings.objective == "item_ce":
-            parts.append(nn.Linear(width, num_items))
+        parts += objective_of(settings.objective).small_parts(width, num_items)
     return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
 
@@ -228,8 +236,8 @@ def load_of(settings: TeacherSettings, shape: Shape, num_items: int, tokens: int
     """A micro-batch of prompts of at most ``tokens`` tokens; an answer has logits for as many as a title may have."""
     loop = settings.train.loop
     rows = min(loop.micro_batch_size or loop.batch_size, loop.batch_size)
-    logits = num_items if settings.objective == "item_ce" else shape.vocabulary * settings.prompt.title_tokens
-    return Load(rows, tokens, logits, small_parameters(settings, shape.width, num_items))
+    logits = objective_of(settings.objective).logits(settings, shape, num_items)
+    return Load(rows, tokens, logits, small_parameters(settings, shape.width, num_items, shape.embedding))
 
 
 def asking_bytes(shape: Shape, settings: TeacherSettings, form: Form, tokens: int) -> int:
@@ -245,7 +253,7 @@ def needs_of(shape: Shape, settings: TeacherSettings, form: Form, load: Load) ->
     tokens = load.rows * load.tokens
     activations = activation_bytes(shape, tokens, settings.lora, form, settings.gradient_checkpointing)
     stored = weight_bytes(shape, "float32" if form == "float32" else "bfloat16", with_head=True)
-    writes = settings.objective == "title_lm"
+    writes = objective_of(settings.objective).writes
     return Needs(
         trained=trained,
         frozen=shape.parameters + (shape.head if writes else 0),

@@ -6,7 +6,7 @@ Titles are tokenised once for the whole catalogue; a batch of prompts is put tog
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -127,6 +127,31 @@ class TitlePieces(nn.Module):
         self.title_ids = titles
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self.pad_id = int(pad) if pad is not None else 0
+
+    def fit(self, rows: int) -> Self:
+        """Use nothing beside a table of token embeddings of so many ``rows``; placeholders are looked up nowhere.
+
+        Padding takes any row where its own token has none: behind a mask nobody sees it. Raises ``ModelError`` when a
+        title, or a word between titles, has a token without a row.
+        """
+        if self.pad_id >= rows:
+            self.pad_id = 0
+        beyond = sorted(self._spoken() - self._marks() - set(range(rows)))
+        if beyond:
+            shown = ", ".join(map(repr, self.tokenizer.convert_ids_to_tokens(beyond[:_SHOWN])))
+            rule = f"its tokenizer knows {len(beyond)} tokens that its table of {rows} rows has no row for ({shown})"
+            step = "call resize_token_embeddings(len(tokenizer)) and save it, or use the tokenizer that it came with"
+            raise ModelError.one("teacher.llm", type(self.tokenizer).__name__, rule, step)
+        return self
+
+    def _spoken(self) -> set[int]:
+        """Every token that may be looked up."""
+        own = torch.arange(self.pieces.shape[1]) < self.sizes.unsqueeze(1).cpu()
+        return {*self.pieces.cpu()[own].tolist(), *self.before, *self.after}
+
+    def _marks(self) -> set[int]:
+        """Tokens in whose place something else is read."""
+        return {self.placeholder_id}
 
     def hold(self, frame: Sequence[Sequence[int]]) -> list[list[int]]:
         """Keep titles and frame as one table, which is returned: rows 0..V-1 items, V nothing (padding), then frame."""

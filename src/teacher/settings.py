@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from src.core.loop_settings import LoopSettings
-from src.core.metrics import metric_names
 from src.core.settings import STRICT, deciding
 from src.student.architectures.sasrec import SASRecSettings
+from src.teacher.objective import objective_of, objectives
 
 #: `llm` value that builds and pretrains a small language model from the dataset's own text
 TINY = "tiny"
@@ -25,13 +25,9 @@ Quantise = Literal["none", "8bit", "4bit"]
 
 #: `train.loop.monitor` of a teacher that writes titles: right answers over all rows, by generation
 TITLE_MONITOR = "hit_ratio_1"
-#: what is known after each epoch of such a teacher, see `src.teacher.title.generation.title_metrics`
-TITLE_METRICS = (TITLE_MONITOR, "valid_ratio", "hit_ratio_1_of_valid")
 
 Select = Literal["random", "most_recent"]
 RankingKind = Literal["item_head", "constrained", "grounded"]
-#: how a teacher of each objective can rank the whole catalogue; the first is meant where nothing is said
-RANKINGS: dict[str, tuple[RankingKind, ...]] = {"item_ce": ("item_head",), "title_lm": ("constrained", "grounded")}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -254,6 +250,9 @@ class TeacherSettings:
     ] = "most_recent"
     validation_rows: Annotated[int, Field(ge=0, description="validation examples it is scored on; 0: all")] = 1000
     test_rows: Annotated[int, Field(ge=0, description="test examples it is scored on; 0: all")] = 1000
+    memory_probe: Annotated[
+        int, Field(ge=0, description="titles that the LLM is asked to complete: has it read this catalogue? 0: none")
+    ] = 100
     export: Annotated[ExportSettings, Field(description="which examples are labelled")] = ExportSettings()
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"],
@@ -290,14 +289,10 @@ class TeacherSettings:
                 f"teacher.dtype = {self.dtype!r} contradicts teacher.quantise = {self.quantise!r}: "
                 "a quantised model is multiplied in half precision; leave dtype at auto"
             )
-        if self.objective == "title_lm" and self.train.loop.monitor != TITLE_MONITOR:
-            raise ValueError(
-                f"teacher.train.loop.monitor = {self.train.loop.monitor!r} must be {TITLE_MONITOR} "
-                "with teacher.objective = title_lm: its epochs are judged by generated titles"
-            )
+        objective_of(self.objective).check_settings(self)
         if unread := self._unread():
             raise ValueError(f"{' and '.join(unread)} would not be read with teacher.objective = {self.objective}")
-        possible = RANKINGS[self.objective]
+        possible = objective_of(self.objective).rankings
         if self.ranking not in possible:
             raise ValueError(
                 f"teacher.export.ranking = {self.ranking!r} must be auto or {' or '.join(possible)} "
@@ -319,20 +314,28 @@ class TeacherSettings:
 
     def _unread(self) -> list[str]:
         """Changed settings that this objective does not read: whoever changes one expects something of it."""
-        if self.objective == "item_ce":
-            return _changed("teacher.title", self.title, TitleSettings())
-        unread = _changed("teacher.head", self.head, HeadSettings())
-        rate, default = self.train.head_learning_rate, TeacherTrainSettings().head_learning_rate
-        return unread if rate == default else [*unread, f"teacher.train.head_learning_rate = {rate}"]
+        read = objective_of(self.objective).own_settings
+        others = [path for kind in objectives().values() for path in kind.own_settings if path not in read]
+        return [changed for path in others for changed in self._changed(path)]
+
+    def _changed(self, path: str) -> list[str]:
+        """What of the settings at a dotted path is not as it is by default."""
+        first, *rest = path.split(".")
+        value, default = getattr(self, first), self.__dataclass_fields__[first].default
+        for name in rest:
+            value, default = getattr(value, name), getattr(default, name)
+        if is_dataclass(value):
+            return _changed(f"teacher.{path}", value, default)
+        return [] if value == default else [f"teacher.{path} = {value}"]
 
     @property
     def ranking(self) -> RankingKind:
         """How this teacher ranks the catalogue: what ``export.ranking`` says, or means."""
-        return RANKINGS[self.objective][0] if self.export.ranking == "auto" else self.export.ranking
+        return objective_of(self.objective).rankings[0] if self.export.ranking == "auto" else self.export.ranking
 
     def epoch_metrics(self, ks: Sequence[int]) -> tuple[str, ...]:
         """The metrics that are known after each epoch of its training, for cut-offs K."""
-        return TITLE_METRICS if self.objective == "title_lm" else metric_names(ks)
+        return objective_of(self.objective).metrics(ks)
 
 
 def _changed(name: str, settings: Any, default: Any) -> list[str]:
@@ -341,7 +344,16 @@ def _changed(name: str, settings: Any, default: Any) -> list[str]:
 
 
 #: of a trained teacher these have keys of their own, or say only where and how it runs
-_NOT_OF_TRAINING = ("export", "encoder", "tiny", "llm", "test_rows", "compile", "gradient_checkpointing")
+_NOT_OF_TRAINING = (
+    "export",
+    "encoder",
+    "tiny",
+    "llm",
+    "test_rows",
+    "compile",
+    "gradient_checkpointing",
+    "memory_probe",
+)
 
 
 def training_settings(settings: TeacherSettings) -> dict[str, Any]:

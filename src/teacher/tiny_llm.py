@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedTokenizerFast
 
 from src.core.data_utils import ordered_batches
+from src.core.hardware import no_cudnn_attention
 from src.core.logging import progress_bar
 from src.core.paths import atomic_folder
 from src.core.seed import numpy_generator, seed_everything, torch_generator
@@ -48,6 +49,7 @@ def build_tiny_llm(
     ``TrainingFailed`` when the loss is not finite.
     """
     check_titles(data.id_map)
+    no_cudnn_attention()
     seed_everything(seed, "tiny_llm")
     tokenizer = train_tokenizer(data.id_map, settings)
     model = new_model(settings, tokenizer).to(device)

@@ -14,9 +14,9 @@ from src.data.examples import Examples, SequenceData
 from src.data.tensor_examples import TensorExamples
 from src.student.settings import EvaluationSettings
 from src.teacher.check import TOP, Ranking, teacher_ranker
-from src.teacher.factory import load_teacher, load_title_teacher
-from src.teacher.ilora_model import ILoRATeacher
+from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
 from src.teacher.labelling import Labeller, item_head_labeller
+from src.teacher.objective import objective_of
 from src.teacher.settings import ExportSettings, TeacherSettings
 from src.teacher.title.catalogue import title_catalogue
 from src.teacher.title.generation import answer_all, judge_each
@@ -26,6 +26,10 @@ from src.teacher.title.model import TitleTeacher
 
 class TrainedTeacher(Protocol):
     """A teacher and its way of ranking the catalogue."""
+
+    @property
+    def model(self) -> GatedTeacher:
+        """The teacher itself."""
 
     def labeller(self) -> Labeller:
         """What turns training examples into labels."""
@@ -103,6 +107,5 @@ def load_trained(
 
     ``seed`` is that of the run that trained it. Raises what `load_teacher` raises.
     """
-    if settings.objective == "title_lm":
-        return WritingTeacher(load_title_teacher(folder, settings, data, device), settings, seed)
-    return HeadTeacher(load_teacher(folder, settings, data, device), settings.export)
+    objective = objective_of(settings.objective)
+    return objective.trained(objective.load(folder, settings, data, device), settings, seed)

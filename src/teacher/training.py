@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,18 +25,18 @@ from src.data.tensor_examples import TensorExamples
 from src.student.architectures.sasrec import SASRec
 from src.student.settings import EvaluationSettings
 from src.teacher.announce import announce
-from src.teacher.factory import build_teacher, build_title_teacher
 from src.teacher.gates import normalised_entropy
 from src.teacher.head import LinearStart, recommender_start, title_start
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
 from src.teacher.interfaces import Course, TeacherForward
 from src.teacher.labelling import ask, rank, select_rows
 from src.teacher.llm import load_llm
+from src.teacher.objective import objective_of
 from src.teacher.pace import Pace
 from src.teacher.projector import TokenMoments
+from src.teacher.rehearsal import rehearse
 from src.teacher.schedule import rate
 from src.teacher.settings import TeacherSettings, TeacherTrainSettings
-from src.teacher.title.training import draw_lists, title_course
 
 _log = get_logger(__name__)
 
@@ -100,17 +101,22 @@ def train_teacher(
         "train": _sample(data.train, settings, seed),
         "validation": sample(data.validation, settings.validation_rows, seed, "validation"),
     }
-    writes = settings.objective == "title_lm"
-    lists = draw_lists(settings, samples, data.num_items, seed) if writes else {}
+    objective = objective_of(settings.objective)
+    lists = objective.draw_lists(settings, samples, data.num_items, seed)
     cost = announce(settings, llm, data.id_map, samples["train"], lists.get("train"), device)
     seed_everything(seed, "teacher")
     language = load_llm(llm, settings.dtype, device, settings.quantise)
-    if writes:
-        writer = build_title_teacher(settings, data.id_map, encoder, language, device)
-        course = title_course(writer, samples, lists, seed, cost)
-        return _run(writer, course, samples, seed, report, checkpoint)
-    ranker = build_teacher(settings, data.id_map, encoder, language, device)
-    return _run(ranker, item_course(ranker, data, samples, seed, evaluation, cost), samples, seed, report, checkpoint)
+    teacher = objective.build(settings, data.id_map, encoder, language, device)
+    _rehearse(teacher, samples["train"])
+    course = objective.course(teacher, data, samples, lists, seed, evaluation, cost)
+    return _run(teacher, course, samples, seed, report, checkpoint)
+
+
+def _rehearse(teacher: GatedTeacher, train: Examples) -> None:
+    """Two rows through the loaded model, on its device; a compiled one would be compiled for them alone."""
+    if not teacher.settings.compile:
+        rows = TensorExamples.of(train.take(np.arange(min(2, len(train)))), teacher.device)
+        rehearse(teacher, rows.history, rows.length, rows.target)
 
 
 def item_course(

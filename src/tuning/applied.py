@@ -41,6 +41,12 @@ def no_distillation(settings: ExperimentSettings) -> dict[str, float]:
     return {**off, "distill.ce_loss_weight": 1.0}
 
 
+def is_distilled(found: ExperimentSettings, base: ExperimentSettings) -> bool:
+    """Whether some settings have any of the distillation, beside the student alone of the base settings."""
+    off, own = no_distillation(base), flatten(plain(found))
+    return any(own[key] != value for key, value in off.items() if key != "distill.beta")
+
+
 def check_values(space: SearchSpace, settings: ExperimentSettings) -> None:
     """Every bound and choice must be a value that its field accepts; raises ``ConfigError`` with all that are not."""
     problems = []

@@ -106,8 +106,10 @@ def _cpu(resources: Resources) -> float:
 
 def configuration(job: Job, resources: Resources) -> dict[str, Any]:
     """What a worker gets of a job."""
-    share = resources.share(job.memory_retries)
-    return {"number": job.number, "values": dict(job.values), "folder": job.folder, "share": share}
+    share, memory = resources.share(job.memory_retries), resources.memory(job.memory_retries)
+    return {
+        "number": job.number, "values": dict(job.values), "folder": job.folder, "share": share, "memory": memory,
+    }  # fmt: skip
 
 
 class StudyScheduler(FIFOScheduler):
@@ -117,10 +119,15 @@ class StudyScheduler(FIFOScheduler):
         """CONTINUE or STOP."""
         if MESSAGE not in result:  # a trial that ends without a word: `on_trial_complete` says so
             return TrialScheduler.CONTINUE
-        report = json.loads(result[MESSAGE])
+        report = self._judged(json.loads(result[MESSAGE]), float(trial.config["share"]))
         stop = desk().dispatcher.on_report(desk().starts[trial.trial_id], report)
         # a trial that has told its end leaves by itself: a stop would also have to wait for its thread
         return TrialScheduler.STOP if stop and report.get("kind") == "epoch" else TrialScheduler.CONTINUE
+
+    @staticmethod
+    def _judged(report: dict[str, Any], share: float) -> dict[str, Any]:
+        """Out of memory asks for a larger share; who had the whole GPU would run out of it again."""
+        return {**report, "kind": "failed"} if report.get("kind") == "memory" and share >= 1 else report
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """A dead worker's trial goes on elsewhere; an exception is a defect."""

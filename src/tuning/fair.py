@@ -28,7 +28,7 @@ from src.tuning.applied import apply_values, configured_trial
 from src.tuning.arms import STUDENT, Arm, arms_of, fixed_values, space_of
 from src.tuning.dispatch import Search
 from src.tuning.journal import open_journal
-from src.tuning.search import SearchPlan, Workplace, Workshop, open_workshop, winner
+from src.tuning.search import SearchPlan, Workplace, Workshop, content_of, open_workshop, winner
 from src.tuning.search_space import CategoricalParameter, IntParameter, SearchSpace, Value
 
 FAIR = "fair.json"
@@ -71,7 +71,7 @@ def run_fair(
 
     Raises ``TrainingFailed`` when an arm has no completed trial, ``Paused`` when it was ended before the end.
     """
-    fair = _open(place, settings, space, trials)
+    fair = _open(place, settings, space, trials, content_of(stages, outputs))
     probe = configured_trial(space, settings)
     with open_workshop(place, stages, outputs, space, probe) as shop:
         shop.work_through(list(fair.arms.values()))
@@ -81,14 +81,18 @@ def run_fair(
         return fair, {arm.name: _models(shop, fair, arm, place.folder) for arm in fair.described}
 
 
-def _open(place: Workplace, settings: ExperimentSettings, space: SearchSpace, trials: int) -> FairSearch:
+def _open(
+    place: Workplace, settings: ExperimentSettings, space: SearchSpace, trials: int, content: Mapping[str, str]
+) -> FairSearch:
     storage, tuning = open_journal(place.folder), place.tuning
     described = arms_of(space, settings)
     off = {arm.name: fixed_values(arm, settings) for arm in described}
     arms: dict[str, Search] = {}
     for arm in described:
         own = space_of(arm, space)
-        plan = SearchPlan(arm.name, settings, own, trials, [configured_trial(own, settings)], 1, f"{arm.name}/")
+        plan = SearchPlan(
+            arm.name, settings, own, trials, [configured_trial(own, settings)], 1, f"{arm.name}/", content
+        )
         arms[arm.name] = plan.open(storage, tuning, _values_with(off[arm.name]))
     # never the seed that chose the configuration: its trial was the luckiest of many
     seeds = range(settings.seed + 1, settings.seed + 1 + tuning.seeds)
@@ -101,7 +105,7 @@ def _open(place: Workplace, settings: ExperimentSettings, space: SearchSpace, tr
         },
     )
     grid = final_space.grid()
-    plan = SearchPlan(FINALS, settings, final_space, len(grid), grid, len(grid), f"{FINALS}/")
+    plan = SearchPlan(FINALS, settings, final_space, len(grid), grid, len(grid), f"{FINALS}/", content)
     _check_not_raised(arms, storage)
     found: dict[str, FairSearch] = {}
 

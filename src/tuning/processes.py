@@ -1,53 +1,95 @@
-"""Signals, and the processes that a killed driver left behind."""
+"""Signals, and what a killed driver left behind: its processes and its scratch folder.
+
+The note about them lies in the result folder, which may have come from somebody else. So nothing is ended or removed on
+its word alone: the scratch folder must be one that this program made for this very result folder, and a process must be
+seen to work in it.
+"""
 
 from __future__ import annotations
 
-import json
 import os
+import re
+import secrets
 import shutil
 import signal
+import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 import psutil
+from pydantic.dataclasses import dataclass
 
-from src.core.errors import HUNG_UP, INTERRUPTED, TERMINATED
+from src.core.documents import PARTIAL, read_mapping
+from src.core.errors import HUNG_UP, INTERRUPTED, TERMINATED, ArtefactError
 from src.core.logging import get_logger
-from src.core.paths import write_json
+from src.core.paths import write_json, write_text
 
 _log = get_logger(__name__)
 
 _KEPT = "processes.json"
+#: in a scratch folder: the word that the note in the result folder must know
+_MARKER = ".anyo-search"
+_NAME = re.compile(r"anyo-[A-Za-z0-9_]+")
+
+
+@dataclass(frozen=True, config=PARTIAL)
+class _Child:
+    """A process by its number and its start: numbers are used again."""
+
+    pid: int
+    started: float
+
+
+@dataclass(frozen=True, config=PARTIAL)
+class _Note:
+    """What a driver has running, and where."""
+
+    scratch: str
+    mark: str
+    children: list[_Child]
 
 
 def remember_children(folder: Path, scratch: Path) -> None:
-    """Note which processes this driver has started, and its scratch folder, for the start after a SIGKILL."""
+    """Note which processes this driver has started, and its scratch folder, for the start after a SIGKILL.
+
+    The scratch folder gets a mark, once, by which `end_survivors` knows it again.
+    """
+    if scratch.is_dir() and not (scratch / _MARKER).exists():
+        write_text(scratch / _MARKER, secrets.token_hex(16))
     children = []
     for process in psutil.Process().children(recursive=True):
         try:
             children.append({"pid": process.pid, "started": process.create_time()})
         except psutil.Error:
             continue
-    write_json(folder / _KEPT, {"scratch": str(scratch), "children": children})
+    write_json(folder / _KEPT, {"scratch": str(scratch), "mark": _mark_of(scratch), "children": children})
 
 
 def end_survivors(folder: Path) -> int:
     """End what an earlier driver of this folder left running, and remove its scratch; returns how many were ended.
 
-    A process is known by its number and its start time together: numbers are used again.
+    Where the note in the folder is damaged, or names a scratch folder that was not made for this search, nothing is
+    ended and nothing removed.
     """
     path = folder / _KEPT
-    try:
-        noted = json.loads(path.read_text(encoding="utf-8"))
-        scratch, children = Path(noted["scratch"]), [(int(c["pid"]), float(c["started"])) for c in noted["children"]]
-    except FileNotFoundError:
+    if not path.exists():
         return 0
-    except (ValueError, KeyError, TypeError):
+    try:
+        note = read_mapping(path, _Note)
+    except ArtefactError:
         _log.warning("%s is damaged: processes of the search that was killed are not looked for", path)
         return 0
-    alive = [process for pid, started in children if (process := _same(pid, started)) is not None]
+    scratch = Path(note.scratch)
+    if not scratch.exists():
+        path.unlink(missing_ok=True)
+        return 0
+    if not _is_own(scratch, note.mark):
+        _log.warning("%s names %s, which no search of this folder made: it is left alone", path, scratch)
+        return 0
+    alive = [process for child in note.children if (process := _works_in(child, scratch)) is not None]
     for process in alive:
         try:
             process.kill()
@@ -61,12 +103,44 @@ def end_survivors(folder: Path) -> int:
     return len(alive)
 
 
-def _same(pid: int, started: float) -> psutil.Process | None:
+def _mark_of(scratch: Path) -> str:
     try:
-        process = psutil.Process(pid)
-        return process if abs(process.create_time() - started) < 1.0 and pid != os.getpid() else None
+        return (scratch / _MARKER).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _is_own(scratch: Path, mark: str) -> bool:
+    """Whether a search has made this folder, for this user, where temporary files lie, and it was the note's search."""
+    try:
+        found = scratch.lstat()
+    except OSError:
+        return False
+    named = (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm", os.environ.get("XDG_RUNTIME_DIR"))
+    places = {Path(place).resolve() for place in named if place}
+    return (
+        stat.S_ISDIR(found.st_mode)
+        and found.st_uid == os.getuid()
+        and _NAME.fullmatch(scratch.name) is not None
+        and scratch.parent.resolve() in places
+        and mark != ""
+        and secrets.compare_digest(_mark_of(scratch).encode(), mark.encode())
+    )
+
+
+def _works_in(child: _Child, scratch: Path) -> psutil.Process | None:
+    """The process, where it is still that one and this user's, and its command line or a file lies in ``scratch``."""
+    try:
+        process = psutil.Process(child.pid)
+        if abs(process.create_time() - child.started) >= 1.0 or child.pid == os.getpid():
+            return None
+        if process.uids().real != os.getuid():
+            return None
+        inside = f"{scratch}{os.sep}"
+        seen = [*process.cmdline(), process.cwd() + os.sep, *(file.path for file in process.open_files())]
     except psutil.Error:
         return None
+    return process if any(inside in word for word in seen) else None
 
 
 def forget_children(folder: Path) -> None:

@@ -7,20 +7,29 @@ import os
 import secrets
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import ray
-import torch
 from ray._private import services
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from src.core.errors import ConfigError, Problem
+from src.core.errors import ConfigError, Paused, Problem
 from src.core.logging import get_logger
 from src.core.paths import REPOSITORY
 from src.tuning.processes import forget_children, remember_children
+from src.tuning.ray_place import (
+    AUTH_MODE,
+    check_place,
+    environment,
+    interpreter,
+    offered_gpus,
+    private_token,
+    scratch_folder,
+    session_environment,
+)
 from src.tuning.settings import RaySettings
 from src.tuning.store import Store
 
@@ -45,21 +54,24 @@ _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-_AUTH, _LOCAL = "RAY_AUTH_MODE", ("127.0.0.1", "localhost")
+_LOCAL = ("127.0.0.1", "localhost")
 _SECONDS_TO_CONNECT = 5
+_LINES = 10
+_ATTEMPTS = ("ray", "two")  # as long as `ray_place` reckons with
 _START = "start one with `ray start --head`, see cmd/cluster.yaml"
 
 
 def check_ray(settings: RaySettings, dashboard: bool) -> None:
-    """Raises ``ConfigError`` for an address that does not answer, and for a dashboard that anyone could use."""
-    problems = []
+    """Raises ``ConfigError`` for a cluster that does not answer, for a dashboard that anyone could use, and where a Ray
+    of this machine would find no place for its files."""
+    problems = [] if settings.address else check_place()
     if settings.address and (problem := _unreachable(settings.address)):
         problems.append(problem)
     open_to_all = dashboard and settings.dashboard_host not in _LOCAL
-    if open_to_all and os.environ.get(_AUTH, "token") != "token":
-        rule = f"needs token authentication, which {_AUTH}={os.environ[_AUTH]} switches off"
+    if open_to_all and os.environ.get(AUTH_MODE, "token") != "token":
+        rule = f"needs token authentication, which {AUTH_MODE}={os.environ[AUTH_MODE]} switches off"
         problems.append(
-            Problem("ray.dashboard_host", settings.dashboard_host, rule, f"unset {_AUTH}, or use 127.0.0.1")
+            Problem("ray.dashboard_host", settings.dashboard_host, rule, f"unset {AUTH_MODE}, or use 127.0.0.1")
         )
     if dashboard and settings.address:
         rule = "an existing cluster has its own dashboard"
@@ -69,84 +81,125 @@ def check_ray(settings: RaySettings, dashboard: bool) -> None:
 
 
 def _unreachable(address: str) -> Problem | None:
-    if address == "auto":
-        return None if _known_cluster() else Problem("ray.address", "auto", "no Ray cluster runs here", _START)
+    known = _known_clusters() if address == "auto" else [address]
+    if not known:
+        return Problem("ray.address", address, "no Ray cluster runs here", _START)
+    refusals = [_refusal(one) for one in known]
+    if None in refusals:
+        return None
+    rule, step = refusals[0] or ("", "")
+    source = " of RAY_ADDRESS" if address == "auto" and os.environ.get("RAY_ADDRESS") else ""
+    return Problem("ray.address", address, rule.format(source=source), step)
+
+
+def _refusal(address: str) -> tuple[str, str] | None:
+    """Rule and next step where nothing answers at an address."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        return Problem("ray.address", address, "must be auto or HOST:PORT", "6379 is the port of `ray start --head`")
+    if not host or "/" in host or not port.isdigit():
+        return "must be auto or HOST:PORT{source}", "6379 is the port of `ray start --head`"
     try:
         socket.create_connection((host, int(port)), timeout=_SECONDS_TO_CONNECT).close()
-    except OSError as error:
-        rule = f"no cluster answers there ({error})"
-        return Problem("ray.address", address, rule, _START)
+    except (OSError, OverflowError) as error:
+        return f"no cluster answers at {address}{{source}} ({error})", _START
     return None
 
 
-def _known_cluster() -> bool:
-    """Whether `auto` would find a cluster: by the environment, or by what `ray start` noted on this machine."""
+def _known_clusters() -> list[str]:
+    """Where `auto` would look: by the environment, or by what `ray start` noted on this machine."""
+    named = os.environ.get("RAY_ADDRESS", "")
+    if named and named not in ("auto", "local"):
+        return [named]
     try:
-        return bool(os.environ.get("RAY_ADDRESS") or services.find_gcs_addresses())
+        return sorted(services.find_gcs_addresses())
     except (OSError, RuntimeError):
-        return False
-
-
-def private_token() -> Path | None:
-    """Ray's token file, readable by this user alone (Ray would make it readable by everyone); None if disabled."""
-    # `ray.init` switches token authentication on where the variable is not set
-    if os.environ.get(_AUTH, "token") != "token" or "RAY_AUTH_TOKEN" in os.environ:
-        return None
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", str(Path.home() / ".ray" / "auth_token")))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as handle:
-            handle.write(secrets.token_hex(32))
-    except FileExistsError:
-        path.chmod(0o600)
-    return path
+        return []
 
 
 @contextmanager
-def ray_session(settings: RaySettings, dashboard: bool, wants_gpu: bool, folder: Path) -> Iterator[Path]:
-    """Ray for the block; yields a scratch folder. ``folder`` notes what a SIGKILL of this process would leave behind.
+def ray_session(settings: RaySettings, dashboard: bool, device: str, folder: Path) -> Iterator[Path]:
+    """Ray for the block; yields a scratch folder.
 
-    Raises ``ConfigError`` when the cluster cannot be joined.
+    Args:
+        settings: An existing cluster, or none: a Ray of this search's own on this machine.
+        dashboard: Whether a Ray of its own shows its dashboard.
+        device: `runtime.device`; a GPU that is named is the only one that trials get.
+        folder: The result folder, which notes what a SIGKILL of this process would leave behind.
+
+    Raises:
+        ConfigError: the cluster cannot be joined, or no folder is fit for Ray's files.
+        Paused: Ray did not start.
     """
     os.environ.update(_ENVIRONMENT)
     # a worker imports `src`, and the user's own modules, wherever it was started
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
-    scratch = Path(tempfile.mkdtemp(prefix="anyo-"))  # short: Ray's sockets lie in it
+    scratch = scratch_folder()
     try:
-        if settings.address:
-            _join(settings.address)
-        else:
+        with ExitStack() as stack:
+            if settings.address:
+                stack.callback(ray.shutdown)
+                _join(settings.address)
+            else:
+                remember_children(folder, scratch)
+                gpus, told = offered_gpus(device)
+                stack.enter_context(environment({**session_environment(scratch, private_token(scratch)), **told}))
+                stack.callback(ray.shutdown)
+                _start(settings, dashboard, gpus, scratch)
+            # a failed trial's traceback lies in its folder; the screen tells it in a line
+            logging.getLogger("ray").setLevel(logging.CRITICAL)
             remember_children(folder, scratch)
-            _start(settings, dashboard, wants_gpu, scratch)
-        # a failed trial's traceback lies in its folder; the screen tells it in a line
-        logging.getLogger("ray").setLevel(logging.CRITICAL)
-        remember_children(folder, scratch)
-        yield scratch
+            yield scratch
     finally:
-        ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
         forget_children(folder)
 
 
-def _start(settings: RaySettings, dashboard: bool, wants_gpu: bool, scratch: Path) -> None:
-    private_token()
-    ray.init(
-        num_cpus=os.cpu_count(),
-        num_gpus=torch.cuda.device_count() if wants_gpu else 0,
-        include_dashboard=dashboard,
-        dashboard_host=settings.dashboard_host,
-        dashboard_port=settings.dashboard_port,
-        log_to_driver=False,
-        configure_logging=False,
-        object_store_memory=settings.memory_mb * 2**20,
-        _temp_dir=str(scratch / "ray"),
-    )
-    if dashboard:
-        _log.info("Ray dashboard: http://%s:%d", settings.dashboard_host, settings.dashboard_port)
+def _start(settings: RaySettings, dashboard: bool, gpus: int, scratch: Path) -> None:
+    """Start Ray, once more where it does not come up: its processes get half a minute, and machines are busy."""
+    for name in _ATTEMPTS:
+        others = set(psutil.Process().children(recursive=True))
+        try:
+            ray.init(
+                address="local",
+                num_cpus=os.cpu_count(),
+                num_gpus=gpus,
+                include_dashboard=dashboard,
+                dashboard_host=settings.dashboard_host,
+                dashboard_port=settings.dashboard_port,
+                log_to_driver=False,
+                configure_logging=False,
+                object_store_memory=settings.memory_mb * 2**20,
+                runtime_env=interpreter() or None,
+                _temp_dir=str(scratch / name),
+            )
+        except Exception as error:  # noqa: BLE001 - Ray raises `Exception` itself for processes that do not come up
+            reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            _log.debug("what Ray's processes said:\n%s", _said(scratch / name), exc_info=True)
+            ray.shutdown()
+            _end(set(psutil.Process().children(recursive=True)) - others)
+            _log.info("Ray did not start (%s)", reason)
+        else:
+            if dashboard:
+                _log.info("Ray dashboard: http://%s:%d", settings.dashboard_host, settings.dashboard_port)
+            return
+    raise Paused(f"Ray did not start on this machine ({reason}); run.log holds what its processes said")
+
+
+def _end(processes: set[psutil.Process]) -> None:
+    """What a Ray that did not come up has left."""
+    for process in processes:
+        with suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)
+
+
+def _said(folder: Path) -> str:
+    """The last lines of the logs of Ray's own processes, which go with the scratch folder."""
+    told = []
+    for file in sorted(folder.glob("session_*/logs/*")):
+        if file.is_file() and not file.is_symlink() and file.suffix in (".err", ".out", ".log"):
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()[-_LINES:]
+            told += [f"{file.name}: {line}" for line in lines]
+    return "\n".join(told)
 
 
 def _join(address: str) -> None:

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import ray
-import torch
-from pydantic import TypeAdapter
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from src.core.checkpoints import NoCheckpoint
-from src.core.errors import StopTraining
+from src.core.errors import ConfigError, Problem, ProblemsFound
 from src.core.hardware import resolve_device
 from src.core.logging import get_logger
 from src.pipeline.settings import ExperimentSettings
-from src.tuning.applied import apply_values, plain
-from src.tuning.search_space import Stage, Value
-from src.tuning.settings import TuningSettings
-from src.tuning.shared_data import FOLDER, SharedData
-from src.tuning.stage_functions import train_stage
+from src.tuning.applied import plain
+from src.tuning.probe import Measured, Probe
+from src.tuning.search_space import SearchSpace, Value
+from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.store import Store
 
 _log = get_logger(__name__)
@@ -30,70 +28,145 @@ _log = get_logger(__name__)
 CONTEXT_BYTES = 600 * 2**20
 #: other values of the searched parameters may need more than the ones that were measured
 _MARGIN = 1.25
+#: twice as many trials at once must bring so much more, or the number stays
+_WORTH = 0.1
+#: how long each number of trials at once is looked at
+_SECONDS = 2.0
+#: objectives that mean nothing beside other trials
+_TIMED = ("latency_ms", "seconds")
+#: of a GPU, for Ray's books: probes share the one that was reserved for them
+_PROBES_AT_MOST = 100
 
 
 @dataclass(frozen=True)
 class Resources:
-    """CPU cores and GPU share of one trial; ``gpu`` is 0 where trials run on the CPU."""
+    """What one trial occupies.
+
+    Attributes:
+        cpu: CPU cores.
+        gpu: Share of a GPU; 0 where trials run on the CPU.
+        free: Bytes of a GPU that trials may fill together; 0 where nobody has looked.
+    """
 
     cpu: float
     gpu: float
+    free: int = 0
 
     def share(self, memory_retries: int) -> float:
         """The GPU share of a trial that ran out of memory so often: twice as much each time, at most all of it."""
         return min(self.gpu * 2**memory_retries, 1.0)
 
+    def memory(self, memory_retries: int) -> int:
+        """Bytes that the allocator of such a trial may hold; 0: as many as there are."""
+        share = self.share(memory_retries)
+        if share >= 1:
+            return 0
+        # a part of the share is for the process's CUDA context, which the allocator does not count
+        return int(max(share * self.free - CONTEXT_BYTES, 0.1 * share * self.free))
 
-@dataclass(frozen=True)
-class Measured:
-    """One trial alone on the GPU: peak bytes of torch's allocator, seconds an epoch; and the GPU's bytes."""
 
-    peak: int
-    seconds: float
-    total: int
+# ---------------------------------------------------------------------------------------------------- before training
 
 
-def gpu_share(measured: Measured, slots: int) -> float:
-    """1/k of the GPU for the largest k whose trials fit together; k is at most ``slots``, what the CPUs can feed."""
+def check_gpu(tuning: TuningSettings, ray_settings: RaySettings, device: str) -> None:
+    """Raises ``ConfigError`` where baseline and trials would compute on different kinds of device, or the GPU that is
+    named cannot be given to the trials."""
+    try:
+        on_gpu = resolve_device(device).type == "cuda"
+    except ProblemsFound:
+        return  # told where the stages are checked
+    problems = []
+    if on_gpu and tuning.gpu_per_trial == 0:
+        rule = "the baseline is trained on the GPU and the trials on the CPU: neither could be compared with the other"
+        step = "tuning.gpu_per_trial=auto, or runtime.device=cpu for both"
+        problems.append(Problem("tuning.gpu_per_trial", tuning.gpu_per_trial, rule, step))
+    if device.startswith("cuda:") and ray_settings.address:
+        rule = "a cluster gives its trials the GPUs that are free, none by its number"
+        problems.append(Problem("runtime.device", device, rule, "runtime.device=cuda"))
+    if problems:
+        raise ConfigError(problems)
+
+
+# ------------------------------------------------------------------------------------------------------- the decision
+
+
+def most_that_fit(measured: Measured, slots: int) -> int:
+    """How many trials fit into a GPU's free memory together, at least 1; at most ``slots``, what the CPUs can feed."""
     each = measured.peak * _MARGIN + CONTEXT_BYTES
-    return 1 / max(1, min(slots, math.floor(measured.total / each)))
+    return max(1, min(slots, math.floor(measured.free / each)))
+
+
+def most_that_pay(rate: Callable[[int], float], bound: int) -> int:
+    """The number of trials at once, 1, 2, 4 … ``bound``, after which more of them bring next to nothing.
+
+    ``rate(k)`` is what k of them do together in a second. A small model's step is bound by the kernels' launches, and
+    processes take turns on a GPU: memory may have room for sixteen trials that are no faster than four.
+    """
+    count, found = 1, rate(1) if bound > 1 else 0.0
+    while count < bound:
+        more = min(2 * count, bound)
+        brought = rate(more)
+        if brought < found * (1 + _WORTH * (more / count - 1)):
+            break
+        count, found = more, brought
+    return count
 
 
 def decide(
-    tuning: TuningSettings, settings: ExperimentSettings, stage: Stage, probe: Mapping[str, Value], store: Store
+    tuning: TuningSettings, settings: ExperimentSettings, space: SearchSpace, values: Mapping[str, Value], store: Store
 ) -> Resources:
-    """Resources of a trial in the running Ray session; ``probe`` holds the values whose need is measured."""
+    """Resources of a trial in the running Ray session; ``values`` are the ones whose need is measured.
+
+    Where a time is searched for, trials run one by one: beside others it would tell of them too.
+    """
     available = ray.cluster_resources()
     gpus = available.get("GPU", 0) if settings.runtime.device != "cpu" else 0
-    if not gpus:
-        return Resources(tuning.cpu_per_trial, 0.0)
-    if tuning.gpu_per_trial != "auto":
-        return Resources(tuning.cpu_per_trial, tuning.gpu_per_trial)
-    task = ray.remote(num_gpus=1, num_cpus=tuning.cpu_per_trial)(measure)
-    measured = ray.get(task.remote(plain(settings), stage, dict(probe), store))
-    slots = max(1, int(available.get("CPU", 1) / tuning.cpu_per_trial / gpus))
-    share = gpu_share(measured, slots)
-    _log.info(
-        "one trial alone: %.2f GB at its peak, %.1f s an epoch; 1/%d of the GPU each",
-        measured.peak / 1e9,
-        measured.seconds,
-        round(1 / share),
-    )
-    return Resources(tuning.cpu_per_trial, share)
+    timed = [name for name in space.objectives if name in _TIMED]
+    if timed:
+        _log.info("trials run one at a time, because %s is among the objectives", " and ".join(timed))
+        return Resources(max(tuning.cpu_per_trial, _cores_of_a_node()), 1.0 if gpus else 0.0)
+    if not gpus or tuning.gpu_per_trial == 1:
+        return Resources(tuning.cpu_per_trial, 1.0 if gpus else 0.0)
+    with _probes(plain(settings), space.stage, dict(values), store) as take:
+        (alone,) = take(1)
+        measured: Measured = ray.get(alone.measure.remote())
+        if tuning.gpu_per_trial != "auto":
+            return Resources(tuning.cpu_per_trial, tuning.gpu_per_trial, measured.free)
+        slots = max(1, int(available.get("CPU", 1) / tuning.cpu_per_trial / gpus))
+        fit = most_that_fit(measured, min(slots, _PROBES_AT_MOST))
+
+        def rate(count: int) -> float:
+            steps = sum(ray.get([probe.rate.remote(_SECONDS) for probe in take(count)]))
+            _log.info("%d at once: %.1f steps a second together", count, steps)
+            return float(steps)
+
+        count = most_that_pay(rate, fit)
+    _log.info("one trial alone needs %.2f GB: %d fit, 1/%d of the GPU each", measured.peak / 1e9, fit, count)
+    return Resources(tuning.cpu_per_trial, 1 / count, measured.free)
 
 
-def measure(settings: Mapping[str, object], stage: Stage, values: Mapping[str, Value], store: Store) -> Measured:
-    """Train one epoch alone on a GPU."""
-    asked = apply_values(TypeAdapter(ExperimentSettings).validate_python(settings), values)
-    device = resolve_device(asked.runtime.device)
-    torch.cuda.reset_peak_memory_stats(device)
+def _cores_of_a_node() -> float:
+    """The cores of the smallest node that has any: what one trial takes so that none can start beside it."""
+    cores = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    return float(min((found for found in cores if found > 0), default=1.0))
 
-    def stop(epoch: int, metrics: Mapping[str, float]) -> None:
-        raise StopTraining
 
-    start = time.perf_counter()
-    with store.scratch() as scratch:
-        data = SharedData.load(store.download(FOLDER, Path(scratch)), device)
-        train_stage(stage, asked, data, device, stop, NoCheckpoint())
-    total = torch.cuda.get_device_properties(device).total_memory
-    return Measured(torch.cuda.max_memory_reserved(device), time.perf_counter() - start, total)
+@contextmanager
+def _probes(*arguments: Any) -> Iterator[Callable[[int], list[Any]]]:
+    """``take(n)``: n probes on one GPU, which is theirs alone; those that are there already are among them."""
+    group = placement_group([{"GPU": 1}])
+    place = PlacementGroupSchedulingStrategy(placement_group=group)
+    actor = ray.remote(num_cpus=0, num_gpus=1 / _PROBES_AT_MOST, scheduling_strategy=place)(Probe)
+    started = list[Any]()
+
+    def take(count: int) -> list[Any]:
+        started.extend(actor.remote(*arguments) for _ in range(count - len(started)))
+        return started[:count]
+
+    try:
+        ray.get(group.ready())
+        yield take
+    finally:
+        for probe in started:
+            ray.kill(probe)
+        remove_placement_group(group)

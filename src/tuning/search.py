@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from optuna.trial import FrozenTrial, TrialState
 from src.core.data_utils import fingerprint
 from src.core.errors import ArtefactError, ConfigError, Paused, Problem, ProblemsFound, TrainingFailed
 from src.core.logging import get_logger
+from src.core.memory import give_back
 from src.core.metrics import metric_names
 from src.core.paths import REPOSITORY
-from src.data.teacher_outputs import Teachings
-from src.pipeline.settings import ExperimentSettings
+from src.data.teacher_outputs import TeacherOutputs, Teachings
+from src.pipeline.settings import ExperimentSettings, without_places
 from src.pipeline.stages import Stages, fit_of
 from src.student.settings import NetworkSettings
 from src.tuning.applied import (
@@ -34,7 +35,8 @@ from src.tuning.applied import (
 )
 from src.tuning.dispatch import MODEL, Dispatcher, Search
 from src.tuning.executor import execute
-from src.tuning.journal import JOURNAL, open_journal
+from src.tuning.finalists import Finalist, final_space, final_values, finalists_of, judge_finalists
+from src.tuning.journal import JOURNAL, open_journal, read_journal
 from src.tuning.processes import end_survivors, graceful_signals
 from src.tuning.progress import Screen
 from src.tuning.ray_session import check_shared, ray_session
@@ -44,8 +46,8 @@ from src.tuning.search_space import SearchSpace, Stage, Value
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.space_document import load_search_space
-from src.tuning.store import Store, below, folder_bytes
-from src.tuning.study import SEARCH, Record
+from src.tuning.store import Store, folder_bytes, own_store
+from src.tuning.study import SEARCH, Record, require_content
 from src.tuning.trainable import TOKEN, Trainable
 
 _log = get_logger(__name__)
@@ -128,7 +130,7 @@ def warm_trials(folder: Path, space: SearchSpace, count: int) -> list[dict[str, 
     if not journal.is_file():
         step = "name the result folder of a search"
         raise ArtefactError.one("warm_start", str(folder), f"holds no {JOURNAL}", step)
-    backend = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    backend = read_journal(journal)
     try:
         studies = optuna.get_all_study_names(backend)
         study = optuna.load_study(study_name=SEARCH if SEARCH in studies else "everything", storage=backend)
@@ -208,21 +210,30 @@ def open_workshop(
 ) -> Iterator[Workshop]:
     """Ray, the trials' store and the shared data, for the block. ``probe`` is measured where trials share a GPU."""
     end_survivors(place.folder)
-    # several searches may share a storage
-    store = Store.open(below(place.storage, place.folder.name) if place.storage else str(place.folder / TRIALS))
+    with (
+        own_store(place.folder, TRIALS, place.storage) as store,
+        _workshop(place, stages, outputs, space, probe, store) as shop,
+    ):
+        yield shop
+
+
+@contextmanager
+def _workshop(
+    place: Workplace, stages: Stages, outputs: Teachings, space: SearchSpace, probe: Mapping[str, Value], store: Store,
+) -> Iterator[Workshop]:  # fmt: skip
     token = secrets.token_hex(16)
     store.write(TOKEN, token.encode())  # from here on a worker of an earlier start writes nothing more
     store.sweep()
     SharedData.of(stages.data, outputs, stages.prior).save(store)
-    wants_gpu = stages.device.type == "cuda"
+    give_back(stages.device)
     try:
-        with ray_session(place.ray, place.dashboard, wants_gpu, place.folder) as scratch:
+        with ray_session(place.ray, place.dashboard, stages.settings.runtime.device, place.folder) as scratch:
             if place.ray.address:
                 check_shared(store)
             trainable = Trainable(stages.settings, space, store, token, place.tuning.stall_minutes)
             shop = Workshop(place, store, trainable, Resources(place.tuning.cpu_per_trial, 0.0), scratch)
             with graceful_signals(shop.interrupt):
-                shop.resources = decide(place.tuning, stages.settings, space.stage, probe, store)
+                shop.resources = decide(place.tuning, stages.settings, space, probe, store)
                 yield shop
                 if shop.interrupted:  # while the winner was being published
                     raise Paused(shop.interrupted)
@@ -244,6 +255,8 @@ class SearchOutcome:
     settings: ExperimentSettings
     model_folder: Path
     seconds: float
+    #: the best trials on other seeds, the best mean first; none where the first value decided
+    finalists: Sequence[Finalist] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,6 +270,8 @@ class SearchPlan:
     first: Sequence[Mapping[str, Value]]
     protected: int
     place: str = ""
+    #: fingerprints of what the trials learn from (`content_of`): what a search is follows from these, not from places
+    content: Mapping[str, str] = field(default_factory=dict)
 
     def open(self, storage: Any, tuning: TuningSettings, values: Callable[[FrozenTrial], dict[str, Value]]) -> Search:
         """The search over a journal; raises ``ArtefactError`` when the journal is another search's."""
@@ -270,9 +285,11 @@ class SearchPlan:
         ]  # fmt: skip
         shape = {key: str(parameter) for key, parameter in space.parameters.items()}
         described = {"stage": space.stage, "objectives": list(space.objectives.items()), "space": shape}
-        identity = fingerprint(described, {**plain(settings), "runtime": None}, rules)
+        identity = fingerprint(described, without_places(settings), rules)
         seed = settings.seed if tuning.seed is None else tuning.seed
-        record = Record.open(storage, self.name, space, tuning, seed, epochs, identity, self.first, self.protected)
+        record = Record.open(
+            storage, self.name, space, tuning, seed, epochs, identity, self.first, self.protected, self.content
+        )
         return Search(record, self.trials, tuning.keep_top, values, self.place)
 
 
@@ -281,6 +298,43 @@ def epochs_of(settings: ExperimentSettings, stage: Stage) -> int:
     if stage == "teacher":
         return settings.teacher.train.loop.epochs
     return settings.student.loop.epochs if isinstance(settings.student, NetworkSettings) else 1
+
+
+def content_of(stages: Stages, outputs: Teachings) -> dict[str, str]:
+    """Fingerprints of what trials learn from: the data and all that each teacher says."""
+    taught = {f"teacher outputs ({name})": _said(found) for name, found in outputs.items()}
+    return {**stages.data.fingerprints(), **taught}
+
+
+def _said(outputs: TeacherOutputs) -> str:
+    # a saved folder's files were fingerprinted when they were written, and looked at when they were read
+    if files := outputs.manifest.get("files"):
+        return fingerprint(files)
+    return fingerprint(
+        outputs.example_id, outputs.candidates, outputs.distances, outputs.sequence_embedding, outputs.item_embedding
+    )
+
+
+def searched_content(stage: Stage, stages: Stages, outputs: Teachings) -> dict[str, str]:
+    """`content_of` of a search; a search over the teacher learns from the language model, too."""
+    content = content_of(stages, outputs)
+    if stage == "teacher":
+        from src.teacher.llm import fingerprint_llm  # imports transformers: only such a search waits for it
+
+        content["language model"] = fingerprint_llm(stages.llm_folder)
+    return content
+
+
+def check_content(folder: Path, content: Mapping[str, str]) -> None:
+    """Look at a search that was begun here, before anything is trained for it.
+
+    Raises ``ArtefactError`` when it was started with other content, or when its journal is damaged.
+    """
+    if not (folder / JOURNAL).is_file():
+        return
+    storage = read_journal(folder / JOURNAL)
+    for study in storage.get_all_studies():
+        require_content(study.study_name, study.user_attrs, content)
 
 
 def plan_search(
@@ -308,13 +362,45 @@ def run_search(place: Workplace, plan: SearchPlan, stages: Stages, outputs: Teac
         # a grid's first point is a point like any other
         return trial_values(stage, plan.settings, 1 if given else trial.number, trial.params)
 
+    plan = replace(plan, content=searched_content(plan.space.stage, stages, outputs))
     search = plan.open(open_journal(place.folder), place.tuning, values)
     probe = configured_trial(plan.space, plan.settings)
     with open_workshop(place, stages, outputs, plan.space, probe) as shop:
         shop.work_through([search], "no distillation" if stage == "distill" and not given else "")
-        best = winner(search)
-        settings = apply_values(plan.settings, values(best))
-        yield SearchOutcome(search, best, settings, shop.fetch(search, best.number), time.perf_counter() - start)
+        winner(search)
+        finalists = _finalists(shop, plan, search)
+        best = _published(shop, search, finalists)
+        settings, model = apply_values(plan.settings, values(best)), shop.fetch(search, best.number)
+        yield SearchOutcome(search, best, settings, model, time.perf_counter() - start, finalists)
+
+
+def _finalists(shop: Workshop, plan: SearchPlan, search: Search) -> list[Finalist]:
+    """Train the best trials on other seeds; the best mean first. Trials that are added get finals of their own."""
+    tuning = shop.place.tuning
+    chosen = finalists_of(search, tuning.finalists)
+    if not chosen:
+        return []
+    name = f"finalists of {len(search.record.trials())} trials"
+    space = final_space(search, chosen, plan.settings.seed, tuning.finalist_seeds)
+    grid = space.grid()
+    place = f"finalists/{len(search.record.trials())}_"
+    finals_plan = replace(plan, name=name, space=space, trials=len(grid), first=grid, protected=len(grid), place=place)
+    finals = finals_plan.open(open_journal(shop.place.folder), tuning, lambda trial: final_values(search, trial))
+    finals.keep = 0
+    shop.work_through([finals])
+    return judge_finalists(search, finals, chosen)
+
+
+def _published(shop: Workshop, search: Search, finalists: Sequence[Finalist]) -> FrozenTrial:
+    """The winner, or the next best whose model is still there; raises ``TrainingFailed`` when none is."""
+    by_number = {trial.number: trial for trial in search.record.ranked()}
+    order = list(dict.fromkeys([*(finalist.number for finalist in finalists), *by_number]))
+    for place, number in enumerate(order):
+        if shop.store.exists(f"{search.folder(number)}/{MODEL}"):
+            if place:
+                _log.warning("the model of trial %d is gone: trial %d is published in its place", order[0], number)
+            return by_number[number]
+    raise TrainingFailed("no completed trial has its model any more: start a new search, or restore trials/")
 
 
 def winner(search: Search) -> FrozenTrial:
@@ -341,8 +427,3 @@ def reproduces_baseline(stages: Stages, record: Record) -> bool | None:
     if not same:
         _log.warning("the no-distillation trial differs from the baseline: %s against %s", found, baseline)
     return same
-
-
-def remove_work(folder: Path) -> None:
-    """What only a running search needs."""
-    (folder / "driver.lock").unlink(missing_ok=True)

@@ -58,6 +58,15 @@ class TuningSettings:
         ),
     ] = 0.0
     keep_top: Annotated[int, Field(ge=1, description="completed trials that keep model and checkpoint on disk")] = 3
+    finalists: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="best trials that are trained again on other seeds, the best mean of which wins; 1: the best "
+            "value wins, for a quick look",
+        ),
+    ] = 3
+    finalist_seeds: Annotated[int, Field(ge=1, description="other seeds that each finalist is trained on")] = 2
     max_folder_mb: Annotated[
         int, Field(ge=0, description="the result folder's bound in MB, at which the search pauses; 0: none")
     ] = 0

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic.dataclasses import dataclass as document
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from src.core.errors import ArtefactError, Paused
-from src.core.paths import read_json, write_json
+from src.core.documents import PARTIAL, read_mapping
+from src.core.errors import ArtefactError, Paused, ProblemsFound
+from src.core.paths import write_json
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
 from src.data.teacher_outputs import Teachings
@@ -30,7 +31,18 @@ from src.tuning.store import Store
 
 FOLDER = "data"
 _TENSORS, _ID_MAP, _FACTS, _PRIOR = "tensors.safetensors", "id_map.json", "facts.json", "prior"
-_ON_THE_HOST = ".sequence_embedding"  # see `TeachingRows`
+_EMBEDDING = ".sequence_embedding"
+#: smaller ones move to the GPU, where a step reads them without a wait; larger ones stay, see `TeachingRows`
+_LARGE = 256 * 2**20
+
+
+@document(frozen=True, config=PARTIAL)
+class _Facts:
+    """What stands beside the tensors."""
+
+    fingerprints: dict[str, str]
+    history_length: int
+    teachers: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,28 +91,39 @@ class SharedData:
     @classmethod
     def load(cls, folder: Path, device: torch.device) -> SharedData:
         """Map what `save` wrote; what a step reads gets a copy of its own on a GPU."""
-        facts: dict[str, Any] = read_json(folder / _FACTS)
+        facts = read_mapping(folder / _FACTS, _Facts)
         id_map = IdMap.load(folder / _ID_MAP)
+        try:
+            mapped = load_file(folder / _TENSORS)
+        except (SafetensorError, OSError) as error:
+            raise _damaged(folder, str(error)) from None
         tensors = {
-            name: tensor if name.endswith(_ON_THE_HOST) else tensor.to(device)
-            for name, tensor in load_file(folder / _TENSORS).items()
+            name: tensor if name.endswith(_EMBEDDING) and tensor.nbytes > _LARGE else tensor.to(device)
+            for name, tensor in mapped.items()
         }
 
         def part(prefix: str) -> dict[str, Tensor]:
             names = (name for name in tensors if name.startswith(f"{prefix}."))
             return {name.removeprefix(f"{prefix}."): tensors[name] for name in names}
 
-        students = StudentData(
-            train=TensorExamples.of_tensors(part("train")),
-            validation=TensorExamples.of_tensors(part("validation")),
-            num_items=id_map.num_items,
-            history_length=int(facts["history_length"]),
-            propensity=tensors["propensity"],
-            item_counts=tensors["item_counts"],
-            prior=load_prior(folder / _PRIOR, device) if (folder / _PRIOR).is_dir() else None,
-        )
-        taught = {name: TeachingRows(**part(f"teaching.{name}")) for name in facts["teachers"]}
-        return cls(students, taught, id_map, facts["fingerprints"])
+        prior = load_prior(folder / _PRIOR, device) if (folder / _PRIOR).is_dir() else None
+        try:
+            students = StudentData(
+                train=TensorExamples.of_tensors(part("train")),
+                validation=TensorExamples.of_tensors(part("validation")),
+                num_items=id_map.num_items,
+                history_length=facts.history_length,
+                propensity=tensors["propensity"],
+                item_counts=tensors["item_counts"],
+                prior=prior,
+            )
+            taught = {name: TeachingRows(**part(f"teaching.{name}")) for name in facts.teachers}
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # a name missing or unknown, no single number
+            raise _damaged(folder, str(error)) from None
+        for examples in (students.train, students.validation):
+            if not _within_bounds(examples, id_map.num_items):
+                raise _damaged(folder, "an example points outside")
+        return cls(students, taught, id_map, facts.fingerprints)
 
     def taught(self, teachers: Sequence[str], topk: int) -> TeachingRows:
         """What some teachers said; raises ``ArtefactError`` where they said nothing, or less than ``topk`` a row."""
@@ -116,3 +139,22 @@ class SharedData:
 def teaching_key(teachers: Sequence[str]) -> str:
     """The name under which what these teachers say together is kept."""
     return "+".join(teachers)
+
+
+def _within_bounds(examples: TensorExamples, num_items: int) -> bool:
+    """Whether every history lies within the items, and every item in the catalogue: nothing is read from elsewhere."""
+    rows = (examples.end, examples.earlier, examples.target, examples.example_id, examples.timestamp)
+    whole = (examples.items, *rows[:-1])
+    return (
+        all(tensor.dim() == 1 and not tensor.is_floating_point() for tensor in whole)
+        and len({tensor.shape for tensor in rows}) == 1
+        and examples.window >= 1
+        and examples.padding_id == num_items
+        and bool(((examples.earlier >= 0) & (examples.earlier <= examples.end)).all())
+        and bool((examples.end <= len(examples.items)).all())
+        and all(bool(((ids >= 0) & (ids < num_items)).all()) for ids in (examples.items, examples.target))
+    )
+
+
+def _damaged(folder: Path, why: str) -> ProblemsFound:
+    return ArtefactError.one("trials' data", str(folder / _TENSORS), f"is damaged ({why})", "resume: it is made anew")

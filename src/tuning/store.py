@@ -5,8 +5,13 @@ Every file is whole or absent, wherever it goes; a folder is complete when its u
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
+import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +19,24 @@ from tempfile import TemporaryDirectory
 
 import pyarrow
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
+from pydantic.dataclasses import dataclass as document
 
-from src.core.errors import ConfigError
-from src.core.paths import write_bytes
+from src.core.documents import PARTIAL, conform, parse_json, read_mapping
+from src.core.errors import ArtefactError, ConfigError
+from src.core.paths import write_bytes, write_json
 
 _SCRATCH = "scratch-"
-#: in the root, in a trial's folder, in that of an arm's trial
-_UNFINISHED = (f"{_SCRATCH}*", "*/.*", "*/*/.*")
+#: files without their final name lie in a trial's folder, or in that of an arm's trial
+_DEEPEST = 2
+#: in a storage: whose it is; in the result folder: the word that stands there
+_OWNER, KEPT = ".search.json", "storage.json"
+
+
+@document(frozen=True, config=PARTIAL)
+class _Owner:
+    """Which search a storage belongs to."""
+
+    search: str
 
 
 @dataclass(frozen=True)
@@ -34,8 +50,9 @@ class Store:
         """Raises ``ConfigError`` when nothing can be written there."""
         store = cls(root if "://" in root else str(Path(root).expanduser().resolve()))
         try:
-            store.write(".probe", b"")
-            store.remove(".probe")
+            probe = f".probe-{secrets.token_hex(8)}"
+            store.write(probe, b"")
+            store.remove(probe)
         except (OSError, pyarrow.ArrowException, ValueError) as error:
             step = "name a folder that every node can write, or a URL such as s3://bucket/folder"
             raise ConfigError.one("storage", root, f"cannot be written ({str(error)[:200]})", step) from None
@@ -78,10 +95,18 @@ class Store:
         system, root = self._place
         return bool(system.get_file_info(f"{root}/{name}").type != FileType.NotFound)
 
+    def is_empty(self) -> bool:
+        """Whether nothing lies under the root, or there is no such folder yet."""
+        system, root = self._place
+        return not system.get_file_info(FileSelector(root, allow_not_found=True))
+
     def remove(self, name: str) -> None:
         """Remove a file or a folder, if it is there."""
         system, root = self._place
         path = f"{root}/{name}"
+        if self.local is not None and Path(path).is_symlink():
+            Path(path).unlink()
+            return
         match system.get_file_info(path).type:
             case FileType.File:
                 system.delete_file(path)
@@ -95,14 +120,17 @@ class Store:
         return TemporaryDirectory(prefix=_SCRATCH, dir=self.local)
 
     def sweep(self) -> None:
-        """Remove what killed workers had not finished: scratch folders, and files without their final name."""
-        if self.local is None:
+        """Remove what killed workers had not finished: scratch folders, and files without their final name.
+
+        The caller knows that the store is the search's own (`own_store`). Links are not followed.
+        """
+        if self.local is None or not self.local.is_dir():
             return
-        for left in [path for pattern in _UNFINISHED for path in self.local.glob(pattern)]:
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
+        for left in list(_unfinished(self.local, 0)):
+            if left.is_dir(follow_symlinks=False):
+                shutil.rmtree(left.path, ignore_errors=True)
             else:
-                left.unlink(missing_ok=True)
+                Path(left.path).unlink(missing_ok=True)
 
     def upload(self, folder: Path, name: str) -> None:
         """Copy a local folder's files; on this machine they appear together."""
@@ -131,6 +159,97 @@ class Store:
                 with system.open_input_file(info.path) as stream:
                     write_bytes(target, stream.readall())
         return folder
+
+
+def _unfinished(folder: Path | str, depth: int) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(_SCRATCH if depth == 0 else "."):
+                yield entry
+            elif depth < _DEEPEST and entry.is_dir(follow_symlinks=False):
+                yield from _unfinished(entry.path, depth + 1)
+
+
+@contextmanager
+def own_store(folder: Path, trials: str, storage: str) -> Iterator[Store]:
+    """A search's own store, held for the block: what lies in it may be replaced and removed.
+
+    Args:
+        folder: The search's result folder.
+        trials: The store's name in it, where no storage is given.
+        storage: A shared folder or a bucket in which the search gets a folder of its own, or "".
+
+    Raises:
+        ConfigError: Nothing can be written there, it holds files that no search has put there, it belongs to another
+            search or is in use, or it leads elsewhere by links.
+    """
+    if not storage:
+        _refuse_links(folder / trials)
+        yield Store.open(str(folder / trials))
+        return
+    root = below(storage, folder.name)
+    store = Store(root if "://" in root else str(Path(root).expanduser().resolve()))
+    if store.local is not None:
+        _refuse_links(store.local)
+    _claim(store, _search_of(folder, root))
+    if store.local is None:
+        yield Store.open(root)
+        return
+    with (store.local / _OWNER).open("rb") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            rule = "is in use by another search"
+            raise ConfigError.one("storage", store.root, rule, "wait for it to end, or name another folder") from None
+        yield Store.open(root)
+
+
+def _search_of(folder: Path, root: str) -> str:
+    """The word by which a search knows its storage; made and kept at its first start."""
+    path = folder / KEPT
+    if path.exists():
+        return read_mapping(path, _Owner).search
+    word = secrets.token_hex(16)
+    write_json(path, {"search": word, "storage": root})
+    return word
+
+
+def _claim(store: Store, search: str) -> None:
+    step = "name another folder: what lies there may be somebody's"
+    try:
+        content = store.read(_OWNER)
+        if content is None:
+            if not store.is_empty():
+                raise ConfigError.one("storage", store.root, "holds files that no search has put there", step)
+            content = _mark(store, json.dumps({"search": search}).encode())
+        owner = conform(parse_json(content or b""), _Owner, Path(_OWNER)).search
+    except (OSError, pyarrow.ArrowException, ValueError, ArtefactError) as error:
+        raise ConfigError.one("storage", store.root, f"cannot be used ({str(error)[:200]})", step) from None
+    if owner != search:
+        raise ConfigError.one("storage", store.root, "belongs to another search", step)
+
+
+def _mark(store: Store, content: bytes) -> bytes | None:
+    """Write the owner of a storage that has none, and return what stands there then: another search may be faster."""
+    if store.local is None:
+        store.write(_OWNER, content)
+        return store.read(_OWNER)
+    store.local.mkdir(parents=True, exist_ok=True)
+    try:
+        with (store.local / _OWNER).open("xb") as handle:
+            handle.write(content)
+    except FileExistsError:
+        pass
+    return store.read(_OWNER)
+
+
+def _refuse_links(root: Path) -> None:
+    """Raises ``ConfigError`` where a trial's folder leads out of the store: what lies there is somebody else's."""
+    folders = [root, *root.glob("*"), *root.glob("*/*")] if not root.is_symlink() else [root]
+    for path in folders:
+        if path.is_symlink():
+            rule = "is a link: trials' files are kept in plain folders"
+            raise ConfigError.one("storage", str(path), rule, "remove it, or put the folder itself in its place")
 
 
 def below(root: str, name: str) -> str:

@@ -23,8 +23,20 @@ from src.tuning.search_space import SearchSpace, Value
 from src.tuning.settings import TuningSettings
 
 SEARCH = "search"
-IDENTITY, METRICS, FIRST = "identity", "metrics", "first_trials"
+IDENTITY, METRICS, FIRST, CONTENT = "identity", "metrics", "first_trials", "content"
 _RUNG = "completed_rung_"  # what Optuna's successive halving and Hyperband write before they decide
+
+
+def require_content(study: str, known: Mapping[str, Any], content: Mapping[str, str]) -> None:
+    """Raises ``ArtefactError`` when a study's attributes name other content than this; what only one names may be."""
+    before: Mapping[str, str] = known.get(CONTENT, {})
+    other = [name for name, value in content.items() if before.get(name, value) != value]
+    if other:
+        rule = f"was started with another {' and another '.join(other)}: its trials would not be comparable"
+        step = (
+            "say where the earlier one is now (dataset.root, teacher.llm, distill.outputs_from), or start a new search"
+        )
+        raise ArtefactError.one("study", study, rule, step)
 
 
 @dataclass
@@ -55,11 +67,13 @@ class Record:
         identity: str,
         fixed: Sequence[Mapping[str, Value]] = (),
         protected: int = 0,
+        content: Mapping[str, str] | None = None,
     ) -> Record:
-        """The study ``name`` of a storage, made when it is not there; ``identity`` fingerprints the search.
+        """The study ``name`` of a storage, made when it is not there.
 
-        Pruning decisions that were lost between a value and the state that follows from it are made again. Raises
-        ``ArtefactError`` when the study belongs to another search.
+        ``identity`` fingerprints the search, ``content`` what its trials learn from. Pruning decisions that were lost
+        between a value and the state that follows from it are made again. Raises ``ArtefactError`` when the study
+        belongs to another search.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         pruner = make_pruner(settings, epochs)
@@ -69,13 +83,14 @@ class Record:
             directions = list(space.objectives.values())
             study = optuna.create_study(storage=storage, study_name=name, directions=directions, pruner=pruner)
         record = cls(study, space, settings, seed, epochs, fixed, protected)
-        record._claim(identity)
+        record._claim(identity, content or {})
         for trial in record.running():
             record._decide_again(trial)
         return record
 
-    def _claim(self, identity: str) -> None:
+    def _claim(self, identity: str, content: Mapping[str, str]) -> None:
         known = self.study.user_attrs
+        require_content(self.study.study_name, known, content)
         if known.get(IDENTITY, identity) != identity:
             rule = "belongs to another search: its space, sampler, seed or experiment differ"
             raise ArtefactError.one(
@@ -87,8 +102,9 @@ class Record:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self.study.set_metric_names(list(self.space.objectives))
-        for key, value in ((METRICS, list(self.space.objectives)), (FIRST, first), (IDENTITY, identity)):
-            if key not in known:
+        noted = {METRICS: list(self.space.objectives), FIRST: first, CONTENT: dict(content) or None, IDENTITY: identity}
+        for key, value in noted.items():
+            if value is not None and key not in known:
                 self.study.set_user_attr(key, value)
         self.fixed = self.study.user_attrs[FIRST]
 

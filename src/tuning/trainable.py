@@ -30,15 +30,15 @@ from ray import tune
 from src.core.checkpoints import pack, unpack
 from src.core.data_utils import fingerprint
 from src.core.errors import AnyoError, ArtefactError, Problem, ProblemsFound, TrainingFailed
-from src.core.hardware import resolve_device
+from src.core.hardware import resolve_device, share_compute
 from src.core.logging import get_logger
 from src.core.memory import give_back, is_out_of_memory
 from src.core.paths import write_json
 from src.core.seed import seed_everything
-from src.pipeline.settings import ExperimentSettings
+from src.pipeline.settings import ExperimentSettings, without_places
 from src.tuning.applied import apply_values, plain
 from src.tuning.dispatch import CHECKPOINT, MODEL
-from src.tuning.resources import CONTEXT_BYTES
+from src.tuning.probe import in_worker
 from src.tuning.search_space import SearchSpace
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.stage_functions import train_stage
@@ -68,10 +68,11 @@ def reason_of(error: AnyoError | ValidationError) -> str:
 
 def _rule_broken(found: Mapping[str, Any]) -> str:
     """A rule between fields says which ones it is about; a field's own rule does not."""
-    said = str(found["msg"])
+    said, where = str(found["msg"]), ".".join(str(part) for part in found["loc"])
     if found["type"] == "value_error":
-        return said.removeprefix("Value error, ")
-    return str(Problem(".".join(str(part) for part in found["loc"]), found["input"], said))
+        rule = said.removeprefix("Value error, ")
+        return f"{where}: {rule}" if where else rule
+    return str(Problem(where, found["input"], said))
 
 
 class Superseded(Exception):
@@ -135,7 +136,7 @@ class Trainable:
         self.store, self.token, self.stall_minutes = store, token, stall_minutes
 
     def __call__(self, config: Mapping[str, Any]) -> None:
-        """Train ``config = {number, values, folder, share}`` and report how it ended."""
+        """Train ``config = {number, values, folder, share, memory}`` and report how it ended."""
         try:
             tell(self._run(config))
         except Superseded:
@@ -158,10 +159,10 @@ class Trainable:
 
     def _train(self, config: Mapping[str, Any], log: TrialLog) -> dict[str, Any]:
         base = TypeAdapter(ExperimentSettings).validate_python(self.settings)
-        settings = apply_values(base, config["values"])
+        settings = in_worker(apply_values(base, config["values"]), float(config["share"]))
         device = resolve_device(settings.runtime.device)
-        _clean_worker(settings.seed, device, float(config["share"]))
-        identity = fingerprint(self.stage, {**plain(settings), "runtime": None})
+        _clean_worker(settings.seed, device, config)
+        identity = fingerprint(self.stage, without_places(settings))
         checkpoint = TrialCheckpoint(self.store, f"{config['folder']}/{CHECKPOINT}", identity, self.token)
         with self._stall_watch(log.stream) as alive, self.store.scratch() as scratch:
 
@@ -265,13 +266,12 @@ def _freeze_imports() -> None:
     gc.freeze()
 
 
-def _clean_worker(seed: int, device: torch.device, share: float) -> None:
+def _clean_worker(seed: int, device: torch.device, config: Mapping[str, Any]) -> None:
     """A reused worker must not remember the trial before, and a trial must stay within its share of the GPU."""
     _freeze_imports()
+    share_compute(float(config["share"]))
     give_back(device)
     if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory
-        # a part of the share is for the process's CUDA context, which this cap does not count
-        cap = max(share - CONTEXT_BYTES / total, 0.1 * share) if share < 1 else 1.0
-        torch.cuda.set_per_process_memory_fraction(cap, device)
+        total, allowed = torch.cuda.get_device_properties(device).total_memory, int(config["memory"])
+        torch.cuda.set_per_process_memory_fraction(min(allowed / total, 1.0) if allowed else 1.0, device)
     seed_everything(seed, "worker")

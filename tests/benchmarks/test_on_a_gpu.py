@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import on_a_gpu
-from benchmarks.on_a_gpu import COMMANDS, Command, carry_out_all, figures
+from benchmarks.on_a_gpu import COMMANDS, FURTHER, Command, carry_out_all, figures
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-SCRIPTS = [command for command in COMMANDS if command.module.startswith("benchmarks.")]
+EVERY = (*COMMANDS, *FURTHER)
+SCRIPTS = [command for command in EVERY if command.module.startswith("benchmarks.")]
 
 
 @pytest.mark.parametrize("command", SCRIPTS, ids=lambda command: command.name)
@@ -22,17 +23,35 @@ def test_its_words_are_options_of_its_script(command: Command) -> None:
     assert understood(shlex.split(command.small)).device == "cpu"
 
 
-@pytest.mark.parametrize("name", ["training-title-base", "gated-step", "labelling-title", "memory-title-checkpointing"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gpu-facts",
+        "gpu-attention",
+        "gpu-steps",
+        "gpu-memory",
+        "training-title-base",
+        "gated-step",
+        "labelling-title",
+        "memory-title-checkpointing",
+    ],
+)
 def test_a_small_one_prints_a_table(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (command,) = [command for command in COMMANDS if command.name == name]
+    (command,) = [command for command in EVERY if command.name == name]
     importlib.import_module(command.module).main(shlex.split(command.small))
     assert "| --- |" in capsys.readouterr().out
 
 
 def test_names_differ_and_the_documentation_knows_each_script() -> None:
-    assert len({command.name for command in COMMANDS}) == len(COMMANDS)
+    assert len({command.name for command in EVERY}) == len(EVERY)
     text = DOCS.read_text(encoding="utf-8")
     assert all(f"`{command.module.removeprefix('benchmarks.')}`" in text for command in SCRIPTS)
+
+
+def test_the_usual_ones_take_a_quarter_of_an_hour_and_students_come_first() -> None:
+    assert sum(command.minutes for command in COMMANDS) <= 15
+    assert [command.name for command in COMMANDS[:3]] == ["gpu-facts", "gpu-attention", "gpu-students"]
+    assert "search" in {command.name for command in COMMANDS}
 
 
 def python(name: str, module: str, words: str, minutes: float = 1.0) -> Command:
@@ -70,6 +89,10 @@ def test_a_summary_keeps_tables_and_what_they_stand_on() -> None:
 
 def test_a_folder_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert on_a_gpu.main(["--list"]) == 0
-    assert all(f"| {command.name} |" in capsys.readouterr().out for command in COMMANDS[:1])
+    shown = capsys.readouterr().out
+    assert all(f"| {command.name} |" in shown for command in COMMANDS)
+    assert f"| {FURTHER[0].name} |" not in shown
+    assert on_a_gpu.main(["--list", "--all"]) == 0
+    assert f"| {FURTHER[0].name} |" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         on_a_gpu.main([])

@@ -56,3 +56,13 @@ def test_reproducible_gives_back_what_it_changed() -> None:
         assert not torch.are_deterministic_algorithms_enabled()
     finally:
         torch.set_num_threads(before)
+
+
+def test_reproducible_takes_no_rounded_float32_and_fills_no_memory() -> None:
+    def found() -> tuple[bool, bool]:
+        return torch.backends.cudnn.allow_tf32, torch.utils.deterministic.fill_uninitialized_memory
+
+    before = found()
+    with reproducible(1):
+        assert found() == (False, False)
+    assert found() == before

@@ -48,6 +48,17 @@ def test_a_cuda_device_needs_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_device("cuda")
 
 
+@pytest.mark.parametrize(("name", "index"), [("auto", 0), ("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
+def test_a_gpu_always_has_an_index(monkeypatch: pytest.MonkeyPatch, name: str, index: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device(name) == torch.device("cuda", index)
+    # what a worker does first with it; without an index torch refuses
+    assert torch.cuda._utils._get_device_index(resolve_device(name)) == index
+    with pytest.raises(ConfigError, match="runtime.device = 'cuda:2': is not there: this machine has 2"):
+        resolve_device("cuda:2")
+
+
 def test_versions_name_what_decides_results() -> None:
     assert package_versions()["torch"] == torch.__version__
 

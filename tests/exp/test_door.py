@@ -183,12 +183,32 @@ def test_settings_survive_a_params_file(tmp_path: Path) -> None:
         ("a: [1\n", "cannot be read"),
         ("student: {width: 3}\n", "write nested keys with dots"),
         ("seed: 2024-01-01\n", "must be a number"),
+        ("seed: 1\nseed: 2\n", "'seed' is used twice"),
+        ("evaluation.ks: &a [5, *a]\n", "stands inside itself"),
+        ("hydra.callbacks.a._target_: os.system\n", "hydra.callbacks.a._target_': is no key of the configuration"),
+        ("hydra.run.dir: elsewhere\n", "is no key of the configuration"),
+        ("hydra: default\n", "is no key of the configuration"),
+        ("hydra/launcher: basic\n", "is no key of the configuration"),
+        ("+hydra.searchpath: [x]\n", "is no key of the configuration"),
+        ("--config-dir: x\n", "is no key of the configuration"),
+        ("'seed=1 student.width': 3\n", "is no key of the configuration"),
+        ("3: 4\n", "key 3 must be text"),
         ("student.widht: 3\n", "did you mean student.width?"),
         ("distill.lam: -1\n", "distill.lam = -1"),
     ],
 )
 def test_a_params_file_that_cannot_be_used(tmp_path: Path, content: str, said: str) -> None:
     assert said in str(refused(write_params(tmp_path, content)))
+
+
+def test_a_params_file_of_laughs_is_refused_at_once(tmp_path: Path) -> None:
+    lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)]
+    assert "when its aliases are written out" in str(refused(write_params(tmp_path, "\n".join(lines))))
+
+
+def test_numbers_of_a_params_file_are_numbers(tmp_path: Path) -> None:
+    assert read(write_params(tmp_path, "student.learning_rate: 1e-4\n")).student.learning_rate == 1e-4
 
 
 def test_a_params_file_that_cannot_be_read(tmp_path: Path) -> None:

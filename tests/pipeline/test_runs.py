@@ -58,6 +58,8 @@ def test_a_baseline_run_leaves_exactly_these_files(runs: Path) -> None:
         "best_student/id_map.json",
         "best_student/manifest.json",
         "best_student/model.safetensors",
+        "best_student/prior/manifest.json",
+        "best_student/prior/model.safetensors",
         "best_student/stage.json",
         "comparison.csv",
         "manifest.json",
@@ -65,6 +67,7 @@ def test_a_baseline_run_leaves_exactly_these_files(runs: Path) -> None:
         "metrics/popularity.json",
         "metrics/time.json",
         "ranks.csv",
+        "segments.csv",
         "settings.yaml",
     }
     assert len(list((folder / "tb" / "student_baseline").glob("events.*"))) == 1

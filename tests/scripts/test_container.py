@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,27 @@ def test_detached_container_stays_up(host: Sandbox) -> None:
     assert "docker stop anyo-experiment" in done.stderr
 
 
+def test_mps_is_started_before_the_command_and_found_by_who_joins(host: Sandbox) -> None:
+    host.run(START, "--mps", "--", "echo", "a  b")
+    (run,) = calls(host, "run")
+    place = "CUDA_MPS_PIPE_DIRECTORY=/tmp/nvidia-mps"
+    assert {place, "CUDA_MPS_LOG_DIRECTORY=/tmp/nvidia-mps/log"} <= set(values(run, "--env"))
+    assert run[-6:-4] == ["bash", "-c"]
+    assert run[-3:] == ["mps", "echo", "a  b"]
+    # where the daemon is missing that is told, and the command runs all the same
+    done = subprocess.run(
+        run[-6:],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "/usr/bin:/bin", "CUDA_MPS_LOG_DIRECTORY": str(host.home / "log")},
+    )
+    assert done.stdout == "a  b\n"
+    assert done.stderr.splitlines()[-1] == "MPS did not start: trials take turns on the GPU"
+    host.run(START)
+    assert place not in values(calls(host, "run")[1], "--env")
+
+
 @pytest.mark.parametrize("options", [[], ["--join"]])
 def test_running_container_is_joined(host: Sandbox, options: list[str]) -> None:
     done = host.run(START, *options, STATE="running", CHECKOUT=str(host.root))
@@ -132,6 +154,8 @@ def test_running_container_is_joined(host: Sandbox, options: list[str]) -> None:
         ([], {"STATE": "exited"}, "docker rm anyo-experiment"),
         ([], {"DAEMON_DOWN": "1"}, "daemon does not answer"),
         (["--detach", "--join"], {}, "one of them"),
+        (["--mps", "--no-gpu"], {}, "one of them"),
+        (["--mps", "--join"], {}, "belongs to the start"),
         (["--volume", "nocolon"], {}, "HOST:PATH"),
         (["--frobnicate"], {}, "unknown argument '--frobnicate'"),
     ],

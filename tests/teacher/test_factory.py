@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,4 +147,26 @@ def test_weights_of_another_shape_are_refused(llama: Path, tmp_path: Path) -> No
     folder = saved(teacher_of(llama), tmp_path / "teacher")
     shutil.copy(folder / "head.safetensors", folder / "projector.safetensors")
     with pytest.raises(ArtefactError, match="do not fit the saved settings"):
+        load_teacher(folder, replace(SETTINGS, llm=str(llama)), data(), CPU)
+
+
+@pytest.mark.parametrize("built_here", [True, False])
+def test_the_adapter_can_be_handed_on(llama: Path, tmp_path: Path, built_here: bool) -> None:
+    teacher = teacher_of(llama)
+    if built_here:
+        teacher.settings = replace(teacher.settings, llm="tiny")
+    adapter = saved(teacher, tmp_path / "teacher") / "adapter"
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in adapter.iterdir()}
+    assert modes == {"adapter_config.json": 0o644, "adapter_model.safetensors": 0o644}
+    named = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == ("../llm" if built_here else llama.name)
+    for file in adapter.iterdir():
+        assert str(llama).encode() not in file.read_bytes()
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "null", '{"kind": "teacher", "schema_version": 1}', "{"])
+def test_a_manifest_of_another_shape_is_refused(llama: Path, tmp_path: Path, content: str) -> None:
+    folder = saved(teacher_of(llama), tmp_path / "teacher")
+    (folder / MANIFEST).write_text(content)
+    with pytest.raises(ArtefactError):
         load_teacher(folder, replace(SETTINGS, llm=str(llama)), data(), CPU)

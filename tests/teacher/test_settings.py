@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from src.student.settings import StudentSettings
 from src.teacher.settings import (
     ExportSettings,
     GateSettings,
@@ -31,7 +30,6 @@ from tests.teacher.title_builders import TITLE_SETTINGS
         (lambda: GateSettings(kind="mlp", dropout=0.1), "gate.dropout is read only by gate.kind linear"),
         (lambda: ExportSettings(budget=2.5), "must be a whole number"),
         (lambda: TinySettings(width=100, heads=8), "must be a multiple of 2 x tiny.heads = 16"),
-        (lambda: TeacherSettings(encoder=StudentSettings(architecture="gru4rec")), "must be sasrec"),
         (lambda: TeacherSettings(gate=GateSettings(kind="linear", top_k=5)), "must not exceed lora.experts = 4"),
         (lambda: TeacherSettings(prompt=PromptSettings(max_tokens=300)), "must not exceed teacher.tiny.context = 256"),
         (

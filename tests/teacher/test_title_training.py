@@ -22,6 +22,7 @@ from src.data.tensor_examples import TensorExamples
 from src.student.settings import EvaluationSettings
 from src.teacher.checks import check_prompts
 from src.teacher.factory import load_teacher, load_title_teacher, save_teacher
+from src.teacher.objective import objective_of
 from src.teacher.settings import GateSettings, LoraSettings, TeacherSettings, TitleSettings
 from src.teacher.title.checks import check_candidates, check_writer
 from src.teacher.title.curriculum import Curriculum, counters
@@ -371,7 +372,7 @@ def test_more_candidates_than_items_are_refused_before_the_model_is_read(n: int)
 def test_everything_is_looked_at_before_training(folder: Path, bert: Path) -> None:
     check_prompts(replace(TITLE_SETTINGS, llm=str(folder)), cycle_data())
     check_writer(replace(TITLE_SETTINGS, llm=str(folder)))
-    check_writer(replace(SETTINGS, llm=str(bert)))
+    objective_of("item_ce").check_llm(replace(SETTINGS, llm=str(bert)))
     with pytest.raises(ModelError, match="is an encoder"):
         check_writer(replace(TITLE_SETTINGS, llm=str(bert)))
     data = cycle_data()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from src.core.errors import AnyoError
 from src.tuning import executor
 from src.tuning.executor import StudyScheduler, StudySearcher, Watch, _Desk, _Halt
-from src.tuning.resources import Resources
+from src.tuning.resources import CONTEXT_BYTES, Resources
 from src.tuning.trainable import MESSAGE
 from tests.tuning.test_dispatch import Drive
 
@@ -29,6 +29,7 @@ class FakeTrial:
     trial_id: str
     error_file: str | None = None
     pickled_error_file: str | None = None
+    config: dict[str, Any] = field(default_factory=lambda: {"share": 0.25})
 
     @classmethod
     def ended_by(cls, trial_id: str, error: Exception, folder: Path) -> FakeTrial:
@@ -94,6 +95,18 @@ def test_a_retry_gets_twice_the_share(drive: Drive) -> None:
         scheduler.on_trial_result(None, FakeTrial(name), result(kind="memory", reason="out of memory"))  # type: ignore[arg-type]
         searcher.on_trial_complete(name, {})
     assert shares == [(0, 0.25), (0, 0.5), (0, 1.0)]
+
+
+def test_who_had_the_whole_gpu_is_not_tried_again(drive: Drive) -> None:
+    executor.desk().resources = Resources(cpu=1.0, gpu=0.6, free=10 * 2**30)
+    searcher, scheduler = StudySearcher(), StudyScheduler()
+    for name, share, memory in (("a", 0.6, 6 * 2**30 - CONTEXT_BYTES), ("b", 1.0, 0)):
+        proposal = searcher.suggest(name)
+        assert isinstance(proposal, dict)
+        assert (proposal["number"], proposal["share"], proposal["memory"]) == (0, share, memory)
+        scheduler.on_trial_result(None, FakeTrial(name, config=proposal), result(kind="memory", reason="no memory"))  # type: ignore[arg-type]
+        searcher.on_trial_complete(name, {})
+    assert (drive.states(), drive.failure(0)) == (["FAIL"], "no memory")
 
 
 @pytest.mark.parametrize("death", [RayActorError(), ActorDiedError(), ActorUnavailableError("away", None)])

@@ -1,9 +1,8 @@
-"""Shares of a GPU, the dashboard's doors, the private token, shared data."""
+"""Shares of a GPU, the dashboard's doors, survivors, shared data."""
 
 from __future__ import annotations
 
 import socket
-import stat
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,9 @@ from src.data.dataset import load_dataset
 from src.data.settings import DatasetSettings
 from src.data.teacher_outputs import TeacherOutputs
 from src.distill.data_bridge import align
-from src.tuning.processes import end_survivors, remember_children
-from src.tuning.ray_session import check_ray, private_token
-from src.tuning.resources import CONTEXT_BYTES, Measured, Resources, gpu_share
-from src.tuning.settings import RaySettings
+from src.tuning.ray_session import check_ray
+from src.tuning.resources import CONTEXT_BYTES, Measured, Resources, check_gpu, most_that_fit, most_that_pay
+from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.store import Store
 
@@ -27,21 +25,61 @@ GB = 10**9
 
 
 @pytest.mark.parametrize(
-    ("peak", "slots", "share"),
+    ("peak", "slots", "count"),
     [
-        (1 * GB, 100, 1 / 42),  # 80 / (1.25 + 0.629) = 42.6
-        (1 * GB, 16, 1 / 16),  # the CPUs feed no more
-        (30 * GB, 16, 1 / 2),  # 80 / (37.5 + 0.6) = 2.1
-        (70 * GB, 16, 1.0),
+        (1 * GB, 100, 42),  # 80 / (1.25 + 0.629) = 42.6
+        (1 * GB, 16, 16),  # the CPUs feed no more
+        (30 * GB, 16, 2),  # 80 / (37.5 + 0.6) = 2.1
+        (70 * GB, 16, 1),
     ],
 )
-def test_the_share_is_the_smallest_that_fits(peak: int, slots: int, share: float) -> None:
+def test_as_many_trials_as_the_free_memory_holds(peak: int, slots: int, count: int) -> None:
     assert CONTEXT_BYTES == 600 * 2**20
-    assert gpu_share(Measured(peak, 1.0, 80 * GB), slots) == pytest.approx(share)
+    assert most_that_fit(Measured(peak, 80 * GB), slots) == count
+
+
+@pytest.mark.parametrize(
+    ("rates", "bound", "count", "asked"),
+    [
+        ({1: 10.0, 2: 19.0, 4: 30.0, 8: 32.0, 16: 40.0}, 16, 4, [1, 2, 4, 8]),  # 8 bring 7 % for 100 % more
+        ({1: 10.0, 2: 10.9}, 16, 1, [1, 2]),
+        ({1: 10.0, 2: 19.0, 3: 20.5}, 3, 3, [1, 2, 3]),  # half as many more must bring half as much
+        ({1: 10.0, 2: 0.0}, 2, 1, [1, 2]),  # out of memory
+        ({}, 1, 1, []),  # nothing to choose
+    ],
+)
+def test_no_more_trials_at_once_than_pay(rates: dict[int, float], bound: int, count: int, asked: list[int]) -> None:
+    seen = list[int]()
+
+    def rate(trials: int) -> float:
+        seen.append(trials)
+        return rates[trials]
+
+    assert (most_that_pay(rate, bound), seen) == (count, asked)
 
 
 def test_retries_double_the_share_up_to_the_whole_gpu() -> None:
     assert [Resources(1.0, 0.3).share(retries) for retries in range(4)] == [0.3, 0.6, 1.0, 1.0]
+
+
+def test_a_share_is_of_what_is_free_and_holds_its_own_context() -> None:
+    resources = Resources(1.0, 0.25, free=8 * GB)
+    assert [resources.memory(retries) for retries in range(3)] == [2 * GB - CONTEXT_BYTES, 4 * GB - CONTEXT_BYTES, 0]
+    # a context may be larger than such a share; a tenth is left, so that the trial fails and gets more
+    assert Resources(1.0, 0.25, free=2 * GB).memory(0) == GB // 20
+
+
+def test_trials_and_baseline_compute_on_the_same_kind_of_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_gpu(TuningSettings(gpu_per_trial=0), RaySettings(), "auto")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device in ("auto", "cuda", "cuda:1"):
+        with pytest.raises(ConfigError, match=r"tuning.gpu_per_trial = 0.*runtime.device=cpu for both"):
+            check_gpu(TuningSettings(gpu_per_trial=0), RaySettings(), device)
+        check_gpu(TuningSettings(), RaySettings(), device)
+    check_gpu(TuningSettings(gpu_per_trial=0), RaySettings(), "cpu")
+    with pytest.raises(ConfigError, match=r"runtime.device = 'cuda:1': a cluster gives"):
+        check_gpu(TuningSettings(), RaySettings(address="auto"), "cuda:1")
 
 
 def test_a_dashboard_for_everyone_needs_authentication(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,48 +92,20 @@ def test_a_dashboard_for_everyone_needs_authentication(monkeypatch: pytest.Monke
         check_ray(RaySettings(dashboard_host="0.0.0.0"), dashboard=True)
 
 
-def test_a_cluster_that_does_not_answer() -> None:
+def test_a_cluster_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(ConfigError, match="no cluster answers there"):
+    with pytest.raises(ConfigError, match=rf"no cluster answers at 127.0.0.1:{port} \("):
         check_ray(RaySettings(address=f"127.0.0.1:{port}"), dashboard=False)
     with pytest.raises(ConfigError, match="must be auto or HOST:PORT"):
         check_ray(RaySettings(address="ray://head"), dashboard=False)
-
-
-def test_rays_token_is_the_users_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "ray" / "token"))
-    path = private_token()
-    assert path is not None
-    token = path.read_text()
-    assert (stat.S_IMODE(path.stat().st_mode), len(token)) == (0o600, 64)
-    path.chmod(0o644)
-    assert private_token() == path
-    assert (stat.S_IMODE(path.stat().st_mode), path.read_text()) == (0o600, token)
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    assert private_token() is None
-
-
-def test_survivors_are_known_by_number_and_start_time(tmp_path: Path) -> None:
-    child = psutil.Popen(["sleep", "60"])
-    remember_children(tmp_path, tmp_path / "scratch")
-    (tmp_path / "scratch").mkdir()
-    assert end_survivors(tmp_path) == 1
-    assert child.wait(timeout=10) != 0
-    assert not (tmp_path / "scratch").exists()
-    assert end_survivors(tmp_path) == 0
-    # a number that was given to another process since is left alone
-    other = psutil.Popen(["sleep", "60"])
-    note = tmp_path / "processes.json"
-    note.write_text(f'{{"scratch": "/nowhere", "children": [{{"pid": {other.pid}, "started": 1.0}}]}}')
-    assert end_survivors(tmp_path) == 0
-    assert other.is_running()
-    other.kill()
-    other.wait(timeout=10)
-    note.write_text("nonsense")
-    assert end_survivors(tmp_path) == 0
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    with pytest.raises(ConfigError, match=rf"'auto': no cluster answers at 127.0.0.1:{port} of RAY_ADDRESS"):
+        check_ray(RaySettings(address="auto"), dashboard=False)
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    with pytest.raises(ConfigError, match="must be auto or HOST:PORT of RAY_ADDRESS"):
+        check_ray(RaySettings(address="auto"), dashboard=False)
 
 
 @pytest.fixture

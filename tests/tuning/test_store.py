@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from src.core.errors import ConfigError
-from src.tuning.store import Store, below, folder_bytes
+from src.core.errors import ArtefactError, ConfigError
+from src.tuning.store import KEPT, Store, below, folder_bytes, own_store
 
 
 @pytest.fixture(params=["path", "url"])
@@ -101,3 +101,95 @@ def test_the_size_of_a_folder(tmp_path: Path) -> None:
 )
 def test_a_searchs_own_place_below_a_storage(root: str, expected: str) -> None:
     assert below(root, "result_1") == expected
+
+
+# ------------------------------------------------------------------------------------------- whose a storage is
+
+
+def result(tmp_path: Path) -> Path:
+    folder = tmp_path / "result_1"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def opened(folder: Path, trials: str, storage: str) -> str:
+    """The root of the store that a search gets."""
+    with own_store(folder, trials, storage) as store:
+        return store.root
+
+
+def test_a_storage_is_the_searchs_own_and_stays_so(tmp_path: Path) -> None:
+    storage = str(tmp_path / "shared")
+    with own_store(result(tmp_path), "trials", storage) as store:
+        assert store.root == str(tmp_path / "shared" / "result_1")
+        store.write("3/model", b"weights")
+        store.write("3/.model.123", b"half")
+        Path(store.root, "scratch-of-a-killed-worker").mkdir()
+        store.sweep()
+    with own_store(result(tmp_path), "trials", storage) as store:
+        assert store.read("3/model") == b"weights"
+        assert sorted(path.name for path in Path(store.root).rglob("*")) == [".search.json", "3", "model"]
+    assert not (tmp_path / "result_1" / "trials").exists()
+
+
+def test_a_folder_with_files_of_others_is_refused_and_untouched(tmp_path: Path) -> None:
+    theirs = tmp_path / "shared" / "result_1"
+    (theirs / "project" / ".git").mkdir(parents=True)
+    (theirs / "data").mkdir()
+    for name in ("project/.git/HEAD", "data/thesis.csv", ".probe"):
+        (theirs / name).write_text(name)
+    with pytest.raises(ConfigError, match="holds files that no search has put there"):
+        opened(result(tmp_path), "trials", str(tmp_path / "shared"))
+    assert {str(path.relative_to(theirs)) for path in theirs.rglob("*") if path.is_file()} == {
+        "project/.git/HEAD",
+        "data/thesis.csv",
+        ".probe",
+    }
+
+
+def test_a_storage_of_another_search_is_refused(tmp_path: Path) -> None:
+    opened(result(tmp_path), "trials", str(tmp_path / "shared"))
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(ConfigError, match="belongs to another search"):
+        opened(result(tmp_path / "elsewhere"), "trials", str(tmp_path / "shared"))
+
+
+def test_a_storage_is_used_by_one_start_at_a_time(tmp_path: Path) -> None:
+    shared = own_store(result(tmp_path), "trials", str(tmp_path / "shared"))
+    with shared, pytest.raises(ConfigError, match="is in use by another search"):
+        opened(result(tmp_path), "trials", str(tmp_path / "shared"))
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "null", '{"search": 3}', "nonsense", ""])
+def test_a_damaged_owner_is_told(tmp_path: Path, content: str) -> None:
+    opened(result(tmp_path), "trials", str(tmp_path / "shared"))
+    (tmp_path / "shared" / "result_1" / ".search.json").write_text(content)
+    with pytest.raises(ConfigError, match="cannot be used"):
+        opened(result(tmp_path), "trials", str(tmp_path / "shared"))
+    (tmp_path / "result_1" / KEPT).write_text(content)
+    with pytest.raises(ArtefactError, match=KEPT):
+        opened(result(tmp_path), "trials", str(tmp_path / "shared"))
+
+
+@pytest.mark.parametrize("link", ["trials", "trials/3", "trials/arm/3"])
+def test_links_out_of_the_trials_folder_are_refused(tmp_path: Path, link: str) -> None:
+    (tmp_path / "theirs" / "project" / ".git").mkdir(parents=True)
+    place = result(tmp_path) / link
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(tmp_path / "theirs")
+    with pytest.raises(ConfigError, match="is a link"):
+        opened(result(tmp_path), "trials", "")
+    assert (tmp_path / "theirs" / "project" / ".git").is_dir()
+
+
+def test_sweeping_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "theirs" / ".git").mkdir(parents=True)
+    store = Store(str(tmp_path / "trials"))
+    store.write("3/.half", b"")
+    (tmp_path / "trials" / "link").symlink_to(tmp_path / "theirs")
+    store.sweep()
+    assert (tmp_path / "theirs" / ".git").is_dir()
+    assert not (tmp_path / "trials" / "3" / ".half").exists()
+    store.remove("link")
+    assert (tmp_path / "theirs").is_dir()
+    assert not (tmp_path / "trials" / "link").is_symlink()

@@ -10,13 +10,17 @@ from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from src.core.errors import ArtefactError
+from src.pipeline.settings import without_places
 from src.tuning.dispatch import Search
 from src.tuning.journal import JOURNAL, open_journal
 from src.tuning.progress import Screen
 from src.tuning.report import trials_frame, write_tensorboard
+from src.tuning.search import check_content, warm_trials
 from src.tuning.search_space import CategoricalParameter, FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.study import SEARCH, Record
+from tests.pipeline.toy import toy_settings
 
 SPACE = SearchSpace(
     "distill",
@@ -188,3 +192,65 @@ def _summary(folder: Path) -> dict[str, plugin_data_pb2.HParamsPluginData]:
         tag: plugin_data_pb2.HParamsPluginData.FromString(content(tag).plugin_data.content)
         for tag in events.PluginTagToContent("hparams")
     }
+
+
+# ------------------------------------------------------------------------------------------------ what it learns from
+
+
+def _about(folder: Path, **content: str) -> Record:
+    folder.mkdir(exist_ok=True)
+    return Record.open(open_journal(folder), SEARCH, SPACE, TuningSettings(), 1, 9, "identity", [], 1, content)
+
+
+def test_a_search_over_other_content_is_refused_by_name(tmp_path: Path) -> None:
+    _about(tmp_path, dataset="d1", split="s1").ask()
+    assert len(_about(tmp_path, dataset="d1", split="s1").trials()) == 1
+    with pytest.raises(ArtefactError, match="was started with another split: .*dataset.root"):
+        _about(tmp_path, dataset="d1", split="s2")
+    check_content(tmp_path, {"dataset": "d1"})
+    with pytest.raises(ArtefactError, match="was started with another dataset"):
+        check_content(tmp_path, {"dataset": "d2", "split": "s1"})
+    check_content(tmp_path / "nothing was begun here", {"dataset": "d2"})
+
+
+def test_a_search_is_not_known_by_where_things_lie(tmp_path: Path) -> None:
+    first = toy_settings(tmp_path, "dataset.root=a", "teacher.llm=./a", "distill.outputs_from=a")
+    moved = toy_settings(tmp_path / "x", "dataset.root=b", "teacher.llm=./b", "distill.outputs_from=b")
+    assert without_places(first) == without_places(moved)
+    assert first != moved
+    other = toy_settings(tmp_path, "student.width=10")
+    assert without_places(other) != without_places(first)
+
+
+def test_a_result_that_is_no_search_cannot_warm_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    for name in ("file", "empty", "gone", "file/below"):
+        with pytest.raises(ArtefactError, match="holds no study.journal"):
+            warm_trials(tmp_path / name, SPACE, 3)
+    (tmp_path / "empty" / JOURNAL).write_text("[]\n")
+    with pytest.raises(ArtefactError, match="record 1 of 1 is damaged"):
+        warm_trials(tmp_path / "empty", SPACE, 3)
+    (tmp_path / "empty" / JOURNAL).write_text('{"op_code": 0}\n')
+    with pytest.raises(ArtefactError, match="Optuna cannot read"):
+        warm_trials(tmp_path / "empty", SPACE, 3)
+    (tmp_path / "empty" / JOURNAL).write_text("")
+    with pytest.raises(ArtefactError, match="its study cannot be read"):
+        warm_trials(tmp_path / "empty", SPACE, 3)
+
+
+def test_an_earlier_result_is_only_read(tmp_path: Path) -> None:
+    record = _record(tmp_path)
+    record.ask()
+    _finish(record, 0, 0.5)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (point,) = warm_trials(tmp_path, SPACE, 3)
+    assert point == FIRST
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_failed_trials_metrics_that_are_no_numbers_do_not_make_the_journal_unreadable(tmp_path: Path) -> None:
+    record = _record(tmp_path)
+    record.ask()
+    record.complete(0, [float("nan")], {"metrics": {"ndcg_20": float("nan")}, "seconds": 1.0})
+    assert _record(tmp_path).trials()[0].state == TrialState.FAIL

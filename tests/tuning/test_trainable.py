@@ -48,7 +48,7 @@ def rule_broken(values: dict[str, Any]) -> ValidationError:
 
 def test_a_reason_of_failure_is_one_line_in_our_words() -> None:
     between = rule_broken({"student.width": 30, "student.heads": 4})
-    assert reason_of(between) == "student.heads = 4 must divide student.width = 30"
+    assert reason_of(between) == "student: heads = 4 must divide width = 30"
     own = rule_broken({"student.width": 0, "student.dropout": 2.0})
     assert reason_of(own) == (
         "student.width = 0: Input should be greater than or equal to 1; "
@@ -61,7 +61,7 @@ def test_a_reason_of_failure_is_one_line_in_our_words() -> None:
 
 def test_values_that_break_a_rule_fail_the_trial_in_one_line(told: list[Mapping[str, Any]], tmp_path: Path) -> None:
     worker(Store(str(tmp_path)))({**CONFIG, "values": {"student.width": 30, "student.heads": 4}})
-    assert told == [{"kind": "failed", "reason": "student.heads = 4 must divide student.width = 30"}]
+    assert told == [{"kind": "failed", "reason": "student: heads = 4 must divide width = 30"}]
 
 
 @pytest.mark.parametrize("kind", [Store, Bucket])

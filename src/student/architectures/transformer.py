@@ -31,7 +31,7 @@ class TransformerSettings(NetworkSettings):
     ] = 20
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout rate in training")] = 0.2
     heads: Annotated[int, Field(ge=1, description="attention heads; must divide the width")] = 2
-    blocks: Annotated[int, Field(ge=1, description="attention blocks")] = 1
+    blocks: Annotated[int, Field(ge=1, le=100, description="attention blocks")] = 1
     feedforward: Annotated[int, Field(ge=1, description="width of a block's inner layer, in multiples of D")] = 4
     tied: Annotated[
         bool, Field(description="score with the item embeddings themselves instead of a free row for each item")
@@ -105,8 +105,12 @@ class Attention(nn.Module):
             return projection(states).view(batch, length, self.heads, -1).transpose(1, 2)  # type: ignore[no-any-return]
 
         place = torch.arange(length, device=states.device)
-        distance = place.unsqueeze(1) - place
-        bias = self.distance[:, distance.clamp(min=0)].masked_fill(distance < 0, torch.finfo(states.dtype).min)
+        distance, window = place.unsqueeze(1) - place, self.distance.shape[1]
+        # a history may be longer than the window (training at all positions): each place sees its own window
+        hidden = (distance < 0) | (distance >= window)
+        bias = self.distance[:, distance.clamp(min=0, max=window - 1)].masked_fill(
+            hidden, torch.finfo(states.dtype).min
+        )
         rate = self.dropout.p if self.training else 0.0
         mixed = F.scaled_dot_product_attention(
             split(self.query), split(self.key), split(self.value), attn_mask=bias, dropout_p=rate

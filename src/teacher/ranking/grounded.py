@@ -147,8 +147,8 @@ def _embed(model: PreTrainedModel, ids: Sequence[Sequence[int]]) -> Tensor:
     tokens = pad_sequence([torch.tensor(row) for row in ids], batch_first=True).to(device)
     sizes = torch.tensor([len(row) for row in ids], device=device)
     mask = (torch.arange(tokens.shape[1], device=device) < sizes.unsqueeze(1)).long()
-    # the body without the head: logits over the vocabulary would be most of the memory
-    states = model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+    # the body without the head: logits over the vocabulary would be most of the memory; a decoder needs no mask here
+    states = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
     return mean_state(states, mask)
 
 

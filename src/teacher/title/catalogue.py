@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from src.core.logging import get_logger
 from src.teacher.interfaces import TeacherForward
@@ -47,7 +48,7 @@ class TitleCatalogue:
     def __call__(self, history: Tensor, length: Tensor) -> TeacherForward:
         """Scores of all items for histories ``[B, L]`` of lengths ``[B]``, asked as in `TitleTeacher.question`."""
         embedded, mask = self.writer.prompt_embeddings(history, length)
-        with first_states(self.writer.causal_lm.base_model) as states:
+        with first_states(self.writer.causal_lm) as states:
             scores = self._scores(history, length, embedded, mask)
         return TeacherForward(scores, states[0].float(), self.writer.gate_weights(history, length))
 
@@ -186,19 +187,19 @@ def title_catalogue(
 
 
 @contextmanager
-def first_states(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Inside of the block the list gets one entry: the last column ``[B, D]`` of the model's first last hidden state.
+def first_states(model: PreTrainedModel) -> Iterator[list[Tensor]]:
+    """Inside of the block the list gets one entry: the last column ``[B, D]`` of the first states that reach the head.
 
-    ``model`` is a language model without its head. A search does not return states, and one more pass over the prompts
-    would double their cost.
+    ``model`` is a causal language model. A search does not return states, and one more pass over the prompts would
+    double their cost. They are caught before the head: some families call their inner model part by part.
     """
     found: list[Tensor] = []
 
-    def keep(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+    def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         if not found:
-            found.append(output.last_hidden_state[:, -1])
+            found.append(arguments[0][:, -1])
 
-    handle = model.register_forward_hook(keep)
+    handle = model.get_output_embeddings().register_forward_pre_hook(keep)
     try:
         yield found
     finally:

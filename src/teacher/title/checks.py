@@ -13,19 +13,17 @@ from src.teacher.title.language import check_language_head
 
 
 def check_writer(settings: TeacherSettings) -> None:
-    """Look whether the language model can write; another objective asks for nothing, and `tiny` can.
+    """Look whether the language model can write; `tiny` can.
 
     Reads the model's config and the names of its weights, which `check_llm` has found readable. Raises ``ModelError``
     for an encoder and a model without a language-model head.
     """
-    if settings.objective == "title_lm" and settings.llm != TINY:
+    if settings.llm != TINY:
         check_language_head(settings.llm, blueprint(settings.llm))
 
 
 def check_candidates(settings: TeacherSettings, data: SequenceData) -> None:
     """Raises ``DataError`` when the catalogue is too small for some example's candidates; needs the data alone."""
-    if settings.objective != "title_lm":
-        return
     n, items = settings.title.candidates, data.num_items
     if n > items:
         raise DataError.one("teacher.title.candidates", n, f"exceeds the catalogue's {items} items", "lower it")

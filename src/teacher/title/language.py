@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.utils import logging as transformers_logging
 
 from src.core.errors import ModelError
-from src.teacher.llm import LanguageModel, is_decoder, is_local, weight_files
+from src.teacher.llm import OWN_CODE, LanguageModel, is_decoder, is_local, keep_layers, quietly, weight_files
 
 _FIELD = "teacher.llm"
 _QUANTISED = ("is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method", "hf_quantizer")
@@ -30,7 +27,7 @@ def with_language_head(language: LanguageModel) -> LanguageModel:
     require_decoder(language.is_decoder, language.name)
     inner: PreTrainedModel = language.model
     place = inner.get_input_embeddings().weight.device
-    causal = _head_alone(language.name, _without_layers(language.name), inner.dtype).to(place)
+    causal = _head_alone(language.name, _without_layers(language.name, inner), inner.dtype).to(place)
     _require_body(language.name, causal, inner)
     setattr(causal, causal.base_model_prefix, inner)
     causal.config = inner.config
@@ -58,13 +55,13 @@ def check_language_head(name: str, body: PreTrainedModel) -> None:
     Of a hub id the files are not looked at. Raises ``ModelError`` as `with_language_head` does.
     """
     require_decoder(is_decoder(body.config), name)
-    config = _without_layers(name)
+    config = _without_layers(name, body)
     if hasattr(config, "quantization_config"):
         # no layer is left that could be quantised, and the library that would need a GPU
         del config.quantization_config
     _require_causal(name, config)
     with torch.device("meta"):
-        causal = AutoModelForCausalLM.from_config(config)
+        causal = AutoModelForCausalLM.from_config(config, **OWN_CODE)
     _require_body(name, causal, body)
     files = weight_files(Path(name)) if is_local(name) else []
     # files of the older format would have to be read whole
@@ -88,9 +85,9 @@ def _head_alone(
 ) -> PreTrainedModel:
     """The causal model of this name with a config `_without_layers`: reading these would double time and memory."""
     _require_causal(name, config)
-    with _quietly():
+    with quietly():
         causal, loading = AutoModelForCausalLM.from_pretrained(
-            name, config=config, dtype=dtype, output_loading_info=True, device_map=device_map
+            name, config=config, dtype=dtype, output_loading_info=True, device_map=device_map, **OWN_CODE
         )
     head = {key for key, _ in causal.named_parameters() if not key.startswith(f"{causal.base_model_prefix}.")}
     if missing := sorted(head & set(loading["missing_keys"])):
@@ -105,20 +102,8 @@ def _require_causal(name: str, config: PretrainedConfig) -> None:
         raise ModelError.one(_FIELD, name, f"{config.model_type} has no causal language model", _STEP)
 
 
-def _without_layers(name: str) -> PretrainedConfig:
-    config = AutoConfig.from_pretrained(name)
-    config.num_hidden_layers = 0
-    if getattr(config, "layer_types", None) is not None:
-        config.layer_types = []
+def _without_layers(name: str, body: PreTrainedModel) -> PretrainedConfig:
+    config = AutoConfig.from_pretrained(name, **OWN_CODE)
+    config.vocab_size = body.config.vocab_size
+    keep_layers(config, 0)
     return config
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the report that every layer's weights were left out."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)

@@ -104,7 +104,7 @@ class TitleTeacher(GatedTeacher):
 
     def _states(self, embedded: Tensor, attention_mask: Tensor) -> Tensor:
         inner = self.causal_lm.base_model
-        states: Tensor = inner(inputs_embeds=embedded, attention_mask=attention_mask).last_hidden_state
+        states: Tensor = inner(inputs_embeds=embedded, attention_mask=self._needed(attention_mask)).last_hidden_state
         return states
 
     def question(self, history: Tensor, length: Tensor, candidates: Tensor | None = None) -> Question:

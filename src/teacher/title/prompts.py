@@ -140,6 +140,12 @@ class TitlePrompts(TitlePieces):
                 "lower it",
             )
 
+    def _spoken(self) -> set[int]:
+        return super()._spoken().union(*self.answer_ids())
+
+    def _marks(self) -> set[int]:
+        return super()._marks() | {self.plain_id, self.candidate_id}
+
     @property
     def longest_answer(self) -> int:
         """Tokens of the longest answer, its end included."""

@@ -17,6 +17,8 @@ from src.tuning.html_report.wording import change, count, listing, metric_title,
 _STAGES = {"tune_distill": "distillation", "tune_student": "the student", "tune_teacher": "the teacher"}
 _VERDICTS = {"helped": "{} helped", "hurt": "{} hurt", "cannot be told": "for {} it cannot be told"}
 _REFERENCES = ("baseline", "student")
+#: what each command calls its winner in `comparison.csv`
+_WINNERS = {"tune_distill": "distilled", "tune_student": "tuned", "tune_teacher": "teacher"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def is_without_distillation(result: Result, searched: Searched) -> bool:
 
 
 def _fair(fair: Mapping[str, Any]) -> Answer:
-    comparisons = fair.get("comparisons", [])
+    comparisons = [*fair.get("comparisons", []), *fair.get("comparisons_with_best", [])]
     verdicts = [Verdict(str(line.get("verdict", "")), str(line.get("sentence", ""))) for line in comparisons]
     metric = metric_title(fair.get("metric", "the metric"))
     method = (
@@ -83,12 +85,15 @@ def _verdicts_together(fair: Mapping[str, Any]) -> str:
 
 def _single(result: Result, searched: Searched) -> Answer:
     best = searched.best()
-    sentences = [*_on_test(result, searched), *_front(searched), _counts(searched)]
+    winner = _winner(searched, _reference(result, searched, "validation"))
+    told = [winner, *result.verdicts[1:]] if result.verdicts else []
+    sentences = [*told, *_on_test(result, searched), *_front(searched), _counts(searched)]
     values = []
     if best is not None:
         names = short_names(best.params)
         values = [Table([names[key] for key in best.params], [list(best.params.values())], hints=_hints(names))]
-    return Answer(_winner(searched, _reference(result, searched, "validation")), sentences, values=values)
+    headline = result.verdicts[0][0].upper() + result.verdicts[0][1:] if result.verdicts else winner
+    return Answer(headline, sentences, values=values)
 
 
 def _hints(names: Mapping[str, str]) -> dict[str, str]:
@@ -113,7 +118,7 @@ def _reference(result: Result, searched: Searched, split: str) -> tuple[str, flo
     frame, metric = result.comparison, searched.metrics[0]
     if frame is None or metric not in frame:
         return None
-    models = [model for model in _REFERENCES if model in set(frame["model"]) - {_winning_model(frame)}]
+    models = [model for model in _REFERENCES if model in set(frame["model"]) - {_winning_model(result, frame)}]
     value = _value(frame, models[0], split, metric) if models else None
     return None if value is None else (models[0], value)
 
@@ -123,7 +128,7 @@ def _on_test(result: Result, searched: Searched) -> list[str]:
     if frame is None:
         return ["comparison.csv is not in this folder: the winner has not been set beside a baseline."]
     metric = searched.metrics[0]
-    value = _value(frame, _winning_model(frame), "test", metric) if metric in frame else None
+    value = _value(frame, _winning_model(result, frame), "test", metric) if metric in frame else None
     if value is None or reference is None:
         return []
     return [
@@ -134,8 +139,11 @@ def _on_test(result: Result, searched: Searched) -> list[str]:
     ]
 
 
-def _winning_model(frame: pd.DataFrame) -> str:
-    """The model that was found by the most trials; the last of them where several are equal."""
+def _winning_model(result: Result, frame: pd.DataFrame) -> str:
+    """The model that the search found."""
+    named = _WINNERS.get(str(result.manifest.get("kind")), "")
+    if named in set(frame["model"]):
+        return named
     return str(frame[frame["trials"] == frame["trials"].max()]["model"].iloc[-1])
 
 

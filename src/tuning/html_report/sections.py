@@ -127,6 +127,13 @@ _PLANS = (
         _arms,
     ),
     _Plan(
+        "segments",
+        "Segments",
+        "For whom a model gains: its value in each part of the examples and, in brackets, the 95 % interval of its "
+        "paired gain over the baseline. Of twenty such intervals one excludes zero by chance.",
+        tables.segments_blocks,
+    ),
+    _Plan(
         "history",
         "Optimisation history",
         "Each dot is a completed trial, in the order they were started; the line is the best value so far. A line that "

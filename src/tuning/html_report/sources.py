@@ -2,24 +2,74 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
-import yaml
 from optuna.distributions import BaseDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import Field
+from pydantic.dataclasses import dataclass as document
 
-from src.core.paths import read_json
+from src.core.documents import (
+    PARTIAL,
+    conform,
+    read_document,
+    read_json_document,
+    read_json_lines,
+    read_mapping,
+    read_yaml_mapping,
+)
+from src.core.errors import ArtefactError
+from src.tuning.journal import JOURNAL, read_journal
 
-JOURNAL, FINALS, SEARCH = "study.journal", "finals", "search"
+FINALS, SEARCH = "finals", "search"
+#: how the names of studies begin in which a search's best trials were trained on other seeds
+FINALISTS = "finalists"
+#: what `comparison.csv` names of every row
+_COLUMNS = {"model", "split", "trials", "examples"}
+_SEGMENT_COLUMNS = {"by", "segment", "examples", "model", "gain", "low", "high", "split"}
+
+
+@document(frozen=True, config=PARTIAL)
+class _Arm:
+    """An arm's line of `fair.json`."""
+
+    arm: str
+    test: float
+    low: float = 0.0
+    high: float = 0.0
+    title: str = ""
+    values_per_seed: list[float] = Field(default_factory=list)
+    seeds: list[int] = Field(default_factory=list)
+    trials: int = 0
+    epochs: int = 0
+    params: dict[str, float | int | bool | str | None] = Field(default_factory=dict)
+
+
+@document(frozen=True, config=PARTIAL)
+class _Difference:
+    """A comparison's line of `fair.json`."""
+
+    name: str
+    against: str
+    difference: float
+    low: float
+    high: float
+    sentence: str
+
+
+@document(frozen=True, config=PARTIAL)
+class _Answer:
+    """What the report reads of `fair.json`."""
+
+    metric: str
+    arms: list[_Arm] = Field(min_length=1)
+    comparisons: list[_Difference] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -40,7 +90,7 @@ class Searched:
     @property
     def distinct(self) -> bool:
         """Whether this is a search of its own rather than the final trainings of several searches."""
-        return self.name != FINALS
+        return self.name != FINALS and not self.name.startswith(FINALISTS)
 
     def having(self, state: TrialState) -> list[FrozenTrial]:
         """Trials in a state, by number."""
@@ -78,6 +128,9 @@ class Result:
     openings: Sequence[Mapping[str, Any]]
     replay: str | None
     fair: Mapping[str, Any] | None
+    #: the sentences of `metrics/verdict.json`, the one against the baseline first
+    verdicts: Sequence[str] = ()
+    segments: pd.DataFrame | None = None
 
     @property
     def studies(self) -> list[Searched]:
@@ -86,24 +139,25 @@ class Result:
 
 
 def read_result(folder: Path, manifest: Mapping[str, Any]) -> Result:
-    """Read a folder; raises ``ArtefactError`` for a JSON file that is damaged."""
-    fair = read_json(folder / "fair.json") if (folder / "fair.json").exists() else None
+    """Read a folder; raises ``ArtefactError`` for a file that is damaged or that another version wrote."""
+    fair = _fair(folder / "fair.json") if (folder / "fair.json").exists() else None
     studies = read_studies(folder, manifest, fair)
-    text = _text(folder / "settings.yaml")
-    comparison = folder / "comparison.csv"
+    settings = folder / "settings.yaml"
     time = folder / "metrics" / "time.json"
     return Result(
         folder=folder,
         manifest=manifest,
         searches=[searched for searched in studies if searched.distinct],
         finals=next((searched for searched in studies if not searched.distinct), None),
-        comparison=pd.read_csv(comparison) if comparison.exists() else None,
-        settings=yaml.safe_load(text) or {} if text else {},
-        settings_text=text,
-        times=read_json(time) if time.exists() else {},
-        openings=_records(folder / "test_openings.jsonl"),
+        comparison=_table(folder / "comparison.csv", _COLUMNS),
+        settings=read_yaml_mapping(settings) if settings.exists() else {},
+        settings_text=_text(settings),
+        times=read_mapping(time, dict[str, float]) if time.exists() else {},
+        openings=read_json_lines(folder / "test_openings.jsonl", dict[str, Any]),
         replay=_replay(_text(folder / "best_params.yaml") or ""),
         fair=fair,
+        verdicts=_verdicts(folder / "metrics" / "verdict.json"),
+        segments=_table(folder / "segments.csv", _SEGMENT_COLUMNS),
     )
 
 
@@ -111,7 +165,7 @@ def read_studies(folder: Path, manifest: Mapping[str, Any], fair: Mapping[str, A
     """The studies of a folder's journal, in the order they were begun; none when there is no journal."""
     if not (folder / JOURNAL).exists():
         return []
-    storage = JournalStorage(_Reading(folder / JOURNAL))
+    storage = read_journal(folder / JOURNAL)
     metric = (fair or manifest.get("search") or {}).get("metric", "objective")
     titles = {arm["arm"]: arm.get("title", arm["arm"]) for arm in (fair or {}).get("arms", [])}
     found = []
@@ -123,29 +177,48 @@ def read_studies(folder: Path, manifest: Mapping[str, Any], fair: Mapping[str, A
     return found
 
 
-class _Reading(BaseJournalBackend):
-    """A journal that refuses new records."""
-
-    def __init__(self, path: Path) -> None:
-        self._records = _records(path)
-
-    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
-        """Records from a number on."""
-        return self._records[log_number_from:]
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Refused: a report changes nothing. Raises ``PermissionError``."""
-        raise PermissionError(f"a report only reads the journal; {len(logs)} record(s) refused")
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of JSON lines; an unfinished last one, which somebody may be writing, is not read."""
-    whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
-    return [json.loads(line) for line in whole.splitlines() if line.strip()]
-
-
 def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.exists() else None
+    return read_document(path) if path.exists() else None
+
+
+def _fair(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = read_json_document(path)
+    conform(content, _Answer, path)
+    return content
+
+
+@document(frozen=True, config=PARTIAL)
+class _Verdict:
+    """A line of `metrics/verdict.json`."""
+
+    sentence: str
+
+
+@document(frozen=True, config=PARTIAL)
+class _Verdicts:
+    """What the report reads of `metrics/verdict.json`."""
+
+    against: dict[str, _Verdict]
+
+
+def _verdicts(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    content = read_mapping(path, dict[str, Any])
+    found: _Verdicts = conform(content, _Verdicts, path)
+    return list(dict.fromkeys(verdict.sentence for verdict in found.against.values()))
+
+
+def _table(path: Path, columns: set[str]) -> pd.DataFrame | None:
+    if not path.exists():
+        return None
+    try:
+        frame = pd.read_csv(path)
+    except (ValueError, OSError) as error:  # pandas' own errors and undecodable text are of these
+        raise ArtefactError.one("file", str(path), f"is no table ({error})") from None
+    if missing := columns - set(frame.columns):
+        raise ArtefactError.one("file", str(path), f"lacks the columns {', '.join(sorted(missing))}")
+    return frame
 
 
 def _replay(text: str) -> str | None:

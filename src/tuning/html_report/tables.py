@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import TrialState
 
@@ -162,3 +163,26 @@ def _text(value: Any) -> str:
     if value is None or value == "":
         return "–"
     return "yes" if value is True else "no" if value is False else str(value)
+
+
+def segments_blocks(result: Result) -> Iterator[Block]:
+    """Gains over the baseline by segment, on the test split where it was opened."""
+    frame = result.segments
+    if frame is None:
+        return
+    split = "test" if (frame["split"] == "test").any() else "validation"
+    shown = frame[(frame["split"] == split) & (frame["examples"] > 0)]
+    metric = next(column for column in shown.columns if column.startswith("ndcg_"))
+    models = list(dict.fromkeys(shown["model"]))
+    rows = []
+    for (by, segment), part in shown.groupby(["by", "segment"], sort=False):
+        values = part.set_index("model")
+        cells = [_gained(values.loc[model], metric) if model in values.index else None for model in models]
+        rows.append([by, segment, int(part["examples"].iloc[0]), *cells])
+    yield Table(["by", "segment", "examples", *models], rows, heading=f"{metric_title(metric)}, {split} split")
+
+
+def _gained(line: pd.Series, metric: str) -> str:
+    """A model's value in a segment, and its gain with its interval where there is one."""
+    value = f"{line[metric]:.4f}"
+    return value if pd.isna(line["low"]) else f"{value} ({line['low']:+.4f} to {line['high']:+.4f})"

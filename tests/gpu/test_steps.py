@@ -1,0 +1,91 @@
+"""What a step costs a GPU: operations, of which a small student's step is made of hundreds, and waits, of which a loop
+over batches has none that is not listed here."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from src.student.datamodule import StudentData
+from src.student.evaluator import evaluate_model
+from tests.fixtures import cycle_data
+from tests.gpu.pretended import GPU, PretendedGPU
+from tests.gpu.stages import EVALUATION, PerStep, distilled, per_step, student, student_settings
+
+pytestmark = pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN")
+#: operations a step; who lowers one writes the new number here. A GRU is one call to a library on a GPU: not counted
+ALONE = {
+    ("transformer", "ce"): 138,
+    ("transformer", "bce"): 185,
+    ("sasrec", "ce"): 134,
+    ("sasrec", "bce"): 182,
+    ("caser", "ce"): 70,
+    ("caser", "bce"): 118,
+}
+TAUGHT = {
+    ("transformer", "all"): 411,
+    ("transformer", "kl_divergence"): 422,
+    ("transformer", "ground_truth_error"): 416,
+    ("sasrec", "all"): 398,
+    ("sasrec", "kl_divergence"): 409,
+    ("sasrec", "ground_truth_error"): 403,
+    ("caser", "all"): 334,
+    ("caser", "kl_divergence"): 345,
+    ("caser", "ground_truth_error"): 339,
+}
+#: waits a step, by reason and place
+ALLOWED: dict[str, float] = {
+    # only the pretended GPU's: torch sorts the gradients by their real device before it clips them
+    "copy to the host: core/training.py _descend": 1.0,
+    # before an adaptive step the objective's counts are kept, so that a step that failed leaves no trace
+    "aten::_local_scalar_dense: distill/trainer_distill.py get_state": 1.0,
+}
+
+
+def assert_within(found: PerStep, kernels: float) -> None:
+    """No more operations than recorded, no waits but the allowed ones."""
+    waits = {place: count for place, count in found.waits.items() if count > ALLOWED.get(place, 0.0)}
+    assert not waits, f"waits in every step: {waits}"
+    assert found.kernels <= kernels, f"{found.kernels:g} operations a step, {kernels:g} are recorded"
+
+
+@pytest.mark.parametrize(("architecture", "loss"), ALONE)
+def test_a_step_of_a_student_alone(architecture: str, loss: str) -> None:
+    with PretendedGPU() as gpu:
+        found = per_step(gpu, lambda rows: student(GPU, student_settings(architecture, loss), rows))
+    assert_within(found, ALONE[architecture, loss])
+
+
+@pytest.mark.parametrize(("architecture", "policy"), TAUGHT)
+def test_a_step_of_distillation(architecture: str, policy: str) -> None:
+    with PretendedGPU() as gpu:
+        settings = student_settings(architecture)
+        found = per_step(gpu, lambda rows: distilled(GPU, settings, policy=policy, train=rows))
+    assert_within(found, TAUGHT[architecture, policy])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"architecture": "gru4rec"}, {"gradient_clip": 1.0}, {"adapt_micro_batch": True}, {"micro_batch_size": 5}],
+    ids=["gru4rec", "clipped", "adaptive", "micro-batches"],
+)
+def test_other_steps_do_not_wait_either(changes: dict[str, object]) -> None:
+    with PretendedGPU() as gpu:
+        settings = student_settings(**changes)  # type: ignore[arg-type]
+        found = per_step(gpu, lambda rows: distilled(GPU, settings, train=rows))
+    assert_within(found, float("inf"))
+
+
+def test_an_evaluation_waits_a_fixed_number_of_times() -> None:
+    """However many batches it ranks: the GPU is not left idle between them."""
+    with PretendedGPU() as gpu:
+        model = student(GPU, student_settings())
+        counts = []
+        for rows in (10, 40):
+            data = StudentData.of(cycle_data(validation=rows), GPU)
+            gpu.waits.clear()
+            with torch.no_grad():
+                evaluate_model(model, data.validation, EVALUATION)
+            counts.append(gpu.waits.copy())
+    assert counts[0] == counts[1]
+    assert counts[0].total() <= 7

@@ -1,0 +1,75 @@
+"""Training at all positions: the same representations, targets and losses, in fewer passes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from src.core.errors import ConfigError
+from src.data.id_map import IdMap
+from src.data.interactions import Interactions
+from src.data.sequences import build_examples
+from src.data.tensor_examples import TensorExamples
+from src.student.models import build_student
+from src.student.segments import Segments, represent_rows, require_all_positions
+from tests.fixtures import cycle_examples, student_of
+
+V, WINDOW = 11, 4
+
+
+def train_of(users: int = 3, each: int = 9) -> TensorExamples:
+    """Users take turns, so that neighbouring rows belong to different ones."""
+    draw = np.random.default_rng(0)
+    owners = np.tile(np.arange(users), each)
+    items = draw.integers(V, size=users * each)
+    ids = tuple(map(str, range(V)))
+    log = Interactions("toy", owners, items, np.arange(len(items), dtype=float), None, IdMap(ids, ids))
+    return TensorExamples.of(build_examples(log, WINDOW, 2), "cpu")
+
+
+def test_runs_hold_each_row_once_and_only_neighbours() -> None:
+    train = train_of()
+    segments = Segments.of(train, longest=3)
+    assert sorted(segments.order.tolist()) == list(range(len(train)))
+    # 7 targets a user: runs of 3, 3 and 1
+    assert segments.size.tolist() == [3, 3, 1] * 3
+    for start, size in zip(segments.start.tolist(), segments.size.tolist(), strict=True):
+        run = segments.order[start : start + size]
+        assert (train.end[run].diff() == 1).all()
+        assert len(set((train.end - train.earlier)[run].tolist())) == 1
+
+
+@pytest.mark.parametrize("longest", [1, 2, 5, 100])
+@pytest.mark.parametrize("rows", ["all", "some"])
+def test_one_block_gives_what_the_last_place_alone_gives(longest: int, rows: str) -> None:
+    train = train_of()
+    student = build_student(student_of("transformer", width=8, window=WINDOW, prior="none"), V, WINDOW)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.copy_(torch.randn_like(parameter) / 2)
+        student.eval()
+        chosen = torch.arange(len(train)) if rows == "all" else torch.tensor([20, 3, 11, 4])
+        alone = student.encode(*train.read(chosen, WINDOW))
+        together = represent_rows(student, Segments.of(train, longest), train, chosen)
+    assert torch.allclose(together, alone, atol=1e-6)
+
+
+def test_batches_hold_each_row_once_in_whole_runs_but_for_the_cuts() -> None:
+    train = train_of()
+    segments = Segments.of(train, longest=4)
+    draw = segments.batches()
+    batches = list(draw(len(train), 6, torch.Generator().manual_seed(1), torch.device("cpu")))
+    assert [len(batch) for batch in batches] == [6, 6, 6, 3]
+    assert sorted(torch.cat(batches).tolist()) == list(range(len(train)))
+    assert torch.cat(batches).tolist() != segments.order.tolist()
+
+
+def test_rows_of_a_table_share_nothing() -> None:
+    assert not Segments.of(TensorExamples.of(cycle_examples(6, 0), "cpu"), longest=5).shares_anything
+    assert Segments.of(train_of(), longest=5).shares_anything
+
+
+def test_a_student_of_the_last_place_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"student\.positions.*student=transformer"):
+        require_all_positions(build_student(student_of("gru4rec", width=4), V, WINDOW), "gru4rec")
