@@ -63,7 +63,7 @@ def read_times(
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
-        numbers = column.cast(pa.float64()).to_numpy()
+        numbers = column.cast(pa.float64(), safe=False).to_numpy()
         _require(np.isfinite(numbers), [str(value) for value in numbers[~np.isfinite(numbers)]], name, where)
         return _in_seconds(np.array(numbers, dtype=np.float64))
     return _from_text(column.cast(pa.string()), name, where, time_format)

@@ -49,8 +49,12 @@ class ItemText:
             name is not None and not re.fullmatch(r"\w+", name) for _, name, _, _ in parts
         ):
             raise ConfigError.one("dataset.item_text", template, "may hold plain field names in braces only", step)
-        literals = [text for text, _, _, _ in parts] + ([""] if parts[-1][1] is not None else [])
-        names = [name for _, name, _, _ in parts if name is not None]
+        literals, names = [""], []
+        for text, name, _, _ in parts:  # a doubled brace ends a literal as well
+            literals[-1] += text
+            if name is not None:
+                names.append(name)
+                literals.append("")
         if not names:
             raise ConfigError.one("dataset.item_text", template, "names no field", step)
         places = []
