@@ -126,7 +126,9 @@ def _listed(value: str) -> str:
 def _cleaned(label: str, titles: Sequence[str]) -> list[str]:
     cleaned = [clean_title(title) for title in titles]
     missing = sum(not new and bool(old) for old, new in zip(titles, cleaned, strict=True))
-    marked = sum(bool(new) and "&" in old + "<" and new != old.strip() for old, new in zip(titles, cleaned, strict=True))
+    marked = sum(
+        bool(new) and "&" in old + "<" and new != old.strip() for old, new in zip(titles, cleaned, strict=True)
+    )
     if missing:
         _log.warning("%s: %d titles show nothing (blank, invisible, nan, null) and count as missing", label, missing)
     if marked:

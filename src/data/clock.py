@@ -77,9 +77,7 @@ def _from_timestamps(column: pa.ChunkedArray, name: str, where: Callable[[int], 
     return seconds
 
 
-def _from_text(
-    column: pa.ChunkedArray, name: str, where: Callable[[int], str], time_format: str | None
-) -> Times:
+def _from_text(column: pa.ChunkedArray, name: str, where: Callable[[int], str], time_format: str | None) -> Times:
     if time_format is None:
         try:
             numbers = np.array(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
@@ -140,7 +138,11 @@ def _day_or_month_first(values: pd.Series, name: str, notations: dict[str, None]
     day_first, month_first = bool((first[fits] > 12).any()), bool((second[fits] > 12).any())
     if day_first == month_first:
         shown = values[fits].head(_SHOWN).tolist()
-        rule = "these dates can be read day first or month first" if not day_first else "some dates have the day first, others the month"
+        rule = (
+            "these dates can be read day first or month first"
+            if not day_first
+            else "some dates have the day first, others the month"
+        )
         raise DataError.one(name, shown, rule, "say which: dataset.time_format='%d/%m/%Y'")
     order = "%d{0}%m{0}%Y" if day_first else "%m{0}%d{0}%Y"
     for mark in ("/", ".", "-"):

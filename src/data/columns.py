@@ -34,7 +34,9 @@ _KNOWN: Mapping[str, tuple[str, str]] = {
 #: Ends of names that tell a time where no known name is there.
 _TIME_ENDS = ("at", "time", "timestamp", "date", "ts")
 
-ROLES = tuple(_KNOWN)
+_IN_FILE_ORDER = (
+    "or, where the rows stand in the order in which things happened: dataset.order=file dataset.split=leave_one_out; "
+)
 
 
 def plain(name: str) -> str:
@@ -90,9 +92,12 @@ def resolve(
         if len(hits) == 1:
             found[role] = hits[0]
         elif role in required:
-            rule = f"{label} has no column that is known as {role}" if not hits else f"several columns may be the {role}"
+            rule = (
+                f"{label} has no column that is known as {role}" if not hits else f"several columns may be the {role}"
+            )
             value = hits or None
-            problems.append(Problem(f"dataset.columns.{role}", value, rule, f"name it; {_there(names)}"))
+            step = f"name it; {_IN_FILE_ORDER if role == 'time' else ''}{_there(names)}"
+            problems.append(Problem(f"dataset.columns.{role}", value, rule, step))
     if problems:
         raise ConfigError(problems)
     return found

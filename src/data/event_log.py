@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from src.core.errors import ConfigError, DataError, Problem, ProblemsFound
+from src.core.errors import DataError, Problem, ProblemsFound
 from src.core.logging import get_logger
 from src.data.catalogue import ItemRows, build_id_map, each_once, tell_unlisted, wanted_fields, with_unlisted
 from src.data.clock import read_times
-from src.data.columns import resolve
+from src.data.columns import guess, plain, resolve
 from src.data.delimited import limited
 from src.data.interactions import Interactions
 from src.data.settings import DatasetSettings
@@ -66,7 +66,11 @@ def read_log(
     users, _ = _codes(read.column(columns["user"]), table, columns["user"], problems)
     item_codes, raw_items = _codes(read.column(columns["item"]), table, columns["item"], problems)
     timestamps = _timestamps(read, columns.get("time"), table, settings, problems)
-    ratings = _ratings(read.column(columns["rating"]), table, columns["rating"], settings, problems) if "rating" in columns else None
+    ratings = (
+        _ratings(read.column(columns["rating"]), table, columns["rating"], settings, problems)
+        if "rating" in columns
+        else None
+    )
     if problems:
         raise DataError(problems)
     if items is None:
@@ -104,10 +108,8 @@ def _codes(
 def _timestamps(
     read: pa.Table, name: str | None, table: Table, settings: DatasetSettings, problems: list[Problem]
 ) -> NDArray[np.float64]:
-    if settings.order == "file":
+    if settings.order == "file" or name is None:
         return np.arange(read.num_rows, dtype=np.float64)
-    if name is None:
-        raise ConfigError([no_clock(table)])
     try:
         times = read_times(read.column(name), f"{table.label} {name}", table.where, settings.time_format)
     except ProblemsFound as error:
@@ -116,15 +118,6 @@ def _timestamps(
     if times.notation != "seconds":
         _log.info("%s: times in %s are read as %s", table.label, name, times.notation)
     return times.seconds
-
-
-def no_clock(table: Table) -> Problem:
-    """The problem of a log without a column of times."""
-    step = (
-        "name it; or, where the rows stand in the order in which things happened: "
-        f"dataset.order=file dataset.split=leave_one_out; the columns are {', '.join(table.names)}"
-    )
-    return Problem("dataset.columns.time", None, f"{table.label} has no column that is known as time (timestamp)", step)
 
 
 def _ratings(
@@ -142,7 +135,9 @@ def _ratings(
         more = [Problem(f"{table.label} {name}", f"{len(bad) - 5} more", "of the same kind")] if len(bad) > 5 else []
         problems += [*rows, *more]
     elif len(bad):
-        _log.info("%s: %s of %s ratings are no numbers; nothing reads them", table.label, f"{len(bad):,}", f"{len(numbers):,}")
+        _log.info(
+            "%s: %s of %s ratings are no numbers; nothing reads them", table.label, f"{len(bad):,}", f"{len(numbers):,}"
+        )
     if len(bad) == len(numbers):
         return None
     return np.where(np.isfinite(numbers), numbers, np.nan).astype(np.float32)
@@ -163,16 +158,28 @@ def _titles_in_log(codes: NDArray[np.int64], count: int, column: pa.ChunkedArray
     return [dictionary[place] for place in first]
 
 
-def read_items(table: Table, settings: DatasetSettings, item: str | None, title: str | None) -> ItemRows:
+def item_column(table: Table, settings: DatasetSettings, log_item: str) -> str:
+    """The column of ids in an item file: called as in the log, known as one, or just ``id``.
+
+    Raises ``ConfigError`` where there is none.
+    """
+    names = table.names
+    same = [name for name in names if plain(name) == plain(log_item)]
+    ids = [name for name in names if plain(name) in ("id", "index")]
+    found = same[0] if same else guess("item", names) or (ids[0] if ids else None)
+    return found or resolve(settings.columns, names, table.label, ("item",), ())["item"]
+
+
+def read_items(table: Table, settings: DatasetSettings, item: str, title: str | None = None) -> ItemRows:
     """What an item file says of each item: ids, titles, and the fields that ``item_text`` names.
 
-    ``item`` and ``title`` are columns, or None where the settings and common names decide.
+    ``item`` and ``title`` are columns; title None: the settings and common names decide, and it may be missing.
     Raises ``ConfigError`` for columns that are not there, ``DataError`` for empty ids.
     """
-    if item is None:
-        item = resolve(settings.columns, table.names, table.label, ("item",), ())["item"]
     if title is None:
-        title = resolve(settings.columns, [n for n in table.names if n != item], table.label, (), ("title",)).get("title")
+        title = resolve(settings.columns, [n for n in table.names if n != item], table.label, (), ("title",)).get(
+            "title"
+        )
     fields = wanted_fields(settings, table.names)
     wanted = [*([title] if title else []), *fields.values()]
     read = table.read([], [item, *wanted])

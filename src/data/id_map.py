@@ -34,7 +34,9 @@ class IdMap:
             raise DataError.one("raw ids", len(self.raw_ids), "contain duplicates")
         if not self.texts:
             object.__setattr__(self, "texts", self.titles)
-        wrong = [name for name, column in {"texts": self.texts, **self.fields}.items() if len(column) != len(self.raw_ids)]
+        wrong = [
+            name for name, column in {"texts": self.texts, **self.fields}.items() if len(column) != len(self.raw_ids)
+        ]
         if wrong:
             raise DataError.one("item fields", wrong, f"one value for each of {len(self.raw_ids)} items is needed")
 
@@ -71,7 +73,9 @@ class IdMap:
     def save(self, path: Path) -> None:
         """Write as JSON: a list of ``{index, raw_id, title}``, with ``text`` and ``fields`` where they say more."""
         pairs = zip(self.raw_ids, self.titles, strict=True)
-        rows: list[dict[str, Any]] = [{"index": i, "raw_id": raw, "title": title} for i, (raw, title) in enumerate(pairs)]
+        rows: list[dict[str, Any]] = [
+            {"index": i, "raw_id": raw, "title": title} for i, (raw, title) in enumerate(pairs)
+        ]
         if self.texts != self.titles:
             for row, text in zip(rows, self.texts, strict=True):
                 row["text"] = text

@@ -68,9 +68,7 @@ def _keep(log: Interactions, rows: NDArray[np.bool_], told: str) -> Interactions
         return log
     _log.info("%s: %s of %s interactions are dropped: %s", log.name, f"{gone:,}", f"{len(rows):,}", told)
     ratings = None if log.ratings is None else log.ratings[rows]
-    return replace(
-        log, users=log.users[rows], items=log.items[rows], timestamps=log.timestamps[rows], ratings=ratings
-    )
+    return replace(log, users=log.users[rows], items=log.items[rows], timestamps=log.timestamps[rows], ratings=ratings)
 
 
 def _at_least(log: Interactions, min_rating: float | None) -> Interactions:

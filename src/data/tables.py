@@ -188,13 +188,15 @@ def _kind(path: Path) -> str | None:
 class TextForm:
     """How a text file is written; None where its first lines tell.
 
-    ``fallback`` is the encoding that is tried where the bytes are no UTF-8 and none was asked for.
+    ``fallback`` is the encoding that is tried where the bytes are no UTF-8 and none was asked for. ``open_field`` is
+    the place of a field that may hold the separator itself: what is too much in a line belongs to it.
     """
 
     separator: str | None = None
     encoding: str | None = None
     header: tuple[str, ...] = ()
     fallback: str | None = None
+    open_field: int | None = None
 
 
 def open_table(path: Path, form: TextForm = TextForm()) -> Table:
@@ -317,7 +319,9 @@ def text_of(path: Path, encoding: str | None = None, fallback: str | None = None
             return content.decode(fallback)
         raise DataError([not_text(path, content, wanted, error)]) from None
     except LookupError:
-        raise DataError.one("dataset.encoding", wanted, "is no encoding that Python knows", "for example utf-8") from None
+        raise DataError.one(
+            "dataset.encoding", wanted, "is no encoding that Python knows", "for example utf-8"
+        ) from None
 
 
 def _marked(content: bytes) -> str | None:
@@ -357,7 +361,7 @@ class TextFile:
         separator = form.separator or sniff_separator(first)
         fields = split_records(first, separator)[0][1]
         if form.header:
-            if len(fields) != len(form.header):
+            if len(fields) != len(form.header) and form.open_field is None:
                 rule = f"has {len(fields)} fields, must have {len(form.header)} ({', '.join(form.header[:5])}…)"
                 raise DataError.one(f"{path} line 1", first[:60], rule)
             return cls(path, form.header, separator, 0, encoding, form)
@@ -455,14 +459,22 @@ class TextFile:
         """Every row with its line number, by Python: for small files, and to find what is wrong in large ones."""
         encoding = None if self.encoding == "utf-8" else self.encoding
         rows = split_records(text_of(self.path, encoding, self.form.fallback), self.separator)
-        return [(line, fields) for line, fields in rows if fields != [""]][self.data_from :]
+        return [(line, self._joined(fields)) for line, fields in rows if fields != [""]][self.data_from :]
+
+    def _joined(self, fields: list[str]) -> list[str]:
+        place, more = self.form.open_field, len(fields) - len(self.names)
+        if place is None or more <= 0:
+            return fields
+        return [*fields[:place], self.separator.join(fields[place : place + more + 1]), *fields[place + more + 1 :]]
 
     def _slow(self, types: dict[str, pa.DataType]) -> pa.Table:
         rows = self.records()
         width = len(self.names)
         wrong = [
             Problem(
-                f"{self.path} line {line}", self.separator.join(fields)[:60], f"has {len(fields)} fields, must have {width}"
+                f"{self.path} line {line}",
+                self.separator.join(fields)[:60],
+                f"has {len(fields)} fields, must have {width}",
             )
             for line, fields in rows
             if len(fields) != width

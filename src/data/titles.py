@@ -16,7 +16,9 @@ _YEAR_WIDTH = len(" (1995)")
 #: How programs write that there is no value. A title that is exactly one of these is missing.
 MISSING = frozenset({"", "nan", "NaN", "None", "none", "null", "NULL", "<NA>", "<na>", "\\N"})
 
-_TAGS = "a|abbr|b|big|br|center|cite|code|div|em|font|h[1-6]|hr|i|img|li|ol|p|s|small|span|strong|sub|sup|table|td|tr|u|ul"
+_TAGS = (
+    "a|abbr|b|big|br|center|cite|code|div|em|font|h[1-6]|hr|i|img|li|ol|p|s|small|span|strong|sub|sup|table|td|tr|u|ul"
+)
 _TAG = re.compile(rf"</?(?:{_TAGS})(?:\s[^<>]*)?/?>", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#\d+|#[xX][0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
 #: categories of characters that show nothing: controls, formats (zero width), unassigned, separators
@@ -27,8 +29,10 @@ _BLANKS = "\u115f\u1160\u3164\uffa0\u2800"
 
 def visible(text: str) -> bool:
     """Whether a reader sees anything of this text."""
-    return text.isascii() and text.strip() != "" or any(
-        unicodedata.category(c) not in _INVISIBLE and c not in _BLANKS for c in text
+    return (
+        text.isascii()
+        and text.strip() != ""
+        or any(unicodedata.category(c) not in _INVISIBLE and c not in _BLANKS for c in text)
     )
 
 

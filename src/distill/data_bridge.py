@@ -224,14 +224,20 @@ def _read_embeddings(path: Path) -> NDArray[np.float32]:
         RuntimeError, OSError, ValueError, EOFError, TypeError, KeyError, AttributeError, IndexError, OverflowError,
         MemoryError, UnpicklingError,
     ) as error:  # fmt: skip
-        rule = f"is not a saved tensor ({_ANSI.sub('', str(error)).splitlines()[0][:120] if str(error) else 'damaged'})"
-        raise DataError.one("file", str(path), rule, step) from None
+        raise DataError.one("file", str(path), f"is not a saved tensor ({_reason(error)})", step) from None
     if result.ndim != 2:
         raise DataError.one("file", str(path), f"must hold one table [items, width], holds {list(result.shape)}", step)
     if not np.isfinite(result).all():
         row = int(np.flatnonzero(~np.isfinite(result).all(axis=1))[0])
         raise DataError.one(f"{path} row {row}", result[row][:5].tolist(), "must hold finite numbers only")
     return result
+
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be read, in our words where torch's advise to run what the file holds."""
+    if isinstance(error, UnpicklingError):
+        return "it is damaged, or names code, which is not run"
+    return (_ANSI.sub("", str(error)).splitlines() or ["damaged"])[0][:120]
 
 
 def _load_array(path: Path) -> Any:

@@ -77,7 +77,10 @@ def test_a_notation_that_the_user_names() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["1", "soon", "nan", "", "soon"], r"\['soon', 'nan', ''\]: 4 of 5 values are neither .*line 3, log.csv line 4"),
+        (
+            ["1", "soon", "nan", "", "soon"],
+            r"\['soon', 'nan', ''\]: 4 of 5 values are neither .*line 3, log.csv line 4",
+        ),
         (["01/02/2017", "03/04/2017"], r"can be read day first or month first → say which: dataset.time_format"),
         (["14/02/2017", "02/14/2017"], "some dates have the day first, others the month"),
         (pa.array([datetime.datetime(2017, 1, 1), None]), r"\[''\]: 1 of 2 values .*log.csv line 3"),

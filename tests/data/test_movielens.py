@@ -57,6 +57,7 @@ def test_published_checksums() -> None:
         "ml-20m": "cd245b17a1ae2cc31bb14903e1204af3",
         "ml-25m": "6b51fb2759a8657d3bfcbfc42b592ada",
         "ml-32m": "d472be332d4daa821edc399621853b57",
+        "ml-latest": "",
         "ml-latest-small": "",
     }
 
@@ -91,7 +92,9 @@ def test_broken_lines_and_unknown_items(tmp_path: Path) -> None:
     assert (log.id_map.raw_ids[-1], log.id_map.titles[-1]) == ("77", "")
     assert log.ratings is not None
     assert np.isnan(log.ratings).tolist() == [False] * 109 + [True]
-    with pytest.raises(DataError, match=r"ratings.dat line 110 = 'five': rating must be a finite number, for dataset.min"):
+    with pytest.raises(
+        DataError, match=r"ratings.dat line 110 = 'five': rating must be a finite number, for dataset.min"
+    ):
         load_dataset(replace(settings, min_rating=2.0))
 
 

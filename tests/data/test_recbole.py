@@ -83,7 +83,10 @@ def test_many_broken_lines_are_counted(tmp_path: Path) -> None:
     [
         ("user_id\titem_id:token\ttimestamp:float\n", "holds no rows"),
         ("user_id:text\titem_id:token\ttimestamp:float\n", "'user_id:text': must be field:type with a type of"),
-        ("user_id:token\titem_id:token\n", "no column that is known as time .timestamp.* the columns are user_id, item_id"),
+        (
+            "user_id:token\titem_id:token\n",
+            "no column that is known as time → .*dataset.order=file.* the columns are user_id, item_id",
+        ),
         ("user_id:token\titem_id:token\ttimestamp:float\titem_id:token\n", "'item_id': stands in the header twice"),
         ("", "is empty"),
     ],

@@ -198,7 +198,9 @@ def test_a_mapped_column_that_is_empty(tmp_path: Path) -> None:
 
 
 def test_quoted_fields_hold_commas_and_lines(tmp_path: Path) -> None:
-    noted = FRAME.assign(note=['said "a, b"\nand\r\nc'] * len(FRAME), title=[f'"The" Film,\n{i}' for i in FRAME["item_id"]])
+    noted = FRAME.assign(
+        note=['said "a, b"\nand\r\nc'] * len(FRAME), title=[f'"The" Film,\n{i}' for i in FRAME["item_id"]]
+    )
     noted.to_csv(tmp_path / "log.csv", index=False)
     log = table.load(settings_for(tmp_path))
     same(log, EXPECTED)
@@ -249,7 +251,9 @@ def test_texts_of_items_from_their_file(tmp_path: Path) -> None:
     assert data.id_map.titles == plain.id_map.titles == plain.id_map.texts
     assert data.id_map.fingerprint != plain.id_map.fingerprint
     assert data.split_fingerprint == plain.split_fingerprint
-    with pytest.raises(ConfigError, match=r"item_text = 'studio': is no field of the items → the fields are title, sku"):
+    with pytest.raises(
+        ConfigError, match=r"item_text = 'studio': is no field of the items → the fields are title, sku"
+    ):
         load_dataset(replace(settings, item_text="{title} {studio}"))
 
 
@@ -267,12 +271,18 @@ def test_an_order_without_a_clock(tmp_path: Path) -> None:
         ({}, "holds no log of interactions → put the log there"),
         ({"x.csv": "a,b\n1,2\n"}, r"holds no log .*there are x.csv \(a, b\)"),
         ({"x.csv": CSV, "y.csv": CSV}, "holds several: x.csv, y.csv → name it: dataset.interactions_file=FILE"),
-        ({"x.csv": CSV, "a.csv": "id,title\n1,x\n", "b.csv": "id,title\n1,x\n"}, "several files may be the items': a.csv"),
+        (
+            {"x.csv": CSV, "a.csv": "id,title\n1,x\n", "b.csv": "id,title\n1,x\n"},
+            "several files may be the items': a.csv",
+        ),
         ({"x.csv": "user_id,item_id,timestamp\n1,2,3\n1,2\n"}, r"x.csv line 3 = '1,2': has 2 fields, must have 3"),
         ({"x.csv": "user_id,user_id,timestamp\n1,2,3\n"}, r"user_id': stands in the header twice"),
         ({"x.csv": ""}, "is empty"),
         ({"x.csv": "user_id,item_id,timestamp\n"}, "holds no rows"),
-        ({"x.jsonl": '{"user_id": 1, "item_id": 2, "timestamp": 3}\n[1]\n'}, r"x.jsonl line 2 = .*must be a JSON object"),
+        (
+            {"x.jsonl": '{"user_id": 1, "item_id": 2, "timestamp": 3}\n[1]\n'},
+            r"x.jsonl line 2 = .*must be a JSON object",
+        ),
         ({"x.jsonl": '{"user_id": 1,\n'}, r"x.jsonl line 1 = .*must be a JSON object"),
         ({"x.json": "[1, 2]"}, r"entry 1 = '1': must be an object"),
         ({"x.parquet": "no parquet"}, "x.parquet.*cannot be read"),
@@ -298,7 +308,9 @@ def test_a_torn_archive_and_a_zip(tmp_path: Path) -> None:
 def test_another_encoding_by_key_and_by_message(tmp_path: Path) -> None:
     named = FRAME.assign(user_id=["Zoë" if u == 1 else str(u) for u in FRAME["user_id"]])
     (tmp_path / "log.csv").write_bytes(named.to_csv(index=False).encode("iso-8859-1"))
-    with pytest.raises(DataError, match=r"log.csv line 2 .* is not utf-8 text → name its encoding .*iconv -f ISO-8859-1"):
+    with pytest.raises(
+        DataError, match=r"log.csv line 2 .* is not utf-8 text → name its encoding .*iconv -f ISO-8859-1"
+    ):
         table.load(settings_for(tmp_path))
     same(table.load(settings_for(tmp_path, encoding="iso-8859-1")), EXPECTED)
     with pytest.raises(DataError, match="'klingon': is no encoding"):

@@ -9,6 +9,7 @@ from typing import Any
 from src.core.errors import DataError, Problem
 from src.data.adapters.registry import Adapter, register
 from src.data.catalogue import ItemRows, build_id_map
+from src.data.columns import guess
 from src.data.delimited import limited, read_text, split_records
 from src.data.event_log import plain_id
 from src.data.pre_split import PreSplit
@@ -92,7 +93,9 @@ def _pairs(path: Path, text: str, num_items: int) -> list[tuple[str, str, str]]:
         content: Any = json.loads(text)
     except json.JSONDecodeError as error:
         step = "known are a JSON list, {id: title}, CSV id,title (named .csv), id::name, and name TAB id"
-        raise DataError.one(f"{path} line {error.lineno}", error.msg, "must be JSON, or a file named .csv", step) from None
+        raise DataError.one(
+            f"{path} line {error.lineno}", error.msg, "must be JSON, or a file named .csv", step
+        ) from None
     except RecursionError:
         raise DataError.one(str(path), text[:60], "must be a list of titles or an object {id: title}") from None
     if isinstance(content, list):
@@ -108,24 +111,34 @@ def _pairs(path: Path, text: str, num_items: int) -> list[tuple[str, str, str]]:
 
 
 def _csv_pairs(path: Path, text: str) -> list[tuple[str, str, str]]:
-    rows = [(line, fields) for line, fields in split_records(text, ",") if fields != [""]][1:]
-    if wrong := [(line, fields) for line, fields in rows if len(fields) != 2]:
+    """``id,title`` under any header, or the columns of a wider file that are known as the item and its title."""
+    header, *rows = [(line, fields) for line, fields in split_records(text, ",") if fields != [""]] or [(1, [""])]
+    names = [name.strip() for name in header[1]]
+    item, title = (names.index(found) if (found := guess(role, names)) else None for role in ("item", "title"))
+    places = (0, 1) if item is None or title is None else (item, title)
+    width = 2 if item is None or title is None else len(names)
+    if wrong := [(line, fields) for line, fields in rows if len(fields) != width]:
         line, fields = wrong[0]
         raise DataError.one(f"{path} line {line}", fields, "must be id,title")
-    return [(f"{path} line {line}", fields[0], fields[1]) for line, fields in rows]
+    return [(f"{path} line {line}", fields[places[0]], fields[places[1]]) for line, fields in rows]
 
 
 def _line_pairs(path: Path, text: str) -> list[tuple[str, str, str]]:
-    """``id::name`` (LLaRA's, and MovieLens' ``movies.dat`` with genres behind) or ``name TAB id`` (BIGRec's)."""
-    lines = [(number, line) for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1) if line.strip()]
+    """``id::name`` (LLaRA's, and MovieLens' ``movies.dat`` with genres behind) or ``name TAB id`` (BIGRec's), or ``id TAB name``."""
+    lines = [
+        (number, line) for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1) if line.strip()
+    ]
     if not lines:
         return []
     where = [f"{path} line {number}" for number, _ in lines]
     fields = [line.split("::") for _, line in lines]
     if all(len(row) > 1 and _is_id(row[0]) for row in fields):
-        movies = all(len(row) == 3 for row in fields)
-        titles = [movie_title(row[1], "corrected") if movies else "::".join(row[1:]) for row in fields]
+        movies = all(len(row) > 2 for row in fields)
+        titles = [movie_title("::".join(row[1:-1]), "corrected") if movies else "::".join(row[1:]) for row in fields]
         return list(zip(where, (row[0] for row in fields), titles, strict=True))
+    tabbed = [line.partition("\t") for _, line in lines]
+    if all(tab and _is_id(raw) for raw, tab, _ in tabbed) and not all(_is_id(name) for *_, name in tabbed):
+        return [(place, raw, name) for place, (raw, _, name) in zip(where, tabbed, strict=True)]
     swapped = [line.rpartition("\t") for _, line in lines]
     if all(tab and _is_id(raw) for _, tab, raw in swapped):
         return [(place, raw, name) for place, (name, _, raw) in zip(where, swapped, strict=True)]

@@ -54,6 +54,7 @@ LAYOUTS: Mapping[str, _Layout] = {
     "ml-20m": _Layout("ratings.csv", "movies.csv", md5="cd245b17a1ae2cc31bb14903e1204af3"),
     "ml-25m": _Layout("ratings.csv", "movies.csv", md5="6b51fb2759a8657d3bfcbfc42b592ada"),
     "ml-32m": _Layout("ratings.csv", "movies.csv", md5="d472be332d4daa821edc399621853b57"),
+    "ml-latest": _Layout("ratings.csv", "movies.csv"),
     "ml-latest-small": _Layout("ratings.csv", "movies.csv"),
 }
 
@@ -99,7 +100,9 @@ def _require_files(settings: DatasetSettings, layout: _Layout) -> None:
 
 
 def _movies(settings: DatasetSettings, layout: _Layout) -> ItemRows:
-    form = TextForm(layout.separators[1], settings.encoding, layout.movie_names, "iso-8859-1")
+    # in .dat files a title may hold the separator
+    open_field = 1 if layout.separators[1] == "::" else None
+    form = TextForm(layout.separators[1], settings.encoding, layout.movie_names, "iso-8859-1", open_field)
     table = open_table(settings.root / layout.movies, form)
     item = "item_id" if layout.movie_names else "movieId"
     names = [name for name in ItemText.parse(settings.item_text).fields if name != "title"]

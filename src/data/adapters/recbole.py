@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from src.data.adapters.registry import Adapter, register
 from src.data.catalogue import ItemRows
 from src.data.columns import plain, resolve
 from src.data.delimited import limited, what_is_there
-from src.data.event_log import READS, no_clock, read_items, read_log
+from src.data.event_log import READS, item_column, read_items, read_log
 from src.data.interactions import Interactions
 from src.data.pre_split import PreSplit
 from src.data.settings import DatasetSettings
@@ -46,12 +47,7 @@ def load(settings: DatasetSettings) -> Interactions | PreSplit:
         return _other_table(settings, path)
     log = open_atomic(path, settings)
     timed = ("time",) if settings.order == "time" else ()
-    try:
-        columns = resolve(settings.columns, log.names, log.label, ("user", "item", *timed), ("rating",))
-    except ConfigError as error:
-        if [problem.field for problem in error.problems] == ["dataset.columns.time"]:
-            raise ConfigError([no_clock(log)]) from None
-        raise
+    columns = resolve(settings.columns, log.names, log.label, ("user", "item", *timed), ("rating",))
     renamed = {role: name for role, name in columns.items() if plain(name) not in _OWN_NAMES[role]}
     if renamed:
         _log.info("%s: %s", log.label, ", ".join(f"{role} = {name}" for role, name in renamed.items()))
@@ -69,7 +65,7 @@ def open_atomic(path: Path, settings: DatasetSettings) -> Table:
     table = open_table(path, TextForm(settings.separator, settings.encoding, settings.header))
     rule = f"must be field:type with a type of {', '.join(_TYPES)}, or a name alone"
     if isinstance(table, TextFile):
-        wrong = [Problem(f"{path} line 1", name, rule) for name in table.names if ":" in name]
+        wrong = [Problem(f"{path} line 1", name, rule) for name in table.names if re.fullmatch(r"\S+:\S*", name)]
         if wrong:
             raise DataError(limited(wrong, f"{path} line 1"))
     return table
@@ -85,8 +81,7 @@ def item_rows(settings: DatasetSettings, item: str) -> ItemRows | None:
             raise ConfigError.one("dataset.item_text", settings.item_text, f"{path.name} is missing", "remove it")
         return None
     table = open_atomic(path, replace(settings, separator=None, header=()))
-    same = [name for name in table.names if plain(name) == plain(item)]
-    rows = read_items(table, settings, same[0] if same else None, None)
+    rows = read_items(table, settings, item_column(table, settings, item))
     titles = None if rows.titles is None else [move_article(clean_if_missing(title)) for title in rows.titles]
     if settings.title_year:
         titles = _with_years(table, titles)
@@ -118,7 +113,9 @@ def _other_table(settings: DatasetSettings, missing: Path) -> Interactions:
     if settings.title_year:
         raise ConfigError.one("dataset.title_year", True, f"{missing} is missing, and {named[0].name} has no years")
     _log.warning("%s is missing; %s is read as dataset=table does", missing.name, named[0].name)
-    return tables.load(replace(settings, adapter="table", interactions_file=named[0].name, items_file=_items_of(settings)))
+    return tables.load(
+        replace(settings, adapter="table", interactions_file=named[0].name, items_file=_items_of(settings))
+    )
 
 
 def _items_of(settings: DatasetSettings) -> str | None:

@@ -41,7 +41,9 @@ def load_split(settings: DatasetSettings, items: ItemRows | None) -> PreSplit:
         raise DataError.one("file", without, "has no item_id_list, which the other files have")
     targets = {split: _ids(opened[split], columns[split]["item"]) for split in opened}
     histories = {split: _lists(opened[split], name) for split, name in lists.items() if name is not None}
-    raw = list(dict.fromkeys(value for ids in (*targets.values(), *(h[0] for h in histories.values())) for value in ids))
+    raw = list(
+        dict.fromkeys(value for ids in (*targets.values(), *(h[0] for h in histories.values())) for value in ids)
+    )
     problems = [
         Problem(table.label, "", "holds an empty item id") for split, table in opened.items() if "" in targets[split]
     ]
@@ -145,9 +147,7 @@ def _before(
     return np.array([item for row in rows for item in row], np.int64), sizes
 
 
-def _table(
-    path: Path, flat: NDArray[np.int64], sizes: NDArray[np.int64], target: NDArray[np.int64]
-) -> SequenceTable:
+def _table(path: Path, flat: NDArray[np.int64], sizes: NDArray[np.int64], target: NDArray[np.int64]) -> SequenceTable:
     """Rows of ids as a rectangle without padding's meaning: cells behind a history hold nothing."""
     cells = np.full((len(sizes), int(sizes.max(initial=0))), NO_ID, dtype=np.int64)
     cells[np.arange(cells.shape[1])[None, :] < sizes[:, None]] = flat

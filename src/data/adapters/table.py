@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 from src.core.errors import ConfigError, DataError, Problem
 from src.core.logging import get_logger
 from src.data.adapters.registry import Adapter, register
-from src.data.catalogue import ItemRows
 from src.data.columns import guess, plain, resolve
 from src.data.delimited import what_is_there
-from src.data.event_log import READS, read_items, read_log
+from src.data.event_log import READS, item_column, read_items, read_log
 from src.data.interactions import Interactions
 from src.data.settings import DatasetSettings
 from src.data.tables import Table, TextFile, TextForm, bare_name, find, from_memory, is_table, open_table
@@ -39,7 +37,7 @@ def from_memory_tables(log: Any, items: Any | None, settings: DatasetSettings) -
 def from_tables(log: Table, items: Table | None, settings: DatasetSettings) -> Interactions:
     """Interactions of an opened log; the columns that were guessed are printed."""
     columns = log_columns(log, settings, with_title=items is None)
-    rows = None if items is None else item_rows(items, settings, columns["item"])
+    rows = None if items is None else read_items(items, settings, item_column(items, settings, columns["item"]))
     return read_log(log, columns, rows, settings)
 
 
@@ -70,23 +68,6 @@ def _by_position(log: TextFile, settings: DatasetSettings) -> Any:
         step = "give them in their order: dataset.header=[user_id,item_id,timestamp]"
         raise ConfigError.one("dataset.header", [], rule, step)
     return replace(settings.columns, **dict(zip(roles, log.names, strict=True)))
-
-
-def item_rows(items: Table, settings: DatasetSettings, item: str) -> ItemRows:
-    """The items' file; the column of ids is the one that is called as in the log, where there is such a one."""
-    named = settings.columns.item
-    same = [name for name in items.names if plain(name) == plain(item)]
-    own = same[0] if same else None
-    if own is None and named is not None:
-        own = guess("item", items.names) or _only_id(items.names)
-    if own is None:
-        # catalogues often call it just id
-        own = guess("item", items.names) or _only_id(items.names)
-    return read_items(items, settings, own, None)
-
-
-def _only_id(names: Sequence[str]) -> str | None:
-    return next((name for name in names if plain(name) in ("id", "itemid", "index")), None)
 
 
 def _form(settings: DatasetSettings, header: tuple[str, ...]) -> TextForm:
@@ -161,7 +142,7 @@ def _is_log(table: Table, settings: DatasetSettings) -> bool:
 
 
 def _is_catalogue(table: Table, settings: DatasetSettings) -> bool:
-    has_id = _has("item", table, settings) or _only_id(table.names) is not None
+    has_id = _has("item", table, settings) or any(plain(name) in ("id", "index") for name in table.names)
     return has_id and guess("user", table.names) is None and _has("title", table, settings)
 
 
