@@ -83,6 +83,6 @@ class ItemText:
 
 
 def source_of(name: str, there: Sequence[str]) -> str | None:
-    """The column that holds a field: of that name, or of another name that sources give it; None where there is none."""
+    """The column that holds a field, under its name or another that sources give it; None where there is none."""
     lower = {column.lower(): column for column in reversed(there)}
     return next((lower[alias] for alias in (name.lower(), *ALIASES.get(name.lower(), ())) if alias in lower), None)

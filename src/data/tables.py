@@ -379,7 +379,7 @@ class TextFile:
         return self.data_from == 0 and not self.form.header
 
     def read(self, ids: Sequence[str], values: Sequence[str]) -> pa.Table:
-        """As `Table.read`; raises ``DataError`` for lines with too many or too few fields and for bytes that are no text."""
+        """As `Table.read`; raises ``DataError`` for lines with too many or few fields and bytes that are no text."""
         wanted = list(dict.fromkeys([*ids, *values]))
         types = {name: IDS if name in ids else pa.string() for name in wanted}
         if len(self.separator) == 1 or self.separator == "::":
@@ -389,7 +389,7 @@ class TextFile:
         return self._slow(types)
 
     def _arrow(self, types: dict[str, pa.DataType]) -> pa.Table | None:
-        """Through Arrow; None where its way of reading does not fit the file (a separator of two characters in text)."""
+        """Through Arrow; None where its way of reading does not fit the file (`::` within text)."""
         names = self._arrow_names()
         ragged: list[int] = []
 

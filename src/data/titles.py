@@ -29,15 +29,13 @@ _BLANKS = "\u115f\u1160\u3164\uffa0\u2800"
 
 def visible(text: str) -> bool:
     """Whether a reader sees anything of this text."""
-    return (
-        text.isascii()
-        and text.strip() != ""
-        or any(unicodedata.category(c) not in _INVISIBLE and c not in _BLANKS for c in text)
-    )
+    if text.isascii() and text.isprintable():
+        return text.strip() != ""
+    return any(unicodedata.category(c) not in _INVISIBLE and c not in _BLANKS for c in text)
 
 
 def clean_title(title: str) -> str:
-    """A title as people write it: HTML's entities and tags resolved, blanks and lines joined; ``""`` where it is missing.
+    """A title as people write it: HTML's entities and tags resolved, its lines joined; ``""`` where it is missing.
 
     Missing is what shows nothing (zero-width characters) and what programs write for no value (``nan``, ``null``).
     Text without any of this comes back as it is, stripped.

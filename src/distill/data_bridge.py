@@ -20,7 +20,6 @@ from src.core.paths import atomic_folder
 from src.data.examples import Examples, SequenceData
 from src.data.teacher_outputs import TeacherOutputs
 
-
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -205,7 +204,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _read_embeddings(path: Path) -> NDArray[np.float32]:
-    """One table ``[items, width]``: a tensor (a parameter and a sparse one too) or an array, saved by torch or numpy."""
+    """One table ``[items, width]``: a tensor (a parameter, a sparse one) or an array, saved by torch or numpy."""
     if not path.is_file():
         raise DataError.one("file", str(path), "is missing")
     step = "save it as a tensor: torch.save(torch.tensor(table), 'all_embeddings.pt')"

@@ -61,7 +61,7 @@ class Entry(Generic[S]):
         try:
             return self._execute(arguments)
         except ProblemsFound as error:
-            _show_problems(error)
+            show_problems(error)
             return 2
         except Paused as error:
             console.print(f"paused: {escape(str(error))}")
@@ -163,7 +163,8 @@ def _under_hydra(
     return failure[0] if failure else None
 
 
-def _show_problems(error: ProblemsFound) -> None:
+def show_problems(error: ProblemsFound) -> None:
+    """Print every problem, a line each."""
     count = len(error.problems)
     console.print(f"[bold red]{count} problem{'s' if count > 1 else ''}:[/]")
     for problem in error.problems:

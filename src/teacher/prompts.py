@@ -49,7 +49,7 @@ def check_titles(id_map: IdMap) -> None:
             "item titles",
             f"{len(missing)} of {id_map.num_items} are missing (raw ids {', '.join(missing[:_SHOWN])})",
             "the teacher reads every item's title",
-            "add the titles to the dataset's files, or choose dataset.untitled=id (the raw id as title) or, for a log, drop",
+            "add the titles to the dataset's files, or choose dataset.untitled=id (raw id as title), or drop (logs)",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
 from collections.abc import Callable
@@ -28,8 +29,6 @@ def rows() -> list[Row]:
 
 def day(time: int) -> str:
     """A date that keeps the log's order in time: a day for every seven seconds."""
-    import datetime
-
     moment = datetime.datetime(2010, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(days=(time - MOMENT) // 7)
     return moment.strftime("%Y-%m-%d %H:%M:%S")
 
@@ -85,7 +84,8 @@ def amazon_2023(folder: Path) -> None:
 
 def steam(folder: Path) -> None:
     reviews = [
-        repr({"username": f"u{u}", "hours": 1.5, "product_id": str(i), "page_order": 0, "date": day(t)[:10], "text": "it's \"ok\""})
+        repr({"username": f"u{u}", "hours": 1.5, "product_id": str(i), "page_order": 0, "date": day(t)[:10],
+              "text": "it's \"ok\""})
         for u, i, r, t in rows()
     ]  # fmt: skip
     write(folder / "steam_reviews.json", ["{u" + line[1:] for line in reviews])
@@ -109,15 +109,13 @@ def lastfm_hetrec(folder: Path) -> None:
 
 
 def goodreads(folder: Path) -> None:
-    import datetime
-
     def written(time: int) -> str:
         moment = datetime.datetime.fromtimestamp(time, datetime.UTC)
         return moment.strftime("%a %b %d %H:%M:%S +0000 %Y")
 
     interactions: list[dict[str, object]] = [
-        {"user_id": f"{u:032x}", "book_id": str(i), "review_id": "x", "is_read": True, "rating": r, "review_text_incomplete": "",
-         "date_added": written(t), "date_updated": written(t + 9), "read_at": "", "started_at": ""}
+        {"user_id": f"{u:032x}", "book_id": str(i), "review_id": "x", "is_read": True, "rating": r,
+         "review_text_incomplete": "", "date_added": written(t), "date_updated": written(t + 9)}
         for u, i, r, t in rows()
     ]  # fmt: skip
     jsonl(folder / "goodreads_interactions_poetry.json.gz", interactions)
@@ -130,12 +128,14 @@ def goodreads(folder: Path) -> None:
 
 def yelp(folder: Path) -> None:
     reviews: list[dict[str, object]] = [
-        {"review_id": "x", "user_id": f"u{u}", "business_id": f"b{i}", "stars": float(r), "useful": 0, "text": "a\n\"b\"", "date": day(t)}
+        {"review_id": "x", "user_id": f"u{u}", "business_id": f"b{i}", "stars": float(r), "useful": 0,
+         "text": "a\n\"b\"", "date": day(t)}
         for u, i, r, t in rows()
     ]  # fmt: skip
     jsonl(folder / "yelp_academic_dataset_review.json", reviews)
     places: list[dict[str, object]] = [
-        {"business_id": f"b{i}", "name": NAMES[i], "city": "X", "attributes": None, "categories": "Bars, Food", "hours": None}
+        {"business_id": f"b{i}", "name": NAMES[i], "city": "X", "attributes": None,
+         "categories": "Bars, Food", "hours": None}
         for i in range(1, ITEMS + 1)
     ]  # fmt: skip
     jsonl(folder / "yelp_academic_dataset_business.json", places)

@@ -180,7 +180,7 @@ def test_items_that_only_the_log_lists_have_no_title(tmp_path: Path, caplog: pyt
     (tmp_path / "toy.item").write_text("\n".join([lines[0], *lines[4:]]) + "\n")
     rows = sum(item in (1, 2, 3) for _, item, _, _ in toy_log())
     log = log_of(settings)
-    assert f"does not list 3 items of the log (" in caplog.text
+    assert "does not list 3 items of the log (" in caplog.text
     assert f"{rows} rows" in caplog.text
     assert log.id_map.raw_ids[:2] == ("4", "5")
     assert set(log.id_map.raw_ids[-3:]) == {"1", "2", "3"}

@@ -124,7 +124,7 @@ def _csv_pairs(path: Path, text: str) -> list[tuple[str, str, str]]:
 
 
 def _line_pairs(path: Path, text: str) -> list[tuple[str, str, str]]:
-    """``id::name`` (LLaRA's, and MovieLens' ``movies.dat`` with genres behind) or ``name TAB id`` (BIGRec's), or ``id TAB name``."""
+    """``id::name`` (LLaRA's; MovieLens' ``movies.dat``, genres behind), ``name TAB id`` (BIGRec's), ``id TAB name``."""
     lines = [
         (number, line) for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1) if line.strip()
     ]

@@ -20,10 +20,10 @@ from src.data.titles import clean_title, movie_title, year_of
 READS = frozenset({"title_handling", "title_year", "download", "encoding", "item_text"})
 
 _LOG = ("user_id", "item_id", "rating", "timestamp")
-_GENRES = (
-    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror Musical "
-    "Mystery Romance Sci-Fi Thriller War Western"
-).split()
+_GENRES = [
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
+    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
