@@ -175,6 +175,8 @@ def _compact_dates(numbers: NDArray[np.float64]) -> Times | None:
     """``20170714`` and ``20170714024519``; None unless every number is such a date of the years 1990 to 2099."""
     for digits, notation in ((8, "%Y%m%d"), (14, "%Y%m%d%H%M%S")):
         scale = 10.0 ** (digits - 8)
+        if not 19900101 <= numbers[0] // scale <= 20991231:
+            continue  # as a rule
         days = np.floor(numbers / scale)
         month, day = days // 100 % 100, days % 100
         if (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 from src.core.errors import ConfigError, Problem
 from src.data.settings import ColumnSettings
@@ -78,7 +77,13 @@ def resolve(
         ConfigError: a named column is not there; a required one is not found, or several fit.
     """
     found, problems = {}, []
-    chosen = asdict(settings)
+    chosen = {
+        "user": settings.user,
+        "item": settings.item,
+        "time": settings.time,
+        "rating": settings.rating,
+        "title": settings.title,
+    }
     for role in (*required, *wanted):
         if (named := chosen[role]) is not None:
             column = _named(named, names)
@@ -98,6 +103,8 @@ def resolve(
             value = hits or None
             step = f"name it; {_IN_FILE_ORDER if role == 'time' else ''}{_there(names)}"
             problems.append(Problem(f"dataset.columns.{role}", value, rule, step))
+    if "user" in found and found["user"] == found.get("item"):
+        problems.append(Problem("dataset.columns.item", found["item"], "is the column of users as well", _there(names)))
     if problems:
         raise ConfigError(problems)
     return found

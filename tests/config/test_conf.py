@@ -14,7 +14,7 @@ import yaml
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
 from src.core.training import LoopSettings
-from src.data.settings import DatasetSettings
+from src.data.settings import ColumnSettings, DatasetSettings
 from src.distill.settings import ActiveSettings, DistillSettings
 from src.exp import (
     run_distill,
@@ -25,6 +25,7 @@ from src.exp import (
     tune_student,
     tune_teacher,
 )
+from src.exp.describe import DescribeSettings
 from src.exp.door import CONF, compose_plain, groups, read_settings
 from src.exp.run_teacher import TeachSettings
 from src.exp.searching import SearchSettings
@@ -51,6 +52,8 @@ MODULES = (run_student_baseline, run_teacher, run_distill, run_eval_all, tune_st
 ENTRIES = [module.ENTRY for module in MODULES]
 ALL_SETTINGS = [
     *GROUPS.values(),
+    ColumnSettings,
+    DescribeSettings,
     LoopSettings,
     ExperimentSettings,
     TeachSettings,
@@ -225,8 +228,8 @@ def test_no_settings_class_is_forgotten() -> None:
                 if isinstance(part, type) and is_dataclass(part):
                     collect(part)
 
-    for entry in ENTRIES:
-        collect(entry.schema)
+    for schema in (*(entry.schema for entry in ENTRIES), DescribeSettings):
+        collect(schema)
     assert found == set(ALL_SETTINGS)
 
 

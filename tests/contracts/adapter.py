@@ -1,11 +1,11 @@
 """What every adapter owes to the rest of the program. A user's own adapter runs the same suite::
 
-    from tests.contracts.adapter import AdapterContract
+from tests.contracts.adapter import AdapterContract
 
-    class TestMyAdapter(AdapterContract):
-        def make(self, folder: Path, changed: bool) -> DatasetSettings:
-            write_my_files(folder, changed)
-            return DatasetSettings(adapter="my_package.my_module:factory", root=folder, name="mine")
+class TestMyAdapter(AdapterContract):
+    def make(self, folder: Path, changed: bool) -> DatasetSettings:
+        write_my_files(folder, changed)
+        return DatasetSettings(adapter="my_package.my_module:factory", root=folder, name="mine")
 """
 
 from __future__ import annotations

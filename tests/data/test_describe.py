@@ -70,8 +70,9 @@ def test_what_is_warned_of() -> None:
 def test_a_log_without_order_is_told() -> None:
     told = describe(data_of([(user, item, 0) for user in "uvw" for item in "abcdef"]))
     assert told.ties == 10 / 11  # eleven of fifteen targets come before the test split; the third user has one
-    assert "91% of all targets share user and time with another one: what came first is the file's order" in (
-        told.warnings[0]
+    assert (
+        "91% of all targets share user and time with another one: what came first is the file's order"
+        in (told.warnings[0])
     )
     coarse = describe(data_of([(user, item, time) for time, item in enumerate("abcdef") for user in "uvw"]))
     assert coarse.ties == 0.0

@@ -181,6 +181,15 @@ def test_a_column_that_is_not_there(tmp_path: Path) -> None:
     ]
 
 
+def test_one_column_for_two_roles(tmp_path: Path) -> None:
+    FRAME.to_csv(tmp_path / "log.csv", index=False)
+    same_column = ColumnSettings(user="item_id")
+    with pytest.raises(ConfigError, match=r"columns.item = \['item_id'\]|known as item|users as well"):
+        table.load(settings_for(tmp_path / "log.csv", columns=same_column))
+    odd = ColumnSettings(time="item_id", rating="timestamp")
+    assert table.load(settings_for(tmp_path / "log.csv", columns=odd)).timestamps[0] == FRAME["item_id"][0]
+
+
 def test_several_columns_that_may_be_meant(tmp_path: Path) -> None:
     FRAME.rename(columns={"item_id": "sku"}).assign(isbn=1).to_csv(tmp_path / "log.csv", index=False)
     with pytest.raises(ConfigError, match=r"columns.item = \['sku', 'isbn'\]: several columns may be the item"):
