@@ -151,7 +151,8 @@ def _warnings(facts: Description) -> Iterator[str]:
     if facts.untitled:
         yield f"{facts.untitled:,} items have no title: a teacher reads titles (dataset.untitled=id or drop)"
     if facts.alike:
-        yield f"{facts.alike:,} items have the title of another item: a teacher cannot tell these apart (dataset.item_text)"
+        told = "a teacher cannot tell these apart (dataset.item_text)"
+        yield f"{facts.alike:,} items have the title of another item: {told}"
 
 
 def format_description(facts: Description) -> str:

@@ -10,6 +10,7 @@ import ast
 import bz2
 import gzip
 import io
+import itertools
 import json
 import lzma
 import re
@@ -25,7 +26,7 @@ import pyarrow.feather
 import pyarrow.parquet
 
 from src.core.errors import DataError, Problem
-from src.data.delimited import limited, not_text, split_records, what_is_there
+from src.data.delimited import SHOWN, limited, not_text, split_records, what_is_there
 
 #: Arrow's type of a column of ids: each distinct text once, and a number a row.
 IDS = pa.dictionary(pa.int32(), pa.string())
@@ -33,6 +34,8 @@ IDS = pa.dictionary(pa.int32(), pa.string())
 _BLOCK = 8 << 20
 _HEAD = 1 << 16
 _JSON_ROWS = 50_000
+#: lines that one quoted field may have where a large file is searched
+_QUOTED_LINES = 1_000
 #: RecBole's headers say ``user_id:token``
 _RECBOLE_TYPE = re.compile(r":(token|token_seq|float|float_seq)$")
 _SEPARATORS = ("\t", ",", ";", "|")
@@ -72,11 +75,11 @@ def as_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column of any type as dictionary-encoded text; null where there is nothing."""
     if column.type == IDS:
         return column
-    if pa.types.is_dictionary(column.type):
-        return column.cast(pa.dictionary(pa.int32(), column.type.value_type)).cast(IDS)
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), None, column)
-    encoded = column.dictionary_encode()
+    if pa.types.is_nested(column.type) or pa.types.is_string_view(column.type):
+        column = pa.chunked_array([_texts(chunk) for chunk in column.chunks], type=pa.string())
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     chunks = [
         pa.DictionaryArray.from_arrays(chunk.indices.cast(pa.int32()), _texts(chunk.dictionary))
         for chunk in encoded.chunks
@@ -386,7 +389,44 @@ class TextFile:
             table = self._arrow(types)
             if table is not None:
                 return table
+        if self.form.open_field is None:
+            self._require_even()
         return self._slow(types)
+
+    def stream(self) -> Iterator[tuple[int, list[str]]]:
+        """Every row with its line number, a few lines at a time: how large files are searched for what is wrong."""
+        encoding = {"utf-8": "utf-8-sig"}.get(self.encoding, self.encoding)
+        rows = 0
+        with stream(self.path) as raw:
+            lines = enumerate(io.TextIOWrapper(_readable(raw), encoding, errors="replace", newline=""), start=1)
+            for number, text in lines:
+                more = 0
+                opens = text.startswith('"') or f'{self.separator}"' in text
+                while opens and text.count('"') % 2 and more < _QUOTED_LINES:
+                    following = next(lines, None)
+                    if following is None:
+                        break
+                    text, more = text + following[1], more + 1
+                for line, fields in split_records(text, self.separator):
+                    if fields != [""]:
+                        rows += 1
+                        if rows > self.data_from:
+                            yield number + line - 1, fields
+
+    def _require_even(self) -> None:
+        """Raises ``DataError`` that names the first lines with too many or too few fields, and counts the others."""
+        width = len(self.names)
+        wrong, count = [], 0
+        for line, fields in self.stream():
+            if len(fields) != width:
+                count += 1
+                if count <= SHOWN:
+                    rule = f"has {len(fields)} fields, must have {width}"
+                    wrong.append(Problem(f"{self.path} line {line}", self.separator.join(fields)[:60], rule))
+        if count > SHOWN:
+            wrong.append(Problem(str(self.path), f"{count - SHOWN} more", "of the same kind"))
+        if wrong:
+            raise DataError(wrong)
 
     def _arrow(self, types: dict[str, pa.DataType]) -> pa.Table | None:
         """Through Arrow; None where its way of reading does not fit the file (`::` within text)."""
@@ -488,7 +528,8 @@ class TextFile:
 
     def where(self, row: int) -> str:
         """File and line of a row."""
-        return f"{self.path} line {self.records()[row][0]}"
+        found = next(itertools.islice(self.stream(), row, None), (row, []))
+        return f"{self.path} line {found[0]}"
 
 
 def _readable(raw: IO[bytes]) -> Any:

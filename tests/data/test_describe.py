@@ -16,8 +16,8 @@ from src.exp.describe import execute
 from tests.data.toy_sources import write_dllm2rec, write_table
 
 SETTINGS = DatasetSettings(
-    adapter="table", name="log", root=Path("/nowhere"), min_users=1, min_items=2, min_history=1, window=3, train_share=0.5,
-    validation_share=0.25,
+    adapter="table", name="log", root=Path("/nowhere"), min_users=1, min_items=2, min_history=1, window=3,
+    train_share=0.5, validation_share=0.25,
 )  # fmt: skip
 
 

@@ -266,6 +266,36 @@ def test_texts_of_items_from_their_file(tmp_path: Path) -> None:
         load_dataset(replace(settings, item_text="{title} {studio}"))
 
 
+def test_three_columns_without_names_could_mean_two_things(tmp_path: Path) -> None:
+    FRAME[["user_id", "item_id", "rating"]].to_csv(tmp_path / "log.csv", index=False, header=False)
+    with pytest.raises(
+        ConfigError, match=r"log.csv has no column names → .*dataset.header=\[user_id,item_id,timestamp\]"
+    ):
+        table.load(settings_for(tmp_path))
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.uint32(), pa.large_string())])
+def test_text_as_polars_keeps_it(kind: pa.DataType) -> None:
+    texts = pa.array([str(item) for item in FRAME["item_id"]])
+    column = (
+        texts.cast(pa.large_string()).dictionary_encode().cast(kind)
+        if pa.types.is_dictionary(kind)
+        else texts.cast(kind)
+    )
+    arrow = pa.Table.from_pandas(FRAME).set_column(1, "item_id", column)
+    same(table.from_memory_tables(arrow, None, settings_for(Path("/nowhere"))), EXPECTED)
+
+
+def test_a_line_is_found_behind_quoted_lines(tmp_path: Path) -> None:
+    """Lines count as an editor counts them, whatever quoted fields hold."""
+    head, *rows = CSV.splitlines()
+    noted = [f'{row},"two\nlines"' for row in rows]
+    noted[4] = ",3,4,5,x"
+    (tmp_path / "log.csv").write_text("\n".join([f"{head},note", *noted]) + "\n")
+    with pytest.raises(DataError, match=r"log.csv line 10 = '': user_id must not be empty"):
+        table.load(settings_for(tmp_path))
+
+
 def test_an_order_without_a_clock(tmp_path: Path) -> None:
     FRAME.drop(columns="timestamp").to_csv(tmp_path / "log.csv", index=False)
     with pytest.raises(ConfigError, match=r"no column that is known as time"):

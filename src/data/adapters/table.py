@@ -18,7 +18,8 @@ from src.data.tables import Table, TextFile, TextForm, bare_name, find, from_mem
 
 _log = get_logger(__name__)
 
-_POSITIONS = {2: ("user", "item"), 3: ("user", "item", "time"), 4: ("user", "item", "rating", "time")}
+#: What the columns of a log without names are taken for. Three could end with a time or with a rating.
+_POSITIONS = {2: ("user", "item"), 4: ("user", "item", "rating", "time")}
 
 
 def load(settings: DatasetSettings) -> Interactions:
@@ -61,7 +62,7 @@ def log_columns(log: Table, settings: DatasetSettings, with_title: bool) -> dict
 
 
 def _by_position(log: TextFile, settings: DatasetSettings) -> Any:
-    """Columns of a log without names: ``user item``, ``user item time`` or ``user item rating time``."""
+    """Columns of a log without names: ``user item`` or ``user item rating time``."""
     roles = _POSITIONS.get(len(log.names))
     if roles is None:
         rule = f"{log.label} has no column names"
@@ -135,7 +136,7 @@ def _has(role: str, table: Table, settings: DatasetSettings) -> bool:
 
 def _is_log(table: Table, settings: DatasetSettings) -> bool:
     if isinstance(table, TextFile) and table.unnamed:
-        return len(table.names) in _POSITIONS or bool(settings.header)
+        return len(table.names) in (2, 3, 4)
     if settings.header and isinstance(table, TextFile):
         return len(table.names) == len(settings.header)
     return _has("user", table, settings) and _has("item", table, settings)
