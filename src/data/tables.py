@@ -34,6 +34,8 @@ IDS = pa.dictionary(pa.int32(), pa.string())
 _BLOCK = 8 << 20
 _HEAD = 1 << 16
 _JSON_ROWS = 50_000
+#: bytes from which a text file is searched a few lines at a time
+_LARGE = 256 << 20
 #: lines that one quoted field may have where a large file is searched
 _QUOTED_LINES = 1_000
 #: RecBole's headers say ``user_id:token``
@@ -389,7 +391,7 @@ class TextFile:
             table = self._arrow(types)
             if table is not None:
                 return table
-        if self.form.open_field is None:
+        if self.path.stat().st_size > _LARGE:
             self._require_even()
         return self._slow(types)
 
@@ -437,9 +439,7 @@ class TextFile:
             ragged.append(row.actual_columns)
             return "skip"
 
-        # the fastest way first: quoted lines of several lines keep Arrow from reading a file in parallel, and in files
-        # without commas a quote at a field's beginning is more often a part of it
-        for quoted, lines in ((True, False), (True, True)) if self.separator == "," else ((False, False), (True, True)):
+        for quoted, lines in self._ways():
             ragged.clear()
             try:
                 table = self._parse(types, names, quoted, lines, note)
@@ -460,6 +460,22 @@ class TextFile:
                 table = table.select(list(types))
                 return table if quoted else pa.table({name: _unquoted(table.column(name)) for name in types})
         return None
+
+    def _ways(self) -> list[tuple[bool, bool]]:
+        """How Arrow may read this file, the fastest first: (quotes mean something, a quoted field may have lines).
+
+        Fields of several lines keep Arrow from reading in parallel. Where fields are not separated by commas, a quote
+        at a field's beginning is more often a part of it. A quote that never closes would swallow the rest of the file
+        without a word, so that a file with one is left to `split_records`, which takes it as a character.
+        """
+        if self.separator == ",":
+            return [(True, False), (True, True)] if self._quotes() % 2 == 0 else []
+        large = self.path.stat().st_size > _LARGE
+        return [(False, False), (True, True)] if large and self._quotes() % 2 == 0 else [(False, False)]
+
+    def _quotes(self) -> int:
+        with stream(self.path) as raw:
+            return sum(block.count(b'"') for block in iter(lambda: raw.read(_BLOCK), b""))
 
     def _check_text(self) -> None:
         """Raises ``DataError`` with the line of the first byte that is no text."""

@@ -19,6 +19,7 @@ import pyarrow.parquet
 import pytest
 
 from src.core.errors import ConfigError, DataError, ProblemsFound
+from src.data import tables
 from src.data.adapters import table
 from src.data.dataset import load_dataset, split_source
 from src.data.interactions import Interactions
@@ -284,6 +285,32 @@ def test_text_as_polars_keeps_it(kind: pa.DataType) -> None:
     )
     arrow = pa.Table.from_pandas(FRAME).set_column(1, "item_id", column)
     same(table.from_memory_tables(arrow, None, settings_for(Path("/nowhere"))), EXPECTED)
+
+
+@pytest.mark.parametrize(("ending", "separator"), [("csv", ","), ("tsv", "\t")])
+def test_a_quote_that_never_closes_swallows_nothing(ending: str, separator: str, tmp_path: Path) -> None:
+    head, *rows = FRAME.to_csv(index=False, sep=separator).splitlines()
+    noted = [f"{row}{separator}plain" for row in rows]
+    noted[3] = f'{rows[3]}{separator}"of\ntwo lines"'
+    noted[-2] = f'{rows[-2]}{separator}"open'
+    (tmp_path / f"log.{ending}").write_text("\n".join([f"{head}{separator}note", *noted]) + "\n")
+    same(table.load(settings_for(tmp_path)), EXPECTED)
+
+
+@pytest.mark.parametrize("bad", ["1,2,3", "1,2,3,4,5"])
+def test_a_large_file_is_searched_a_few_lines_at_a_time(
+    bad: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_LARGE", 100)
+    monkeypatch.setattr(tables.TextFile, "_slow", None)
+    lines = CSV.splitlines()
+    for place in range(10, 90, 10):
+        lines[place] = bad
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError) as caught:
+        table.load(settings_for(tmp_path))
+    assert [problem.field.rpartition(" ")[2] for problem in caught.value.problems[:5]] == ["11", "21", "31", "41", "51"]
+    assert "3 more" in str(caught.value)
 
 
 def test_a_line_is_found_behind_quoted_lines(tmp_path: Path) -> None:
