@@ -56,7 +56,7 @@ def wanted_fields(settings: DatasetSettings, columns: Sequence[str]) -> dict[str
     names = [name for name in ItemText.parse(settings.item_text).fields if name != "title"]
     found = {name: source_of(name, columns) for name in names}
     if missing := [name for name, column in found.items() if column is None]:
-        step = f"the fields are {', '.join(['title', *columns])}"
+        step = f"the fields are {', '.join(dict.fromkeys(['title', *columns]))}"
         raise ConfigError([Problem("dataset.item_text", name, "is no field of the items", step) for name in missing])
     return {name: column for name, column in found.items() if column is not None}
 
@@ -99,7 +99,7 @@ def build_id_map(items: ItemRows, settings: DatasetSettings, clean: bool = True)
     raw_ids = tuple(items.raw_ids)
     titles = list(items.titles) if items.titles is not None else [""] * len(raw_ids)
     if clean:
-        titles = _cleaned(items.label, titles)
+        titles = cleaned(items.label, titles)
     if settings.untitled == "id" and (empty := [place for place, title in enumerate(titles) if not title.strip()]):
         for place in empty:
             titles[place] = raw_ids[place]
@@ -123,17 +123,16 @@ def _listed(value: str) -> str:
     return ", ".join(part.strip() for part in value.split("|")) if "|" in value else value
 
 
-def _cleaned(label: str, titles: Sequence[str]) -> list[str]:
-    cleaned = [clean_title(title) for title in titles]
-    missing = sum(not new and bool(old) for old, new in zip(titles, cleaned, strict=True))
-    marked = sum(
-        bool(new) and "&" in old + "<" and new != old.strip() for old, new in zip(titles, cleaned, strict=True)
-    )
+def cleaned(label: str, titles: Sequence[str]) -> list[str]:
+    """Titles as people write them (`clean_title`); lines count those that changed, and those that show nothing."""
+    clean = [clean_title(title) for title in titles]
+    missing = sum(not new and bool(old) for old, new in zip(titles, clean, strict=True))
+    marked = sum(bool(new) and new != old.strip() for old, new in zip(titles, clean, strict=True))
     if missing:
         _log.warning("%s: %d titles show nothing (blank, invisible, nan, null) and count as missing", label, missing)
     if marked:
         _log.info("%s: %d titles held HTML or line breaks and are written as people write them", label, marked)
-    return cleaned
+    return clean
 
 
 def with_unlisted(items: ItemRows, raw_items: Sequence[str]) -> tuple[ItemRows, list[str]]:

@@ -130,7 +130,10 @@ def _ratings(
         numbers = column.cast(pa.float64()).to_numpy()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         numbers = pd.to_numeric(column.to_pandas().astype(object), errors="coerce").to_numpy(np.float64)
-    bad = np.flatnonzero(~np.isfinite(numbers))
+    with np.errstate(over="ignore"):
+        ratings = numbers.astype(np.float32)
+    ratings[~np.isfinite(ratings)] = np.nan
+    bad = np.flatnonzero(np.isnan(ratings))
     if len(bad) and settings.min_rating is not None:
         rule = f"{name} must be a finite number, for dataset.min_rating compares with it"
         rows = [Problem(table.where(int(row)), str(column[int(row)].as_py() or ""), rule) for row in bad[:5]]
@@ -142,7 +145,7 @@ def _ratings(
         )
     if len(bad) == len(numbers):
         return None
-    return np.where(np.isfinite(numbers), numbers, np.nan).astype(np.float32)
+    return ratings
 
 
 def _titles_in_log(codes: NDArray[np.int64], count: int, column: pa.ChunkedArray, name: str) -> list[str]:

@@ -14,6 +14,7 @@ import itertools
 import json
 import lzma
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,6 +48,8 @@ _ENDINGS = {
     ".csv": "text", ".tsv": "text", ".txt": "text", ".dat": "text", ".data": "text", ".inter": "text", ".item": "text",
     ".tab": "text",
 }  # fmt: skip
+#: What a file that is not whole makes its readers raise.
+_DAMAGE = (pa.ArrowException, OSError, EOFError, lzma.LZMAError, zlib.error)
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4", ".xz")
 _MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zst", b"\x04\x22\x4d\x18": "lz4", b"\xfd7zXZ": "xz"}
 
@@ -252,7 +255,7 @@ def _guarded(path: Path, read: Callable[[], Any]) -> Any:
     """What ``read`` returns; raises ``DataError`` where the file is damaged or cannot be read."""
     try:
         return read()
-    except (pa.ArrowException, OSError, EOFError, lzma.LZMAError, ValueError, NotImplementedError) as error:
+    except (*_DAMAGE, ValueError, NotImplementedError) as error:
         rule = f"cannot be read ({_first_line(error)})"
         raise DataError.one("file", str(path), rule, "is it whole, and of the format that its name says?") from None
 
@@ -433,32 +436,19 @@ class TextFile:
     def _arrow(self, types: dict[str, pa.DataType]) -> pa.Table | None:
         """Through Arrow; None where its way of reading does not fit the file (`::` within text)."""
         names = self._arrow_names()
-        ragged: list[int] = []
-
-        def note(row: Any) -> str:
-            ragged.append(row.actual_columns)
-            return "skip"
-
         for quoted, lines in self._ways():
-            ragged.clear()
             try:
-                table = self._parse(types, names, quoted, lines, note)
-            except pa.ArrowInvalid as error:
-                if "UTF8" not in str(error) and "UTF-8" not in str(error):
-                    continue
-                if self.form.encoding is None and self.form.fallback is not None:
-                    return replace(self, encoding=self.form.fallback)._arrow(types)
-                self._check_text()
+                table = self._parse(types, names, quoted, lines).select(list(types))
+            except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+                # lines of other lengths, or bytes that are no text: looked for where messages can name the line
+                no_text = isinstance(error, UnicodeDecodeError) or "UTF8" in str(error)
+                if no_text and self.form.encoding is None and self.form.fallback not in (None, self.encoding):
+                    return replace(self, encoding=str(self.form.fallback))._arrow(types)
                 continue
-            except UnicodeDecodeError:
-                self._check_text()
-                continue
-            except (OSError, EOFError, lzma.LZMAError, pa.ArrowException) as error:
+            except _DAMAGE as error:
                 rule = f"cannot be read ({_first_line(error)})"
                 raise DataError.one("file", str(self.path), rule, "is the file whole?") from None
-            if not ragged:
-                table = table.select(list(types))
-                return table if quoted else pa.table({name: _unquoted(table.column(name)) for name in types})
+            return table if quoted else pa.table({name: _unquoted(table.column(name)) for name in types})
         return None
 
     def _ways(self) -> list[tuple[bool, bool]]:
@@ -474,12 +464,12 @@ class TextFile:
         return [(False, False), (True, True)] if large and self._quotes() % 2 == 0 else [(False, False)]
 
     def _quotes(self) -> int:
-        with stream(self.path) as raw:
-            return sum(block.count(b'"') for block in iter(lambda: raw.read(_BLOCK), b""))
+        def count() -> int:
+            with stream(self.path) as raw:
+                return sum(block.count(b'"') for block in iter(lambda: raw.read(_BLOCK), b""))
 
-    def _check_text(self) -> None:
-        """Raises ``DataError`` with the line of the first byte that is no text."""
-        text_of(self.path, None if self.encoding == "utf-8" else self.encoding)
+        found: int = _guarded(self.path, count)
+        return found
 
     def _arrow_names(self) -> list[str]:
         """Names as Arrow sees them: a separator of two characters is a column of nothing between two of one."""
@@ -487,9 +477,7 @@ class TextFile:
             return list(self.names)
         return [part for place, name in enumerate(self.names) for part in ([f"\0{place}", name] if place else [name])]
 
-    def _parse(
-        self, types: dict[str, pa.DataType], names: list[str], quoted: bool, lines: bool, note: Callable[[Any], str]
-    ) -> pa.Table:
+    def _parse(self, types: dict[str, pa.DataType], names: list[str], quoted: bool, lines: bool) -> pa.Table:
         utf8 = self.encoding in ("utf-8", "utf-8-sig")
         with _arrow_stream(self.path) as source:
             return pyarrow.csv.read_csv(
@@ -504,7 +492,6 @@ class TextFile:
                     delimiter=self.separator[0],
                     quote_char='"' if quoted else False,
                     newlines_in_values=lines,
-                    invalid_row_handler=note,
                 ),
                 convert_options=pyarrow.csv.ConvertOptions(
                     column_types=types, include_columns=list(types), strings_can_be_null=False, check_utf8=True
@@ -677,7 +664,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for line, text in enumerate(cast(Any, _readable(raw)), start=1):
                 if text.strip():
                     yield line, _json_object(path, line, text)
-    except (OSError, EOFError, lzma.LZMAError, pa.ArrowException) as error:
+    except _DAMAGE as error:
         raise DataError.one("file", str(path), f"cannot be read ({_first_line(error)})", "is the file whole?") from None
 
 

@@ -95,6 +95,7 @@ def test_titles_that_show_nothing_are_missing(title: str, tmp_path: Path, caplog
     with caplog.at_level(logging.INFO):
         log = log_of(settings)
     assert log.id_map.titles[:3] == ("", "???", "The Film 3")
+    assert ("1 titles show nothing" in caplog.text) == bool(title)
     assert load_dataset(replace(settings, untitled="drop")).id_map.raw_ids[0] == "2"
     with pytest.raises(DataError, match=r"item titles = '1 of 24 have none \(raw ids 1\)'"):
         load_dataset(replace(settings, untitled="refuse"))
@@ -111,10 +112,12 @@ def test_html_in_titles_is_resolved_and_counted(tmp_path: Path, caplog: pytest.L
     with caplog.at_level(logging.INFO):
         log = log_of(settings)
     assert log.id_map.titles[:3] == ("The Collector's Edition & Guide", "AT&T <3", '"A" B')
+    assert "toy.item: 2 titles held HTML or line breaks and are written as people write them" in caplog.text
 
 
-def test_quoted_titles_are_read_by_the_rules_of_csv(tmp_path: Path) -> None:
+def test_quoted_titles_are_read_by_the_rules_of_csv(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = write_recbole(tmp_path)
+    caplog.set_level(logging.INFO)
     items(
         tmp_path,
         '1\t"2-Pack\nof ""Blue"" Film"\t1',
@@ -124,6 +127,7 @@ def test_quoted_titles_are_read_by_the_rules_of_csv(tmp_path: Path) -> None:
         '5\t"Open\t5',
     )
     titles = log_of(settings).id_map.titles
+    assert "2 titles held HTML or line breaks" in caplog.text
     assert titles[:5] == ('2-Pack of "Blue" Film', "A B", '"Heroes" live', '12" Vinyl', '"Open')
 
 

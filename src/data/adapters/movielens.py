@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from src.core.errors import ConfigError, DataError, Problem
 from src.data.adapters.movielens_download import download
 from src.data.adapters.registry import Adapter, register
-from src.data.catalogue import ItemRows, wanted_fields
+from src.data.catalogue import ItemRows, cleaned, wanted_fields
 from src.data.delimited import what_is_there
 from src.data.event_log import read_items, read_log
 from src.data.interactions import Interactions
 from src.data.item_text import ItemText
 from src.data.settings import DatasetSettings
 from src.data.tables import Table, TextForm, find, open_table
-from src.data.titles import clean_title, movie_title, year_of
+from src.data.titles import movie_title, year_of
 
 READS = frozenset({"title_handling", "title_year", "download", "encoding", "item_text"})
 
@@ -107,7 +107,9 @@ def _movies(settings: DatasetSettings, layout: _Layout) -> ItemRows:
     item = "item_id" if layout.movie_names else "movieId"
     names = [name for name in ItemText.parse(settings.item_text).fields if name != "title"]
     rows = read_items(table, replace(settings, item_text="{title}"), item, "title")
-    raw = [clean_title(title) if settings.title_handling == "corrected" else title for title in rows.titles or ()]
+    raw = list(rows.titles or ())
+    if settings.title_handling == "corrected":
+        raw = cleaned(table.label, raw)
     titles = [movie_title(title, settings.title_handling, settings.title_year) for title in raw]
     return replace(rows, titles=titles, fields={name: _field(name, table, raw, settings) for name in names})
 

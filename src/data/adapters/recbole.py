@@ -11,7 +11,7 @@ from src.core.logging import get_logger
 from src.data.adapters import table as tables
 from src.data.adapters.recbole_split import SPLIT_FILES, load_split
 from src.data.adapters.registry import Adapter, register
-from src.data.catalogue import ItemRows
+from src.data.catalogue import ItemRows, cleaned
 from src.data.columns import plain, resolve
 from src.data.delimited import limited, what_is_there
 from src.data.event_log import READS, item_column, read_items, read_log
@@ -19,7 +19,7 @@ from src.data.interactions import Interactions
 from src.data.pre_split import PreSplit
 from src.data.settings import DatasetSettings
 from src.data.tables import Table, TextFile, TextForm, bare_name, find, is_table, open_table
-from src.data.titles import clean_title, move_article, with_year
+from src.data.titles import move_article, with_year
 
 _log = get_logger(__name__)
 
@@ -82,15 +82,10 @@ def item_rows(settings: DatasetSettings, item: str) -> ItemRows | None:
         return None
     table = open_atomic(path, replace(settings, separator=None, header=()))
     rows = read_items(table, settings, item_column(table, settings, item))
-    titles = None if rows.titles is None else [move_article(clean_if_missing(title)) for title in rows.titles]
+    titles = None if rows.titles is None else [move_article(title) for title in cleaned(table.label, rows.titles)]
     if settings.title_year:
         titles = _with_years(table, titles)
     return replace(rows, titles=titles)
-
-
-def clean_if_missing(title: str) -> str:
-    """A title, stripped; HTML is resolved before its article moves."""
-    return clean_title(title) if "&" in title or "<" in title else title.strip()
 
 
 def _with_years(table: Table, titles: list[str] | None) -> list[str] | None:

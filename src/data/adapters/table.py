@@ -118,7 +118,8 @@ def guess_files(settings: DatasetSettings, items: Path | None) -> tuple[Path, Pa
         rule = f"several files may be the items': {', '.join(path.name for path in others)}"
         raise DataError([Problem("dataset.items_file", None, rule, "name one")])
     chosen = others[0] if others else None
-    _log.info("%s: the log is %s, the items' file %s", settings.root, logs[0].name, chosen and chosen.name)
+    told = f"the items' file {chosen.name}" if chosen else "there is no items' file"
+    _log.info("%s: the log is %s, %s", settings.root, logs[0].name, told)
     return logs[0], chosen
 
 
