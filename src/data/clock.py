@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from src.core.errors import DataError, Problem
+from src.core.errors import ConfigError, DataError, Problem
 
 _CHUNK = 500_000
 _SHOWN = 3
@@ -59,13 +59,31 @@ def read_times(
     kind = column.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return Times(_from_timestamps(column, name, where), f"{kind}")
+    if pa.types.is_duration(kind):
+        column = column.cast(pa.duration("us")).cast(pa.int64())
+        return Times(column.to_numpy() / 1e6, f"{kind}")
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         numbers = column.cast(pa.float64(), safe=False).to_numpy()
         _require(np.isfinite(numbers), [str(value) for value in numbers[~np.isfinite(numbers)]], name, where)
         return _in_seconds(np.array(numbers, dtype=np.float64))
-    return _from_text(column.cast(pa.string()), name, where, time_format)
+    try:
+        texts = column.cast(pa.string())
+    except pa.ArrowException:
+        shown = [str(value) for value in column.slice(0, _SHOWN).to_pylist()]
+        raise DataError.one(name, shown, f"is a column of {kind}, not of times", "name another column") from None
+    if time_format is not None:
+        _check_format(time_format)
+    return _from_text(texts, name, where, time_format)
+
+
+def _check_format(time_format: str) -> None:
+    try:
+        pd.to_datetime(pd.Series(["x"]), format=time_format, errors="coerce")
+    except (ValueError, KeyError) as error:
+        step = "write it as strptime does: '%d/%m/%Y %H:%M'"
+        raise ConfigError.one("dataset.time_format", time_format, f"is no format of times ({error})", step) from None
 
 
 def _from_timestamps(column: pa.ChunkedArray, name: str, where: Callable[[int], str]) -> NDArray[np.float64]:

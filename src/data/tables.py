@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -82,7 +83,7 @@ def as_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return column
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), None, column)
-    if pa.types.is_nested(column.type) or pa.types.is_string_view(column.type):
+    if pa.types.is_nested(column.type) or pa.types.is_string_view(column.type) or _is_extension(column.type):
         column = pa.chunked_array([_texts(chunk) for chunk in column.chunks], type=pa.string())
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     chunks = [
@@ -92,8 +93,13 @@ def as_ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array(chunks, type=IDS)
 
 
+def _is_extension(kind: pa.DataType) -> bool:
+    """Whether a type is one that pyarrow has no functions for (uuid and the like)."""
+    return isinstance(kind, pa.BaseExtensionType)
+
+
 def _texts(values: pa.Array) -> pa.Array:
-    if pa.types.is_nested(values.type) or pa.types.is_binary(values.type):
+    if pa.types.is_nested(values.type) or pa.types.is_binary(values.type) or _is_extension(values.type):
         return pa.array([_plain(value) for value in values.to_pylist()], pa.string())
     return values.cast(pa.string())
 
@@ -144,27 +150,31 @@ def from_memory(label: str, table: Any) -> MemoryTable:
     try:
         if hasattr(table, "to_arrow"):
             return MemoryTable(label, table.to_arrow())
-        if hasattr(table, "__dataframe__") or hasattr(table, "iloc"):
-            return MemoryTable(label, pa.Table.from_pandas(_plain_columns(table), preserve_index=False))
+        if isinstance(table, pd.DataFrame):
+            return MemoryTable(label, _from_pandas(label, table))
         return MemoryTable(label, pa.table(table))
-    except (pa.ArrowException, TypeError, ValueError, AttributeError) as error:
+    except (pa.ArrowException, TypeError, ValueError, AttributeError, OverflowError) as error:
         rule = f"cannot be read as a table ({_first_line(error)})"
         step = "pass a pandas, polars or pyarrow table with one type a column"
         raise DataError.one(label, type(table).__name__, rule, step) from None
 
 
-def _plain_columns(frame: Any) -> Any:
-    """A data frame whose columns of mixed objects are text, as ids of any type are meant."""
-    changes = {}
-    for name in frame.columns:
-        column = frame[name]
-        if column.dtype == object and column.map(type).nunique() > 1:
-            changes[name] = column.map(_plain_or_missing)
-    return frame.assign(**changes) if changes else frame
+def _from_pandas(label: str, frame: pd.DataFrame) -> pa.Table:
+    """A data frame; columns of mixed objects, and of numbers beyond 64 bits, as text: ids may be of any type."""
+    if (twice := frame.columns[frame.columns.duplicated()]).size:
+        raise DataError.one(f"{label} columns", str(twice[0]), "stands there twice", "keep one")
+    objects = [name for name in frame.columns if frame[name].dtype == object]
+    mixed = [name for name in objects if frame[name].map(type).nunique() > 1]
+    plain = frame.assign(**{name: frame[name].map(_plain_or_missing) for name in mixed}) if mixed else frame
+    try:
+        return pa.Table.from_pandas(plain, preserve_index=False)
+    except (pa.ArrowException, OverflowError):
+        text = {name: frame[name].map(_plain_or_missing) for name in objects}
+        return pa.Table.from_pandas(frame.assign(**text), preserve_index=False)
 
 
 def _plain_or_missing(value: Any) -> str | None:
-    return None if value is None or value != value else _plain(value)
+    return None if value is None or (isinstance(value, float) and value != value) or value is pd.NA else _plain(value)
 
 
 def find(path: Path) -> Path | None:
@@ -369,6 +379,7 @@ class TextFile:
         separator = form.separator or sniff_separator(first)
         fields = split_records(first, separator)[0][1]
         if form.header:
+            _require_once(path, form.header)
             if len(fields) != len(form.header) and form.open_field is None:
                 rule = f"has {len(fields)} fields, must have {len(form.header)} ({', '.join(form.header[:5])}…)"
                 raise DataError.one(f"{path} line 1", first[:60], rule)
@@ -377,8 +388,7 @@ class TextFile:
             # a log without column names: their places, counted from 1
             return cls(path, tuple(str(place + 1) for place in range(len(fields))), separator, 0, encoding, form)
         names = tuple(_RECBOLE_TYPE.sub("", name.strip()) for name in fields)
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise DataError.one(f"{path} line 1", repeated[0], "stands in the header twice")
+        _require_once(path, names)
         return cls(path, names, separator, 1, encoding, form)
 
     @property
@@ -537,6 +547,11 @@ class TextFile:
 
 def _readable(raw: IO[bytes]) -> Any:
     return io.BytesIO(raw.read()) if isinstance(raw, pa.NativeFile) else raw
+
+
+def _require_once(path: Path, names: Sequence[str]) -> None:
+    if repeated := sorted({name for name in names if name and list(names).count(name) > 1}):
+        raise DataError.one(f"{path} line 1", repeated[0], "stands in the header twice")
 
 
 def _unquoted(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from src.core.errors import DataError
+from src.core.errors import ConfigError, DataError
 from src.data.clock import Times, read_times
 
 MOMENT = 1_500_000_319.0  # 2017-07-14 02:45:19 UTC
@@ -72,6 +72,14 @@ def test_one_day_above_twelve_tells_what_the_others_mean() -> None:
 
 def test_a_notation_that_the_user_names() -> None:
     assert read(["14.07.17"], "%d.%m.%y").seconds.tolist() == [DAY]
+
+
+def test_a_format_or_a_column_that_is_none() -> None:
+    with pytest.raises(ConfigError, match=r"dataset.time_format = '%Q': is no format of times"):
+        read(["1"], "%Q")
+    with pytest.raises(DataError, match=r"is a column of struct.*, not of times"):
+        read([{"a": 1}])
+    assert read(pa.array([datetime.timedelta(seconds=3)])).seconds.tolist() == [3.0]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import lzma
+import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +131,19 @@ def test_files_of_a_folder_must_have_the_same_columns(tmp_path: Path) -> None:
 )
 def test_tables_in_memory_with_columns_of_any_type(frame: object) -> None:
     same(table.from_memory_tables(frame, None, settings_for(Path("/nowhere"))), EXPECTED)
+
+
+def test_ids_beyond_every_column_type() -> None:
+    ids = {user: uuid.UUID(int=user) for user in range(20)}
+    same(from_frame(FRAME.assign(user_id=FRAME["user_id"].map(ids))), EXPECTED)
+    same(from_frame(FRAME.assign(user_id=FRAME["user_id"].astype(object) * 10**30)), EXPECTED)
+    same(from_frame(FRAME.assign(user_id=[[user] for user in FRAME["user_id"]])), EXPECTED)
+    with pytest.raises(DataError, match="log columns = 'user_id': stands there twice"):
+        from_frame(pd.concat([FRAME, FRAME[["user_id"]]], axis=1))
+
+
+def from_frame(frame: pd.DataFrame) -> Interactions:
+    return table.from_memory_tables(frame, None, settings_for(Path("/nowhere")))
 
 
 @pytest.mark.parametrize("wrong", [3, None, "text", [1, 2]])
@@ -360,6 +374,15 @@ def test_what_a_user_is_told(files: dict[str, str], message: str, tmp_path: Path
         (tmp_path / name).write_text(content)
     with pytest.raises(ProblemsFound, match=message):
         table.load(settings_for(tmp_path))
+
+
+def test_what_is_no_table_stands_in_nobodys_way(tmp_path: Path) -> None:
+    FRAME.to_csv(tmp_path / "log.csv", index=False)
+    (tmp_path / "README.txt").write_text("the data, the files, and the licence\n")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "notes.json").write_text("{}")
+    (tmp_path / "prices.csv").write_text("item_id,price,,\n1,2,,\n")
+    same(table.load(settings_for(tmp_path)), EXPECTED)
 
 
 def test_a_torn_archive_and_a_zip(tmp_path: Path) -> None:

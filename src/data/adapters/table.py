@@ -104,8 +104,16 @@ def guess_files(settings: DatasetSettings, items: Path | None) -> tuple[Path, Pa
     Raises ``DataError`` where no file is a log, or several may be.
     """
     files = sorted(path for path in settings.root.iterdir() if path.is_file() and is_table(path) and path != items)
-    opened = {path: open_table(path, _form(settings, ())) for path in files}
+    opened: dict[Path, Table] = {}
+    problems: list[Problem] = []
+    for path in files:
+        try:
+            opened[path] = open_table(path, _form(settings, ()))
+        except DataError as error:
+            problems += error.problems  # a README, as a rule
     logs = [path for path, table in opened.items() if _is_log(table, settings)]
+    if not logs and problems:
+        raise DataError(problems)
     logs = _named_after(logs, settings.name)
     if len(logs) != 1:
         rule = "holds no log of interactions" if not logs else f"holds several: {', '.join(p.name for p in logs)}"
