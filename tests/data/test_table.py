@@ -20,7 +20,7 @@ import pyarrow.parquet
 import pytest
 
 from src.core.errors import ConfigError, DataError, ProblemsFound
-from src.data import tables
+from src.data import text_file
 from src.data.adapters import table
 from src.data.dataset import load_dataset, split_source
 from src.data.interactions import Interactions
@@ -315,8 +315,8 @@ def test_a_quote_that_never_closes_swallows_nothing(ending: str, separator: str,
 def test_a_large_file_is_searched_a_few_lines_at_a_time(
     bad: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "_LARGE", 100)
-    monkeypatch.setattr(tables.TextFile, "_slow", None)
+    monkeypatch.setattr(text_file, "_LARGE", 100)
+    monkeypatch.setattr(text_file.TextFile, "_slow", None)
     lines = CSV.splitlines()
     for place in range(10, 90, 10):
         lines[place] = bad

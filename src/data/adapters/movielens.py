@@ -14,7 +14,9 @@ from src.data.event_log import read_items, read_log
 from src.data.interactions import Interactions
 from src.data.item_text import ItemText
 from src.data.settings import DatasetSettings
-from src.data.tables import Table, TextForm, find, open_table
+from src.data.streams import find
+from src.data.tables import Table, open_table
+from src.data.text_file import TextForm
 from src.data.titles import movie_title, year_of
 
 READS = frozenset({"title_handling", "title_year", "download", "encoding", "item_text"})

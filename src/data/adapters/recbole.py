@@ -18,7 +18,9 @@ from src.data.event_log import READS, item_column, read_items, read_log
 from src.data.interactions import Interactions
 from src.data.pre_split import PreSplit
 from src.data.settings import DatasetSettings
-from src.data.tables import Table, TextFile, TextForm, bare_name, find, is_table, open_table
+from src.data.streams import bare_name, find
+from src.data.tables import Table, is_table, open_table
+from src.data.text_file import TextFile, TextForm
 from src.data.titles import move_article, with_year
 
 _log = get_logger(__name__)

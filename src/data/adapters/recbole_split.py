@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from src.core.errors import ConfigError, DataError, Problem
+from src.data.arrow_columns import as_ids
 from src.data.catalogue import ItemRows, build_id_map, each_once, tell_unlisted, with_unlisted
 from src.data.clock import read_times
 from src.data.columns import plain, resolve
@@ -19,7 +20,9 @@ from src.data.event_log import plain_id
 from src.data.pre_split import PreSplit
 from src.data.sequence_table import NO_ID, SequenceTable
 from src.data.settings import DatasetSettings
-from src.data.tables import Table, TextForm, as_ids, find, open_table
+from src.data.streams import find
+from src.data.tables import Table, open_table
+from src.data.text_file import TextForm
 
 #: How RecBole calls the files of our splits.
 SPLIT_FILES: Mapping[str, str] = {"train": "train", "validation": "valid", "test": "test"}

@@ -14,7 +14,9 @@ from src.data.delimited import what_is_there
 from src.data.event_log import READS, item_column, read_items, read_log
 from src.data.interactions import Interactions
 from src.data.settings import DatasetSettings
-from src.data.tables import Table, TextFile, TextForm, bare_name, find, from_memory, is_table, open_table
+from src.data.streams import bare_name, find
+from src.data.tables import Table, from_memory, is_table, open_table
+from src.data.text_file import TextFile, TextForm
 
 _log = get_logger(__name__)
 
