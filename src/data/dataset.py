@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-
-import numpy as np
+from dataclasses import fields
 
 from src.core.errors import ConfigError, DataError, Problem
 from src.core.logging import get_logger
-from src.data.adapters import ADAPTERS
+from src.data import row_rules
+from src.data.adapters import find_adapter
 from src.data.candidates import require_negatives
 from src.data.examples import Examples, SealedExamples, SequenceData, Statistics
 from src.data.id_map import IdMap
 from src.data.interactions import Interactions
 from src.data.pre_split import SPLITS, PreSplit
+from src.data.row_rules import apply_rules, check_untitled
 from src.data.sequences import build_examples
 from src.data.settings import DatasetSettings
 from src.data.splits import Split, leave_one_out_split, temporal_split
 
 _log = get_logger(__name__)
 
-_ALWAYS_READ = frozenset({"adapter", "name", "root", "window", "min_history", "min_items"})
-_LOG_READS = frozenset({"min_rating", "split", "min_users"})
+_ALWAYS_READ = frozenset({"adapter", "name", "root", "window", "min_history", "min_items", "untitled"})
+_LOG_READS = row_rules.READS | {"split", "min_users"}
 _TEMPORAL_READS = frozenset({"train_share", "validation_share"})
 
 
@@ -32,7 +32,11 @@ def load_dataset(settings: DatasetSettings) -> SequenceData:
     malformed, ids outside the catalogue, and a dataset that is too small for its rules.
     """
     _refuse_unread(settings)
-    source = ADAPTERS[settings.adapter].load(settings)
+    return split_source(find_adapter(settings.adapter).load(settings), settings)
+
+
+def split_source(source: Interactions | PreSplit, settings: DatasetSettings) -> SequenceData:
+    """What an adapter (or a table in memory, see `adapters.table`) gave, under the rules and split."""
     data = _from_log(source, settings) if isinstance(source, Interactions) else _from_pre_split(source, settings)
     require_negatives(data.train, data.num_items)
     if data.id_map.untitled:
@@ -57,10 +61,10 @@ def format_statistics(data: SequenceData) -> str:
 
 
 def _refuse_unread(settings: DatasetSettings) -> None:
-    adapter = ADAPTERS[settings.adapter]
+    adapter = find_adapter(settings.adapter)
     read = _ALWAYS_READ | adapter.reads
     reason = f"is not read by dataset.adapter = {settings.adapter}"
-    if not adapter.pre_split:
+    if not adapter.is_pre_split(settings):
         read |= _LOG_READS
         if settings.split == "temporal":
             read |= _TEMPORAL_READS
@@ -76,7 +80,7 @@ def _refuse_unread(settings: DatasetSettings) -> None:
 
 
 def _from_log(source: Interactions, settings: DatasetSettings) -> SequenceData:
-    log = _only_used_items(_at_least(source, settings.min_rating))
+    log = apply_rules(source, settings)
     examples = build_examples(log, settings.window, settings.min_history)
     split: Split
     if settings.split == "temporal":
@@ -90,6 +94,7 @@ def _from_log(source: Interactions, settings: DatasetSettings) -> SequenceData:
 
 
 def _from_pre_split(source: PreSplit, settings: DatasetSettings) -> SequenceData:
+    check_untitled(source.id_map, settings)
     train, validation, test = (source.examples(split, settings.window, settings.min_history) for split in SPLITS)
     rows = sum(len(table) for table in source.tables.values())
     statistics = Statistics(None, source.id_map.num_items, rows, None, len(train), len(validation), len(test))
@@ -121,25 +126,3 @@ def _too_small(statistics: Statistics, split: tuple[Examples, ...], settings: Da
         if not len(part)
     ]
     return problems
-
-
-def _at_least(log: Interactions, min_rating: float | None) -> Interactions:
-    """The interactions with that rating or a better one."""
-    if min_rating is None:
-        return log
-    if log.ratings is None:
-        step = "remove this option"
-        raise ConfigError.one("dataset.min_rating", min_rating, f"{log.name} has no ratings to compare with", step)
-    keep = log.ratings >= min_rating
-    return replace(
-        log, users=log.users[keep], items=log.items[keep], timestamps=log.timestamps[keep], ratings=log.ratings[keep]
-    )
-
-
-def _only_used_items(log: Interactions) -> Interactions:
-    """The catalogue without items that nobody met: they can be no target, and would only weaken every ranking."""
-    used = np.unique(log.items)
-    if len(used) == log.id_map.num_items:
-        return log
-    kept = IdMap(tuple(log.id_map.raw_ids[index] for index in used), tuple(log.id_map.titles[index] for index in used))
-    return replace(log, items=np.searchsorted(used, log.items), id_map=kept)

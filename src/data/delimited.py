@@ -1,15 +1,11 @@
-"""Text files of separated fields, read whole, with line numbers for whatever is wrong in them."""
+"""Text files of separated fields: their records, and what a message says about a file or a line that is wrong."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
 from src.core.errors import DataError, Problem
 
@@ -17,23 +13,45 @@ from src.core.errors import DataError, Problem
 SHOWN = 5
 
 
-def read_text(path: Path, encoding: str = "utf-8-sig", next_step: str = "") -> str:
-    """A file's text; raises ``DataError`` when it is missing, unreadable or in another encoding (with the line)."""
+def read_text(path: Path, encoding: str = "utf-8-sig", next_step: str = "", fallback: str | None = None) -> str:
+    """A file's text.
+
+    Args:
+        path: the file.
+        encoding: how its bytes are read.
+        next_step: what to do when the file is missing.
+        fallback: the encoding for a file that is not of the first one; None: such a file is refused.
+
+    Raises:
+        DataError: the file is missing, unreadable or in another encoding (with the line).
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise DataError.one("file", str(path), "is missing", next_step or _what_is_there(path)) from None
+        raise DataError.one("file", str(path), "is missing", next_step or what_is_there(path)) from None
     except OSError as error:
         raise DataError.one("file", str(path), f"cannot be read ({error.strerror})", "check the path") from None
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        rule = f"is not {encoding.removesuffix('-sig')} text"
-        raise DataError.one(f"{path} line {line}", content[error.start : error.start + 8], rule) from None
+        if fallback is not None:
+            return content.decode(fallback)
+        raise DataError([not_text(path, content, encoding, error)]) from None
 
 
-def _what_is_there(path: Path) -> str:
+def not_text(path: Path, content: bytes, encoding: str, error: UnicodeDecodeError) -> Problem:
+    """The problem of bytes that are no text in this encoding, with their line and how to convert the file."""
+    line = content.count(b"\n", 0, error.start) + 1
+    step = (
+        f"name its encoding (dataset.encoding=iso-8859-1 where the source reads that option), "
+        f"or convert it: iconv -f ISO-8859-1 -t UTF-8 {path.name}"
+    )
+    rule = f"is not {encoding.removesuffix('-sig')} text"
+    return Problem(f"{path} line {line}", content[error.start : error.start + 8], rule, step)
+
+
+def what_is_there(path: Path) -> str:
+    """The next step for a file that is missing: what its folder holds."""
     if not path.parent.is_dir():
         return f"the folder {path.parent} does not exist: check dataset.root and dataset.name"
     found = sorted(entry.name for entry in path.parent.iterdir())[:8]
@@ -47,53 +65,53 @@ def limited(problems: Sequence[Problem], what: str) -> list[Problem]:
     return [*problems[:SHOWN], *more]
 
 
-@dataclass(frozen=True, eq=False)
-class DelimitedFile:
-    """Rows of equally many fields. ``columns[j][i]`` is field j of row i, ``first_line`` the line number of row 0."""
-
-    path: Path
-    columns: tuple[list[str], ...]
-    first_line: int
-
-    def __len__(self) -> int:
-        return len(self.columns[0]) if self.columns else 0
-
-    def problem(self, row: int, value: object, rule: str, next_step: str = "") -> Problem:
-        """A problem that names file and line."""
-        return Problem(f"{self.path} line {self.first_line + row}", value, rule, next_step)
-
-    def numbers(self, column: int, name: str) -> tuple[NDArray[np.float64], list[Problem]]:
-        """A column as ``[N]`` float64, and what is not a finite number in it."""
-        values = pd.to_numeric(pd.Series(self.columns[column], dtype=object), errors="coerce").to_numpy(np.float64)
-        bad = np.flatnonzero(~np.isfinite(values))
-        rule = f"{name} must be a finite number"
-        problems = [self.problem(int(row), self.columns[column][row], rule) for row in bad]
-        return values, limited(problems, f"{self.path} {name}")
-
-    def codes(self, column: int, name: str) -> tuple[NDArray[np.int64], list[str], list[Problem]]:
-        """A column of tokens as ``[N]`` codes in order of first appearance, the tokens, and the empty places."""
-        codes, tokens = pd.factorize(np.array(self.columns[column], dtype=object))
-        kept = [str(token) for token in tokens]
-        bad = np.flatnonzero(codes == kept.index("")) if "" in kept else codes[:0]
-        problems = [self.problem(int(row), "", f"{name} must not be empty") for row in bad]
-        return codes.astype(np.int64), kept, limited(problems, f"{self.path} {name}")
+@cache
+def _quoted_field(separator: str) -> re.Pattern[str]:
+    return re.compile(rf'"((?:[^"]|"")*)"(?={re.escape(separator)}|\n|$)')
 
 
-def parse_delimited(path: Path, text: str, separator: str, fields: int, skip: int = 0) -> DelimitedFile:
-    """Split text into rows of exactly ``fields`` fields, after ``skip`` header lines.
+def split_records(text: str, separator: str) -> list[tuple[int, list[str]]]:
+    """The line number and the fields of every record of a text.
 
-    Raises ``DataError`` that names the malformed lines.
+    A field that begins with a quote and ends with one, before a separator or the line's end, is quoted as CSV has it:
+    it may hold separators, lines and doubled quotes. Every other quote is a character like any other. Blank lines at
+    the end are no records.
     """
-    lines = text.replace("\r\n", "\n").rstrip("\n").split("\n")[skip:]
-    if lines == [""]:
-        lines = []
-    counts = [line.count(separator) + 1 for line in lines]
-    wrong = [
-        Problem(f"{path} line {skip + 1 + row}", lines[row][:60], f"has {count} fields, must have {fields}")
-        for row, count in enumerate(counts)
-        if count != fields
-    ]
-    if wrong:
-        raise DataError(limited(wrong, str(path)))
-    cells: list[Any] = separator.join(lines).split(separator) if lines else []
-    return DelimitedFile(path, tuple(cells[column::fields] for column in range(fields)), skip + 1)
+    text = text.replace("\r\n", "\n").rstrip("\n")
+    if not text:
+        return []
+    if '"' not in text:
+        return [(number, line.split(separator)) for number, line in enumerate(text.split("\n"), start=1)]
+    records, number, place = [], 1, 0
+    while place <= len(text):
+        end = text.find("\n", place)
+        end = len(text) if end < 0 else end
+        line = number
+        if '"' not in text[place:end]:
+            fields = text[place:end].split(separator)
+            place = end
+        else:
+            fields, stop = _fields(text, place, separator)
+            number += text.count("\n", place, stop)
+            place = stop
+        records.append((line, fields))
+        number, place = number + 1, place + 1
+    return records
+
+
+def _fields(text: str, place: int, separator: str) -> tuple[list[str], int]:
+    """The fields of the record that begins at ``place``, and where it ends."""
+    fields = []
+    while True:
+        quoted = _quoted_field(separator).match(text, place) if text.startswith('"', place) else None
+        if quoted is not None:
+            fields.append(quoted[1].replace('""', '"'))
+            place = quoted.end()
+        else:
+            ends = [found for mark in (separator, "\n") if (found := text.find(mark, place)) >= 0]
+            end = min(ends, default=len(text))
+            fields.append(text[place:end])
+            place = end
+        if not text.startswith(separator, place):
+            return fields, place
+        place += len(separator)

@@ -193,6 +193,35 @@ def already_open(record: Path) -> Problem:
     return Problem("test split", str(record), rule, step)
 
 
+@dataclass(frozen=True)
+class Unseen:
+    """Counts of a held-out split: its targets, users and items, and how many of each never trained a model.
+
+    An item is known when it is the target of a training example; ``users`` are None where the source names none.
+    """
+
+    targets: int
+    targets_of_new_items: int
+    items: int
+    new_items: int
+    users: int | None
+    new_users: int | None
+
+    @classmethod
+    def of(cls, held_out: Examples, train: Examples) -> Unseen:
+        """Of a split against the training examples."""
+        items, users = np.unique(held_out.target), np.unique(held_out.user)
+        named = bool(len(users)) and users[0] >= 0
+        return cls(
+            targets=len(held_out),
+            targets_of_new_items=int((~np.isin(held_out.target, np.unique(train.target))).sum()),
+            items=len(items),
+            new_items=int((~np.isin(items, train.target)).sum()),
+            users=len(users) if named else None,
+            new_users=int((~np.isin(users, train.user)).sum()) if named else None,
+        )
+
+
 class SealedExamples:
     """The test split: it can be counted and fingerprinted, but read only through `open`, which leaves a record."""
 
@@ -206,6 +235,10 @@ class SealedExamples:
     def fingerprint(self) -> str:
         """Identifies the examples without showing them."""
         return self._examples.fingerprint
+
+    def unseen(self, train: Examples) -> Unseen:
+        """How many of its users and items never train a model: counts, which show no example."""
+        return Unseen.of(self._examples, train)
 
     def open(self, reason: str, record: Path, judged: str = "", again: bool = False) -> Examples:
         """The test examples; one line with time, reason and fingerprint is appended to ``record`` first.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from src.core.data_utils import fingerprint
 from src.core.errors import ArtefactError, DataError
@@ -13,10 +15,16 @@ from src.core.paths import read_json, write_json
 
 @dataclass(frozen=True)
 class IdMap:
-    """Items 0..V-1 with their raw ids and titles (``""`` where the source has none); the padding id is V."""
+    """Items 0..V-1 with their raw ids and titles (``""`` where the source has none); the padding id is V.
+
+    ``texts`` is each item as a language model reads it: the title, unless `DatasetSettings.item_text` says more.
+    ``fields`` holds, by name, the item file's fields that the text was made of.
+    """
 
     raw_ids: tuple[str, ...]
     titles: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+    fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if len(self.raw_ids) != len(self.titles):
@@ -24,6 +32,13 @@ class IdMap:
             raise DataError.one("titles", len(self.titles), rule)
         if len(set(self.raw_ids)) != len(self.raw_ids):
             raise DataError.one("raw ids", len(self.raw_ids), "contain duplicates")
+        if not self.texts:
+            object.__setattr__(self, "texts", self.titles)
+        wrong = [
+            name for name, column in {"texts": self.texts, **self.fields}.items() if len(column) != len(self.raw_ids)
+        ]
+        if wrong:
+            raise DataError.one("item fields", wrong, f"one value for each of {len(self.raw_ids)} items is needed")
 
     @property
     def num_items(self) -> int:
@@ -42,13 +57,32 @@ class IdMap:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identifies the order of raw ids and their titles."""
-        return fingerprint(list(self.raw_ids), list(self.titles))
+        """Identifies the order of raw ids, their titles, and their texts where these say more than the titles."""
+        more = () if self.texts == self.titles else (list(self.texts),)
+        return fingerprint(list(self.raw_ids), list(self.titles), *more)
+
+    def take(self, items: Iterable[int]) -> IdMap:
+        """The map of these items only, in this order."""
+        kept = [int(item) for item in items]
+        taken = {name: tuple(column[item] for item in kept) for name, column in self.fields.items()}
+        raw_ids, titles, texts = (
+            tuple(column[item] for item in kept) for column in (self.raw_ids, self.titles, self.texts)
+        )
+        return IdMap(raw_ids, titles, texts, taken)
 
     def save(self, path: Path) -> None:
-        """Write as JSON: a list of ``{index, raw_id, title}``."""
-        rows = zip(self.raw_ids, self.titles, strict=True)
-        write_json(path, [{"index": index, "raw_id": raw, "title": title} for index, (raw, title) in enumerate(rows)])
+        """Write as JSON: a list of ``{index, raw_id, title}``, with ``text`` and ``fields`` where they say more."""
+        pairs = zip(self.raw_ids, self.titles, strict=True)
+        rows: list[dict[str, Any]] = [
+            {"index": i, "raw_id": raw, "title": title} for i, (raw, title) in enumerate(pairs)
+        ]
+        if self.texts != self.titles:
+            for row, text in zip(rows, self.texts, strict=True):
+                row["text"] = text
+        if self.fields:
+            for index, row in enumerate(rows):
+                row["fields"] = {name: column[index] for name, column in self.fields.items()}
+        write_json(path, rows)
 
     @classmethod
     def load(cls, path: Path) -> IdMap:
@@ -58,7 +92,15 @@ class IdMap:
             raise ArtefactError.one("id map", str(path), "must be a list of {index, raw_id, title}")
         if [row["index"] for row in rows] != list(range(len(rows))):
             raise ArtefactError.one("id map", str(path), "its indices are not 0..V-1 in order")
-        return cls(tuple(row["raw_id"] for row in rows), tuple(row["title"] for row in rows))
+        names = list(rows[0].get("fields", {})) if rows else []
+        if any(list(row.get("fields", {})) != names for row in rows):
+            raise ArtefactError.one("id map", str(path), "its items have different fields")
+        return cls(
+            tuple(row["raw_id"] for row in rows),
+            tuple(row["title"] for row in rows),
+            tuple(row.get("text", row["title"]) for row in rows),
+            {name: tuple(row["fields"][name] for row in rows) for name in names},
+        )
 
 
 def _is_row(row: object) -> bool:
@@ -68,4 +110,7 @@ def _is_row(row: object) -> bool:
         and type(row.get("index")) is int
         and isinstance(row.get("raw_id"), str)
         and isinstance(row.get("title"), str)
+        and isinstance(row.get("text", ""), str)
+        and isinstance(row.get("fields", {}), dict)
+        and all(isinstance(part, str) for pair in row.get("fields", {}).items() for part in pair)
     )

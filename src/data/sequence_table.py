@@ -6,6 +6,7 @@ import ast
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,10 @@ from src.data.delimited import limited, read_text
 from src.data.restricted_pickle import Columns, read_pickled_table
 
 _COLUMNS = ("seq", "len_seq", "next")
-_NO_ID = -1
+#: No id and no length is larger: a number beyond it (1e30) is damage.
+_LARGEST = 1 << 53
+#: Stands in cells that hold nothing.
+NO_ID = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +53,7 @@ class SequenceTable:
     def padding(self) -> NDArray[np.int64]:
         """The distinct ids that stand behind the histories."""
         cells = self.cells[~self.real]
-        return np.unique(cells[cells != _NO_ID])
+        return np.unique(cells[cells != NO_ID])
 
     def check(self, num_items: int) -> list[Problem]:
         """Ids outside the catalogue, and padding that is not V."""
@@ -101,7 +105,18 @@ def read_columns(folder: Path, stem: str) -> Columns:
 
 
 def _read_csv(path: Path, next_step: str) -> tuple[Columns, tuple[int, ...]]:
-    reader = csv.reader(io.StringIO(read_text(path, next_step=next_step), newline=""))
+    # a history of thousands of items is longer than the 131,072 characters that csv allows a field
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        return _parse_csv(path, read_text(path, next_step=next_step))
+    except csv.Error as error:
+        raise DataError.one("file", str(path), f"is no CSV ({error})", "save the table again") from None
+    finally:
+        csv.field_size_limit(before)
+
+
+def _parse_csv(path: Path, text: str) -> tuple[Columns, tuple[int, ...]]:
+    reader = csv.reader(io.StringIO(text, newline=""))
     header = next(reader, None)
     if not header:
         raise DataError.one(f"{path} line 1", "", "must be the header", f"for example {','.join(_COLUMNS)}")
@@ -129,7 +144,7 @@ def _build(path: Path, columns: Columns, lines: tuple[int, ...] | None) -> Seque
         for row, value in enumerate(columns[name]):
             try:
                 found.append(function(value))
-            except (ValueError, TypeError, SyntaxError, IndexError, OverflowError):
+            except (ValueError, TypeError, SyntaxError, IndexError, OverflowError, RecursionError, MemoryError):
                 found.append(fallback)
                 wrong.append(Problem(f"{_where(path, lines, row)} {name}", str(value)[:60], rule))
         problems.extend(limited(wrong, f"{path} {name}"))
@@ -147,7 +162,7 @@ def _build(path: Path, columns: Columns, lines: tuple[int, ...] | None) -> Seque
     if problems:
         raise DataError(problems)
     width = max(map(len, histories), default=0)
-    cells = np.full((len(histories), width), _NO_ID, dtype=np.int64)
+    cells = np.full((len(histories), width), NO_ID, dtype=np.int64)
     for row, history in enumerate(histories):
         cells[row, : len(history)] = history
     return SequenceTable(path, cells, np.array(lengths, np.int64), np.array(targets, np.int64), lines)
@@ -165,13 +180,11 @@ def _literal(value: Any) -> Any:
 
 def _id(value: Any) -> int:
     """A whole number from an int, a float, text in either notation, or an (id, rating) pair."""
-    if isinstance(value, int):
-        return value
     if isinstance(value, (tuple, list)):
         return _id(value[0])
-    number = float(value)
-    if number != int(number):
-        raise ValueError(f"{value} is no whole number")
+    number = value if isinstance(value, int) and not isinstance(value, bool) else float(value)
+    if number != int(number) or abs(number) > _LARGEST:
+        raise ValueError(f"{value} is no whole number that an id can be")
     return int(number)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from src.core.errors import ArtefactError, ConfigError, DataError, Problem
 from src.core.paths import atomic_folder
 from src.data.examples import Examples, SequenceData
 from src.data.teacher_outputs import TeacherOutputs
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,12 +170,15 @@ def imported_manifest(data: SequenceData, folder: Path) -> Mapping[str, Any]:
     return {"fingerprints": fingerprints, "source": str(folder)}
 
 
+#: No id is larger: a number beyond it (1e30) is damage.
+_LARGEST = 1 << 53
+
+
 def _read_table(path: Path, dtype: type) -> NDArray[Any]:
-    """Whitespace-separated numbers, ids also in float notation, the same count on every line."""
-    if not path.is_file():
-        raise DataError.one("file", str(path), "is missing")
+    """Whitespace-separated finite numbers, ids also in float notation, the same count on every line."""
+    whole = np.issubdtype(dtype, np.integer)
     rows: list[list[float]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
         try:
@@ -180,20 +187,73 @@ def _read_table(path: Path, dtype: type) -> NDArray[Any]:
             raise DataError.one(f"{path}:{number}", line[:60], "must hold numbers only") from None
         if rows and len(values) != len(rows[0]):
             raise DataError.one(f"{path}:{number}", len(values), f"must hold {len(rows[0])} numbers like line 1")
-        if np.issubdtype(dtype, np.integer) and any(value != int(value) for value in values):
+        if not all(map(math.isfinite, values)):
+            bad = next(word for word, value in zip(line.split(), values, strict=True) if not math.isfinite(value))
+            step = "every row needs as many candidates; write fewer columns where a ranking is short"
+            raise DataError.one(f"{path}:{number}", bad, "must hold finite numbers only", step)
+        if whole and any(value != int(value) or abs(value) > _LARGEST for value in values):
             raise DataError.one(f"{path}:{number}", line[:60], "must hold whole item ids")
         rows.append(values)
     return np.array(rows, dtype=dtype)
 
 
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError.one("file", str(path), "is missing") from None
+    except UnicodeDecodeError:
+        raise DataError.one("file", str(path), "is not text", "save it with numpy.savetxt") from None
+    except OSError as error:
+        raise DataError.one("file", str(path), f"cannot be read ({error.strerror})", "check the path") from None
+
+
 def _read_embeddings(path: Path) -> NDArray[np.float32]:
+    """One table ``[items, width]``: a tensor (a parameter, a sparse one) or an array, saved by torch or numpy."""
     if not path.is_file():
         raise DataError.one("file", str(path), "is missing")
+    step = "save it as a tensor: torch.save(torch.tensor(table), 'all_embeddings.pt')"
     try:
-        table = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, ValueError, EOFError, TypeError, KeyError, UnpicklingError) as error:
-        raise DataError.one("file", str(path), f"is not a saved tensor ({error})") from None
-    if not isinstance(table, Tensor) or table.dim() != 2:
-        raise DataError.one("file", str(path), "must hold one tensor [items, width]")
-    result: NDArray[np.float32] = table.float().numpy()
+        table = _load_array(path)
+        if isinstance(table, Mapping):
+            # the state of an nn.Embedding
+            table = next(iter(table.values())) if len(table) == 1 else table
+        if isinstance(table, Tensor):
+            dense = table.detach()
+            dense = dense.to_dense() if dense.layout != torch.strided else dense
+            dense = dense.dequantize() if dense.is_quantized else dense
+            table = dense.float().numpy()
+        result = np.asarray(table, dtype=np.float32)
+    except (
+        RuntimeError, OSError, ValueError, EOFError, TypeError, KeyError, AttributeError, IndexError, OverflowError,
+        MemoryError, UnpicklingError,
+    ) as error:  # fmt: skip
+        raise DataError.one("file", str(path), f"is not a saved tensor ({_reason(error)})", step) from None
+    if result.ndim != 2:
+        raise DataError.one("file", str(path), f"must hold one table [items, width], holds {list(result.shape)}", step)
+    if not np.isfinite(result).all():
+        row = int(np.flatnonzero(~np.isfinite(result).all(axis=1))[0])
+        raise DataError.one(f"{path} row {row}", result[row][:5].tolist(), "must hold finite numbers only")
     return result
+
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be read, in our words where torch's advise to run what the file holds."""
+    if isinstance(error, UnpicklingError):
+        return "it is damaged, or names code, which is not run"
+    return (_ANSI.sub("", str(error)).splitlines() or ["damaged"])[0][:120]
+
+
+def _load_array(path: Path) -> Any:
+    """What a file of numpy's or of torch's holds; of code, only what makes plain arrays of numbers is run."""
+    with path.open("rb") as handle:
+        if handle.read(6) == b"\x93NUMPY":
+            return np.load(path, allow_pickle=False)
+    kinds = [type(np.dtype(code)) for code in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")]
+    rebuild = np.zeros(1).__reduce__()[0]
+    old = "numpy.core.multiarray"  # how numpy 1 called the same function
+    scalar = np.float64(0).__reduce__()[0]
+    makers: list[Any] = [np.ndarray, np.dtype, *kinds, rebuild, (rebuild, f"{old}._reconstruct")]
+    makers += [scalar, (scalar, f"{old}.scalar")]
+    with torch.serialization.safe_globals(makers):
+        return torch.load(path, map_location="cpu", weights_only=True)

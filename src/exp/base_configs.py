@@ -51,6 +51,7 @@ class Named(Generic[S]):
 #: the settings of every config in `conf/` that a command starts from
 SCHEMAS: Mapping[str, Named[Any]] = {
     "config": Named("src.pipeline.settings:ExperimentSettings"),
+    "describe": Named("src.data.settings:DescribeSettings"),
     "evaluate": Named("src.pipeline.settings:EvaluateSettings"),
     "teach": Named("src.exp.teach_settings:TeachSettings"),
     "tune": Named("src.exp.search_settings:TuneSettings"),

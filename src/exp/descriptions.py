@@ -76,7 +76,7 @@ def describe(settings: type) -> SettingsDescription:
             "note": note(hints[field.name]),
             "about": first_line(base) if base else "",
             "kinds": {name: describe(kind) for name, kind in kinds.items()},
-            **_default(field),
+            **_default(field),  # type: ignore[typeddict-item]  # a field without a default has none
         }
     return {"about": first_line(settings), "fields": described}
 

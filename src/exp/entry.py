@@ -96,7 +96,7 @@ class Entry(Generic[S]):
             self._answer(asked, rest)
             return 0
         except ProblemsFound as error:
-            _show_problems(error)
+            show_problems(error)
             return 2
         except Paused as error:
             console.print(f"paused: {escape(str(error))}")
@@ -170,6 +170,18 @@ class Entry(Generic[S]):
                 console.print(f"to go on: {step}", markup=False)
             raise failure
         say_last(str(folder.path))
+        return 0
+
+
+@dataclass(frozen=True)
+class FolderlessEntry(Entry[S]):
+    """A command that leaves no result folder: what it has to say it prints, or writes where its settings name."""
+
+    def _execute(self, arguments: list[str]) -> int:
+        log_to(None)
+        settings, _ = read_settings(self.config_name, expand_params(arguments), self.schema)
+        # the working directory stands in for a result folder; nothing is written there
+        self.run(settings, self.check(settings), RunFolder(Path.cwd()))
         return 0
 
 
@@ -249,7 +261,8 @@ def _in_folder(folder: Path, work: Callable[[], None]) -> BaseException | None:
     return None
 
 
-def _show_problems(error: ProblemsFound) -> None:
+def show_problems(error: ProblemsFound) -> None:
+    """Print every problem, a line each."""
     count = len(error.problems)
     console.print(f"[bold red]{count} problem{'s' if count > 1 else ''}:[/]")
     for problem in error.problems:

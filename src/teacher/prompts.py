@@ -41,14 +41,15 @@ class PromptBatch(NamedTuple):
 
 
 def check_titles(id_map: IdMap) -> None:
-    """Raises ``DataError`` when an item has no title: the teacher could not read it."""
-    missing = [raw for raw, title in zip(id_map.raw_ids, id_map.titles, strict=True) if not title.strip()]
+    """Raises ``DataError`` when an item has no title, or no text: the teacher could not read it."""
+    rows = zip(id_map.raw_ids, id_map.titles, id_map.texts, strict=True)
+    missing = [raw for raw, title, text in rows if not title.strip() or not text.strip()]
     if missing:
         raise DataError.one(
             "item titles",
             f"{len(missing)} of {id_map.num_items} are missing (raw ids {', '.join(missing[:_SHOWN])})",
             "the teacher reads every item's title",
-            "add the titles to the dataset's files",
+            "add the titles to the dataset's files, or choose dataset.untitled=id (raw id as title), or drop (logs)",
         )
 
 
@@ -116,7 +117,7 @@ class TitlePieces(nn.Module):
         super().__init__()
         check_titles(id_map)
         self.settings, self.tokenizer, self.num_items = settings, tokenizer, id_map.num_items
-        whole = encode_words(tokenizer, id_map.titles)
+        whole = encode_words(tokenizer, id_map.texts)
         titles = [ids[: settings.title_tokens] for ids in whole]
         self.cuts = Cuts.of(whole, titles)
         tokenizer.add_tokens([AddedToken(PLACEHOLDER, special=True)])
@@ -161,7 +162,7 @@ class TitlePieces(nn.Module):
         return table
 
     def _require_titles(self, id_map: IdMap, titles: Sequence[Sequence[int]]) -> None:
-        lost = [title for title, ids in zip(id_map.titles, titles, strict=True) if not ids]
+        lost = [text for text, ids in zip(id_map.texts, titles, strict=True) if not ids]
         if lost:
             raise ModelError.one(
                 "teacher.llm",
@@ -170,7 +171,7 @@ class TitlePieces(nn.Module):
                 "use another model",
             )
         if self.unknown == len(titles):
-            shown = list(id_map.titles[:_SHOWN])
+            shown = list(id_map.texts[:_SHOWN])
             raise ModelError.one("teacher.llm", shown, "its tokenizer knows no word of any title", "use another model")
 
     def titles(self, items: Tensor) -> PromptBatch:

@@ -76,7 +76,7 @@ def train_tokenizer(id_map: IdMap, settings: TinySettings) -> PreTrainedTokenize
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([PREFIX, SUFFIX, *(f" {title}" for title in id_map.titles)], trainer)
+    tokenizer.train_from_iterator([PREFIX, SUFFIX, *(f" {text}" for text in id_map.texts)], trainer)
     bos = tokenizer.token_to_id(_BOS)
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{_BOS} $A", special_tokens=[(_BOS, bos)])
     return PreTrainedTokenizerFast(

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from src.data.adapters import ADAPTERS
-from src.data.dataset import format_statistics, load_dataset
-from src.data.examples import Examples, SequenceData
+from src.data.dataset import load_dataset
 from src.data.interactions import Interactions
+from src.data.settings import DatasetSettings
+from tests.contracts.adapter import AdapterContract, all_splits
 from tests.data.toy_sources import SOURCES, toy_sequences
 
 SOURCE_NAMES = sorted(SOURCES)
@@ -19,45 +20,20 @@ LOGS = [name for name in SOURCE_NAMES if not name.startswith(("dllm2rec", "llara
 PRE_SPLIT = [name for name in SOURCE_NAMES if name not in LOGS]
 
 
-def _all_splits(data: SequenceData, folder: Path) -> list[Examples]:
-    return [data.train, data.validation, data.test.open("contract test", folder / "opened.jsonl")]
-
-
 def test_every_adapter_has_a_toy_source() -> None:
     assert {name.partition("-")[0] for name in SOURCES} == set(ADAPTERS)
 
 
-@pytest.mark.parametrize("name", SOURCE_NAMES)
-def test_ids_and_padding(name: str, tmp_path: Path) -> None:
-    data = load_dataset(SOURCES[name](tmp_path, False))
-    assert data.id_map.padding_id == data.num_items
-    for examples in _all_splits(data, tmp_path):
-        assert len(examples) > 0
-        assert examples.history.shape[1] == data.history_length == 10
-        assert set(np.unique(examples.target)) <= set(range(data.num_items))
-        for history, length in zip(examples.history, examples.length, strict=True):
-            assert (history[:length] < data.num_items).all()
-            assert (history[:length] >= 0).all()
-            assert (history[length:] == data.num_items).all()
+class TestAdapter(AdapterContract):
+    """Every toy source."""
 
+    @pytest.fixture(autouse=True, params=SOURCE_NAMES)
+    def _source(self, request: pytest.FixtureRequest) -> None:
+        self.name: str = request.param
 
-@pytest.mark.parametrize("name", SOURCE_NAMES)
-def test_example_ids_are_unique_over_all_splits(name: str, tmp_path: Path) -> None:
-    data = load_dataset(SOURCES[name](tmp_path, False))
-    ids = np.concatenate([examples.example_id for examples in _all_splits(data, tmp_path)])
-    assert len(np.unique(ids)) == len(ids)
-
-
-@pytest.mark.parametrize("name", SOURCE_NAMES)
-def test_the_same_source_gives_the_same_fingerprints(name: str, tmp_path: Path) -> None:
-    first, second, changed = tmp_path / "a", tmp_path / "b", tmp_path / "c"
-    for folder in (first, second, changed):
-        folder.mkdir()
-    one = load_dataset(SOURCES[name](first, False)).fingerprints()
-    assert load_dataset(SOURCES[name](second, False)).fingerprints() == one
-    other = load_dataset(SOURCES[name](changed, True)).fingerprints()
-    assert other["dataset"] != one["dataset"]
-    assert other["split"] != one["split"]
+    def make(self, folder: Path, changed: bool) -> DatasetSettings:
+        """The toy source in its format."""
+        return SOURCES[self.name](folder, changed)
 
 
 @pytest.mark.parametrize("name", SOURCE_NAMES)
@@ -70,29 +46,6 @@ def test_every_item_has_its_own_title(name: str, tmp_path: Path) -> None:
         for index, (raw, title) in enumerate(zip(data.id_map.raw_ids, data.id_map.titles, strict=True)):
             assert title == (f"Film {index}" if base == 0 else f"The Film {index + 1}")
             assert int(raw) == (index if name == "llara-movies" else index + base)
-
-
-@pytest.mark.parametrize("name", SOURCE_NAMES)
-def test_statistics_count_what_is_there(name: str, tmp_path: Path) -> None:
-    data = load_dataset(SOURCES[name](tmp_path, False))
-    numbers = data.statistics
-    assert (numbers.train, numbers.validation, numbers.test) == (len(data.train), len(data.validation), len(data.test))
-    assert numbers.items == data.num_items
-    text = format_statistics(data)
-    for label in ("users", "items", "interactions", "density", "train", "validation", "test"):
-        assert label in text
-
-
-@pytest.mark.parametrize("name", SOURCE_NAMES)
-def test_a_smaller_window_keeps_the_latest_items(name: str, tmp_path: Path) -> None:
-    settings = SOURCES[name](tmp_path, False)
-    wide, narrow = load_dataset(settings), load_dataset(replace(settings, window=2))
-    assert (narrow.train.example_id == wide.train.example_id).all()
-    for full, length, short, kept in zip(
-        wide.train.history, wide.train.length, narrow.train.history, narrow.train.length, strict=True
-    ):
-        assert kept == min(length, 2)
-        assert short[:kept].tolist() == full[length - kept : length].tolist()
 
 
 @pytest.mark.parametrize("split", ["temporal", "leave_one_out"])
@@ -112,7 +65,7 @@ def test_a_history_is_what_its_user_did_before(name: str, split: str, tmp_path: 
         past.append(raw[source.items[row]])
     data = load_dataset(settings)
     found = {}
-    for examples in _all_splits(data, tmp_path):
+    for examples in all_splits(data, tmp_path):
         for row in range(len(examples)):
             history = [data.id_map.raw_ids[item] for item in examples.history[row, : examples.length[row]]]
             target = data.id_map.raw_ids[examples.target[row]]
@@ -123,7 +76,7 @@ def test_a_history_is_what_its_user_did_before(name: str, split: str, tmp_path: 
 @pytest.mark.parametrize("name", LOGS)
 def test_temporal_splits_follow_each_other_in_time(name: str, tmp_path: Path) -> None:
     data = load_dataset(SOURCES[name](tmp_path, False))
-    train, validation, test = _all_splits(data, tmp_path)
+    train, validation, test = all_splits(data, tmp_path)
     for earlier, later in ((train, validation), (validation, test)):
         assert earlier.timestamp.max() <= later.timestamp.min()
         assert earlier.example_id.max() < later.example_id.min()
@@ -135,7 +88,7 @@ def test_rows_of_ready_made_splits_can_be_found_again(name: str, tmp_path: Path)
     rows = toy_sequences()
     least = 0 if name == "dllm2rec" else 3
     found = [row for row, (history, _) in enumerate(rows) if len(history) >= least]
-    splits = _all_splits(data, tmp_path)
+    splits = all_splits(data, tmp_path)
     assert np.concatenate([examples.example_id for examples in splits]).tolist() == found
     assert [len(examples) for examples in splits] == [
         sum(first <= row < last for row in found) for first, last in ((0, 80), (80, 94), (94, 108))

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from src.core.errors import ConfigError, DataError
 from src.data.adapters import ADAPTERS
 from src.data.dataset import load_dataset
-from src.data.settings import AdapterName, DatasetSettings
+from src.data.settings import DatasetSettings
 from tests.data.toy_sources import write_dllm2rec, write_recbole
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -32,8 +32,8 @@ def _composed(name: str) -> dict[str, Any]:
     return {**FIELDS, "root": str(FIELDS["root"]), **own}
 
 
-@pytest.mark.parametrize("adapter", get_args(AdapterName))
-def test_every_adapter_has_a_file_that_its_adapter_reads(adapter: AdapterName) -> None:
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_every_adapter_has_a_file_that_its_adapter_reads(adapter: str) -> None:
     composed = _composed(adapter)
     assert composed["adapter"] == adapter
     assert set(composed) == set(FIELDS)
@@ -47,8 +47,43 @@ def test_every_adapter_has_a_file_that_its_adapter_reads(adapter: AdapterName) -
             load_dataset(settings)
 
 
-def test_the_registry_knows_every_adapter() -> None:
-    assert set(ADAPTERS) == set(get_args(AdapterName))
+def test_every_module_of_the_package_that_registers_is_known_by_what_it_registers() -> None:
+    folder = REPOSITORY / "src" / "data" / "adapters"
+    files = {path.stem for path in folder.glob("*.py") if "\nregister(" in path.read_text()}
+    assert set(ADAPTERS) == files
+
+
+OWN = """
+from src.data.adapters import Adapter
+from src.data.adapters.sample import load
+
+
+def factory():
+    return Adapter(load, frozenset({"sample_users", "sample_seed"}))
+
+
+def broken():
+    return 3
+"""
+
+
+def test_an_adapter_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_adapter.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ours = load_dataset(DatasetSettings(sample_users=60))
+    assert load_dataset(DatasetSettings(adapter="own_adapter:factory", sample_users=60)).fingerprints() == (
+        ours.fingerprints()
+    )
+    with pytest.raises(ConfigError, match=r"sample_items = 60: is not read by dataset.adapter = own_adapter:factory"):
+        load_dataset(DatasetSettings(adapter="own_adapter:factory", sample_items=60))
+    with pytest.raises(ConfigError, match=r"'own_adapter:broken': gave a int, not an Adapter"):
+        load_dataset(DatasetSettings(adapter="own_adapter:broken"))
+
+
+@pytest.mark.parametrize("name", ["csv", "no_such_module:load", "own_adapter:nothing", ":", ".x:y"])
+def test_an_adapter_that_is_not_there(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be found .*use dllm2rec, llara, movielens, recbole, sample, table"):
+        load_dataset(DatasetSettings(adapter=name))
 
 
 def test_every_field_is_read_somewhere() -> None:
@@ -64,7 +99,10 @@ def test_every_field_is_read_somewhere() -> None:
 @pytest.mark.parametrize(
     ("wrong", "field"),
     [
-        ({"adapter": "csv"}, "adapter"),
+        ({"adapter": ""}, "adapter"),
+        ({"order": "file"}, "order = file knows no time"),
+        ({"untitled": "ignore"}, "untitled"),
+        ({"min_user_interactions": 0}, "min_user_interactions"),
         ({"window": 0}, "window"),
         ({"min_history": -1}, "min_history"),
         ({"min_rating": math.nan}, "min_rating"),

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from src.core.errors import ConfigError, DataError
@@ -52,6 +53,12 @@ def test_published_checksums() -> None:
     assert {name: layout.md5 for name, layout in movielens.LAYOUTS.items()} == {
         "ml-100k": "0e33842e24a9c977be4e0107933c0723",
         "ml-1m": "c4d9eecfca2ab87c1945afe126590906",
+        "ml-10m": "ce571fd55effeba0271552578f2648bd",
+        "ml-20m": "cd245b17a1ae2cc31bb14903e1204af3",
+        "ml-25m": "6b51fb2759a8657d3bfcbfc42b592ada",
+        "ml-32m": "d472be332d4daa821edc399621853b57",
+        "ml-latest": "",
+        "ml-latest-small": "",
     }
 
 
@@ -81,10 +88,14 @@ def test_broken_lines_and_unknown_items(tmp_path: Path) -> None:
     settings = write_movielens_1m(tmp_path)
     with (tmp_path / "ratings.dat").open("a") as handle:
         handle.write("1::77::5::9\n1::2::five::9\n")
-    with pytest.raises(DataError) as caught:
-        load_dataset(settings)
-    assert "ratings.dat line 110 = 'five': rating must be a finite number" in str(caught.value)
-    assert "ratings.dat line 109 = '77': is outside the catalogue" in str(caught.value)
+    log = movielens.load(settings)
+    assert (log.id_map.raw_ids[-1], log.id_map.titles[-1]) == ("77", "")
+    assert log.ratings is not None
+    assert np.isnan(log.ratings).tolist() == [False] * 109 + [True]
+    with pytest.raises(
+        DataError, match=r"ratings.dat line 110 = 'five': rating must be a finite number, for dataset.min"
+    ):
+        load_dataset(replace(settings, min_rating=2.0))
 
 
 def test_missing_files_say_where_they_are_published(tmp_path: Path) -> None:
@@ -96,8 +107,8 @@ def test_missing_files_say_where_they_are_published(tmp_path: Path) -> None:
 
 
 def test_an_unknown_release(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="use ml-100k or ml-1m"):
-        load_dataset(replace(_settings(tmp_path, download=False), name="ml-20m"))
+    with pytest.raises(ConfigError, match="use ml-100k, ml-1m, .* or ml-latest-small, or dataset=table"):
+        load_dataset(replace(_settings(tmp_path, download=False), name="ml-5m"))
 
 
 def test_download_takes_the_wanted_files_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,8 +147,9 @@ def test_names_with_the_separator_inside(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("5::Film 5", "5 Film 5", "id2name.txt line 6 = '5 Film 5': must be id::name"),
-        ("5::Film 5", "4::Film 5", "id2name.txt line 6 = '4': is listed twice"),
+        ("0::Film 0", "0 Film 0", "id2name.txt line 1 = '0 Film 0': must be id::name"),
+        ("5::Film 5", "5 Film 5", "= 5: item ids must be 0..V-1 without a gap.* lines 6 have no id::"),
+        ("5::Film 5", "4::Film 5", "id2name.txt line 6 = '4': is listed twice, with another name in line 5: 'Film 4'"),
         ("5::Film 5\n", "", "= 5: item ids must be 0..V-1 without a gap"),
         ("23::Film 23\n", "", "outside 0..22"),
     ],

@@ -122,6 +122,21 @@ def write_llara_movies(folder: Path, changed: bool = False) -> DatasetSettings:
     return DatasetSettings(adapter="llara", root=folder, name="toy")
 
 
+def write_table(folder: Path, changed: bool = False) -> DatasetSettings:
+    """log.csv with dates and names that are guessed, and items.jsonl."""
+    dates = pd.to_datetime([row[3] for row in toy_log(changed)], unit="s").strftime("%Y-%m-%d %H:%M:%S")
+    lines = ["customer,sku,stars,purchased_at"]
+    lines += [
+        f"{user},{item},{rating},{date}" for (user, item, rating, _), date in zip(toy_log(changed), dates, strict=True)
+    ]
+    (folder / "log.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    items = [
+        json.dumps({"sku": item, "title": f"The Film {item}", "year": 1960 + item}) for item in range(1, ITEMS + 1)
+    ]
+    (folder / "items.jsonl").write_text("\n".join(items) + "\n", encoding="utf-8")
+    return DatasetSettings(adapter="table", root=folder, name="toy")
+
+
 SOURCES: dict[str, Callable[[Path, bool], DatasetSettings]] = {
     "sample": _sample,
     "recbole": write_recbole,
@@ -130,4 +145,5 @@ SOURCES: dict[str, Callable[[Path, bool], DatasetSettings]] = {
     "dllm2rec": write_dllm2rec,
     "llara-names": write_llara_names,
     "llara-movies": write_llara_movies,
+    "table": write_table,
 }

@@ -162,7 +162,7 @@ def change_line(path: Path, number: int, text: str | None) -> None:
         (RANKING_FILE, 7, f"1 2 3 {NUM_ITEMS}", r"outside the catalogue 0\.\.11"),
         (RANKING_FILE, 4, None, r"one line for each of 40 training rows"),
         (CONFIDENCE_FILE, 9, "0.1 0.2 0.3 -0.4", r"distance is a finite number"),
-        (CONFIDENCE_FILE, 9, "0.1 0.2 nan 0.4", r"distance is a finite number"),
+        (CONFIDENCE_FILE, 9, "0.1 0.2 nan 0.4", r"must hold finite numbers only"),
     ],
 )
 def test_a_malformed_file_is_named_with_its_line(

@@ -21,8 +21,8 @@ SOURCE = "https://files.grouplens.org/datasets/movielens"
 _TIMEOUT_SECONDS = 60
 
 
-def download(name: str, root: Path, wanted: Sequence[str], md5: str) -> None:
-    """Put the ``wanted`` files of the release into ``root``; files that are there already stay as they are.
+def download(name: str, root: Path, wanted: Sequence[str], md5: str, folder: str) -> None:
+    """Put the ``wanted`` files of the release, from its ``folder``, into ``root``; files that are there already stay.
 
     Only these members are read out of the archive, under these names, so that nothing in it can choose where it lands.
     Raises ``DataError`` without a network, for an archive with another checksum, and where ``root`` cannot be written.
@@ -36,7 +36,7 @@ def download(name: str, root: Path, wanted: Sequence[str], md5: str) -> None:
         raise DataError.one(url, found, f"the checksum (MD5) must be {md5}", by_hand)
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened:
-            contents = {member: opened.read(f"{name}/{member}") for member in wanted}
+            contents = {member: opened.read(f"{folder}/{member}") for member in wanted}
     except (zipfile.BadZipFile, KeyError) as error:
         raise DataError.one(url, str(error), "is not the expected archive", by_hand) from None
     try:

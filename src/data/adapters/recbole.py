@@ -1,118 +1,126 @@
-"""RecBole's atomic files: ``<name>.inter`` and, for titles, ``<name>.item``; tab-separated, header ``field:type``."""
+"""RecBole's atomic files: ``<name>.inter`` and, for titles, ``<name>.item``; or its benchmark split in three files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from src.core.errors import DataError, Problem
-from src.data.delimited import DelimitedFile, limited, parse_delimited, read_text
-from src.data.id_map import IdMap
+from src.core.errors import ConfigError, DataError, Problem
+from src.core.logging import get_logger
+from src.data.adapters import table as tables
+from src.data.adapters.recbole_split import SPLIT_FILES, load_split
+from src.data.adapters.registry import Adapter, register
+from src.data.catalogue import ItemRows, cleaned
+from src.data.columns import plain, resolve
+from src.data.delimited import limited, what_is_there
+from src.data.event_log import READS, item_column, read_items, read_log
 from src.data.interactions import Interactions
+from src.data.pre_split import PreSplit
 from src.data.settings import DatasetSettings
+from src.data.streams import bare_name, find
+from src.data.tables import Table, is_table, open_table
+from src.data.text_file import TextFile, TextForm
 from src.data.titles import move_article, with_year
 
-READS = frozenset({"title_year"})
+_log = get_logger(__name__)
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
 
-#: The first of these fields that the item file has is the title.
-TITLE_FIELDS = ("title", "movie_title", "item_title", "name", "item_name", "product_title", "book_title", "track_name")
+
+def is_split(settings: DatasetSettings) -> bool:
+    """Whether the folder holds a benchmark split instead of one log."""
+    return find(settings.root / f"{settings.name}.inter") is None and all(
+        find(settings.root / f"{settings.name}.{part}.inter") is not None for part in SPLIT_FILES.values()
+    )
 
 
-@dataclass(frozen=True, eq=False)
-class _AtomicFile:
-    fields: tuple[str, ...]
-    table: DelimitedFile
-
-    def column(self, name: str) -> int:
-        """The place of a field that is known to be there."""
-        return self.fields.index(name)
-
-
-def load(settings: DatasetSettings) -> Interactions:
+def load(settings: DatasetSettings) -> Interactions | PreSplit:
     """Read ``root/<name>.inter`` and ``root/<name>.item``.
 
-    The item file fixes the order of items; an interaction with an item that it does not list is an error. Without an
-    item file the items have no titles. A title is the title field with its article in front; the ``release_year`` is
-    added where ``title_year`` asks for it.
+    The item file fixes the order of items; items that it does not list follow, without title. Without an item file no
+    item has one. A title is the title field with its article in front; the ``release_year`` is added where
+    ``title_year`` asks for it. Where ``<name>.inter`` is missing but a table of that name is there, that is read.
     """
-    log = _read(settings.root / f"{settings.name}.inter", ("user_id", "item_id", "timestamp"))
-    users, _, no_user = log.table.codes(log.column("user_id"), "user_id")
-    codes, raw_items, no_item = log.table.codes(log.column("item_id"), "item_id")
-    timestamps, bad_times = log.table.numbers(log.column("timestamp"), "timestamp")
-    ratings, bad_ratings = None, list[Problem]()
-    if "rating" in log.fields:
-        values, bad_ratings = log.table.numbers(log.column("rating"), "rating")
-        ratings = values.astype(np.float32)
-    problems = [*no_user, *no_item, *bad_times, *bad_ratings]
-    try:
-        id_map = _catalogue(settings.root / f"{settings.name}.item", raw_items, settings.title_year)
-        problems += _unknown_items(log.table, codes, raw_items, id_map)
-    except DataError as error:
-        problems += error.problems
-    if problems:
-        raise DataError(problems)
-    index = {raw: place for place, raw in enumerate(id_map.raw_ids)}
-    items = np.array([index[raw] for raw in raw_items], dtype=np.int64)[codes]
-    return Interactions(settings.name, users, items, timestamps, ratings, id_map)
+    if is_split(settings):
+        return load_split(settings, item_rows(settings, "item_id"))
+    path = settings.root / f"{settings.name}.inter"
+    if find(path) is None:
+        return _other_table(settings, path)
+    log = open_atomic(path, settings)
+    timed = ("time",) if settings.order == "time" else ()
+    columns = resolve(settings.columns, log.names, log.label, ("user", "item", *timed), ("rating",))
+    renamed = {role: name for role, name in columns.items() if plain(name) not in _OWN_NAMES[role]}
+    if renamed:
+        _log.info("%s: %s", log.label, ", ".join(f"{role} = {name}" for role, name in renamed.items()))
+    return read_log(log, columns, item_rows(settings, columns["item"]), settings)
 
 
-def _read(path: Path, required: Sequence[str]) -> _AtomicFile:
-    text = read_text(path)
-    header = text.partition("\n")[0].rstrip("\r")
-    fields, problems = [], []
-    for part in header.split("\t"):
-        name, _, kind = part.partition(":")
-        fields.append(name)
-        if kind not in _TYPES:
-            problems.append(Problem(f"{path} line 1", part, f"must be field:type with a type of {', '.join(_TYPES)}"))
-    for name in sorted({name for name in fields if fields.count(name) > 1}):
-        problems.append(Problem(f"{path} line 1", name, "stands in the header twice"))
-    if not problems:
-        problems += [
-            Problem(f"{path} line 1", header[:80], f"has no field {name}", f"add a column {name}")
-            for name in required
-            if name not in fields
-        ]
-    if problems:
-        raise DataError(limited(problems, f"{path} line 1"))
-    return _AtomicFile(tuple(fields), parse_delimited(path, text, "\t", len(fields), skip=1))
+_OWN_NAMES = {"user": ("userid",), "item": ("itemid",), "time": ("timestamp",), "rating": ("rating",)}
 
 
-def _catalogue(path: Path, raw_items: list[str], keep_year: bool) -> IdMap:
-    if not path.exists():
-        return IdMap(tuple(raw_items), ("",) * len(raw_items))
-    file = _read(path, ("item_id",))
-    codes, raw_ids, problems = file.table.codes(file.column("item_id"), "item_id")
-    first_seen = np.unique(codes, return_index=True)[1]
-    repeated = [
-        file.table.problem(int(row), raw_ids[codes[row]], "item_id is listed twice", "keep one line an item")
-        for row in np.setdiff1d(np.arange(len(codes)), first_seen)
-    ]
-    problems += limited(repeated, str(path))
-    if problems:
-        raise DataError(problems)
-    field = next((name for name in TITLE_FIELDS if name in file.fields), None)
-    if field is None:
-        return IdMap(tuple(raw_ids), ("",) * len(raw_ids))
-    titles = [move_article(title.strip()) for title in file.table.columns[file.column(field)]]
-    if keep_year and "release_year" in file.fields:
-        years = file.table.columns[file.column("release_year")]
-        titles = [with_year(title, year.strip()) for title, year in zip(titles, years, strict=True)]
-    return IdMap(tuple(raw_ids), tuple(titles))
+def open_atomic(path: Path, settings: DatasetSettings) -> Table:
+    """An atomic file, whose header may lack RecBole's types.
+
+    Raises ``DataError`` for a type that RecBole does not know.
+    """
+    table = open_table(path, TextForm(settings.separator, settings.encoding, settings.header))
+    rule = f"must be field:type with a type of {', '.join(_TYPES)}, or a name alone"
+    if isinstance(table, TextFile):
+        wrong = [Problem(f"{path} line 1", name, rule) for name in table.names if re.fullmatch(r"\S+:\S*", name)]
+        if wrong:
+            raise DataError(limited(wrong, f"{path} line 1"))
+    return table
 
 
-def _unknown_items(
-    table: DelimitedFile, codes: NDArray[np.int64], raw_items: list[str], id_map: IdMap
-) -> list[Problem]:
-    known = set(id_map.raw_ids)
-    unknown = np.array([raw not in known and raw != "" for raw in raw_items], dtype=bool)
-    rows = np.flatnonzero(unknown[codes]) if len(codes) else codes
-    rule = f"is outside the catalogue: {table.path.stem}.item does not list it"
-    problems = [table.problem(int(row), raw_items[codes[row]], rule, "add the item or remove the line") for row in rows]
-    return limited(problems, str(table.path))
+def item_rows(settings: DatasetSettings, item: str) -> ItemRows | None:
+    """``<name>.item`` with titles in the form that people write; None where it is missing."""
+    path = settings.root / f"{settings.name}.item"
+    if find(path) is None:
+        if settings.title_year:
+            raise ConfigError.one("dataset.title_year", True, f"{path.name} is missing", "remove this option")
+        if settings.item_text != "{title}":
+            raise ConfigError.one("dataset.item_text", settings.item_text, f"{path.name} is missing", "remove it")
+        return None
+    table = open_atomic(path, replace(settings, separator=None, header=()))
+    rows = read_items(table, settings, item_column(table, settings, item))
+    titles = None if rows.titles is None else [move_article(title) for title in cleaned(table.label, rows.titles)]
+    if settings.title_year:
+        titles = _with_years(table, titles)
+    return replace(rows, titles=titles)
+
+
+def _with_years(table: Table, titles: list[str] | None) -> list[str] | None:
+    if "release_year" not in table.names or titles is None:
+        rule = f"{table.label} has no release_year" if titles is not None else f"{table.label} has no titles"
+        step = f"remove this option; the fields are {', '.join(table.names)}"
+        raise ConfigError.one("dataset.title_year", True, rule, step)
+    years = table.read([], ["release_year"]).column(0).to_pylist()
+    return [with_year(title, (year or "").strip()) for title, year in zip(titles, years, strict=True)]
+
+
+def _other_table(settings: DatasetSettings, missing: Path) -> Interactions:
+    """A table in another format that is called like the data set, in place of the atomic file."""
+    root = settings.root
+    files = sorted(root.iterdir()) if root.is_dir() else []
+    named = [file for file in files if file.is_file() and is_table(file) and bare_name(file) == settings.name]
+    named = [file for file in named if file.name != f"{settings.name}.item"]
+    if len(named) != 1:
+        raise DataError.one("file", str(missing), "is missing", what_is_there(missing))
+    if settings.title_year:
+        raise ConfigError.one("dataset.title_year", True, f"{missing} is missing, and {named[0].name} has no years")
+    _log.warning("%s is missing; %s is read as dataset=table does", missing.name, named[0].name)
+    return tables.load(
+        replace(settings, adapter="table", interactions_file=named[0].name, items_file=_items_of(settings))
+    )
+
+
+def _items_of(settings: DatasetSettings) -> str | None:
+    """The file of items that stands beside such a table: ``meta_NAME`` (Amazon's) or ``NAME.item``."""
+    files = sorted(settings.root.iterdir())
+    names = (f"meta_{settings.name}", f"{settings.name}_meta", f"{settings.name}_items")
+    found = [file.name for file in files if bare_name(file) in names or file.name == f"{settings.name}.item"]
+    return found[0] if len(found) == 1 else None
+
+
+register("recbole", Adapter(load, READS | {"title_year"}, is_split))

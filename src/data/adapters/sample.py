@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from src.data.adapters.registry import Adapter, register
 from src.data.id_map import IdMap
 from src.data.interactions import Interactions
 from src.data.settings import DatasetSettings
@@ -190,3 +191,6 @@ def _pick(weights: Ints, dice: _Dice) -> Ints:
     sums = np.cumsum(weights, axis=1)
     ticket = dice.below(sums[:, -1], len(sums))
     return (sums <= ticket[:, None]).sum(axis=1).astype(np.int64)
+
+
+register("sample", Adapter(load, READS))
