@@ -12,7 +12,7 @@ from src.data.dataset import load_dataset, split_source
 from src.data.describe import Description, describe, format_description
 from src.data.examples import SealedExamples, SequenceData
 from src.data.settings import DatasetSettings
-from src.exp.describe import execute
+from src.exp.describe import ENTRY
 from tests.data.toy_sources import write_dllm2rec, write_table
 
 SETTINGS = DatasetSettings(
@@ -107,11 +107,11 @@ def test_the_test_split_stays_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_table(tmp_path)
-    assert execute(["dataset=table", f"dataset.root={tmp_path}", "dataset.name=toy"]) == 0
+    assert ENTRY.execute(["dataset=table", f"dataset.root={tmp_path}", "dataset.name=toy"]) == 0
     out = capsys.readouterr().out
     for label in ("user = customer", "interactions", "history length", "new in test", "note: the test split has"):
         assert label in out
-    assert execute(["dataset=table", f"dataset.root={tmp_path}/none"]) == 2
+    assert ENTRY.execute(["dataset=table", f"dataset.root={tmp_path}/none"]) == 2
     assert "does not exist" in capsys.readouterr().out
-    assert execute(["--help"]) == 0
+    assert ENTRY.execute(["--help"]) == 0
     assert "dataset.columns.user" in capsys.readouterr().out

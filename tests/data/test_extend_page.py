@@ -10,7 +10,7 @@ import pytest
 
 from src.core.paths import REPOSITORY
 from src.data.settings import DatasetSettings
-from src.exp.describe import execute
+from src.exp.describe import ENTRY
 from tests.contracts.adapter import AdapterContract
 
 PAGE = (REPOSITORY / "docs" / "extend" / "add_a_dataset_adapter.md").read_text(encoding="utf-8")
@@ -46,5 +46,5 @@ def test_the_command_of_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[s
     make(tmp_path, False)
     command = PAGE.partition("python -m src.exp.describe ")[2].partition("```")[0].replace("\\\n", " ").split()
     given = [f"dataset.root={tmp_path}" if word.startswith("dataset.root=") else word for word in command]
-    assert execute([*given, "dataset.min_items=5"]) == 0
+    assert ENTRY.execute([*given, "dataset.min_items=5"]) == 0
     assert "interactions        108" in capsys.readouterr().out
