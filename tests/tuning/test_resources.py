@@ -107,7 +107,7 @@ def shared(tmp_path: Path) -> tuple[Store, SharedData]:
     outputs = TeacherOutputs(data.train.example_id, rows, -distances, distances, distances[:, :3], embedding, {})
     store, made = Store(str(tmp_path)), SharedData.of(data, {"llm": outputs})
     made.save(store)
-    direct, kept = align(outputs, data.train, 4, "cpu"), made.taught(4)
+    direct, kept = align(outputs, data.train, 4, "cpu"), made.taught(["llm"], 4)
     for name in ("slot", "candidates", "distances", "sequence_embedding", "item_embedding"):
         assert torch.equal(getattr(direct, name), getattr(kept, name)), name
     return store, made
