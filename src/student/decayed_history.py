@@ -72,7 +72,9 @@ def history_times_history(train: TensorExamples, rows: Tensor, num_items: int, w
     for gap in range(min(window, longest)):
         b = place[place - gap >= begun]
         beyond = b + (window - gap)
-        cut = torch.where(beyond < until[b - first[0]], tail[beyond.clamp(max=len(tail) - 1)], 0.0) * decay ** (2 * (window - gap))
+        cut = torch.where(beyond < until[b - first[0]], tail[beyond.clamp(max=len(tail) - 1)], 0.0) * decay ** (
+            2 * (window - gap)
+        )
         weight = decay**gap * (tail[b] - cut)
         pair = items[b - gap] * num_items + items[b]
         total.index_add_(0, pair, weight)

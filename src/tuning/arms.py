@@ -78,7 +78,7 @@ def _belongs(key: str, arm: Arm) -> bool:
     room, _, name = key.partition(".")
     if room not in ("distill", "active"):
         return True
-    owner = next((term for term in terms() if room == "distill" and name in term.keys()), None)
+    owner = next((term for term in terms() if room == "distill" and name in term.own_keys()), None)
     if room == "active" or (owner is not None and name in owner.shared):
         return any(term.reads_labels for term in arm.own)
     # the main loss's weight says how it compares with other terms: alone it is the size of a step

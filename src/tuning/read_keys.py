@@ -72,7 +72,7 @@ def read_where() -> Mapping[str, Sequence[Sequence[_Switch]]]:
     }
     for term in terms():
         switches = tuple(_above_zero(f"distill.{key}") for key in term.switches)
-        for key in term.keys():
+        for key in term.own_keys():
             if key in term.switches:
                 continue
             more = [(_above_zero(f"distill.{term.also_needs[key]}"),)] if key in term.also_needs else []

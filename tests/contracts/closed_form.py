@@ -110,7 +110,9 @@ class ClosedFormContract:
         model = build_closed_form(self.settings(), NUM_ITEMS, WINDOW)
         model.fit(data.train, torch.arange(0))
         assert bool(torch.isfinite(model(*batch())).all())
-        model.fit(type(data.train).of_rows(torch.full((3, WINDOW), NUM_ITEMS), *torch.tensor([[0] * 3, [1, 2, 1], [0, 1, 2]])), torch.arange(3))  # fmt: skip
+        nothing, target = torch.full((3, WINDOW), NUM_ITEMS), torch.tensor([1, 2, 1])
+        empty = type(data.train).of_rows(nothing, torch.zeros(3, dtype=torch.int64), target, torch.arange(3))
+        model.fit(empty, torch.arange(3))
         assert bool(torch.isfinite(model(*batch())).all())
 
     @torch.no_grad()
@@ -151,5 +153,3 @@ class ClosedFormContract:
         name = self.settings().architecture
         tried = [student_settings(name, **fields) for fields in architecture(name).build.candidates]  # type: ignore[attr-defined]
         assert len(tried) == len({str(settings) for settings in tried}) >= 1
-
-

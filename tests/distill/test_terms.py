@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -219,7 +220,7 @@ def test_the_gate_falls_with_the_count() -> None:
     gate = part._gate().squeeze(1)[:7].tolist()
     assert gate[0] == 1.0
     assert gate[1] < 0.8
-    assert all(earlier > later for earlier, later in zip(gate, gate[1:], strict=False))
+    assert all(earlier > later for earlier, later in pairwise(gate))
 
 
 def test_items_are_left_out_in_training_by_their_count_and_only_there() -> None:
@@ -359,16 +360,16 @@ def test_terms_stand_in_the_order_of_the_sum() -> None:
 
 
 def test_every_key_of_every_term_is_a_key_of_the_settings_once() -> None:
-    keys = Counter(key for term in terms() for key in term.keys())
+    keys = Counter(key for term in terms() for key in term.own_keys())
     assert set(keys.values()) == {1}
     held = [field.name for field in fields(DistillSettings)]  # type: ignore[arg-type]
     assert set(held) - set(keys) == {"ce_loss_weight", "teachers", "outputs_from"}
     assert set(keys) <= set(held)
     assert len(held) == len(set(held))
     for term in terms():
-        assert set(term.switches) <= set(term.keys())
-        assert set(term.shared) <= set(term.keys())
-        assert set(term.also_needs) <= set(term.keys())
+        assert set(term.switches) <= set(term.own_keys())
+        assert set(term.shared) <= set(term.own_keys())
+        assert set(term.also_needs) <= set(term.own_keys())
         assert set(term.also_needs.values()) <= set(held)
 
 

@@ -102,7 +102,9 @@ def test_no_run_even_asks_for_the_test_split(tmp_path: Path, monkeypatch: pytest
     stages = toy_stages(tmp_path)
     run_student_baseline(stages, new_run(tmp_path / "run"))
     with pytest.raises(AssertionError, match="opened"):
-        Comparison(stages, closed_form_contestants(stages), with_teacher=False).test(new_run(tmp_path / "other"), "why", "who")
+        Comparison(stages, closed_form_contestants(stages), with_teacher=False).test(
+            new_run(tmp_path / "other"), "why", "who"
+        )
 
 
 def test_the_manifest_names_what_the_run_stood_on(runs: Path) -> None:

@@ -285,4 +285,4 @@ def test_a_prior_that_does_not_fit_is_refused_with_its_size() -> None:
 def test_a_network_is_no_prior(data: StudentData) -> None:
     with pytest.raises(ConfigError, match="is no model in closed form"):
         fit_prior(student_settings("gru4rec"), data.train, data.validation, NUM_ITEMS, 2, 0)
-    assert WINDOW == data.history_length
+    assert data.history_length == WINDOW

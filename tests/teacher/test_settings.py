@@ -11,6 +11,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from src.core.paths import REPOSITORY
+from src.student.architectures.sasrec import SASRecSettings
 from src.teacher.settings import (
     ExportSettings,
     GateSettings,
@@ -21,7 +22,6 @@ from src.teacher.settings import (
     TinySettings,
     TitleSettings,
 )
-from src.student.architectures.sasrec import SASRecSettings
 from tests.teacher.title_builders import TITLE_SETTINGS
 
 CONF = REPOSITORY / "conf" / "teacher"
@@ -50,7 +50,10 @@ def _keys(content: dict[str, Any], prefix: str = "") -> list[str]:
         (lambda: ExportSettings(budget=2.5), "must be a whole number"),
         (lambda: TinySettings(width=100, heads=8), "must be a multiple of 2 x tiny.heads = 16"),
         (lambda: TeacherSettings(encoder=SASRecSettings(architecture="gru4rec")), "must be sasrec"),
-        (lambda: TeacherSettings(encoder=SASRecSettings(prior="linear")), "teacher.encoder.prior = 'linear' must be none"),
+        (
+            lambda: TeacherSettings(encoder=SASRecSettings(prior="linear")),
+            "teacher.encoder.prior = 'linear' must be none",
+        ),
         (lambda: TeacherSettings(gate=GateSettings(kind="linear", top_k=5)), "must not exceed lora.experts = 4"),
         (lambda: TeacherSettings(prompt=PromptSettings(max_tokens=300)), "must not exceed teacher.tiny.context = 256"),
         (

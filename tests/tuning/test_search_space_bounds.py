@@ -9,10 +9,10 @@ import pytest
 
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
+from src.distill.settings import terms
 from src.exp.door import read_settings
 from src.exp.searching import experiment
 from src.exp.tune_distill import TuneSettings
-from src.distill.settings import terms
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.applied import plain
 from src.tuning.ranges import range_problem
@@ -138,7 +138,11 @@ def test_a_mutated_document_is_read_or_refused_and_nothing_else(tmp_path, settin
         ),
         ("distill", "  student.prior_folds: {type: int, low: 2, high: 5}\n", "is the same for every trial"),
         ("student", "  student.prior: {type: categorical, choices: [none, linear]}\n", "is the same for every trial"),
-        ("distill", "  distill.soft_temperature: {type: float, low: 1.0, high: 4.0}\n", "distill.soft_weight is above 0"),
+        (
+            "distill",
+            "  distill.soft_temperature: {type: float, low: 1.0, high: 4.0}\n",
+            "distill.soft_weight is above 0",
+        ),
         ("distill", "  distill.rce_pool: {type: int, low: 10, high: 90}\n", "only where distill.rce_weight is above 0"),
         ("distill", "  distill.text_dropout: {type: float, low: 0.1, high: 0.5}\n", "distill.text_weight is above 0"),
         (
@@ -217,7 +221,7 @@ def test_a_key_of_another_architecture_is_no_key(tmp_path, settings) -> None:
 
 def test_where_the_terms_keys_are_read_follows_from_the_terms() -> None:
     for term in terms():
-        for key in term.keys():
+        for key in term.own_keys():
             lists = read_where().get(f"distill.{key}", ())
             switches = [{switch.key for switch in alternatives} for alternatives in lists]
             own = {f"distill.{switch}" for switch in term.switches}

@@ -181,8 +181,8 @@ class Term:
     dataclass with its keys, all of which become keys of ``distill``; ``switches``: the keys, one of which must be above
     0 for the term to count; ``reads_labels``: whether it reads the teacher's labels, and policies decide on which rows;
     ``order``: its place in the sum (floating-point sums depend on it); ``shared``: those of its keys that every term
-    which reads labels reads as well; ``also_needs``: for some of its keys, another key of ``distill`` that must be above
-    0, too, before anything reads them.
+    which reads labels reads as well; ``also_needs``: for some of its keys, another key of ``distill`` that must be
+    above 0, too, before anything reads them.
     """
 
     name: ClassVar[str]
@@ -203,7 +203,7 @@ class Term:
         """The keys and values at which a distilled student is the student alone."""
         return dict.fromkeys(self.switches, 0.0)
 
-    def keys(self) -> tuple[str, ...]:
+    def own_keys(self) -> tuple[str, ...]:
         """The keys that are its own."""
         return tuple(item.name for item in fields(self.Settings))
 

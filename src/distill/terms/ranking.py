@@ -31,7 +31,11 @@ class RankingSettings:
     lam: Annotated[float, Field(ge=0, description="weight of importance-aware ranking distillation")] = 0.5
     ranking_loss_weight: Annotated[float, Field(ge=0, description="a second factor on lam's term")] = 1.0
     temperature: Annotated[
-        float, Field(gt=0, description="tau: confidence weights are e^(-d/tau), and a policy compares e^(-d/tau); 1.0 is as published")
+        float,
+        Field(
+            gt=0,
+            description="tau: confidence weights are e^(-d/tau), and a policy compares e^(-d/tau); 1.0 is as published",
+        ),
     ] = 1.0
     candidate_topk: Annotated[
         int, Field(ge=1, description="K, the teacher's candidates that are distilled, by every term that reads labels")
