@@ -71,9 +71,8 @@ class DistillObjective:
 
     def _taught(self, step: Step) -> Tensor:
         labelled = self.teaching.labelled(step.rows)
-        candidates, distances = (part[:, : self.settings.candidate_topk] for part in step.ranking)
         context = SelectionContext(
-            step.logits.detach(), step.target, candidates, distances, labelled, self.settings.temperature
+            step.logits.detach(), step.target, *step.ranking, labelled, self.settings.temperature
         )
         taught = (self.policy.select(context) & labelled).to(step.logits.dtype)
         self.rows_seen += len(step.rows)

@@ -136,7 +136,8 @@ class SequenceStudent(Recommender):
 
     def add_prior(self, prior: ClosedForm, scale: float) -> None:
         """From now on logits are the network's plus gain · ``scale`` · the prior's scores; the gain starts at 1."""
-        self._prior, self.prior_scale = (prior,), scale
+        # several students of a process share one prior: another one may have taken it to another device
+        self._prior, self.prior_scale = (prior.to(self.device),), scale
         self.prior_gain = nn.Parameter(torch.ones((), device=self.item_embeddings.weight.device))
 
     @property

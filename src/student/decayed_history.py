@@ -44,7 +44,7 @@ def history_times_target(train: TensorExamples, rows: Tensor, num_items: int, wi
     """Σ_rows h e_targetᵀ: how often j came next after i, each time weighted by i's age: ``[V, V]`` float64."""
     total = torch.zeros(num_items * num_items, dtype=torch.float64, device=train.device)
     end, earlier, target = train.end[rows], train.earlier[rows], train.target[rows]
-    for distance in range(min(window, int(earlier.max()))):
+    for distance in range(min(window, int(earlier.max()) if len(earlier) else 0)):
         held = earlier > distance
         pair = train.items[end[held] - 1 - distance].long() * num_items + target[held]
         total.index_add_(0, pair, torch.full((len(pair),), decay**distance, dtype=torch.float64, device=train.device))
@@ -58,10 +58,13 @@ def history_times_history(train: TensorExamples, rows: Tensor, num_items: int, w
     time with weight decay^(t-1-a) · decay^(t-1-b) = decay^(b-a) · decay^(2(t-1-b)). The sum over t is a difference of
     two tails, and the tails of all places come from one pass backwards: pairs are counted once, not once a row.
     """
-    first, last = _owners(train)
-    tail = _tails(train, rows, first, last, decay**2)
     total = torch.zeros(num_items * num_items, dtype=torch.float64, device=train.device)
-    place = torch.arange(len(train.items), device=train.device)
+    first, last = _owners(train)
+    if not len(first):  # no row has a history
+        return total.view(num_items, num_items)
+    tail = _tails(train, rows, first, last, decay**2)
+    # items before the first owner's belong to nobody: these rows are a part of a longer log
+    place = torch.arange(int(first[0]), len(train.items), device=train.device)
     until = torch.repeat_interleave(last, last - first)
     begun = torch.repeat_interleave(first, last - first)
     items = train.items.long()
@@ -69,7 +72,9 @@ def history_times_history(train: TensorExamples, rows: Tensor, num_items: int, w
     for gap in range(min(window, longest)):
         b = place[place - gap >= begun]
         beyond = b + (window - gap)
-        cut = torch.where(beyond < until[b], tail[beyond.clamp(max=len(tail) - 1)], 0.0) * decay ** (2 * (window - gap))
+        cut = torch.where(beyond < until[b - first[0]], tail[beyond.clamp(max=len(tail) - 1)], 0.0) * decay ** (
+            2 * (window - gap)
+        )
         weight = decay**gap * (tail[b] - cut)
         pair = items[b - gap] * num_items + items[b]
         total.index_add_(0, pair, weight)
@@ -79,7 +84,10 @@ def history_times_history(train: TensorExamples, rows: Tensor, num_items: int, w
 
 
 def _owners(train: TensorExamples) -> tuple[Tensor, Tensor]:
-    """Where each owner's items begin and end in the flat array, in its order; every item belongs to one."""
+    """Where each owner's items begin and end in the flat array, in its order.
+
+    Items of owners without a row count as the previous owner's, behind all of its targets, where nothing reads them.
+    """
     start = train.end - train.earlier
     first = torch.unique(start[train.earlier > 0])
     return first, torch.cat([first[1:], first.new_tensor([len(train.items)])])
@@ -88,11 +96,11 @@ def _owners(train: TensorExamples) -> tuple[Tensor, Tensor]:
 def _tails(train: TensorExamples, rows: Tensor, first: Tensor, last: Tensor, factor: float) -> Tensor:
     """F[p] = Σ_{t > p} factor^(t-1-p) over the targets t of ``rows`` with the same owner: ``[T + 1]`` float64.
 
-    A target stands at the place where its history ends; that of an owner's last row lies just behind the owner's items.
+    A target stands at the place where its row's history ends.
     """
     size = len(train.items)
     targets = torch.zeros(size + 1, dtype=torch.float64, device=train.device)
-    # two owners meet where one ends and the next begins: a target there is told apart by its row's history
+    # counted at the last item of its history: the place behind that may be the next owner's first
     own = train.end[rows][train.earlier[rows] > 0] - 1
     targets.index_add_(0, own, torch.ones(len(own), dtype=torch.float64, device=train.device))
     tail = torch.zeros(size + 1, dtype=torch.float64, device=train.device)

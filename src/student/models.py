@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
@@ -23,7 +25,10 @@ _FIELD = "student.architecture"
 
 @dataclass(frozen=True, config=STRICT)
 class OwnStudentSettings(NetworkSettings):
-    """A student of your own: ``factory(settings, num_items, window)`` returns a `SequenceStudent`."""
+    """A student of your own: ``factory(settings, num_items, window)`` returns a `SequenceStudent`.
+
+    ``tests/contracts/student.py`` is the suite that any student must pass.
+    """
 
     options: Annotated[
         dict[str, bool | int | float | str], Field(description="whatever your factory reads: {depth: 3, ...}")
@@ -47,7 +52,49 @@ def architecture(name: str) -> Architecture:
     known = architectures()
     if name in known:
         return known[name]
-    return Architecture(name, OwnStudentSettings, find_plugin(_FIELD, name, known), closed_form=False)
+    factory = find_plugin(_FIELD, name, known)
+    return Architecture(name, OwnStudentSettings, partial(_build_own, name, factory), closed_form=False)
+
+
+def _build_own(
+    name: str, factory: Callable[..., Any], settings: NetworkSettings, num_items: int, window: int
+) -> SequenceStudent:
+    """What a user's factory makes; raises ``ConfigError`` where that is not what every student is."""
+    try:
+        inspect.signature(factory).bind(settings, num_items, window)
+    except TypeError as error:
+        raise _breaks(name, f"is not callable as factory(settings, num_items, window): {error}") from None
+    model = factory(settings, num_items, window)
+    if not isinstance(model, SequenceStudent):
+        raise _breaks(name, f"makes a {type(model).__name__}, and no SequenceStudent (src/student/base.py)")
+    for said, found, wanted in (("items", model.num_items, num_items), ("window", model.window, window)):
+        if found != wanted:
+            raise _breaks(name, f"makes a student with {said} = {found} where {wanted} was asked for")
+    _check_scores(name, model)
+    return model
+
+
+@torch.no_grad()
+def _check_scores(name: str, model: SequenceStudent) -> None:
+    """Raises ``ConfigError`` unless a history of one item and an empty one get finite scores of the right shape."""
+    history = torch.full((2, model.window), model.padding_id)
+    history[0, 0] = 0
+    training = model.training
+    try:
+        representation = model.eval().encode(history, torch.tensor([1, 0]), None)
+        logits = model.logits(representation, None)
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
+        raise _breaks(name, f"makes a student that cannot score a history ({error})") from None
+    finally:
+        model.train(training)
+    if logits.shape != (2, model.num_items):
+        raise _breaks(name, f"scores two histories as {list(logits.shape)}, not as {[2, model.num_items]}")
+    if not bool(torch.isfinite(logits).all()):
+        raise _breaks(name, "gives an empty history, or one of a single item, scores that are not finite")
+
+
+def _breaks(name: str, rule: str) -> ConfigError:
+    return ConfigError.one(_FIELD, name, rule, "run tests/contracts/student.py on it (docs/extend/add_a_student.md)")
 
 
 def settings_type(name: str) -> type[StudentSettings]:

@@ -7,6 +7,7 @@ come from a model that was fitted without its users. Scores are scaled so that t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +23,7 @@ from src.core.data_utils import ordered_batches
 from src.core.documents import PARTIAL, conform
 from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import MANIFEST, require_finished, write_json
-from src.core.seed import torch_generator
+from src.core.seed import reproducible, torch_generator
 from src.data.tensor_examples import TensorExamples
 from src.student.artefact import ModelFacts, read_closed_form, write_model
 from src.student.base import ClosedForm
@@ -86,36 +87,58 @@ def fit_prior(
         ConfigError: the architecture is no model in closed form, or see `require_prior_fits`.
     """
     require_prior_fits(len(train), settings, num_items)
-    fold = folds_of(train, folds, seed)
-    scores = torch.empty(len(train), num_items)
-    for part in range(folds):
-        model = build_closed_form(settings, num_items, train.window).to(train.device)
-        model.fit(train, torch.nonzero(fold != part).squeeze(1))
-        own = torch.nonzero(fold == part).squeeze(1)
-        _score(model, train, own, scores)
-    scale = best_scale(scores, train.target, seed)
-    served = build_closed_form(settings, num_items, train.window).to(train.device)
-    served.fit(train, torch.arange(len(train), device=train.device))
-    shown = torch.empty(len(validation), num_items)
-    _score(served, validation, torch.arange(len(validation), device=train.device), shown)
-    return Prior(served.eval(), settings, scale, scores.mul_(scale).half(), shown.mul_(scale))
+    # the order of a sum depends on the number of threads, and trainings must repeat bit by bit
+    with reproducible(settings.threads):
+        fold = folds_of(train, folds, seed).cpu()
+        models = [_fitted(settings, train, torch.nonzero(fold != part).squeeze(1), num_items) for part in range(folds)]
+        asked = torch.randperm(len(train), generator=torch_generator(seed, "prior_scale"))[:_SCALE_ROWS]
+        scale = best_scale(_scores_of_folds(models, train, fold, asked), train.target.cpu()[asked])
+        everyone = torch.arange(len(train))
+        scores = _scores_of_folds(models, train, fold, everyone, scale, torch.float16)
+        served = _fitted(settings, train, everyone, num_items)
+        shown = _scores(served, validation, torch.arange(len(validation)), scale)
+    return Prior(served.eval(), settings, scale, scores, shown)
+
+
+def _fitted(settings: StudentSettings, train: TensorExamples, rows: Tensor, num_items: int) -> ClosedForm:
+    model = build_closed_form(settings, num_items, train.window).to(train.device)
+    model.fit(train, rows.to(train.device))
+    return model
+
+
+def _scores_of_folds(
+    models: Sequence[ClosedForm],
+    train: TensorExamples,
+    fold: Tensor,
+    rows: Tensor,
+    scale: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Scores of training rows on the CPU, each by the model that was fitted without the row's fold: ``[n, V]``."""
+    scores = torch.empty(len(rows), models[0].num_items, dtype=dtype)
+    for part, model in enumerate(models):
+        own = torch.nonzero(fold[rows] == part).squeeze(1)
+        for batch in own.split(_BATCH):
+            scores[batch] = _scores(model, train, rows[batch], scale).to(dtype)
+    return scores
 
 
 @torch.no_grad()
-def _score(model: ClosedForm, examples: TensorExamples, rows: Tensor, into: Tensor) -> None:
-    for batch in rows.split(_BATCH):
-        found = model(*examples.read(batch, model.history_length))
-        into[batch.cpu()] = found.to(into.dtype).cpu()
+def _scores(model: ClosedForm, examples: TensorExamples, rows: Tensor, scale: float) -> Tensor:
+    """Scaled scores of some rows, ``[n, V]`` float32 on the CPU."""
+    scores = torch.empty(len(rows), model.num_items)
+    for at in ordered_batches(len(rows), _BATCH):
+        found = model(*examples.read(rows[at].to(examples.device), model.history_length))
+        scores[at] = found.float().cpu() * scale
+    return scores
 
 
-def best_scale(scores: Tensor, target: Tensor, seed: int) -> float:
+def best_scale(scores: Tensor, target: Tensor) -> float:
     """The factor s > 0 under which softmax(s · scores) gives the targets the largest likelihood.
 
-    ``scores`` ``[N, V]``, ``target`` ``[N]``; a sample of the rows decides.
+    ``scores`` ``[N, V]`` float32, ``target`` ``[N]``.
     """
-    count = min(len(target), _SCALE_ROWS)
-    rows = torch.randperm(len(target), generator=torch_generator(seed, "prior_scale"))[:count]
-    shown, wanted = scores[rows].float(), target.cpu()[rows]
+    count, shown, wanted = len(target), scores, target
     unit = float(shown.std()) or 1.0
 
     def loss(scale: float) -> float:

@@ -33,7 +33,8 @@ def new_student(settings: NetworkSettings, data: StudentData, seed: int) -> Sequ
     dropout."""
     seed_everything(seed, "student")
     student = build_student(settings, data.num_items, data.history_length).to(data.device)
-    if settings.prior != "none":
+    # auto: none where the catalogue does not allow it
+    if settings.prior != "none" and not (settings.prior == "auto" and data.prior is None):
         if data.prior is None:
             raise ArtefactError.one("student.prior", settings.prior, "was not fitted before this training")
         student.add_prior(data.prior.model, data.prior.scale)

@@ -274,6 +274,11 @@ class TeacherSettings:
     tiny: Annotated[TinySettings, Field(description="the LLM that llm = tiny builds")] = TinySettings()
 
     def __post_init__(self) -> None:
+        if self.encoder.prior != "none":
+            raise ValueError(
+                f"teacher.encoder.prior = {self.encoder.prior!r} must be none: the teacher reads the encoder's own "
+                "representation of a history"
+            )
         if self.encoder.architecture != "sasrec":
             raise ValueError(
                 f"teacher.encoder.architecture = {self.encoder.architecture!r} must be sasrec: "

@@ -8,7 +8,7 @@ seeds of its own), and of the linear model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from src.core.errors import ConfigError
 from src.distill.settings import terms
@@ -30,9 +30,14 @@ class Arm:
     teachers: tuple[str, ...] = (LLM,)
 
     @property
+    def own(self) -> tuple[Term, ...]:
+        """Its terms."""
+        return tuple(term for term in terms() if term.name in self.terms)
+
+    @property
     def uses_llm(self) -> bool:
         """Whether a language model has a part in it."""
-        return LLM in self.teachers and any(term.uses_teacher for term in terms() if term.name in self.terms)
+        return LLM in self.teachers and any(term.uses_teacher for term in self.own)
 
 
 STUDENT = Arm("student", "student", ())
@@ -47,13 +52,15 @@ def arms_of(space: SearchSpace, settings: ExperimentSettings) -> tuple[Arm, ...]
     by_arm: dict[str, list[Term]] = {}
     for term in on:
         by_arm.setdefault(term.arm, []).append(term)
-    arms = [STUDENT]
-    arms += [Arm(name, own[0].title, tuple(term.name for term in own)) for name, own in by_arm.items()]
+    teachers = tuple(settings.distill.teachers)
+    arms = [replace(STUDENT, teachers=teachers)]
+    arms += [Arm(name, own[0].title, tuple(term.name for term in own), teachers) for name, own in by_arm.items()]
     if len(by_arm) > 1:
-        arms.append(Arm(EVERYTHING, EVERYTHING, tuple(term.name for term in on)))
+        arms.append(Arm(EVERYTHING, EVERYTHING, tuple(term.name for term in on), teachers))
     labels = tuple(term.name for term in on if term.reads_labels and not term.needs_embeddings)
     if labels:
-        arms += [Arm(f"labels_of_{name}", title, labels, (name,)) for name, title in CONTROLS.items()]
+        controls = {name: title for name, title in CONTROLS.items() if teachers != (name,)}
+        arms += [Arm(f"labels_of_{name}", title, labels, (name,)) for name, title in controls.items()]
     return tuple(arms)
 
 
@@ -69,20 +76,23 @@ def space_of(arm: Arm, space: SearchSpace) -> SearchSpace:
 
 def _belongs(key: str, arm: Arm) -> bool:
     room, _, name = key.partition(".")
-    own = [term for term in terms() if term.name in arm.terms]
-    if room == "active":
-        return any(term.reads_labels for term in own)
-    owner = next((term for term in terms() if room == "distill" and name in set(term.keys())), None)
-    return owner is None or owner in own
+    if room not in ("distill", "active"):
+        return True
+    owner = next((term for term in terms() if room == "distill" and name in term.own_keys()), None)
+    if room == "active" or (owner is not None and name in owner.shared):
+        return any(term.reads_labels for term in arm.own)
+    # the main loss's weight says how it compares with other terms: alone it is the size of a step
+    return bool(arm.terms) if owner is None else owner in arm.own
 
 
 def fixed_values(arm: Arm, settings: ExperimentSettings) -> dict[str, Value]:
-    """The keys that switch off what an arm does not have, and name its teachers."""
+    """The keys that switch off what an arm does not have, and name its teachers; the student alone is the baseline."""
     off = no_distillation(settings)
-    absent = [term for term in terms() if term.name not in arm.terms]
-    keys = {f"distill.{key}" for term in absent for key in term.off(require_network(settings.student))}
+    present = {f"distill.{key}" for term in arm.own for key in term.off(require_network(settings.student))}
+    if arm.terms:
+        present.add("distill.ce_loss_weight")
     return {
-        **{key: value for key, value in off.items() if key in keys},
+        **{key: value for key, value in off.items() if key not in present},
         "distill.teachers": list(arm.teachers),  # type: ignore[dict-item]  # a list is no searched value
     }
 
@@ -101,5 +111,5 @@ def check_arms(space: SearchSpace, settings: ExperimentSettings) -> None:
 
 
 def teachers_of(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
-    """Every set of teachers that some arm reads, once."""
+    """Every set of teachers that some arm is taught by, once."""
     return list(dict.fromkeys(arm.teachers for arm in arms))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+
+from src.distill.settings import terms
 
 #: what takes a key's place in a stage, or decides it there
 _INSTEAD = {
@@ -36,29 +39,11 @@ def _policy(name: str) -> _Switch:
     return _Switch("active.policy", words, lambda value: value == name or ":" in str(value))
 
 
-_RANKING = (_above_zero("distill.lam"),)
-_TEACHING = (*_RANKING, _above_zero("distill.embedding_loss_weight"))
 _TITLES, _ITEMS = (_is("teacher.objective", "title_lm"),), (_is("teacher.objective", "item_ce"),)
-#: a key, or a group of keys, is read where each of these lists holds a switch that is on
-_READ_WHERE: Mapping[str, Sequence[Sequence[_Switch]]] = {
-    "student.heads": [(_is("student.architecture", "sasrec"),)],
-    "student.num_filters": [(_is("student.architecture", "caser"),)],
-    "student.filter_sizes": [(_is("student.architecture", "caser"),)],
+#: of the rooms whose switches stand in no class
+_OTHERS: Mapping[str, Sequence[Sequence[_Switch]]] = {
     "student.negatives": [(_is("student.loss", "bce"),)],
     "student.dro_beta": [(_above_zero("student.dro_weight"),)],
-    "distill.beta": [(_above_zero("distill.alpha"),)],
-    "distill.dro_weighting": [(_above_zero("distill.alpha"),), _RANKING],
-    "distill.candidate_topk": [_TEACHING],
-    "distill.temperature": [_TEACHING],
-    "distill.gamma_position": [_RANKING],
-    "distill.gamma_confidence": [_RANKING],
-    "distill.gamma_consistency": [_RANKING],
-    "distill.ranking_loss_weight": [_RANKING],
-    "distill.ranking_negative": [_RANKING],
-    "distill.embedding_loss": [(_above_zero("distill.embedding_loss_weight"),)],
-    "active.policy": [_TEACHING],
-    "active.kl_threshold": [(_policy("kl_divergence"),), _TEACHING],
-    "active.rank_threshold": [(_policy("ground_truth_error"),), _TEACHING],
     "teacher.gate.dropout": [(_is("teacher.gate.kind", "linear"),)],
     "teacher.gate.top_k": [(_is("teacher.gate.kind", "linear"),)],
     "teacher.gate.noise": [(_is("teacher.gate.kind", "linear", "mlp"),)],
@@ -70,6 +55,29 @@ _READ_WHERE: Mapping[str, Sequence[Sequence[_Switch]]] = {
     "teacher.head.sharpness": [(_is("teacher.head.init", "title"),)],
     "teacher.train.head_learning_rate": [_ITEMS],
 }
+
+
+@cache
+def read_where() -> Mapping[str, Sequence[Sequence[_Switch]]]:
+    """A key, or a group of keys, is read where each of these lists holds a switch that is on.
+
+    What belongs to the distillation follows from its terms; an architecture's keys are those of its settings, and no
+    other's are keys of the configuration.
+    """
+    labels = tuple(_above_zero(f"distill.{key}") for term in terms() if term.reads_labels for key in term.switches)
+    found: dict[str, Sequence[Sequence[_Switch]]] = {
+        "active.policy": [labels],
+        "active.kl_threshold": [(_policy("kl_divergence"),), labels],
+        "active.rank_threshold": [(_policy("ground_truth_error"),), labels],
+    }
+    for term in terms():
+        switches = tuple(_above_zero(f"distill.{key}") for key in term.switches)
+        for key in term.own_keys():
+            if key in term.switches:
+                continue
+            more = [(_above_zero(f"distill.{term.also_needs[key]}"),)] if key in term.also_needs else []
+            found[f"distill.{key}"] = [*more, labels if key in term.shared else switches]
+    return {**_OTHERS, **found}
 
 
 def unread(stage: str, key: str, possible: Callable[[str], Sequence[object]]) -> tuple[str, str] | None:
@@ -86,7 +94,7 @@ def unread(stage: str, key: str, possible: Callable[[str], Sequence[object]]) ->
         return "decides nothing of what a trial learns", "leave it out"
     if other := _INSTEAD[stage].get(key):
         return f"is not read in stage {stage}", f"search {other} instead"
-    for group, lists in _READ_WHERE.items():
+    for group, lists in read_where().items():
         for switches in lists if key == group or key.startswith(f"{group}.") else ():
             if not any(_may_be_on(switch, possible(switch.key)) for switch in switches):
                 where = ", or where ".join(switch.words for switch in switches)

@@ -31,7 +31,8 @@ from src.tuning.search_space import (
 #: what may be searched in a stage: other keys would change nothing there, or would need another stage anew each trial
 _SEARCHED = {"student": ("student",), "teacher": ("teacher",), "distill": ("distill", "active", "student")}
 _FIXED = (
-    "distill.outputs_from", "teacher.llm", "teacher.tiny", "teacher.encoder", "teacher.export",
+    "distill.outputs_from", "student.prior", "student.prior_folds",
+    "teacher.llm", "teacher.tiny", "teacher.encoder", "teacher.export",
     "teacher.validation_rows", "teacher.test_rows",
 )  # fmt: skip
 #: objectives besides the validation metrics: a student's or a teacher's trained parameters, milliseconds to score one

@@ -1,28 +1,19 @@
-"""What every student that is trained by gradient descent promises. A new architecture joins `STUDENTS`."""
+"""The project's own students, under the contract. A new architecture joins `STUDENTS`."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from src.core.training import LoopSettings
-from src.distill.terms.base import TaughtStudent
 from src.distill.terms.item_embeddings import TeacherItemInput
-from src.student.artefact import load_student, save_student
-from src.student.base import SequenceStudent
-from src.student.datamodule import StudentData
-from src.student.models import build_student
-from src.student.settings import EvaluationSettings, StudentSettings
-from src.student.trainer_baseline import train_student
-from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data, student_of
+from src.student.models import architectures
+from src.student.settings import NetworkSettings
+from tests.contracts.student import LOOP, StudentContract
+from tests.fixtures import NUM_ITEMS, WINDOW, student_of
 
-_LOOP = LoopSettings(epochs=2, batch_size=16, monitor="ndcg_5")
-_SMALL: dict[str, Any] = {"loop": _LOOP, "dropout": 0.3}
+_SMALL: dict[str, Any] = {"loop": LOOP, "dropout": 0.3}
 _TRANSFORMER: dict[str, Any] = {**_SMALL, "architecture": "transformer", "window": 0, "prior": "none"}
 
 STUDENTS = {
@@ -34,7 +25,7 @@ STUDENTS = {
     "gru4rec, odd width": student_of(architecture="gru4rec", width=7, **_SMALL),
     "caser": student_of(architecture="caser", width=8, filter_sizes=(1, 3, WINDOW), num_filters=3, **_SMALL),
     "caser, one filter": student_of(
-        architecture="caser", width=5, filter_sizes=(2,), num_filters=1, loop=_LOOP, dropout=0.3
+        architecture="caser", width=5, filter_sizes=(2,), num_filters=1, loop=LOOP, dropout=0.3
     ),
     "transformer": student_of(width=8, heads=2, **_TRANSFORMER),
     "transformer, two blocks": student_of(width=8, heads=1, blocks=2, feedforward=1, **_TRANSFORMER),
@@ -43,145 +34,23 @@ STUDENTS = {
 }
 
 
-@pytest.fixture(params=STUDENTS, ids=list(STUDENTS))
-def settings(request: pytest.FixtureRequest) -> StudentSettings:
-    """Each student in turn."""
-    chosen: StudentSettings = STUDENTS[request.param]
-    return chosen
+class TestStudents(StudentContract):
+    chosen: NetworkSettings
+
+    @pytest.fixture(autouse=True, params=STUDENTS, ids=list(STUDENTS))
+    def choose(self, request: pytest.FixtureRequest) -> None:
+        self.chosen = STUDENTS[request.param]
+        # as published, Caser's filters run over padded places, too
+        self.window = self.chosen.architecture == "caser"
+        self.trivial = self.chosen.width == 1
+
+    def settings(self) -> NetworkSettings:
+        return self.chosen
 
 
-@pytest.fixture
-def student(settings: StudentSettings) -> SequenceStudent:
-    """Every parameter random: a fresh norm or bias could hide a mistake."""
-    torch.manual_seed(3)
-    built = build_student(settings, NUM_ITEMS, WINDOW)
-    with torch.no_grad():
-        for parameter in built.parameters():
-            parameter.copy_(torch.randn_like(parameter) / 2)
-    return built.eval()
-
-
-def batch() -> tuple[Tensor, Tensor]:
-    """Histories of every length, an empty one among them."""
-    rows = StudentData.of(cycle_data(train=9), "cpu").train
-    history = torch.cat([rows.history, torch.full((1, WINDOW), NUM_ITEMS)])
-    return history, torch.cat([rows.length, torch.zeros(1, dtype=torch.int64)])
-
-
-@torch.no_grad()
-def test_logits_cover_the_catalogue_and_nothing_else(student: SequenceStudent) -> None:
-    logits = student(*batch())
-    assert logits.shape == (10, NUM_ITEMS)
-    assert bool(torch.isfinite(logits).all())
-
-
-@torch.no_grad()
-def test_a_row_does_not_depend_on_its_batch(student: SequenceStudent) -> None:
-    history, length = batch()
-    together = student(history, length)
-    order = torch.randperm(len(history))
-    assert torch.allclose(student(history[order], length[order]), together[order], atol=1e-6)
-    alone = torch.cat([student(history[row : row + 1], length[row : row + 1]) for row in range(len(history))])
-    assert torch.allclose(alone, together, atol=1e-6)
-
-
-@torch.no_grad()
-def test_a_batch_of_one_keeps_its_axis(student: SequenceStudent) -> None:
-    history, length = batch()
-    assert student(history[:1], length[:1]).shape == (1, NUM_ITEMS)
-    assert student.encode(history[:1], length[:1]).shape == (1, student.representation)
-
-
-@torch.no_grad()
-def test_a_real_item_counts(student: SequenceStudent) -> None:
-    """The counterpart of padding invariance: a student that ignores its history would pass that one, too."""
-    history, length = batch()
-    other = history.clone()
-    other[0, 0] = (other[0, 0] + 5) % NUM_ITEMS
-    changed = (student(other, length) - student(history, length)).abs().amax(dim=1)
-    assert changed[1:].max() == 0
-    assert changed[0] > 0 or student.item_embeddings.embedding_dim == 1  # LayerNorm of one unit is constant
-
-
-@torch.no_grad()
-def test_the_padding_row_of_the_table_is_not_read_by_a_history_with_items(student: SequenceStudent) -> None:
-    history, length = batch()
-    filled = length > 0
-    before = student(history[filled], length[filled])
-    student.item_embeddings.weight[NUM_ITEMS] += 100.0
-    assert torch.equal(student(history[filled], length[filled]), before)
-
-
-@torch.no_grad()
-def test_the_teachers_part_at_padded_places_is_not_read(student: SequenceStudent) -> None:
-    history, length = batch()
-    filled = length > 0
-    history, length = history[filled], length[filled]
-    extra = torch.randn(len(history), WINDOW, student.item_embeddings.embedding_dim)
-    noisy = torch.where((history == NUM_ITEMS).unsqueeze(2), extra * 50, extra)
-    assert torch.equal(student(history, length, extra), student(history, length, noisy))
-    assert student.item_embeddings.embedding_dim == 1 or not torch.equal(
-        student(history, length, extra), student(history, length)
-    )
-
-
-@torch.no_grad()
-def test_a_wider_window_of_padding_changes_nothing(settings: StudentSettings, student: SequenceStudent) -> None:
-    """Three more padded places, with parameters of their own where a student has some for each place."""
-    if settings.architecture == "caser":
-        pytest.skip("as published, Caser's filters run over padded places, too: its window is part of the model")
-    wide = build_student(settings, NUM_ITEMS, WINDOW + 3).eval()
-    state, grown = student.state_dict(), wide.state_dict()
-    for name, value in state.items():
-        if value.shape == grown[name].shape:
-            grown[name] = value
-        else:
-            grown[name][tuple(slice(0, size) for size in value.shape)] = value
-    wide.load_state_dict(grown)
-    history, length = batch()
-    filled = length > 0
-    padding = torch.full((len(history), 3), NUM_ITEMS)
-    wider = wide(torch.cat([history, padding], dim=1)[filled], length[filled])
-    narrow = student(history[filled], length[filled])
-    assert torch.allclose(wider, narrow, atol=1e-6)
-
-
-@torch.no_grad()
-def test_saved_and_loaded_it_gives_the_same_logits(
-    student: SequenceStudent, settings: StudentSettings, tmp_path: Path
-) -> None:
-    data = cycle_data()
-    save_student(tmp_path / "student", student, settings, data.id_map, data.fingerprints(), {})
-    loaded, loaded_settings = load_student(tmp_path / "student", data)
-    assert loaded_settings == settings
-    assert torch.equal(loaded(*batch()), student(*batch()))
-    assert not loaded.training
-
-
-@pytest.mark.parametrize("loss", ["ce", "bce"])
-def test_a_seed_repeats_a_run_bit_by_bit_whatever_ran_before(settings: StudentSettings, loss: str) -> None:
-    data = StudentData.of(cycle_data(), "cpu")
-    chosen, evaluation = replace(settings, loss=cast(Any, loss)), EvaluationSettings(ks=(5,))
-    first = train_student(chosen, evaluation, data, seed=1)
-    torch.rand(17)
-    again, other = (train_student(chosen, evaluation, data, seed=seed) for seed in (1, 2))
-    assert first.fit.history == again.fit.history
-    state, repeated = first.student.state_dict(), again.student.state_dict()
-    assert all(torch.equal(state[name], repeated[name]) for name in state)
-    name = "item_embeddings.weight"
-    assert not torch.equal(state[name], other.student.state_dict()[name])
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("known", [NUM_ITEMS, NUM_ITEMS - 4])
-def test_folding_the_teachers_items_keeps_the_logits(student: SequenceStudent, known: int) -> None:
-    """Also where the teacher's table has fewer rows than there are items."""
-    torch.manual_seed(5)
-    item_input = TeacherItemInput(torch.randn(known, 6), NUM_ITEMS, student.item_embeddings.embedding_dim, 0.7)
-    history, length = batch()
-    taught = TaughtStudent(student, {"item_input": item_input}).eval()
-    before = taught(history, length)
-    assert torch.allclose(taught.fold()(history, length), before, atol=1e-5)
+def test_every_network_is_here() -> None:
+    networks = {name for name, kind in architectures().items() if not kind.closed_form}
+    assert {settings.architecture for settings in STUDENTS.values()} == networks
 
 
 @torch.no_grad()

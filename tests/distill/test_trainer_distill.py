@@ -19,11 +19,14 @@ from src.data.examples import SealedExamples
 from src.distill.data_bridge import TeachingRows, align
 from src.distill.selection_policy import SelectionContext, TeachAll
 from src.distill.settings import ActiveSettings, DistillSettings
+from src.distill.settings import terms as all_terms
 from src.distill.trainer_distill import DistillObjective, DistillRun, build_taught, train_distilled
 from src.student.base import SequenceStudent
 from src.student.datamodule import StudentData
 from src.student.evaluator import evaluate_model
 from src.student.losses import dro_at, dro_terms
+from src.student.models import student_settings as student_settings_of
+from src.student.prior import fit_prior
 from src.student.settings import EvaluationSettings, StudentSettings
 from src.student.trainer_baseline import new_student, train_student
 from tests.dying import DyingCheckpoint, Killed
@@ -89,6 +92,31 @@ def test_without_distillation_it_is_the_baseline_to_the_last_bit(
     ours = [{name: value for name, value in row.items() if name != "taught_share"} for row in taught.fit.history]
     assert ours == baseline.fit.history
     assert taught.fit.best_epoch == baseline.fit.best_epoch
+    assert same_weights(taught.student, baseline.student)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("loss", ["ce", "bce"])
+@pytest.mark.parametrize("prior", ["none", "linear"])
+@pytest.mark.parametrize("architecture", ["sasrec", "gru4rec", "caser", "transformer", "transformer, free rows"])
+def test_every_student_without_distillation_is_its_baseline(
+    data: StudentData, teaching: TeachingRows, architecture: str, prior: str, loss: str, ema: float
+) -> None:
+    """With and without a prior, a running mean, each loss: the first trial of every search."""
+    name, _, free = architecture.partition(", ")
+    own: dict[str, Any] = {"tied": not free, "window": 0} if name == "transformer" else {}
+    loop = LoopSettings(epochs=2, batch_size=16, monitor="ndcg_5", ema=ema)
+    settings = student_settings(name, loss, prior=prior, loop=loop, **own)
+    if prior != "none":
+        fitted = fit_prior(student_settings_of(prior), data.train, data.validation, NUM_ITEMS, 2, 0)
+        data = replace(data, prior=fitted)
+    baseline = train_student(settings, EVALUATION, data, seed=7)
+    off: dict[str, Any] = {key: value for term in all_terms() for key, value in term.off(settings).items()}
+    neutral = DistillSettings(**off, candidate_topk=4)
+    taught = train_distilled(settings, neutral, ActiveSettings(), EVALUATION, data, teaching, seed=7)
+    ours = [{name: value for name, value in row.items() if name != "taught_share"} for row in taught.fit.history]
+    assert ours == baseline.fit.history
+    assert isinstance(baseline.student, SequenceStudent)
     assert same_weights(taught.student, baseline.student)
 
 

@@ -40,8 +40,10 @@ TEACHERS = {
     "title_lm": ["teacher=title", *_SMALL, "teacher.title.candidates=4"],
 }
 STUDENTS = {
-    "sasrec": [],
-    "sasrec_bce": ["student.loss=bce", "student.dro_weight=0.1"],
+    "transformer": [],
+    "transformer_free": ["student.prior=none", "student.tied=false", "student.blocks=2", "student.loop.ema=0.0"],
+    "sasrec": ["student=sasrec"],
+    "sasrec_bce": ["student=sasrec", "student.loss=bce", "student.dro_weight=0.1"],
     "gru4rec": ["student=gru4rec", "student.width=8"],
     "caser": ["student=caser", "student.width=8", "student.num_filters=4"],
 }

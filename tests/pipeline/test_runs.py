@@ -79,6 +79,7 @@ def test_a_distilled_students_folder_is_whole(runs: Path) -> None:
         "id_map.json",
         "manifest.json",
         "model.safetensors",
+        "prior",
     }
     assert set(pd.read_csv(folder / "comparison.csv").model) == {"popularity", "baseline", "distilled"}
     times = read_json(folder / "metrics" / "time.json")
@@ -112,9 +113,10 @@ def test_the_manifest_names_what_the_run_stood_on(runs: Path) -> None:
     stages = toy_stages(runs)
     assert manifest["kind"] == "distill"
     assert manifest["seed"] == 42
-    expected = {**stages.data.fingerprints(), "student_baseline": stages.baseline.key}
-    assert manifest["fingerprints"] == expected
-    assert manifest["reused_stages"] == ["student_baseline"]
+    models = {f"closed form: {name}": stages.closed_form(name).key for name in ("popularity", "linear")}
+    stage_keys = {**models, "prior": stages.prior_record("linear").key, "student_baseline": stages.baseline.key}
+    assert manifest["fingerprints"] == {**stages.data.fingerprints(), **stage_keys}
+    assert set(manifest["reused_stages"]) == set(stage_keys)
     assert {"git", "versions", "hardware", "command", "started", "finished"} <= set(manifest)
     assert (
         manifest["teacher"]["rows_labelled"] == manifest["teacher"]["rows_in_training_split"] == len(stages.data.train)

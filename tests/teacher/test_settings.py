@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from src.student.architectures.sasrec import SASRecSettings
 from src.teacher.settings import (
     ExportSettings,
     GateSettings,
@@ -30,6 +31,10 @@ from tests.teacher.title_builders import TITLE_SETTINGS
         (lambda: GateSettings(kind="mlp", dropout=0.1), "gate.dropout is read only by gate.kind linear"),
         (lambda: ExportSettings(budget=2.5), "must be a whole number"),
         (lambda: TinySettings(width=100, heads=8), "must be a multiple of 2 x tiny.heads = 16"),
+        (
+            lambda: TeacherSettings(encoder=SASRecSettings(prior="linear")),
+            "teacher.encoder.prior = 'linear' must be none",
+        ),
         (lambda: TeacherSettings(gate=GateSettings(kind="linear", top_k=5)), "must not exceed lora.experts = 4"),
         (lambda: TeacherSettings(prompt=PromptSettings(max_tokens=300)), "must not exceed teacher.tiny.context = 256"),
         (

@@ -76,7 +76,7 @@ def test_the_first_trials_values(settings: ExperimentSettings) -> None:
             "distill.lam": FloatParameter(type="float", low=0.0, high=1.0),
             "distill.temperature": FloatParameter(type="float", low=2.0, high=4.0),  # the config's 1.0 lies outside
             "distill.gamma_position": FloatParameter(type="float", low=0.0, high=1.0, step=0.25),  # 0.3 is off the grid
-            "student.learning_rate": CategoricalParameter(type="categorical", choices=[0.01, 0.001]),
+            "student.learning_rate": CategoricalParameter(type="categorical", choices=[0.01, 0.003]),
             "active.policy": CategoricalParameter(type="categorical", choices=["kl_divergence", "all"]),
             "active.kl_threshold": FloatParameter(
                 type="float", low=0.1, high=1.0, when={"active.policy": "kl_divergence"}
@@ -88,7 +88,7 @@ def test_the_first_trials_values(settings: ExperimentSettings) -> None:
         "distill.lam": 0.0,
         "distill.temperature": 2.0,
         "distill.gamma_position": 0.0,
-        "student.learning_rate": 0.001,
+        "student.learning_rate": 0.003,
         "active.policy": "all",
         "active.rank_threshold": 20,
     }

@@ -9,13 +9,14 @@ import pytest
 
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
+from src.distill.settings import terms
 from src.exp.door import read_settings
 from src.exp.searching import experiment
 from src.exp.tune_distill import TuneSettings
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.applied import plain
 from src.tuning.ranges import range_problem
-from src.tuning.read_keys import _READ_WHERE
+from src.tuning.read_keys import read_where
 from src.tuning.search import prepare_space
 from src.tuning.search_space import (
     CategoricalParameter,
@@ -135,15 +136,23 @@ def test_a_mutated_document_is_read_or_refused_and_nothing_else(tmp_path, settin
             "  student.loop.checkpoint_minutes: {type: float, low: 1.0, high: 9.0}\n",
             "decides nothing of what a trial learns",
         ),
-        ("student", "  student.num_filters: {type: int, low: 4, high: 16}\n", "where student.architecture = caser"),
+        ("distill", "  student.prior_folds: {type: int, low: 2, high: 5}\n", "is the same for every trial"),
+        ("student", "  student.prior: {type: categorical, choices: [none, linear]}\n", "is the same for every trial"),
+        (
+            "distill",
+            "  distill.soft_temperature: {type: float, low: 1.0, high: 4.0}\n",
+            "distill.soft_weight is above 0",
+        ),
+        ("distill", "  distill.rce_pool: {type: int, low: 10, high: 90}\n", "only where distill.rce_weight is above 0"),
+        ("distill", "  distill.text_dropout: {type: float, low: 0.1, high: 0.5}\n", "distill.text_weight is above 0"),
+        (
+            "distill",
+            "  distill.alpha: {type: float, low: 0.0, high: 0.0}\n"
+            "  distill.dro_weighting: {type: categorical, choices: [per_sample, product]}\n",
+            "is read only where distill.alpha is above 0",
+        ),
         ("student", "  student.negatives: {type: int, low: 1, high: 9}\n", "is read only where student.loss = bce"),
         ("student", "  student.dro_beta: {type: float, low: 0.5, high: 2.0}\n", "student.dro_weight is above 0"),
-        (
-            "student",
-            "  student.architecture: {type: categorical, choices: [sasrec, caser]}\n"
-            "  student.num_filters: {type: int, low: 4, high: 16, when: {student.architecture: sasrec}}\n",
-            "is read only where student.architecture = caser",
-        ),
         (
             "distill",
             "  active.policy: {type: categorical, choices: [all, kl_divergence]}\n"
@@ -154,7 +163,8 @@ def test_a_mutated_document_is_read_or_refused_and_nothing_else(tmp_path, settin
             "distill",
             "  distill.lam: {type: float, low: 0.0, high: 0.0}\n"
             "  distill.temperature: {type: float, low: 0.5, high: 2.0}\n",
-            "is read only where distill.lam is above 0, or where distill.embedding_loss_weight is above 0",
+            "is read only where distill.lam is above 0, or where distill.embedding_loss_weight is above 0, or where "
+            "distill.soft_weight is above 0, or where distill.rce_weight is above 0",
         ),
         ("teacher", "  teacher.gate.hidden: {type: int, low: 8, high: 64}\n", "where teacher.gate.kind = mlp"),
         ("teacher", "  teacher.title.start_rate: {type: float, low: 0.1, high: 0.2}\n", "teacher.objective = title_lm"),
@@ -170,11 +180,13 @@ def test_a_key_that_no_trial_reads(tmp_path, settings, stage: str, parameters: s
 @pytest.mark.parametrize(
     ("stage", "parameters"),
     [
+        ("student", "  student.heads: {type: categorical, choices: [1, 2]}\n"),
+        ("student", "  student.blocks: {type: int, low: 1, high: 3}\n"),
         (
-            "student",
-            "  student.architecture: {type: categorical, choices: [sasrec, caser]}\n"
-            "  student.num_filters: {type: int, low: 4, high: 16, when: {student.architecture: caser}}\n"
-            "  student.heads: {type: categorical, choices: [1, 2], when: {student.architecture: sasrec}}\n",
+            "distill",
+            "  distill.lam: {type: float, low: 0.0, high: 0.0}\n"
+            "  distill.soft_weight: {type: float, low: 0.0, high: 1.0}\n"
+            "  distill.candidate_topk: {type: int, low: 5, high: 10}\n",
         ),
         (
             "student",
@@ -196,8 +208,30 @@ def test_a_key_that_some_trial_reads(tmp_path, settings, stage: str, parameters:
 def test_every_key_that_is_read_here_and_there_exists(settings) -> None:
     known = flatten(plain(settings))
     groups = {key.rsplit(".", n)[0] for key in known for n in range(1, key.count(".") + 1)}
-    switches = {switch.key for lists in _READ_WHERE.values() for alternatives in lists for switch in alternatives}
-    assert (_READ_WHERE.keys() | switches) - known.keys() - groups == set()
+    found = read_where()
+    switches = {switch.key for lists in found.values() for alternatives in lists for switch in alternatives}
+    assert (found.keys() | switches) - known.keys() - groups == set()
+
+
+def test_a_key_of_another_architecture_is_no_key(tmp_path, settings) -> None:
+    found = said(tmp_path, settings, "  student.num_filters: {type: int, low: 4, high: 16}\n")
+    assert "student.num_filters" in found
+    assert "is no key of the configuration" in found
+
+
+def test_where_the_terms_keys_are_read_follows_from_the_terms() -> None:
+    for term in terms():
+        for key in term.own_keys():
+            lists = read_where().get(f"distill.{key}", ())
+            switches = [{switch.key for switch in alternatives} for alternatives in lists]
+            own = {f"distill.{switch}" for switch in term.switches}
+            if key in term.switches:
+                assert switches == []
+            elif key in term.shared:
+                assert own < switches[-1]
+            else:
+                assert switches[-1] == own
+            assert len(switches) == (0 if key in term.switches else 1 + (key in term.also_needs))
 
 
 # -------------------------------------------------------------------------------------------------------- nested keys

@@ -79,12 +79,12 @@ class TaughtStudent(nn.Module):
 
     def logits(self, representation: Tensor, prior_scores: Tensor | None) -> Tensor:
         """``[B, V]``, from representations ``[B, R]`` and what the prior says, ``[B, V]``."""
-        if not self.has_output_parts:
-            return self.student.logits(representation, prior_scores)
-        own = nn.functional.linear(representation, *self._output())
         if prior_scores is not None:
             for part in self._own:
                 prior_scores = part.prior(prior_scores)
+        if not self.has_output_parts:
+            return self.student.logits(representation, prior_scores)
+        own = nn.functional.linear(representation, *self._output())
         return self.student.add_prior_scores(own, prior_scores)
 
     def _output(self) -> tuple[Tensor, Tensor]:
@@ -104,6 +104,7 @@ class TaughtStudent(nn.Module):
     @torch.no_grad()
     def fold(self) -> SequenceStudent:
         """The student alone, with what its parts added in its own tables; it gives the same logits."""
+        self.eval()  # what a part leaves out in training is no part of the student
         has_output_parts = self.has_output_parts
         weight, bias = self._output()
         added = [rows for part in self._own if (rows := part.item_rows()) is not None]
@@ -164,8 +165,10 @@ class Step:
 
     @cached_property
     def ranking(self) -> tuple[Tensor, Tensor]:
-        """The teacher's candidates and distances, ``[B, K]``; arbitrary where a row has no label."""
-        return self.teaching.ranking(self.rows)
+        """The teacher's first ``candidate_topk`` candidates and their distances, ``[B, K]``; arbitrary where a row has
+        no label. The teacher may list more: trials of a search share its outputs."""
+        candidates, distances = self.teaching.ranking(self.rows)
+        return candidates[:, : self.settings.candidate_topk], distances[:, : self.settings.candidate_topk]
 
     @cached_property
     def taught(self) -> Tensor:
@@ -180,7 +183,9 @@ class Term:
     ``name``: also the key of its part; ``arm`` and ``title``: its arm in a fair comparison; ``Settings``: a frozen
     dataclass with its keys, all of which become keys of ``distill``; ``switches``: the keys, one of which must be above
     0 for the term to count; ``reads_labels``: whether it reads the teacher's labels, and policies decide on which rows;
-    ``order``: its place in the sum (floating-point sums depend on it).
+    ``order``: its place in the sum (floating-point sums depend on it); ``shared``: those of its keys that every term
+    which reads labels reads as well; ``also_needs``: for some of its keys, another key of ``distill`` that must be
+    above 0, too, before anything reads them.
     """
 
     name: ClassVar[str]
@@ -190,6 +195,8 @@ class Term:
     switches: ClassVar[tuple[str, ...]]
     reads_labels: ClassVar[bool] = False
     order: ClassVar[int] = 100
+    shared: ClassVar[tuple[str, ...]] = ()
+    also_needs: ClassVar[Mapping[str, str]] = {}
 
     def is_on(self, settings: DistillSettings) -> bool:
         """Whether these settings switch it on."""
@@ -199,7 +206,7 @@ class Term:
         """The keys and values at which a distilled student is the student alone."""
         return dict.fromkeys(self.switches, 0.0)
 
-    def keys(self) -> tuple[str, ...]:
+    def own_keys(self) -> tuple[str, ...]:
         """The keys that are its own."""
         return tuple(item.name for item in fields(self.Settings))
 

@@ -39,11 +39,19 @@ class ItemTextSettings:
     ] = 0.3
 
 
+#: a direction of the embeddings counts when its spread is more than this share of the largest
+_LEAST = 1e-6
+
+
 def whitened(embedding: Tensor, width: int) -> Tensor:
-    """The first ``width`` principal directions of embeddings ``[V, W]``, each of unit variance: ``[V, ≤ width]``."""
+    """The first ``width`` principal directions of embeddings ``[V, W]``, each of unit variance: ``[V, ≤ width]``.
+
+    Directions in which the embeddings do not differ are left out: whitened, they would be rounding errors.
+    """
     centred = (embedding - embedding.mean(dim=0)).double()
-    u, _, _ = torch.linalg.svd(centred, full_matrices=False)
-    return (u[:, :width] * len(embedding) ** 0.5).float()
+    u, size, _ = torch.linalg.svd(centred, full_matrices=False)
+    kept = min(width, max(1, int((size > _LEAST * size[0]).sum())))
+    return (u[:, :kept] * len(embedding) ** 0.5).float()
 
 
 class TextRows(Part):
@@ -79,8 +87,14 @@ class TextRows(Part):
     def _gate(self) -> Tensor:
         """``[V, 1]``: how much of an item's row is text."""
         gate = self.largest * torch.sigmoid(self.level - self.slope * self.log_count)
-        known = self.seen if self._left_out is None else self.seen & ~self._left_out
+        left_out = self._left_out_now
+        known = self.seen if left_out is None else self.seen & ~left_out
         return torch.where(known, gate, torch.ones_like(gate)).unsqueeze(1)
+
+    @property
+    def _left_out_now(self) -> Tensor | None:
+        """What `_draw` left out; nothing but in training."""
+        return self._left_out if self.training else None
 
     def _draw(self) -> None:
         """Which seen items this step treats as never seen: ``rate`` / sqrt(count) of them."""
@@ -108,7 +122,8 @@ class TextRows(Part):
 
     def prior(self, scores: Tensor) -> Tensor:
         """An item that is treated as never seen has nothing from the prior either."""
-        return scores if self._left_out is None else scores.masked_fill(self._left_out, 0.0)
+        left_out = self._left_out_now
+        return scores if left_out is None else scores.masked_fill(left_out, 0.0)
 
 
 class ItemText(Term):

@@ -34,9 +34,15 @@ class RankingSettings:
     lam: Annotated[float, Field(ge=0, description="weight of importance-aware ranking distillation")] = 0.5
     ranking_loss_weight: Annotated[float, Field(ge=0, description="a second factor on lam's term")] = 1.0
     temperature: Annotated[
-        float, Field(gt=0, description="tau: confidence weights are e^(-d/tau); 1.0 is as published")
+        float,
+        Field(
+            gt=0,
+            description="tau: confidence weights are e^(-d/tau), and a policy compares e^(-d/tau); 1.0 is as published",
+        ),
     ] = 1.0
-    candidate_topk: Annotated[int, Field(ge=1, description="K, the teacher's candidates that are distilled")] = 10
+    candidate_topk: Annotated[
+        int, Field(ge=1, description="K, the teacher's candidates that are distilled, by every term that reads labels")
+    ] = 10
     gamma_position: Annotated[float, Field(ge=0, description="share of the position weight")] = 0.3
     gamma_confidence: Annotated[float, Field(ge=0, description="share of the confidence weight")] = 0.5
     gamma_consistency: Annotated[float, Field(ge=0, description="share of the consistency weight")] = 0.1
@@ -60,6 +66,8 @@ class Ranking(Term):
     name, arm, title = "ranking", "ranking", "student + ranking"
     Settings, switches, order = RankingSettings, ("lam",), 20
     reads_labels = True
+    shared = ("candidate_topk", "temperature")
+    also_needs = {"dro_weighting": "alpha"}
 
     def is_on(self, settings: DistillSettings) -> bool:
         """Both factors count."""
@@ -81,7 +89,6 @@ class Ranking(Term):
         """Summed over the candidates, each row divided by B."""
         settings, logits = step.settings, step.logits
         candidates, distances = step.ranking
-        candidates, distances = candidates[:, : settings.candidate_topk], distances[:, : settings.candidate_topk]
         weights = ranking_weights(logits.detach(), candidates, distances, settings)
         negative = logits.gather(1, step.negatives[:, :1]).squeeze(1)
         bce = ranking_bce(logits.gather(1, candidates), negative, settings.ranking_negative)

@@ -50,17 +50,17 @@ def rejuvenated_ce(
     place = torch.rand(favourites.shape, device=logits.device).masked_fill(~strange, 2.0)
     drawn = place.topk(min(candidates.shape[1], favourites.shape[1]), dim=1, largest=False)
     added = logits.gather(1, favourites.gather(1, drawn.indices)).masked_fill(drawn.values > 1, float("-inf"))
-    target = torch.softmax(-distances / temperature, dim=1)
-    together = _cross_entropy(own, target, shared, own.masked_fill(~shared, float("-inf")))
-    apart = _cross_entropy(own, target, ~shared, torch.cat([own.masked_fill(shared, float("-inf")), added], dim=1))
+    closeness = -distances / temperature
+    together = _cross_entropy(own, closeness, shared, own.masked_fill(~shared, float("-inf")))
+    apart = _cross_entropy(own, closeness, ~shared, torch.cat([own.masked_fill(shared, float("-inf")), added], dim=1))
     share = shared.to(logits.dtype).mean(dim=1)
     return share * together + (1 - share) * apart
 
 
-def _cross_entropy(own: Tensor, target: Tensor, part: Tensor, among: Tensor) -> Tensor:
-    """-Σ over a part of the candidates of q · log softmax among some items; q is normalised over the part."""
-    weight = target * part
-    weight = weight / weight.sum(dim=1, keepdim=True).clamp(min=1e-12)
+def _cross_entropy(own: Tensor, closeness: Tensor, part: Tensor, among: Tensor) -> Tensor:
+    """-Σ over a part of the candidates of q · log softmax among some items; q ∝ e^closeness over the part, so that a
+    part counts in full however small its share of the whole ranking is."""
+    weight = closeness.masked_fill(~part, torch.finfo(closeness.dtype).min).softmax(dim=1) * part
     # a row without this part compares with itself, so that nothing infinite reaches its gradient
     empty = ~part.any(dim=1, keepdim=True)
     normaliser = torch.where(empty, torch.zeros_like(among), among).logsumexp(dim=1, keepdim=True)

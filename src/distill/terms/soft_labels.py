@@ -36,7 +36,7 @@ def soft_label_kl(logits: Tensor, candidates: Tensor, distances: Tensor, tempera
 
     Args:
         logits: the student's, ``[B, V]``.
-        candidates: the teacher's, ``[B, K]``, K < V.
+        candidates: the teacher's, ``[B, K]``; where K = V nothing is left over.
         distances: -log p of the candidates, ``[B, K]``; where they sum to more than 1 they are normalised.
         temperature: τ > 0.
 
@@ -45,13 +45,16 @@ def soft_label_kl(logits: Tensor, candidates: Tensor, distances: Tensor, tempera
     """
     rest_items = logits.shape[1] - candidates.shape[1]
     total = (-distances).logsumexp(dim=1, keepdim=True)
+    student_all = (logits / temperature).log_softmax(dim=1)
+    own = student_all.gather(1, candidates)
+    if rest_items == 0:
+        teacher = (-distances / temperature).log_softmax(dim=1)
+        return (teacher.exp() * (teacher - own)).sum(dim=1)
     listed = -distances - total.clamp(min=0)
     left = (1 - listed.exp().sum(dim=1, keepdim=True)).clamp(min=_TINY) / rest_items
     # log Σ over what was left out of p^(1/τ), every such item having the same p
     rest = left.log() / temperature + torch.log(logits.new_tensor(float(rest_items)))
     teacher = torch.cat([listed / temperature, rest], dim=1).log_softmax(dim=1)
-    student_all = (logits / temperature).log_softmax(dim=1)
-    own = student_all.gather(1, candidates)
     own_rest = torch.log1p(-own.exp().sum(dim=1, keepdim=True).clamp(max=1 - _TINY))
     student = torch.cat([own, own_rest], dim=1)
     return (teacher.exp() * (teacher - student)).sum(dim=1)

@@ -62,10 +62,22 @@ class Ease(ClosedForm):
 
     def _together(self, train: TensorExamples, rows: Tensor) -> Tensor:
         """Xᵀ X: how many users have both items among the histories and targets of these rows, ``[V, V]`` float64."""
+        total = self._with_history(train, rows)
+        # a target without a history stands alone, unless it opens the history of the same owner's other rows
+        empty = rows[train.earlier[rows] == 0]
+        known = torch.isin(train.end[empty], (train.end - train.earlier)[rows[train.earlier[rows] > 0]])
+        opened = train.items[train.end[empty].clamp(max=max(len(train.items) - 1, 0))] if len(train.items) else empty
+        lone = train.target[empty[~(known & (opened == train.target[empty]))]]
+        total.diagonal().add_(torch.bincount(lone, minlength=self.num_items).double())
+        return total
+
+    def _with_history(self, train: TensorExamples, rows: Tensor) -> Tensor:
+        """The part of `_together` that comes from rows whose history is not empty."""
+        rows = rows[train.earlier[rows] > 0]
         owners, owner = torch.unique((train.end - train.earlier)[rows], return_inverse=True)
         until = owners.scatter_reduce(0, owner, train.end[rows], "amax")
         total = torch.zeros(self.num_items, self.num_items, dtype=torch.float64, device=train.device)
-        for at in torch.arange(len(owners), device=train.device).split(_OWNERS_AT_ONCE):
+        for at in torch.arange(len(owners), device=train.device).split(_OWNERS_AT_ONCE) if len(owners) else ():
             sizes = (until - owners)[at]
             mine = torch.repeat_interleave(torch.arange(len(at), device=train.device), sizes)
             begun = torch.repeat_interleave(owners[at] - (sizes.cumsum(0) - sizes), sizes)

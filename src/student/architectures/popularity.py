@@ -12,14 +12,14 @@ from torch import Tensor
 from src.core.settings import STRICT
 from src.data.tensor_examples import TensorExamples
 from src.student.base import ClosedForm, register
-from src.student.settings import ClosedFormSettings
+from src.student.settings import StudentSettings
 
 _DAY = 86_400.0
 
 
 @dataclass(frozen=True, config=STRICT)
-class PopularitySettings(ClosedFormSettings):
-    """How often an item was a training target, lately or at all."""
+class PopularitySettings(StudentSettings):
+    """How often an item was a training target, lately or at all; one number an item, so no catalogue is too large."""
 
     architecture: Annotated[str, Field(description="the most popular items, the same for everybody")] = "popularity"
     window: Annotated[int, Field(ge=0, le=10_000, description="the history is not read")] = 1
@@ -43,7 +43,7 @@ class Popularity(ClosedForm):
     def fit(self, train: TensorExamples, rows: Tensor) -> None:
         """As `ClosedForm.fit`."""
         target, times = train.target[rows], train.timestamp[rows]
-        if self.days > 0:
+        if self.days > 0 and len(times):
             target = target[times >= times.max() - self.days * _DAY]
         counted = torch.bincount(target, minlength=self.num_items).double()
         # ties count against the target; without an order among equals popularity would be judged too low
