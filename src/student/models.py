@@ -14,7 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 import src.student.architectures as own
-from src.core.errors import ConfigError
+from src.core.errors import ConfigError, ProblemsFound
 from src.core.plugins import find_plugin
 from src.core.settings import STRICT
 from src.student.base import ARCHITECTURES, Architecture, ClosedForm, Recommender, SequenceStudent
@@ -93,7 +93,7 @@ def _check_scores(name: str, model: SequenceStudent) -> None:
         raise _breaks(name, "gives an empty history, or one of a single item, scores that are not finite")
 
 
-def _breaks(name: str, rule: str) -> ConfigError:
+def _breaks(name: str, rule: str) -> ProblemsFound:
     return ConfigError.one(_FIELD, name, rule, "run tests/contracts/student.py on it (docs/extend/add_a_student.md)")
 
 

@@ -233,7 +233,7 @@ from src.distill.settings import ActiveSettings, terms
 from src.distill.trainer_distill import train_distilled
 from src.exp.door import read_settings
 from src.exp.searching import experiment
-from src.exp.tune_distill import TuneSettings
+from src.exp.search_settings import TuneSettings
 from src.student.datamodule import StudentData
 from src.student.settings import EvaluationSettings
 from src.student.trainer_baseline import train_student

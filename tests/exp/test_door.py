@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.core.errors import ConfigError
 from src.exp.door import expand_params, format_value, nested_plain, read_settings
-from src.exp.tune_distill import TuneSettings
+from src.exp.search_settings import TuneSettings
 from src.pipeline.evaluate_all import EvaluateSettings
 from src.pipeline.settings import ExperimentSettings
 

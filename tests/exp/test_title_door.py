@@ -11,7 +11,8 @@ import pytest
 from src.core.logging import log_to
 from src.exp import run_teacher, teacher_search, tune_teacher
 from src.exp.door import format_value, read_settings
-from src.exp.searching import SearchSettings, experiment
+from src.exp.search_settings import SearchSettings
+from src.exp.searching import experiment
 from src.tuning.search import prepare_space
 from tests.data.toy_sources import ITEMS, write_recbole
 from tests.pipeline.toy import toy_arguments

@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from src.exp.door import read_settings
+from src.exp.search_settings import TuneSettings
 from src.exp.searching import experiment
-from src.exp.tune_distill import TuneSettings
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.applied import apply_values, fitting, neutral_trial, no_distillation, trial_values
 from src.tuning.journal import open_journal

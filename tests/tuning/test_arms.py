@@ -15,8 +15,8 @@ from src.core.settings import STRICT
 from src.distill.settings import DistillSettings, active_terms, terms
 from src.distill.terms.base import Term
 from src.exp.door import read_settings
+from src.exp.search_settings import TuneSettings
 from src.exp.searching import experiment
-from src.exp.tune_distill import TuneSettings
 from src.pipeline.settings import ExperimentSettings
 from src.student.models import student_settings
 from src.tuning.applied import apply_values

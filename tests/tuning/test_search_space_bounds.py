@@ -11,8 +11,8 @@ from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
 from src.distill.settings import terms
 from src.exp.door import read_settings
+from src.exp.search_settings import TuneSettings
 from src.exp.searching import experiment
-from src.exp.tune_distill import TuneSettings
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.applied import plain
 from src.tuning.ranges import range_problem

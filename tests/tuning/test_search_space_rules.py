@@ -8,8 +8,8 @@ import pytest
 from src.core.errors import ConfigError
 from src.core.metrics import metric_names
 from src.exp.door import read_settings
+from src.exp.search_settings import TuneSettings
 from src.exp.searching import experiment
-from src.exp.tune_distill import TuneSettings
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.applied import configured_trial, plain
 from src.tuning.arms import check_arms

@@ -14,7 +14,8 @@ _WORKER = """
 import threading
 from pathlib import Path
 from src.exp.door import read_settings
-from src.exp.searching import SearchSettings, experiment
+from src.exp.search_settings import SearchSettings
+from src.exp.searching import experiment
 from src.tuning import trainable
 from src.tuning.search_space import SearchSpace
 from src.tuning.store import Store

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from src.core.errors import ConfigError, Problem, TrainingFailed
 from src.exp.door import read_settings
-from src.exp.searching import SearchSettings, experiment
+from src.exp.search_settings import SearchSettings
+from src.exp.searching import experiment
 from src.tuning import trainable
 from src.tuning.applied import apply_values
 from src.tuning.search_space import SearchSpace
