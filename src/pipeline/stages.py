@@ -366,6 +366,7 @@ class Stages:
         asked = settings.teacher.memory_probe
         if not asked:
             return found
+
         memory = probe_memory(self.trained_teacher.model, self.data.id_map, asked, settings.seed, interval)
         return replace(found, memory=memory)
 

@@ -137,7 +137,8 @@ class SequenceStudent(Recommender):
     def add_prior(self, prior: ClosedForm, scale: float) -> None:
         """From now on logits are the network's plus gain · ``scale`` · the prior's scores; the gain starts at 1."""
         # several students of a process share one prior: another one may have taken it to another device
-        self._prior, self.prior_scale = (prior.to(self.device),), scale
+        moved = prior if self.device.type == "meta" else prior.to(self.device)  # on meta only shapes are looked at
+        self._prior, self.prior_scale = (moved,), scale
         self.prior_gain = nn.Parameter(torch.ones((), device=self.item_embeddings.weight.device))
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,9 @@ from src.student.base import Recommender
 from src.student.evaluator import as_judged, scores_of
 from src.teacher.interfaces import Teacher, TeacherForward
 from src.teacher.labelling import ask
-from src.teacher.memory_probe import Interval, MemoryProbe
+
+if TYPE_CHECKING:  # which imports transformers
+    from src.teacher.memory_probe import Interval, MemoryProbe
 
 #: K of every figure of the check
 TOP = 20

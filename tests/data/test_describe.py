@@ -113,5 +113,5 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert label in out
     assert ENTRY.execute(["dataset=table", f"dataset.root={tmp_path}/none"]) == 2
     assert "does not exist" in capsys.readouterr().out
-    assert ENTRY.execute(["--help"]) == 0
+    assert ENTRY.execute(["--help", "dataset"]) == 0
     assert "dataset.columns.user" in capsys.readouterr().out
