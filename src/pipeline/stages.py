@@ -49,7 +49,6 @@ from src.student.settings import NetworkSettings, StudentSettings
 from src.student.trainer_baseline import train_student
 from src.teacher.check import Ranking, TeacherCheck, check_teacher, student_ranker
 from src.teacher.label_cache import LabelCache, asked_of_a_row, export_that_is_read
-from src.teacher.memory_probe import probe_memory
 from src.teacher.selection import StudentAnswers, ask_student, build_selector, choose_rows
 from src.teacher.settings import training_settings
 
@@ -366,8 +365,9 @@ class Stages:
         asked = settings.teacher.memory_probe
         if not asked:
             return found
+        from src.teacher.memory_probe import probe_memory as probe  # transformers: only where a teacher was trained
 
-        memory = probe_memory(self.trained_teacher.model, self.data.id_map, asked, settings.seed, interval)
+        memory = probe(self.trained_teacher.model, self.data.id_map, asked, settings.seed, interval)
         return replace(found, memory=memory)
 
     @cached_property

@@ -93,7 +93,9 @@ def measure(root: Path) -> dict[str, Measured]:
         stages = toy_stages(root, *overrides)
         _ = stages.outputs_record
         found |= _measured(case, stages)
-    return found
+    stages = toy_stages(root, "student=sasrec")
+    _ = stages.outputs_of(["self", "titles"])
+    return found | _measured("other_teachers", stages)
 
 
 def _measured(case: str, stages: Stages) -> dict[str, Measured]:
@@ -116,6 +118,8 @@ def numbers(record: StageRecord) -> dict[str, float]:
         arrays = load_file(file).values() if file.suffix == ".safetensors" else [torch.from_numpy(np.load(file))]
         name = file.relative_to(record.folder).as_posix()
         flat = torch.cat([array.double().flatten() for array in arrays])
+        if not len(flat):
+            continue
         waves = torch.cos(torch.arange(len(flat), dtype=torch.float64))
         found[f"{name} size"] = float(flat.square().mean().sqrt())
         found[f"{name} {_DIRECTION}"] = float(flat @ waves / flat.norm())
@@ -153,9 +157,13 @@ def verdict(name: str, recorded: Measured | None, found: Measured) -> str:
     return f"{told}\nand their key did not: raise VERSIONS[{_kind(name)!r}] (src/pipeline/stages.py), then {record}"
 
 
+#: what a run calls a stage, where that is not its kind
+KINDS = {"closed form": "closed_form", "labels of self": "student_outputs", "embeddings of titles": "title_outputs"}
+
+
 def _kind(name: str) -> str:
     stage = name.partition("/")[2]
-    return stage if stage in VERSIONS else "student"
+    return KINDS.get(stage.partition(":")[0], stage if stage in VERSIONS else "student")
 
 
 def anew(recorded: Mapping[str, Measured], found: Mapping[str, Measured]) -> dict[str, Measured]:
