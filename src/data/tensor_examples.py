@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -52,6 +52,11 @@ class TensorExamples:
     def device(self) -> torch.device:
         """Where the tensors lie."""
         return self.target.device
+
+    def of_some(self, rows: Tensor) -> TensorExamples:
+        """These rows alone, ``[n]``; their histories stay where they are."""
+        chosen = {name: getattr(self, name)[rows] for name in ("end", "earlier", "target", "example_id", "timestamp")}
+        return replace(self, **chosen)
 
     def read(self, rows: Tensor, window: int = 0) -> tuple[Tensor, Tensor]:
         """The last ``window`` items (0: L) of some rows' histories.

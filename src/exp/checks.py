@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from src.core.errors import gather
-from src.distill.selection_policy import build_policy
+from src.distill.selection_policy import build_policy, require_policy_fits
 from src.distill.settings import check_terms
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.student.models import build_recommender, require_network
+from src.student.objectives import with_loss
+from src.student.settings import NetworkSettings
 from src.teacher.checks import check_prompts
 from src.teacher.labelling import require_top_n
 from src.teacher.llm import check_llm
@@ -41,6 +43,10 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
 
     def data() -> None:
         id_map = stages.data.id_map
+        if isinstance(settings.student, NetworkSettings):
+            student = with_loss(settings.student, id_map.num_items)
+            if teacher:
+                require_policy_fits(student, settings.distill, settings.active)
         if teacher and stages.uses_own_teacher:
             gather(
                 lambda: check_titles(id_map),

@@ -56,7 +56,7 @@ class Ranking(Term):
 
     name, arm, title = "ranking", "ranking", "student + ranking"
     Settings, switches, order = RankingSettings, ("lam",), 20
-    reads_labels = True
+    reads_labels = reads_negatives = True
 
     def is_on(self, settings: Any) -> bool:
         """Both factors count."""
@@ -79,7 +79,8 @@ class Ranking(Term):
         settings, logits = step.settings, step.logits
         candidates, distances = step.ranking
         candidates, distances = candidates[:, : settings.candidate_topk], distances[:, : settings.candidate_topk]
-        weights = ranking_weights(logits.detach(), candidates, distances, settings)
+        favourites = step.ranked_high(candidates.shape[1])
+        weights = ranking_weights(logits.detach(), candidates, distances, settings, favourites)
         negative = logits.gather(1, step.negatives[:, :1]).squeeze(1)
         bce = ranking_bce(logits.gather(1, candidates), negative, settings.ranking_negative)
         total = weighted_bce(weights, bce, step.taught)
@@ -90,12 +91,15 @@ class Ranking(Term):
         return factor * total.sum()
 
 
-def ranking_weights(logits: Tensor, candidates: Tensor, distances: Tensor, settings: Any) -> Tensor:
-    """Position, confidence and consistency of each candidate, mixed: ``[B, K]``; pass detached logits."""
+def ranking_weights(
+    logits: Tensor, candidates: Tensor, distances: Tensor, settings: Any, favourites: Tensor | None = None
+) -> Tensor:
+    """Position, confidence and consistency of each candidate, mixed: ``[B, K]``; pass detached logits. For
+    ``favourites`` see `consistency_weights`."""
     return importance_weights(
         position_weights(candidates.shape[1], distances),
         confidence_weights(distances, settings.temperature),
-        consistency_weights(candidates, logits),
+        consistency_weights(candidates, logits, favourites),
         (settings.gamma_position, settings.gamma_confidence, settings.gamma_consistency),
     )
 

@@ -31,7 +31,14 @@ class SoftLabelSettings:
     ] = 1.0
 
 
-def soft_label_kl(logits: Tensor, candidates: Tensor, distances: Tensor, temperature: float) -> Tensor:
+def soft_label_kl(
+    logits: Tensor,
+    candidates: Tensor,
+    distances: Tensor,
+    temperature: float,
+    log_weight: Tensor | None = None,
+    num_items: int = 0,
+) -> Tensor:
     """KL(teacher ‖ student) over the listed candidates and "anything else", in nats.
 
     Args:
@@ -39,19 +46,24 @@ def soft_label_kl(logits: Tensor, candidates: Tensor, distances: Tensor, tempera
         candidates: the teacher's, ``[B, K]``, K < V.
         distances: -log p of the candidates, ``[B, K]``; where they sum to more than 1 they are normalised.
         temperature: τ > 0.
+        log_weight: ``[B, M]`` where the logits are of a sample: the logarithm of how many items a column stands for.
+        num_items: V, where the logits are of a sample.
 
     Returns:
         ``[B]``.
     """
-    rest_items = logits.shape[1] - candidates.shape[1]
+    rest_items = (num_items or logits.shape[1]) - candidates.shape[1]
     total = (-distances).logsumexp(dim=1, keepdim=True)
     listed = -distances - total.clamp(min=0)
     left = (1 - listed.exp().sum(dim=1, keepdim=True)).clamp(min=_TINY) / rest_items
     # log Σ over what was left out of p^(1/τ), every such item having the same p
     rest = left.log() / temperature + torch.log(logits.new_tensor(float(rest_items)))
     teacher = torch.cat([listed / temperature, rest], dim=1).log_softmax(dim=1)
-    student_all = (logits / temperature).log_softmax(dim=1)
-    own = student_all.gather(1, candidates)
+    if log_weight is None:
+        own = (logits / temperature).log_softmax(dim=1).gather(1, candidates)
+    else:
+        normaliser = (logits / temperature + log_weight).logsumexp(dim=1, keepdim=True)
+        own = logits.gather(1, candidates) / temperature - normaliser
     own_rest = torch.log1p(-own.exp().sum(dim=1, keepdim=True).clamp(max=1 - _TINY))
     student = torch.cat([own, own_rest], dim=1)
     return (teacher.exp() * (teacher - student)).sum(dim=1)
@@ -67,7 +79,9 @@ class SoftLabels(Term):
     def loss(self, step: Step) -> Tensor:
         """Summed over taught rows, divided by B."""
         settings = step.settings
-        kl = soft_label_kl(step.logits, *step.ranking, settings.soft_temperature)
+        kl = soft_label_kl(
+            step.logits, *step.ranking, settings.soft_temperature, step.log_weight, step.data.num_items
+        )
         factor: float = settings.soft_weight * settings.soft_temperature**2
         return factor * (step.taught * kl).mean()
 
