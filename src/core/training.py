@@ -116,12 +116,17 @@ def _micro_batches(rows: Tensor, size: int) -> Iterator[tuple[Tensor, float]]:
 
 
 def train_step(
-    objective: Objective, optimiser: torch.optim.Optimizer, rows: Tensor, micro_batch_size: int = 0, clip: float = 0.0
+    objective: Objective,
+    optimiser: torch.optim.Optimizer,
+    rows: Tensor,
+    micro_batch_size: int = 0,
+    clip: float = 0.0,
+    mean: WeightMean | None = None,
+    step: int = 0,
 ) -> Tensor:
-    """One optimiser step on these rows; returns the detached mean loss."""
+    """One optimiser step on these rows, number ``step`` from 0 to the mean; returns the detached mean loss."""
     loss = _accumulate(objective, optimiser, rows, micro_batch_size)
-    _clip(optimiser, clip)
-    optimiser.step()
+    _descend(optimiser, clip, mean, step)
     return loss
 
 
@@ -134,6 +139,17 @@ def _accumulate(objective: Objective, optimiser: torch.optim.Optimizer, rows: Te
         loss.backward()
         total = total + loss.detach()
     return total
+
+
+def _descend(optimiser: torch.optim.Optimizer, clip: float, mean: WeightMean | None, step: int) -> Tensor | None:
+    """The optimiser's step and the mean's; returns the gradient norm where clipping needs it."""
+    norm = _clip(optimiser, clip)
+    if mean is not None:
+        mean.begin()
+    optimiser.step()
+    if mean is not None:
+        mean.update(step)
+    return norm
 
 
 def _clip(optimiser: torch.optim.Optimizer, clip: float) -> Tensor | None:
@@ -250,12 +266,7 @@ class _Step:
         loss = self._within_memory(rows) if self.settings.adapt_micro_batch else self._gradients(rows)
         with _out_of_memory_explained("in the optimiser's step", "lower loop.micro_batch_size or the batch size"):
             # not to be repeated: a part of the parameters may have moved already
-            norm = _clip(self.optimiser, self.settings.gradient_clip)
-            if self.mean is not None:
-                self.mean.begin()
-            self.optimiser.step()
-            if self.mean is not None:
-                self.mean.update(self.progress.steps)
+            norm = _descend(self.optimiser, self.settings.gradient_clip, self.mean, self.progress.steps)
         if norm is not None:
             self.watch.saw_norm(norm)
         self.progress.steps += 1

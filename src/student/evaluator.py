@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from src.core.data_utils import ordered_batches
 from src.core.errors import TrainingFailed
-from src.core.metrics import summarise
+from src.core.metrics import summarise, target_ranks
 from src.core.seed import torch_generator
 from src.data.tensor_examples import TensorExamples
 from src.student.base import ScorePart
@@ -19,8 +21,6 @@ from src.student.settings import EvaluationSettings
 Score = Callable[[Tensor, Tensor], Tensor]
 #: ``score_rows(rows [B]) -> [B, V]``
 ScoreRows = Callable[[Tensor], Tensor]
-#: the same for a part of the catalogue at a time
-ScorePartRows = Callable[[Tensor], ScorePart]
 
 #: scores that are held at once: 128 MiB of float32
 MAX_SCORES = 2**25
@@ -43,21 +43,30 @@ def scores_of(score: Score, examples: TensorExamples, rows: Tensor) -> Tensor:
     return score(*examples.read(rows, int(getattr(score, "history_length", 0))))
 
 
-def parts_of(score: Score, examples: TensorExamples, rows: Tensor) -> ScorePart:
-    """A model's scores for some rows, a part of the catalogue at a time."""
-    found: ScorePart = score.score_parts(  # type: ignore[attr-defined]
-        *examples.read(rows, int(getattr(score, "history_length", 0)))
-    )
-    return found
+@dataclass(frozen=True)
+class InParts:
+    """Scores of the catalogue's V items that can be had a part at a time."""
+
+    score: Callable[[Tensor], ScorePart]
+    num_items: int
+
+    @classmethod
+    def of(cls, score: Score, examples: TensorExamples) -> InParts | None:
+        """A model's; None where it needs all scores at once."""
+        if not getattr(score, "in_parts", False):
+            return None
+        model: Any = score
+        width = int(model.history_length)
+        return cls(lambda rows: model.score_parts(*examples.read(rows, width)), int(model.num_items))
 
 
 @torch.no_grad()
 def rank_rows(
-    score_rows: ScoreRows, examples: TensorExamples, settings: EvaluationSettings, parts: ScorePartRows | None = None
+    score_rows: ScoreRows, examples: TensorExamples, settings: EvaluationSettings, parts: InParts | None = None
 ) -> Tensor:
     """1-based rank of each example's target, ``[N]`` int64.
 
-    Never more than `MAX_SCORES` scores are held at once, so memory does not grow with the catalogue times the rows.
+    Not many more than `MAX_SCORES` scores are held at once: memory does not grow with the catalogue times the rows.
 
     Args:
         score_rows: scores of the whole catalogue.
@@ -68,61 +77,66 @@ def rank_rows(
     Raises:
         TrainingFailed: a score is NaN or infinite, which would otherwise pass as a rank.
     """
-    count, num_items = len(examples), examples.padding_id
-    finite = torch.ones((), dtype=torch.bool, device=examples.device)
-    ranks = torch.empty(count, dtype=torch.int64, device=examples.device)
-    size = min(settings.batch_size, max(count, 1))
+    count, device = len(examples), examples.device
+    finite, ranks = torch.ones((), dtype=torch.bool, device=device), torch.empty_like(examples.target)
+    order, size = torch.arange(count, device=device), min(settings.batch_size, max(count, 1))
+    num_items = parts.num_items if parts else examples.padding_id
     if size * num_items <= MAX_SCORES:
-        order, width = torch.arange(count, device=examples.device), num_items
+        parts = None
     elif parts is None:
-        order, width = torch.arange(count, device=examples.device), num_items
         size = max(1, MAX_SCORES // num_items)
     else:
         # rows of near targets together: few parts are needed to know the targets' own scores
-        order, width = examples.target.argsort(stable=True), max(1, MAX_SCORES // size)
-    for places in ordered_batches(count, size, examples.device):
+        order = examples.target.argsort(stable=True)
+    for places in ordered_batches(count, size, device):
         rows = order[places]
-        score = _whole(score_rows(rows)) if width >= num_items or parts is None else parts(rows)
-        found, sound = _ranks(score, examples, rows, width, settings.mask_history)
-        ranks[rows] = found
+        history = _once(examples.read_all(rows), examples.target[rows]) if settings.mask_history else None
+        if parts is None:
+            ranks[rows], sound = _ranks_of_all(score_rows(rows), examples.target[rows], history)
+        else:
+            width = max(1, MAX_SCORES // size)
+            ranks[rows], sound = _ranks_by_parts(parts.score(rows), examples.target[rows], history, num_items, width)
         finite &= sound
     if not finite:
         raise TrainingFailed("the model's scores are not finite; lower the learning rate or the loss weights")
     return ranks
 
 
-def _whole(scores: Tensor) -> ScorePart:
-    return lambda first, last: scores[:, first:last]
+def _ranks_of_all(scores: Tensor, target: Tensor, history: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Ranks ``[B]`` from scores ``[B, V]``, and whether these are finite."""
+    ranks = target_ranks(scores, target)
+    if history is not None:
+        ranks = ranks - _met(scores, 0, scores.gather(1, target.unsqueeze(1)), history)
+    return ranks, torch.isfinite(scores).all()
 
 
-def _ranks(
-    score: ScorePart, examples: TensorExamples, rows: Tensor, width: int, mask_history: bool
+def _ranks_by_parts(
+    score: ScorePart, target: Tensor, history: Tensor | None, num_items: int, width: int
 ) -> tuple[Tensor, Tensor]:
-    """Ranks ``[B]`` as `target_ranks` counts them, by parts of ``width`` items, and whether all scores are finite."""
-    num_items, target = examples.padding_id, examples.target[rows]
-    history = _once(examples.read_all(rows), target) if mask_history else None
-    firsts = range(0, num_items, width)
-    own = torch.empty(len(rows), device=examples.device)
-    if len(firsts) > 1:
-        for first in (target // width).unique().tolist():
-            part = score(first * width, min((first + 1) * width, num_items))
-            own = own.to(part.dtype)
-            here = torch.nonzero(target // width == first).squeeze(1)
-            own[here] = part[here, target[here] - first * width]
-    ranks = torch.zeros(len(rows), dtype=torch.int64, device=examples.device)
-    finite = torch.ones((), dtype=torch.bool, device=examples.device)
-    for first in firsts:
+    """As `_ranks_of_all`, by parts of ``width`` items."""
+    own: Tensor | None = None
+    for number in (target // width).unique().tolist():
+        part = score(number * width, min((number + 1) * width, num_items))
+        own = part.new_zeros(len(target), 1) if own is None else own
+        here = torch.nonzero(target // width == number).squeeze(1)
+        own[here, 0] = part[here, target[here] - number * width]
+    assert own is not None
+    ranks, finite = torch.zeros_like(target), torch.ones((), dtype=torch.bool, device=target.device)
+    for first in range(0, num_items, width):
         part = score(first, min(first + width, num_items))
         finite &= torch.isfinite(part).all()
-        if len(firsts) == 1:
-            own = part.gather(1, target.unsqueeze(1)).squeeze(1)
-        ranks += (part >= own.unsqueeze(1)).sum(dim=1)
+        ranks += (part >= own).sum(dim=1)
         if history is not None:
-            # an item that was met before does not count, however it scores
-            inside = (history >= first) & (history < first + part.shape[1])
-            met = part.gather(1, (history - first).clamp(0, part.shape[1] - 1)) >= own.unsqueeze(1)
-            ranks -= (inside & met).sum(dim=1)
+            ranks -= _met(part, first, own, history)
     return ranks, finite
+
+
+def _met(part: Tensor, first: int, own: Tensor, history: Tensor) -> Tensor:
+    """How many items of histories ``[B, L]`` (each once) score at least ``own`` ``[B, 1]`` in a part ``[B, M]`` of the
+    catalogue, from item ``first`` on: ``[B]``."""
+    place = history - first
+    inside = (place >= 0) & (place < part.shape[1])
+    return (inside & (part.gather(1, place.clamp(0, part.shape[1] - 1)) >= own)).sum(dim=1)
 
 
 def _once(history: Tensor, target: Tensor) -> Tensor:
@@ -135,8 +149,7 @@ def _once(history: Tensor, target: Tensor) -> Tensor:
 
 def rank_examples(score: Score, examples: TensorExamples, settings: EvaluationSettings) -> Tensor:
     """As `rank_rows`, for a function of histories."""
-    in_parts = getattr(score, "in_parts", False)
-    parts: ScorePartRows | None = (lambda rows: parts_of(score, examples, rows)) if in_parts else None
+    parts = InParts.of(score, examples)
     return rank_rows(lambda rows: scores_of(score, examples, rows), examples, settings, parts)
 
 

@@ -69,6 +69,11 @@ class TaughtStudent(nn.Module):
         return self.student.history_length
 
     @property
+    def num_items(self) -> int:
+        """V."""
+        return self.student.num_items
+
+    @property
     def has_output_parts(self) -> bool:
         """Whether a part changes the output rows, so that the student's own scorer is not what scores."""
         return any(self.student.tied or type(part).output is not Part.output for part in self._own)
