@@ -181,8 +181,9 @@ def fit(
     without gradients after every epoch. ``generator`` orders the rows, in the way of ``batches``, and nothing else
     draws from it; ``streams`` are the other ones that the objective draws from or counts in. The whole state is saved
     to ``checkpoint`` within long epochs and after epochs (see `LoopSettings`), and only then is an epoch reported. A
-    report which got lost is made again: a fit that finds a saved state reports its epochs once more and goes on to the
-    same trajectory, so that an epoch which was not saved is trained again to the same numbers. ``report`` may raise `StopTraining`. ``clock`` counts seconds.
+    report which got lost is made again: a fit that finds a saved state reports its epochs once more and goes on to
+    the same trajectory, so that an epoch which was not saved is trained again to the same numbers.
+    ``report`` may raise `StopTraining`. ``clock`` counts seconds.
 
     Raises:
         TrainingFailed: a loss, a gradient norm, a weight or the monitored metric is not finite; no such state is saved.

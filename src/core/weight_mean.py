@@ -134,9 +134,7 @@ class _Table:
         return self._after(None, decayed)
 
     def _after(self, rows: Tensor | None, decayed: float) -> Tensor:
-        mean, weight, noted = (
-            value if rows is None else value[rows] for value in (self.mean, self.weight, self.noted)
-        )
+        mean, weight, noted = (value if rows is None else value[rows] for value in (self.mean, self.weight, self.noted))
         nearer = -torch.expm1(decayed - noted).to(mean.dtype)
         return mean.lerp(weight.to(mean.dtype), nearer.view(-1, *[1] * (mean.dim() - 1)))
 

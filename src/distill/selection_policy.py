@@ -25,9 +25,10 @@ from src.student.settings import NetworkSettings
 class SelectionContext:
     """What a policy may look at, without gradients.
 
-    ``student_logits`` ``[B, V]``, or of a part of the catalogue where the loss is one over sampled items, which only the
-    policies below that need no whole ranking get to see; ``target`` and ``candidates`` are columns of it. ``target`` ``[B]``; ``candidates`` ``[B, K]``; ``distances`` ``[B, K]``; ``labelled``
-    ``[B]`` bool (the candidates of unlabelled rows are arbitrary valid ids); ``temperature`` τ > 0.
+    ``student_logits`` ``[B, V]``, of the columns that a step looks at where the loss is one over sampled items (see
+    `require_policy_fits`); ``target`` ``[B]`` and ``candidates`` ``[B, K]`` are columns of it; ``distances``
+    ``[B, K]``; ``labelled`` ``[B]`` bool (the candidates of unlabelled rows are arbitrary valid ids); ``temperature``
+    τ > 0.
     """
 
     student_logits: Tensor
@@ -102,7 +103,7 @@ def build_policy(settings: ActiveSettings) -> SelectionPolicy:
 
 
 def require_policy_fits(student: NetworkSettings, distill: DistillSettings, active: ActiveSettings) -> None:
-    """Raises ``ConfigError`` when a policy looks at the whole ranking, which a loss over sampled items does not have."""
+    """Raises ``ConfigError`` when a policy looks at the whole ranking, which a loss over sampled items has not."""
     if student.loss not in SAMPLED or active.policy in _NEEDS_NO_RANKING:
         return
     if any(term.reads_labels for term in active_terms(distill)):

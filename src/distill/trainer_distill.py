@@ -17,7 +17,7 @@ from src.distill.terms.base import Step, TaughtStudent
 from src.student.base import SequenceStudent
 from src.student.columns import DrawShared
 from src.student.datamodule import StudentData
-from src.student.evaluator import ScoreRows, evaluate_model
+from src.student.evaluator import ScoreRows, evaluate_model, tell_sample
 from src.student.objectives import DrawNegatives, column_loss, main_loss, negative_sampler, sampled_bce, with_loss
 from src.student.settings import EvaluationSettings, NetworkSettings
 from src.student.trainer_baseline import new_student, optimiser_for, sampler_and_streams
@@ -146,6 +146,7 @@ def train_distilled(
     """
     student_settings = with_loss(student_settings, data.num_items)
     require_policy_fits(student_settings, settings, active)
+    tell_sample(len(data.validation), evaluation)
     with reproducible(student_settings.threads):
         model = build_taught(new_student(student_settings, data, seed), settings, teaching, data, seed)
         count = student_settings.negatives if student_settings.loss == "bce" else 1

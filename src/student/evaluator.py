@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from src.core.data_utils import ordered_batches
 from src.core.errors import TrainingFailed
+from src.core.logging import get_logger
 from src.core.metrics import summarise, target_ranks
 from src.core.seed import torch_generator
 from src.data.tensor_examples import TensorExamples
 from src.student.base import ScorePart
 from src.student.settings import EvaluationSettings
+
+_log = get_logger(__name__)
 
 #: ``score(history [B, L], length [B]) -> [B, V]``; an attribute ``history_length`` tells the L that it wants to see
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -176,6 +179,12 @@ def evaluate_model(
         ranks = rank_rows(known if sampled is None else lambda rows: known(sampled[rows]), examples, settings)
     model.train(was_training)
     return summarise(ranks, settings.ks)
+
+
+def tell_sample(count: int, settings: EvaluationSettings) -> None:
+    """Say so where training looks at a part of the ``count`` validation rows."""
+    if 0 < settings.sample_rows < count:
+        _log.info("while it trains, validation is %d of %d rows (evaluation.sample_rows)", settings.sample_rows, count)
 
 
 def sampled_rows(count: int, settings: EvaluationSettings, device: torch.device) -> Tensor | None:

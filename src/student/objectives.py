@@ -52,7 +52,9 @@ def with_loss(settings: NetworkSettings, num_items: int) -> NetworkSettings:
     return settings
 
 
-def shared_sampler(data: StudentData, settings: NetworkSettings, seed: int) -> tuple[DrawShared, torch.Generator] | None:
+def shared_sampler(
+    data: StudentData, settings: NetworkSettings, seed: int
+) -> tuple[DrawShared, torch.Generator] | None:
     """What draws the negatives that rows share, and its stream; None for a loss that has none."""
     if settings.loss not in SAMPLED:
         return None
@@ -60,9 +62,7 @@ def shared_sampler(data: StudentData, settings: NetworkSettings, seed: int) -> t
     return Proposal(data.item_counts, settings.shared_negatives, settings.negatives_power, stream), stream
 
 
-def column_prior_scores(
-    student: SequenceStudent, data: StudentData, rows: Tensor, columns: Columns
-) -> Tensor | None:
+def column_prior_scores(student: SequenceStudent, data: StudentData, rows: Tensor, columns: Columns) -> Tensor | None:
     """As `train_prior_scores`, of the items that a step looks at, ``[B, M]``."""
     if student.prior is None or data.prior is None:
         return None

@@ -56,9 +56,10 @@ class NetworkSettings(StudentSettings):
     loss: Annotated[
         Literal["ce", "bce", "sampled", "gbce", "auto"],
         Field(
-            description="ce: full-catalogue cross-entropy; bce: BCE with sampled negatives (published); sampled: softmax "
-            "over the target and shared negatives, corrected for how they are drawn; gbce: calibrated BCE with shared "
-            "negatives (Petrov & Macdonald, RecSys 2023); auto: ce up to a catalogue of 10,000 items, sampled above"
+            description="ce: full-catalogue cross-entropy; bce: BCE with sampled negatives (published); sampled: "
+            "softmax over the target and shared negatives, corrected for how they are drawn; gbce: calibrated BCE with "
+            "shared negatives (Petrov & Macdonald, RecSys 2023); auto: ce up to a catalogue of 10,000 items, sampled "
+            "above"
         ),
     ] = "ce"
     negatives: Annotated[int, Field(ge=1, description="sampled negatives a row (BCE)")] = 1

@@ -16,7 +16,7 @@ from src.core.training import NO_CHECKPOINT, FitResult, Report, fit, silent
 from src.student.base import Recommender, SequenceStudent
 from src.student.columns import DrawShared
 from src.student.datamodule import StudentData
-from src.student.evaluator import ScoreRows, evaluate_model
+from src.student.evaluator import ScoreRows, evaluate_model, tell_sample
 from src.student.models import build_closed_form, build_student
 from src.student.objectives import SAMPLED, StudentObjective, negative_sampler, shared_sampler, with_loss
 from src.student.settings import ClosedFormSettings, EvaluationSettings, NetworkSettings, StudentSettings
@@ -71,6 +71,7 @@ def train_student(
         TrainingFailed: the loss or the scores are not finite.
         ConfigError: the student cannot be built for this catalogue, or see `with_loss`.
     """
+    tell_sample(len(data.validation), evaluation)
     if not isinstance(settings, NetworkSettings):
         return fit_closed_form(settings, evaluation, data, report)
     settings = with_loss(settings, data.num_items)
@@ -103,9 +104,7 @@ def sampler_and_streams(
     return (None, ()) if found is None else (found[0], (found[1],))
 
 
-def optimiser_for(
-    model: torch.nn.Module, settings: NetworkSettings, student: SequenceStudent
-) -> torch.optim.Optimizer:
+def optimiser_for(model: torch.nn.Module, settings: NetworkSettings, student: SequenceStudent) -> torch.optim.Optimizer:
     """Adam over the trainable parameters of a model that holds this student; with a sampled loss the tables with a row
     an item are moved lazily."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

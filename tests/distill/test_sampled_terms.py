@@ -96,7 +96,9 @@ def test_with_every_item_drawn_each_term_is_what_it_is_over_the_catalogue(
         torch.manual_seed(5)
         value = objective.loss(torch.arange(len(data.train)))
         value.backward()
-        found.append((value.item(), {n: p.grad for n, p in objective.model.named_parameters()}, objective.taught_share()))
+        found.append(
+            (value.item(), {n: p.grad for n, p in objective.model.named_parameters()}, objective.taught_share())
+        )
     (full, gradients, taught), (sampled, theirs, also) = found
     assert sampled == pytest.approx(full, abs=1e-9)
     assert also == taught
@@ -160,7 +162,9 @@ def test_a_policy_that_needs_the_whole_ranking_is_refused(
     data: StudentData, teaching: TeachingRows, policy: str
 ) -> None:
     active, distill = ActiveSettings(policy=policy), DistillSettings(**{**NOTHING, "lam": 0.5})
-    with pytest.raises(ConfigError, match=r"active.policy = .*whole ranking, which student.loss=gbce .*use active.policy"):
+    with pytest.raises(
+        ConfigError, match=r"active.policy = .*whole ranking, which student.loss=gbce .*use active.policy"
+    ):
         train_distilled(settings_of("gbce"), distill, active, EVALUATION, data, teaching, seed=0)
     require_policy_fits(settings_of("ce"), distill, active)
     require_policy_fits(settings_of("gbce"), DistillSettings(**NOTHING), active)

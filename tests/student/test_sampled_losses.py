@@ -33,7 +33,17 @@ COUNTS = torch.tensor([0, 0, 1, 1, 2, 3, 5, 8, 40, 90])
 def settings_of(loss: str = "sampled", **changes: Any) -> NetworkSettings:
     """A small student; all of the twelve items are drawn unless something else is asked for."""
     loop = LoopSettings(epochs=3, batch_size=16, monitor="ndcg_5", ema=float(changes.pop("ema", 0.0)))
-    return student_of(**{"prior": "none", "width": 8, "dropout": 0.3, "loss": loss, "shared_negatives": NUM_ITEMS, "loop": loop, **changes})
+    return student_of(
+        **{
+            "prior": "none",
+            "width": 8,
+            "dropout": 0.3,
+            "loss": loss,
+            "shared_negatives": NUM_ITEMS,
+            "loop": loop,
+            **changes,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +114,10 @@ def test_columns_that_are_estimated_to_rank_high() -> None:
 
 
 def test_sampled_softmax_by_hand() -> None:
-    logits, weight = torch.tensor([[math.log(2.0), 0.0, math.log(5.0)]]), torch.tensor([[0.0, math.log(4.0), -math.inf]])
+    logits, weight = (
+        torch.tensor([[math.log(2.0), 0.0, math.log(5.0)]]),
+        torch.tensor([[0.0, math.log(4.0), -math.inf]]),
+    )
     # 2 / (2 + 4 · 1)
     assert float(sampled_ce(logits, weight, torch.tensor([0]))) == pytest.approx(math.log(3))
 
@@ -245,7 +258,9 @@ def test_auto_is_ce_up_to_a_size_and_sampled_above(data: StudentData) -> None:
 
 def test_more_negatives_than_items_are_refused_before_training(data: StudentData) -> None:
     for loss in ("sampled", "gbce"):
-        with pytest.raises(ConfigError, match="student.shared_negatives = 13: is more than the 12 items.*student.loss=ce"):
+        with pytest.raises(
+            ConfigError, match="student.shared_negatives = 13: is more than the 12 items.*student.loss=ce"
+        ):
             train_student(settings_of(loss, shared_negatives=13), EVALUATION, data, seed=0)
     with_loss(settings_of("ce", shared_negatives=13), 12)
 
@@ -258,7 +273,9 @@ def test_nothing_is_drawn_that_no_loss_reads(data: StudentData) -> None:
         settings = settings_of(loss, dro_weight=0.1)
         found = shared_sampler(data, settings, 0)
         assert (found is None) == (loss == "ce")
-        StudentObjective(new_student(settings, data, 0), data, settings, refuse, found and found[0]).loss(torch.arange(4))
+        StudentObjective(new_student(settings, data, 0), data, settings, refuse, found and found[0]).loss(
+            torch.arange(4)
+        )
 
 
 @pytest.mark.parametrize("name", closed_forms())

@@ -278,7 +278,8 @@ class Term:
     ``name``: also the key of its part; ``arm`` and ``title``: its arm in a fair comparison; ``Settings``: a frozen
     dataclass with its keys, all of which become keys of ``distill``; ``switches``: the keys, one of which must be above
     0 for the term to count; ``reads_labels``: whether it reads the teacher's labels, and policies decide on which rows;
-    ``reads_negatives``: whether it reads `Step.negatives`; ``order``: its place in the sum (floating-point sums depend on it).
+    ``reads_negatives``: whether it reads `Step.negatives`; ``order``: its place in the sum (floating-point sums depend
+    on it).
     """
 
     name: ClassVar[str]

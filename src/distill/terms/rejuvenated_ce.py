@@ -50,7 +50,9 @@ def rejuvenated_ce(
     # K of the student's favourites that the teacher does not list, at random
     place = torch.rand(favourites.shape, device=logits.device).masked_fill(~strange, 2.0)
     drawn = place.topk(min(candidates.shape[1], favourites.shape[1]), dim=1, largest=False)
-    added = logits.gather(1, favourites.gather(1, drawn.indices).clamp(min=0)).masked_fill(drawn.values > 1, float("-inf"))
+    added = logits.gather(1, favourites.gather(1, drawn.indices).clamp(min=0)).masked_fill(
+        drawn.values > 1, float("-inf")
+    )
     target = torch.softmax(-distances / temperature, dim=1)
     together = _cross_entropy(own, target, shared, own.masked_fill(~shared, float("-inf")))
     apart = _cross_entropy(own, target, ~shared, torch.cat([own.masked_fill(shared, float("-inf")), added], dim=1))

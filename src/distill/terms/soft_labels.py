@@ -79,9 +79,7 @@ class SoftLabels(Term):
     def loss(self, step: Step) -> Tensor:
         """Summed over taught rows, divided by B."""
         settings = step.settings
-        kl = soft_label_kl(
-            step.logits, *step.ranking, settings.soft_temperature, step.log_weight, step.data.num_items
-        )
+        kl = soft_label_kl(step.logits, *step.ranking, settings.soft_temperature, step.log_weight, step.data.num_items)
         factor: float = settings.soft_weight * settings.soft_temperature**2
         return factor * (step.taught * kl).mean()
 
