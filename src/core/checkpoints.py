@@ -28,7 +28,12 @@ State = dict[str, Tensor]
 
 
 def snapshot(module: nn.Module) -> State:
-    """A detached copy of the trainable parameters and buffers, on their device.
+    """A detached copy of `changing`, on its device."""
+    return {name: value.detach().clone() for name, value in changing(module).items()}
+
+
+def changing(module: nn.Module) -> State:
+    """The trainable parameters and buffers themselves.
 
     Frozen parameters (a language model's) are left out under every name that they have, and so is what a quantised
     layer adds to its state: they cannot change, and a copy would double the memory. A trainable parameter of two names
@@ -36,7 +41,7 @@ def snapshot(module: nn.Module) -> State:
     """
     kept = {name for name, value in module.named_parameters() if value.requires_grad}
     kept |= {name for name, _ in module.named_buffers()}
-    return {name: value.detach().clone() for name, value in module.state_dict().items() if name in kept}
+    return {name: value for name, value in module.state_dict().items() if name in kept}
 
 
 def restore(module: nn.Module, state: State) -> None:

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from src.core.checkpoints import State, restore, snapshot
+from src.core.checkpoints import State, changing, restore, snapshot
+from src.core.lazy_adam import LazyAdam
 from src.core.weight_mean import WeightMean
 
 
@@ -124,6 +125,13 @@ class FitState:
             **self.randomness.save(),
         }
 
+    def size(self, progress: Progress) -> int:
+        """How many bytes of tensors `save` would write, about."""
+        moments = self.optimiser.held() if isinstance(self.optimiser, LazyAdam) else _held(self.optimiser)
+        means = [] if self.mean is None else self.mean.held()
+        held = (*changing(self.module).values(), *moments, *means, *progress.best_state.values())
+        return sum(value.numel() * value.element_size() for value in held)
+
     def load(self, saved: Mapping[str, Any]) -> Progress:
         """Put everything back; raises ``ArtefactError`` when it is another training's."""
         restore(self.module, saved["module"])
@@ -136,3 +144,7 @@ class FitState:
         progress = Progress(**saved["progress"])
         progress.loss = progress.loss.to(self.randomness.device)
         return progress
+
+
+def _held(optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    return [value for state in optimiser.state.values() for value in state.values() if isinstance(value, Tensor)]

@@ -47,7 +47,8 @@ class LoopSettings:
         Field(
             ge=0,
             description="minutes between savings within an epoch, from which a killed training goes on as if it had "
-            "not been killed (epochs are saved anyway); an epoch of more is also saved before it is evaluated. "
-            "0: only after each evaluation",
+            "not been killed; an epoch of more is also saved before it is evaluated. After each evaluation a state of "
+            "up to 16 MiB is saved anyway, a larger one when so many minutes have passed. 0: only after each "
+            "evaluation",
         ),
     ] = 15.0

@@ -21,6 +21,7 @@ from src.core.errors import OutOfMemory, StopTraining, TrainingFailed
 from src.core.finite import FiniteWatch
 from src.core.fit_state import FitState, Progress, Randomness, Stream
 from src.core.keeper import Keeper
+from src.core.lazy_adam import LazyAdam, clip_gradients
 from src.core.logging import get_logger
 from src.core.loop_settings import LoopSettings as LoopSettings  # the loop and its settings are imported together
 from src.core.memory import give_back, is_out_of_memory, reason_of
@@ -69,11 +70,17 @@ def _micro_batches(rows: Tensor, size: int) -> Iterator[tuple[Tensor, float]]:
 
 
 def train_step(
-    objective: Objective, optimiser: torch.optim.Optimizer, rows: Tensor, micro_batch_size: int = 0, clip: float = 0.0
+    objective: Objective,
+    optimiser: torch.optim.Optimizer,
+    rows: Tensor,
+    micro_batch_size: int = 0,
+    clip: float = 0.0,
+    mean: WeightMean | None = None,
+    step: int = 0,
 ) -> Tensor:
-    """One optimiser step on these rows; returns the detached mean loss."""
+    """One optimiser step on these rows, number ``step`` from 0 to the mean; returns the detached mean loss."""
     loss = _accumulate(objective, optimiser, rows, micro_batch_size)
-    _descend(optimiser, clip)
+    _descend(optimiser, clip, mean, step)
     return loss
 
 
@@ -88,14 +95,22 @@ def _accumulate(objective: Objective, optimiser: torch.optim.Optimizer, rows: Te
     return total
 
 
-def _descend(optimiser: torch.optim.Optimizer, clip: float) -> Tensor | None:
-    """The optimiser's step; returns the gradient norm where clipping needs it."""
-    norm = None
-    if clip > 0:
-        parameters = [p for group in optimiser.param_groups for p in group["params"]]
-        norm = nn.utils.clip_grad_norm_(parameters, clip).detach()
+def _descend(optimiser: torch.optim.Optimizer, clip: float, mean: WeightMean | None, step: int) -> Tensor | None:
+    """The optimiser's step and the mean's; returns the gradient norm where clipping needs it."""
+    norm = _clip(optimiser, clip)
+    if mean is not None:
+        mean.begin()
     optimiser.step()
+    if mean is not None:
+        mean.update(step)
     return norm
+
+
+def _clip(optimiser: torch.optim.Optimizer, clip: float) -> Tensor | None:
+    """Gradients of a norm of at most ``clip``; returns the norm before where clipping needs it."""
+    if clip == 0:
+        return None
+    return clip_gradients([p for group in optimiser.param_groups for p in group["params"]], clip)
 
 
 def fit(
@@ -119,9 +134,10 @@ def fit(
     ``evaluate`` returns validation metrics (higher is better for ``settings.monitor``); it is called in eval mode
     without gradients after every epoch. ``generator`` orders the rows, in the way of ``batches``, and nothing else
     draws from it; ``streams`` are the other ones that the objective draws from or counts in. The whole state is saved
-    to ``checkpoint`` within long epochs (see `LoopSettings`) and after each one; only then is an epoch reported, so
-    that a report which got lost is made again: a fit that finds a saved state reports its epochs once more and goes on
-    to the same trajectory. ``report`` may raise `StopTraining`. ``clock`` counts seconds.
+    to ``checkpoint`` within long epochs and after epochs (see `LoopSettings`), and only then is an epoch reported. A
+    report which got lost is made again: a fit that finds a saved state reports its epochs once more and goes on to
+    the same trajectory, so that an epoch which was not saved is trained again to the same numbers.
+    ``report`` may raise `StopTraining`. ``clock`` counts seconds.
 
     Raises:
         TrainingFailed: a loss, a gradient norm, a weight or the monitored metric is not finite; no such state is saved.
@@ -130,7 +146,7 @@ def fit(
     """
     device = next(module.parameters()).device
     randomness = Randomness((generator, *streams), device)
-    mean = weight_mean(module, settings.ema)
+    mean = weight_mean(module, settings.ema, optimiser.tables if isinstance(optimiser, LazyAdam) else ())
     state = FitState(module, optimiser, schedule, randomness, mean)
     progress, stopped = Progress(micro_batch_size=settings.micro_batch_size), False
     if (saved := checkpoint.load()) is not None:
@@ -155,7 +171,7 @@ def fit(
                 progress.judge(metrics, settings.monitor, module)
             shown = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())
             _log.debug("epoch %d: %s", progress.epoch, shown)
-            keeper.save()
+            keeper.evaluated()
             report(progress.epoch, metrics)
     except StopTraining:
         stopped = True
@@ -205,9 +221,7 @@ class _Step:
         loss = self._within_memory(rows) if self.settings.adapt_micro_batch else self._gradients(rows)
         with _out_of_memory_explained("in the optimiser's step", "lower loop.micro_batch_size or the batch size"):
             # not to be repeated: a part of the parameters may have moved already
-            norm = _descend(self.optimiser, self.settings.gradient_clip)
-            if self.mean is not None:
-                self.mean.update(self.progress.steps)
+            norm = _descend(self.optimiser, self.settings.gradient_clip, self.mean, self.progress.steps)
         if norm is not None:
             self.watch.saw_norm(norm)
         self.progress.steps += 1

@@ -60,6 +60,11 @@ class TensorExamples:
         }
         return replace(self, **columns)
 
+    def of_some(self, rows: Tensor) -> TensorExamples:
+        """These rows alone, ``[n]``; their histories stay where they are."""
+        chosen = {name: getattr(self, name)[rows] for name in ("end", "earlier", "target", "example_id", "timestamp")}
+        return replace(self, **chosen)
+
     def read(self, rows: Tensor, window: int = 0) -> tuple[Tensor, Tensor]:
         """The last ``window`` items (0: L) of some rows' histories.
 

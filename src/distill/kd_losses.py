@@ -27,9 +27,12 @@ def confidence_weights(distances: Tensor, temperature: float = 1.0) -> Tensor:
     return closeness / closeness.sum(dim=1, keepdim=True)
 
 
-def consistency_weights(candidates: Tensor, logits: Tensor) -> Tensor:
-    """1[c in the student's own top K] + 1e-8: ``[B, K]``, not normalised; nothing is taken out of the ranking."""
-    own = logits.topk(candidates.shape[1], dim=1).indices
+def consistency_weights(candidates: Tensor, logits: Tensor, favourites: Tensor | None = None) -> Tensor:
+    """1[c in the student's own top K] + 1e-8: ``[B, K]``, not normalised; nothing is taken out of the ranking.
+
+    ``favourites`` ``[B, ≤ K]``: that top K, where it is known.
+    """
+    own = logits.topk(candidates.shape[1], dim=1).indices if favourites is None else favourites
     shared = (candidates.unsqueeze(2) == own.unsqueeze(1)).any(dim=2)
     return shared.to(logits.dtype) + FLOOR
 

@@ -13,17 +13,22 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from src.core.errors import ConfigError
 from src.core.metrics import target_ranks
 from src.core.plugins import build_plugin
-from src.distill.settings import ActiveSettings
+from src.distill.settings import ActiveSettings, DistillSettings, active_terms
+from src.student.objectives import SAMPLED
+from src.student.settings import NetworkSettings
 
 
 @dataclass(frozen=True, eq=False)
 class SelectionContext:
     """What a policy may look at, without gradients.
 
-    ``student_logits`` ``[B, V]``; ``target`` ``[B]``; ``candidates`` ``[B, K]``; ``distances`` ``[B, K]``; ``labelled``
-    ``[B]`` bool (the candidates of unlabelled rows are arbitrary valid ids); ``temperature`` τ > 0.
+    ``student_logits`` ``[B, V]``, of the columns that a step looks at where the loss is one over sampled items (see
+    `require_policy_fits`); ``target`` ``[B]`` and ``candidates`` ``[B, K]`` are columns of it; ``distances``
+    ``[B, K]``; ``labelled`` ``[B]`` bool (the candidates of unlabelled rows are arbitrary valid ids); ``temperature``
+    τ > 0.
     """
 
     student_logits: Tensor
@@ -88,7 +93,20 @@ _POLICIES: dict[str, Callable[[ActiveSettings], SelectionPolicy]] = {
     "ground_truth_error": lambda settings: GroundTruthError(settings.rank_threshold),
 }
 
+#: those that look at the target and the teacher's candidates at most
+_NEEDS_NO_RANKING = ("all", "kl_divergence")
+
 
 def build_policy(settings: ActiveSettings) -> SelectionPolicy:
     """The policy that the settings name; raises ``ConfigError`` for one that does not exist or cannot be imported."""
     return build_plugin("active.policy", settings.policy, _POLICIES, settings)
+
+
+def require_policy_fits(student: NetworkSettings, distill: DistillSettings, active: ActiveSettings) -> None:
+    """Raises ``ConfigError`` when a policy looks at the whole ranking, which a loss over sampled items has not."""
+    if student.loss not in SAMPLED or active.policy in _NEEDS_NO_RANKING:
+        return
+    if any(term.reads_labels for term in active_terms(distill)):
+        rule = f"looks at the student's whole ranking, which student.loss={student.loss} does not compute"
+        step = f"use active.policy={' or '.join(_NEEDS_NO_RANKING)}, or student.loss=ce"
+        raise ConfigError.one("active.policy", active.policy, rule, step)

@@ -16,6 +16,7 @@ from torch import Tensor
 from src.core.data_utils import ordered_batches
 from src.core.errors import ConfigError
 from src.data.teacher_outputs import TeacherOutputs
+from src.student.evaluator import MAX_SCORES
 
 #: the language model's name among ``distill.teachers``
 LLM = "llm"
@@ -51,7 +52,7 @@ def outputs_from_scores(
     count, width = len(example_id), min(top_n, num_items)
     candidates = np.zeros((count, width), np.int64)
     distances = np.zeros((count, width), np.float32)
-    for rows in ordered_batches(count, _BATCH):
+    for rows in ordered_batches(count, max(1, min(_BATCH, MAX_SCORES // num_items))):
         best = score_rows(rows).float().log_softmax(dim=1).topk(width, dim=1)
         candidates[rows.numpy()] = best.indices.cpu().numpy()
         # rounding may leave a log probability of +1e-8

@@ -8,18 +8,21 @@ import torch
 from torch import Tensor
 
 from src.core.checkpoints import Checkpoint
+from src.core.data_utils import shuffled_batches
 from src.core.seed import reproducible, seed_everything, torch_generator
 from src.core.training import NO_CHECKPOINT, FitResult, Report, fit, silent
 from src.distill.data_bridge import TeachingRows
-from src.distill.selection_policy import SelectionContext, SelectionPolicy, build_policy
+from src.distill.selection_policy import SelectionContext, SelectionPolicy, build_policy, require_policy_fits
 from src.distill.settings import ActiveSettings, DistillSettings, active_terms
 from src.distill.terms.base import Step, TaughtStudent
 from src.student.base import SequenceStudent
+from src.student.columns import DrawShared
 from src.student.datamodule import StudentData
-from src.student.evaluator import ScoreRows, evaluate_model
-from src.student.objectives import DrawNegatives, main_loss, negative_sampler, sampled_bce
+from src.student.evaluator import ScoreRows, evaluate_model, tell_sample
+from src.student.objectives import DrawNegatives, column_loss, main_loss, negative_sampler, sampled_bce, with_loss
+from src.student.segments import Segments, segments_for
 from src.student.settings import EvaluationSettings, NetworkSettings
-from src.student.trainer_baseline import new_student, optimiser_for
+from src.student.trainer_baseline import new_student, optimiser_for, sampler_and_streams
 
 
 def build_taught(
@@ -47,15 +50,24 @@ class DistillObjective:
     draw: DrawNegatives
     rows_seen: int = 0
     rows_taught: Tensor | float = field(default=0.0)
+    #: draws the items that all rows of a step share, for a loss over sampled items
+    shared: DrawShared | None = None
+    #: how training rows share forward passes; None where each has its own
+    segments: Segments | None = None
 
     def __post_init__(self) -> None:
         self.terms = active_terms(self.settings)
+        self.model.gathered = self.shared is not None
 
     def loss(self, rows: Tensor) -> Tensor:
         """Mean loss of these training rows (``[B]`` numbers)."""
         step = Step(
-            self.model, self.data, self.teaching, self.student_settings, self.settings, self.draw, rows, self._taught
-        )
+            self.model, self.data, self.teaching, self.student_settings, self.settings, self.draw, rows, self._taught,
+            self.shared,
+            segments=self.segments,
+            reads_candidates=any(term.reads_labels for term in self.terms),
+            reads_negatives=any(term.reads_negatives for term in self.terms),
+        )  # fmt: skip
         loss: Tensor = self.settings.ce_loss_weight * self._main(step)
         for term in self.terms:
             if (part := term.loss(step)) is not None:
@@ -63,6 +75,8 @@ class DistillObjective:
         return loss
 
     def _main(self, step: Step) -> Tensor:
+        if step.columns is not None:
+            return column_loss(step.logits, step.columns, self.student_settings, self.data.num_items)
         bce = self.student_settings.loss == "bce"
         if bce and not self.model.has_output_parts and not any(term.needs_logits for term in self.terms):
             # as the student without a teacher does it: another order of summation would be another student
@@ -132,14 +146,29 @@ def train_distilled(
 
     Raises:
         TrainingFailed: the loss or the scores are not finite.
-        ConfigError: a term needs what these teacher outputs do not hold.
+        ConfigError: a term needs what these teacher outputs do not hold, or see `with_loss` and `require_policy_fits`.
     """
+    student_settings = with_loss(student_settings, data.num_items)
+    require_policy_fits(student_settings, settings, active)
+    tell_sample(len(data.validation), evaluation)
     with reproducible(student_settings.threads):
         model = build_taught(new_student(student_settings, data, seed), settings, teaching, data, seed)
         count = student_settings.negatives if student_settings.loss == "bce" else 1
         negatives = torch_generator(seed, "negatives", device=data.device)
         draw = negative_sampler(data, count, negatives)
-        objective = DistillObjective(model, data, teaching, student_settings, settings, build_policy(active), draw)
+        shared, streams = sampler_and_streams(data, student_settings, seed)
+        segments = segments_for(student_settings, model.student, data.train)
+        objective = DistillObjective(
+            model,
+            data,
+            teaching,
+            student_settings,
+            settings,
+            build_policy(active),
+            draw,
+            shared=shared,
+            segments=segments,
+        )
         score = validation_scores(model, data)
 
         def evaluate() -> dict[str, float]:
@@ -149,13 +178,14 @@ def train_distilled(
         result = fit(
             model,
             objective,
-            optimiser_for(model, student_settings),
+            optimiser_for(model, student_settings, model.student),
             student_settings.loop,
             len(data.train),
             evaluate,
             torch_generator(seed, "order"),
             report,
             checkpoint=checkpoint,
-            streams=(negatives, objective),
+            streams=(negatives, objective, *streams),
+            batches=shuffled_batches if segments is None else segments.batches(),
         )
         return DistillRun(model.fold(), result)

@@ -6,13 +6,15 @@ import torch
 
 from src.core.errors import gather
 from src.data.examples import SequenceData
-from src.distill.selection_policy import build_policy
+from src.distill.selection_policy import build_policy, require_policy_fits
 from src.distill.settings import check_terms
 from src.distill.teachers import TITLES
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.student.models import build_recommender, require_network
+from src.student.objectives import with_loss
+from src.student.settings import NetworkSettings
 from src.teacher.settings import TeacherSettings
 
 
@@ -33,6 +35,10 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
     own_teacher = teacher and stages.uses_own_teacher
 
     def data() -> None:
+        if isinstance(settings.student, NetworkSettings):
+            student = with_loss(settings.student, stages.data.num_items)
+            if teacher:
+                require_policy_fits(student, settings.distill, settings.active)
         if own_teacher:
             check_labels(settings.teacher, stages.data)
         else:

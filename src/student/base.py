@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.data.tensor_examples import TensorExamples
+from src.student.columns import Columns
 from src.student.settings import NetworkSettings, StudentSettings
 
 M = TypeVar("M", bound="Recommender")
+
+#: output rows ``[*, R]`` and biases ``[*]``
+Rows = tuple[Tensor, Tensor]
 
 
 class Recommender(nn.Module):
@@ -59,6 +63,10 @@ class ClosedForm(Recommender):
         """Compute everything from these rows (``[n]`` int64 row numbers) of the training split."""
         raise NotImplementedError
 
+    def score_items(self, history: Tensor, length: Tensor, items: Tensor) -> Tensor:
+        """Scores ``[B, n]`` of a few items a row, ``[B, n]``."""
+        return self(history, length).gather(1, items)  # type: ignore[no-any-return]
+
 
 def recent(history: Tensor, length: Tensor, window: int, padding_id: int) -> tuple[Tensor, Tensor]:
     """The last ``window`` items of histories ``[B, L]``, left-aligned ``[B, min(window, L)]``, and their lengths."""
@@ -73,6 +81,13 @@ def recent(history: Tensor, length: Tensor, window: int, padding_id: int) -> tup
 class Scorer(nn.Linear):
     """One free row an item: logits ``[B, V]`` of representations ``[B, R]``."""
 
+    #: whether `rows` and `score` have gradients of the rows that were read alone
+    sparse = False
+
+    def rows(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Output rows ``[*, R]`` and biases ``[*]`` of a few items, without touching the rest of the catalogue."""
+        return F.embedding(items, self.weight, sparse=self.sparse), _picked(self.bias, items, self.sparse)
+
     def score(self, representation: Tensor, items: Tensor) -> Tensor:
         """Logits of a few items a row, ``[B, n]``, without touching the rest of the catalogue."""
         weight = F.embedding(items, self.weight)
@@ -81,6 +96,9 @@ class Scorer(nn.Linear):
 
 class TiedScorer(nn.Module):
     """The student's own item embeddings are the output rows, too; only a bias an item is added."""
+
+    #: as in `Scorer`
+    sparse = False
 
     def __init__(self, embeddings: nn.Embedding, num_items: int) -> None:
         super().__init__()
@@ -98,10 +116,24 @@ class TiedScorer(nn.Module):
         """Logits ``[B, V]``."""
         return F.linear(representation, self.weight, self.bias)
 
+    def rows(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Scorer.rows`."""
+        weight = F.embedding(items, self._embeddings[0].weight, sparse=self.sparse)
+        return weight, _picked(self.bias, items, self.sparse)
+
     def score(self, representation: Tensor, items: Tensor) -> Tensor:
         """Logits of a few items a row, ``[B, n]``."""
         weight = F.embedding(items, self._embeddings[0].weight)
         return torch.einsum("br,bnr->bn", representation, weight) + self.bias[items]
+
+
+def _picked(values: Tensor, items: Tensor, sparse: bool) -> Tensor:
+    """``[V]`` at ``[*]``; the gradient holds these places alone where it is sparse."""
+    return torch.gather(values, 0, items.flatten(), sparse_grad=sparse).view(items.shape)
+
+
+#: ``scores(first, last)``: ``[B, last - first]`` of some rows for the items first..last-1
+ScorePart = Callable[[int, int], Tensor]
 
 
 class SequenceStudent(Recommender):
@@ -189,6 +221,41 @@ class SequenceStudent(Recommender):
     def forward(self, history: Tensor, length: Tensor, extra: Tensor | None = None) -> Tensor:
         """Logits ``[B, V]`` over the catalogue."""
         return self.logits(self.encode(*self.seen(history, length), extra), self.prior_scores(history, length))
+
+    def column_logits(
+        self, representation: Tensor, columns: Columns, prior_scores: Tensor | None, rows: Rows | None = None
+    ) -> Tensor:
+        """Logits ``[B, M]`` of the items that a step looks at.
+
+        Args:
+            representation: ``[B, R]``.
+            columns: those items.
+            prior_scores: what the prior says of them, ``[B, M]``.
+            rows: output rows and biases of ``columns.flat`` that take the place of the student's own.
+        """
+        weight, bias = rows or self.scorer.rows(columns.flat)
+        return self.add_prior_scores(columns.logits(representation, weight, bias), prior_scores)
+
+    def sparse_gradients(self) -> list[nn.Parameter]:
+        """From now on the gradients of the tables with a row an item hold the rows alone that a step has read; returns
+        these tables, for `src.core.lazy_adam`."""
+        self.item_embeddings.sparse = True
+        self.scorer.sparse = True
+        free = [] if isinstance(self.scorer, TiedScorer) else [cast(nn.Parameter, self.scorer.weight)]
+        return [cast(nn.Parameter, self.item_embeddings.weight), *free, cast(nn.Parameter, self.scorer.bias)]
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether `score_parts` needs less memory than all scores do: not with a prior, nor where a student of one's
+        own scores in another way."""
+        own = type(self)
+        return self.prior is None and own.forward is SequenceStudent.forward and own.logits is SequenceStudent.logits
+
+    def score_parts(self, history: Tensor, length: Tensor) -> ScorePart:
+        """The scores of histories for a part of the catalogue at a time; where `in_parts`."""
+        representation = self.encode(*self.seen(history, length))
+        weight, bias = self.scorer.weight, self.scorer.bias
+        return lambda first, last: F.linear(representation, weight[first:last], bias[first:last])
 
     def seen(self, history: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """What `encode` reads of histories that may be wider."""

@@ -40,6 +40,13 @@ def times_matrix(history: Tensor, length: Tensor, decay: float, matrix: Tensor) 
     return vector @ matrix
 
 
+def times_entries(history: Tensor, length: Tensor, decay: float, matrix: Tensor, columns: Tensor) -> Tensor:
+    """As `times_matrix`, at a few columns of each row alone: ``[B, n]`` → ``[B, n]``."""
+    weight = weights(length, history.shape[1], decay).to(matrix.dtype)
+    items = history.clamp(max=len(matrix) - 1)
+    return torch.einsum("bl,bln->bn", weight, matrix[items.unsqueeze(2), columns.unsqueeze(1)])
+
+
 def history_times_target(train: TensorExamples, rows: Tensor, num_items: int, window: int, decay: float) -> Tensor:
     """Σ_rows h e_targetᵀ: how often j came next after i, each time weighted by i's age: ``[V, V]`` float64."""
     total = torch.zeros(num_items * num_items, dtype=torch.float64, device=train.device)

@@ -1,17 +1,28 @@
-"""What a student minimises without a teacher: BCE or CE, with an optional DRO term."""
+"""What a student minimises without a teacher: BCE, CE or a loss over sampled items, with an optional DRO term."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from src.core.errors import ConfigError
+from src.core.seed import torch_generator
 from src.data.candidates import draw_negatives
 from src.student.base import SequenceStudent
+from src.student.columns import Columns, DrawShared, Proposal
 from src.student.datamodule import StudentData
-from src.student.losses import bce_loss, ce_loss, dro_at, dro_terms
+from src.student.losses import bce_loss, ce_loss, dro_at, dro_terms, gbce_loss, sampled_ce
+from src.student.segments import Segments, represent_rows
 from src.student.settings import NetworkSettings
+
+#: ``student.loss=auto`` takes the whole catalogue up to so many items; see `benchmarks.training_target_cost`: there a
+#: target of `ce` costs several times what it costs with `sampled`, and beyond it the cost grows with the catalogue
+FULL_CATALOGUE = 10_000
+#: the losses that look at sampled items
+SAMPLED = ("sampled", "gbce")
 
 #: ``draw(rows [B]) -> negatives [B, n]``
 DrawNegatives = Callable[[Tensor], Tensor]
@@ -27,6 +38,38 @@ def negative_sampler(data: StudentData, count: int, generator: torch.Generator) 
     return draw
 
 
+def with_loss(settings: NetworkSettings, num_items: int) -> NetworkSettings:
+    """The settings with the loss that ``auto`` means for this catalogue.
+
+    Raises:
+        ConfigError: there are fewer items than shared negatives.
+    """
+    if settings.loss == "auto":
+        settings = replace(settings, loss="ce" if num_items <= FULL_CATALOGUE else "sampled")
+    if settings.loss in SAMPLED and settings.shared_negatives > num_items:
+        rule = f"is more than the {num_items} items of this catalogue"
+        step = f"set it to at most {num_items}, or student.loss=ce"
+        raise ConfigError.one("student.shared_negatives", settings.shared_negatives, rule, step)
+    return settings
+
+
+def shared_sampler(
+    data: StudentData, settings: NetworkSettings, seed: int
+) -> tuple[DrawShared, torch.Generator] | None:
+    """What draws the negatives that rows share, and its stream; None for a loss that has none."""
+    if settings.loss not in SAMPLED:
+        return None
+    stream = torch_generator(seed, "shared negatives")
+    return Proposal(data.item_counts, settings.shared_negatives, settings.negatives_power, stream), stream
+
+
+def column_prior_scores(student: SequenceStudent, data: StudentData, rows: Tensor, columns: Columns) -> Tensor | None:
+    """As `train_prior_scores`, of the items that a step looks at, ``[B, M]``."""
+    if student.prior is None or data.prior is None:
+        return None
+    return data.prior.of_items(data.prior.train, rows, columns.items)
+
+
 def train_prior_scores(student: SequenceStudent, data: StudentData, rows: Tensor) -> Tensor | None:
     """What the prior says about training rows, out of fold, ``[B, V]``; None for a student without a prior."""
     return None if student.prior is None or data.prior is None else data.prior.of(data.prior.train, rows)
@@ -36,15 +79,29 @@ class StudentObjective:
     """main + ``dro_weight`` · DRO over rows of the training split."""
 
     def __init__(
-        self, model: SequenceStudent, data: StudentData, settings: NetworkSettings, draw: DrawNegatives
+        self,
+        model: SequenceStudent,
+        data: StudentData,
+        settings: NetworkSettings,
+        draw: DrawNegatives,
+        shared: DrawShared | None = None,
+        segments: Segments | None = None,
     ) -> None:
-        self.model, self.data, self.settings, self.draw = model, data, settings, draw
+        """``shared``: draws the negatives of a loss in `SAMPLED`; ``segments``: how rows share passes."""
+        self.segments = segments
+        self.model, self.data, self.settings, self.draw, self.shared = model, data, settings, draw, shared
 
     def loss(self, rows: Tensor) -> Tensor:
         """Mean loss of these training rows."""
         train, settings = self.data.train, self.settings
         target = train.target[rows]
-        representation = self.model.encode(*train.read(rows, self.model.window))
+        if self.segments is None:
+            representation = self.model.encode(*train.read(rows, self.model.window))
+        else:
+            representation = represent_rows(self.model, self.segments, train, rows)
+        if self.shared is not None:
+            columns = Columns.of(target.unsqueeze(1), self.shared(), representation.dtype)
+            return self._of_columns(representation, rows, columns)
         prior = train_prior_scores(self.model, self.data, rows)
         if settings.loss == "bce" and settings.dro_weight == 0:
             return sampled_bce(self.model, representation, target, self.draw(rows), prior)
@@ -54,6 +111,25 @@ class StudentObjective:
             terms = dro_terms(logits, self.data.propensity, settings.dro_beta)
             loss = loss + settings.dro_weight * dro_at(terms, target.unsqueeze(1)).mean()
         return loss
+
+    def _of_columns(self, representation: Tensor, rows: Tensor, columns: Columns) -> Tensor:
+        settings, data = self.settings, self.data
+        prior = column_prior_scores(self.model, data, rows, columns)
+        logits = self.model.column_logits(representation, columns, prior)
+        loss = column_loss(logits, columns, settings, data.num_items)
+        if settings.dro_weight > 0:
+            terms = dro_terms(logits, data.propensity[columns.items], settings.dro_beta, columns.log_weight)
+            loss = loss + settings.dro_weight * dro_at(terms, columns.first[:, :1]).mean()
+        return loss
+
+
+def column_loss(logits: Tensor, columns: Columns, settings: NetworkSettings, num_items: int) -> Tensor:
+    """The main loss over a step's columns ``[B, M]``, of which the first is the target's."""
+    target = columns.first[:, 0]
+    if settings.loss == "sampled":
+        return sampled_ce(logits, columns.log_weight, target)
+    rate = settings.shared_negatives / num_items
+    return gbce_loss(logits, columns.log_weight, target, rate, settings.gbce_calibration)
 
 
 def sampled_bce(

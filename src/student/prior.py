@@ -52,6 +52,11 @@ class Prior:
         """Scaled scores ``[B, V]`` float32 of some rows of `train` or `validation`."""
         return split[rows.to(split.device)].to(rows.device).float()
 
+    def of_items(self, split: Tensor, rows: Tensor, items: Tensor) -> Tensor:
+        """The same of a few items a row, ``[B, n]`` → ``[B, n]``; the others are not read."""
+        found = split[rows.to(split.device).unsqueeze(1), items.to(split.device)]
+        return found.to(rows.device).float()
+
 
 def require_prior_fits(rows: int, settings: StudentSettings, num_items: int) -> None:
     """Raises ``ConfigError`` when a prior over so many items and rows would be too large to compute or to keep."""

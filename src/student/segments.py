@@ -14,9 +14,13 @@ import torch
 from torch import Tensor
 
 from src.core.errors import ConfigError
+from src.core.logging import get_logger
 from src.core.training import Batches
 from src.data.tensor_examples import TensorExamples
 from src.student.base import SequenceStudent
+from src.student.settings import NetworkSettings
+
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +103,21 @@ def _row_at(rows: Tensor, run: Tensor, chosen: Tensor, count: int) -> Tensor:
     found = rows.new_zeros(count)
     found[run[chosen]] = rows[chosen]
     return found
+
+
+def segments_for(settings: NetworkSettings, student: SequenceStudent, train: TensorExamples) -> Segments | None:
+    """How training rows share passes under these settings; None where each has its own.
+
+    Raises ``ConfigError`` for a student that represents the last place only.
+    """
+    if settings.positions == "last":
+        return None
+    require_all_positions(student, settings.architecture)
+    segments = Segments.of(train, student.window)
+    if segments.shares_anything:
+        return segments
+    _log.warning("student.positions=all: this source has no whole user sequences, so each row has a pass of its own")
+    return None
 
 
 def require_all_positions(student: SequenceStudent, architecture: str) -> None:

@@ -54,14 +54,40 @@ class NetworkSettings(StudentSettings):
         Field(ge=2, le=20, description="parts of the users; the prior of a training row is fitted without its part"),
     ] = 2
     loss: Annotated[
-        Literal["ce", "bce"],
-        Field(description="full-catalogue cross-entropy, or BCE with sampled negatives (published)"),
+        Literal["ce", "bce", "sampled", "gbce", "auto"],
+        Field(
+            description="ce: full-catalogue cross-entropy; bce: BCE with sampled negatives (published); sampled: "
+            "softmax over the target and shared negatives, corrected for how they are drawn; gbce: calibrated BCE with "
+            "shared negatives (Petrov & Macdonald, RecSys 2023); auto: ce up to a catalogue of 10,000 items, sampled "
+            "above"
+        ),
     ] = "ce"
     negatives: Annotated[int, Field(ge=1, description="sampled negatives a row (BCE)")] = 1
+    shared_negatives: Annotated[
+        int, Field(ge=1, description="negatives that the rows of a forward pass share (sampled, gbce)")
+    ] = 256
+    negatives_power: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="shared negatives are drawn by (training count + 1) to this power; 0: all items alike",
+        ),
+    ] = 0.0
+    gbce_calibration: Annotated[
+        float, Field(ge=0, le=1, description="t of gbce: 0 is plain BCE, 1 undoes what sampling does to the scores")
+    ] = 0.75
     dro_weight: Annotated[float, Field(ge=0, description="weight of the DRO term of the student without a teacher")] = (
         0.0
     )
     dro_beta: Annotated[float, Field(gt=0, description="beta, the temperature inside DRO")] = 1.0
+    positions: Annotated[
+        Literal["last", "all"],
+        Field(
+            description="last: a forward pass for each training row; all: neighbouring targets of one user share one "
+            "(transformer; where the source has whole user sequences)"
+        ),
+    ] = "last"
     learning_rate: Annotated[float, Field(gt=0, description="Adam's learning rate")] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, description="Adam's L2 weight decay")] = 0.0
     loop: Annotated[LoopSettings, Field(description="epochs, batches, early stopping")] = LoopSettings()
@@ -109,6 +135,14 @@ class EvaluationSettings:
         bool,
         Field(description="take all that a user met before out of the ranking (the published evaluation does not)"),
     ] = False
+    sample_rows: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="validation rows that training looks at, the same ones in every training, for splits of more; "
+            "0: all. Final results are always of all rows",
+        ),
+    ] = 0
 
     def __post_init__(self) -> None:
         if any(k < 1 for k in self.ks):

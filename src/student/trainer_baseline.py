@@ -9,14 +9,18 @@ import torch
 from torch import Tensor
 
 from src.core.checkpoints import Checkpoint
+from src.core.data_utils import shuffled_batches
 from src.core.errors import ArtefactError, ConfigError
+from src.core.lazy_adam import LazyAdam
 from src.core.seed import reproducible, seed_everything, torch_generator
 from src.core.training import NO_CHECKPOINT, FitResult, Report, fit, silent
 from src.student.base import Recommender, SequenceStudent
+from src.student.columns import DrawShared
 from src.student.datamodule import StudentData
-from src.student.evaluator import ScoreRows, evaluate_model
+from src.student.evaluator import ScoreRows, evaluate_model, tell_sample
 from src.student.models import build_closed_form, build_student
-from src.student.objectives import StudentObjective, negative_sampler
+from src.student.objectives import SAMPLED, StudentObjective, negative_sampler, shared_sampler, with_loss
+from src.student.segments import segments_for
 from src.student.settings import ClosedFormSettings, EvaluationSettings, NetworkSettings, StudentSettings
 
 
@@ -68,34 +72,52 @@ def train_student(
 
     Raises:
         TrainingFailed: the loss or the scores are not finite.
-        ConfigError: the student cannot be built for this catalogue.
+        ConfigError: the student cannot be built for this catalogue, or see `with_loss`.
     """
+    tell_sample(len(data.validation), evaluation)
     if not isinstance(settings, NetworkSettings):
         return fit_closed_form(settings, evaluation, data, report)
+    settings = with_loss(settings, data.num_items)
     with reproducible(settings.threads):
         student = new_student(settings, data, seed)
         negatives = torch_generator(seed, "negatives", device=data.device)
         draw = negative_sampler(data, settings.negatives, negatives)
-        score = validation_scores(student, data)
+        shared, streams = sampler_and_streams(data, settings, seed)
+        score, segments = validation_scores(student, data), segments_for(settings, student, data.train)
         result = fit(
             student,
-            StudentObjective(student, data, settings, draw),
-            optimiser_for(student, settings),
+            StudentObjective(student, data, settings, draw, shared, segments),
+            optimiser_for(student, settings, student),
             settings.loop,
             len(data.train),
             lambda: evaluate_model(student, data.validation, evaluation, score),
             torch_generator(seed, "order"),
             report,
             checkpoint=checkpoint,
-            streams=(negatives,),
+            streams=(negatives, *streams),
+            batches=shuffled_batches if segments is None else segments.batches(),
         )
         return StudentRun(student, result)
 
 
-def optimiser_for(model: torch.nn.Module, settings: NetworkSettings) -> torch.optim.Optimizer:
-    """Adam over the trainable parameters."""
+def sampler_and_streams(
+    data: StudentData, settings: NetworkSettings, seed: int
+) -> tuple[DrawShared | None, tuple[torch.Generator, ...]]:
+    """As `shared_sampler`, for a fit: what draws, and the streams that it draws from."""
+    found = shared_sampler(data, settings, seed)
+    return (None, ()) if found is None else (found[0], (found[1],))
+
+
+def optimiser_for(model: torch.nn.Module, settings: NetworkSettings, student: SequenceStudent) -> torch.optim.Optimizer:
+    """Adam over the trainable parameters of a model that holds this student; with a sampled loss the tables with a row
+    an item are moved lazily."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.Adam(trained, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    if settings.loss not in SAMPLED:
+        return torch.optim.Adam(trained, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    tables = [table for table in student.sparse_gradients() if table.requires_grad]
+    own = {id(table) for table in tables}
+    dense = [parameter for parameter in trained if id(parameter) not in own]
+    return LazyAdam(dense, tables, settings.learning_rate, settings.weight_decay)
 
 
 def require_closed_form_fits(settings: StudentSettings, num_items: int) -> None:

@@ -43,6 +43,9 @@ _TITLES, _ITEMS = (_is("teacher.objective", "title_lm"),), (_is("teacher.objecti
 #: of the rooms whose switches stand in no class
 _OTHERS: Mapping[str, Sequence[Sequence[_Switch]]] = {
     "student.negatives": [(_is("student.loss", "bce"),)],
+    "student.shared_negatives": [(_is("student.loss", "sampled", "gbce", "auto"),)],
+    "student.negatives_power": [(_is("student.loss", "sampled", "gbce", "auto"),)],
+    "student.gbce_calibration": [(_is("student.loss", "gbce"),)],
     "student.dro_beta": [(_above_zero("student.dro_weight"),)],
     "teacher.gate.dropout": [(_is("teacher.gate.kind", "linear"),)],
     "teacher.gate.top_k": [(_is("teacher.gate.kind", "linear"),)],

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from src.core.errors import ConfigError
+from src.core.loop_settings import LoopSettings
 from src.data.id_map import IdMap
 from src.data.interactions import Interactions
 from src.data.sequences import build_examples
 from src.data.tensor_examples import TensorExamples
+from src.distill.data_bridge import TeachingRows
+from src.distill.settings import ActiveSettings, DistillSettings
+from src.distill.trainer_distill import train_distilled
+from src.student.datamodule import StudentData
 from src.student.models import build_student
-from src.student.segments import Segments, represent_rows, require_all_positions
+from src.student.segments import Segments, represent_rows, require_all_positions, segments_for
+from src.student.settings import EvaluationSettings
+from src.student.trainer_baseline import train_student
 from tests.fixtures import cycle_examples, student_of
 
 V, WINDOW = 11, 4
@@ -73,3 +82,47 @@ def test_rows_of_a_table_share_nothing() -> None:
 def test_a_student_of_the_last_place_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"student\.positions.*student=transformer"):
         require_all_positions(build_student(student_of("gru4rec", width=4), V, WINDOW), "gru4rec")
+
+
+def train_data() -> StudentData:
+    train = train_of(4, 12)
+    counts = torch.bincount(train.target, minlength=V)
+    return StudentData(train, train, V, WINDOW, torch.ones(V), counts)
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_a_student_learns_from_all_positions_as_from_the_last(distilled: bool) -> None:
+    """One block: every loss is the same, but for the order of the rows and of the dropout (which is off here)."""
+    data, found = train_data(), []
+    loop = LoopSettings(epochs=2, batch_size=len(data.train), monitor="ndcg_5")
+    for positions in ("last", "all"):
+        settings = student_of(
+            "transformer", width=8, window=WINDOW, prior="none", dropout=0.0, positions=positions, loop=loop
+        )
+        if distilled:
+            rows = len(data.train)
+            slot = torch.arange(rows)
+            lists = torch.stack([(data.train.target + place) % V for place in (*range(3),)], dim=1)
+            padded = torch.cat([lists, torch.arange(3).unsqueeze(0)])
+            distances = torch.arange(3).float().expand(rows + 1, -1)
+            teaching = TeachingRows(slot, padded, distances, torch.zeros(rows + 1, 0), torch.randn(V, 5).sign())
+            distill = DistillSettings(lam=0.5, alpha=0.1, ed_weight=0.3, candidate_topk=3)
+            torch.manual_seed(0)
+            run = train_distilled(
+                settings, distill, ActiveSettings(), EvaluationSettings(ks=(5,)), data,
+                replace(teaching, item_embedding=torch.ones(V, 5)), 1,
+            )  # fmt: skip
+            found.append([epoch["train_loss"] for epoch in run.fit.history])
+        else:
+            alone = train_student(settings, EvaluationSettings(ks=(5,)), data, 1)
+            found.append([epoch["train_loss"] for epoch in alone.fit.history])
+    assert found[0] == pytest.approx(found[1], abs=1e-5 if not distilled else 0.05)
+
+
+def test_a_source_without_sequences_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    rows = TensorExamples.of(cycle_examples(6, 0), "cpu")
+    student = build_student(student_of("transformer", width=4, prior="none"), V, WINDOW)
+    settings = student_of("transformer", width=4, prior="none", positions="all")
+    caplog.set_level("WARNING", "src.student.segments")
+    assert segments_for(settings, student, rows) is None
+    assert "no whole user sequences" in caplog.text

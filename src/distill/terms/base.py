@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from src.core.errors import Problem
 from src.distill.data_bridge import TeachingRows
-from src.student.base import SequenceStudent
+from src.student.base import Rows, ScorePart, SequenceStudent
+from src.student.columns import Columns, DrawShared
 from src.student.datamodule import StudentData
 from src.student.losses import DroTerms, dro_terms
-from src.student.objectives import DrawNegatives, train_prior_scores
+from src.student.objectives import DrawNegatives, column_prior_scores, train_prior_scores
+from src.student.segments import Segments, represent_rows
 from src.student.settings import NetworkSettings
 
 if TYPE_CHECKING:
@@ -28,10 +30,17 @@ if TYPE_CHECKING:
 
 
 class Part(nn.Module):
-    """What a student has only while it is taught, and what is folded into it afterwards."""
+    """What a student has only while it is taught, and what is folded into it afterwards.
 
-    def item_rows(self) -> Tensor | None:
-        """``[V + 1, D]`` to be added to the item embeddings (and to the output rows that are tied to them)."""
+    With a loss over sampled items it is asked about these ``items`` alone, and must not compute the whole table.
+    """
+
+    def begin(self) -> None:
+        """A training step, or an evaluation's batch, begins."""
+
+    def item_rows(self, items: Tensor | None = None) -> Tensor | None:
+        """``[V + 1, D]`` to be added to the item embeddings (and to the output rows that are tied to them); of
+        ``items`` ``[*]``, which may be padding, alone: ``[*, D]``."""
         return None
 
     def extra(self, history: Tensor) -> Tensor | None:
@@ -39,12 +48,13 @@ class Part(nn.Module):
         rows = self.item_rows()
         return None if rows is None else nn.functional.embedding(history, rows)
 
-    def output(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """The output rows ``[V, R]`` and biases ``[V]`` that take the place of the student's."""
+    def output(self, weight: Tensor, bias: Tensor, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The output rows ``[V, R]`` and biases ``[V]`` that take the place of the student's; all are of ``items``
+        ``[n]`` where these are given."""
         return weight, bias
 
-    def prior(self, scores: Tensor) -> Tensor:
-        """What of the prior's scores ``[B, V]`` counts in this step."""
+    def prior(self, scores: Tensor, items: Tensor | None = None) -> Tensor:
+        """What of the prior's scores ``[B, V]`` counts in this step; they are of ``items`` ``[B, M]`` where given."""
         return scores
 
 
@@ -54,11 +64,18 @@ class TaughtStudent(nn.Module):
     def __init__(self, student: SequenceStudent, parts: Mapping[str, Part | nn.Module]) -> None:
         super().__init__()
         self.student, self.parts = student, nn.ModuleDict(parts)
+        #: whether parts are asked about few items at a time (a loss over sampled items)
+        self.gathered = False
 
     @property
     def history_length(self) -> int:
         """See `Recommender.history_length`."""
         return self.student.history_length
+
+    @property
+    def num_items(self) -> int:
+        """V."""
+        return self.student.num_items
 
     @property
     def has_output_parts(self) -> bool:
@@ -71,11 +88,44 @@ class TaughtStudent(nn.Module):
 
     def represent(self, history: Tensor, length: Tensor) -> Tensor:
         """``[B, R]`` of histories no wider than the student's window."""
+        return self.student.encode(history, length, self.extra(history))
+
+    def extra(self, history: Tensor) -> Tensor | None:
+        """``[B, L, D]``: what the parts add to a history's item embeddings."""
         extra = None
         for part in self._own:
-            if (added := part.extra(history)) is not None:
+            if (added := self._added(part, history)) is not None:
                 extra = added if extra is None else extra + added
-        return self.student.encode(history, length, extra)
+        return extra
+
+    def _added(self, part: Part, history: Tensor) -> Tensor | None:
+        if not self.gathered:
+            return part.extra(history)
+        part.begin()
+        return part.item_rows(history)
+
+    def column_logits(self, representation: Tensor, columns: Columns, prior_scores: Tensor | None) -> Tensor:
+        """``[B, M]``: as `logits`, of the items that a step looks at alone."""
+        rows = self._output(columns.flat) if self.has_output_parts else None
+        if prior_scores is not None:
+            for part in self._own:
+                prior_scores = part.prior(prior_scores, columns.items)
+        return self.student.column_logits(representation, columns, prior_scores, rows)
+
+    @property
+    def in_parts(self) -> bool:
+        """As `SequenceStudent.in_parts`."""
+        return self.student.in_parts
+
+    def score_parts(self, history: Tensor, length: Tensor) -> ScorePart:
+        """As `SequenceStudent.score_parts`."""
+        representation = self.represent(*self.student.seen(history, length))
+
+        def score(first: int, last: int) -> Tensor:
+            items = torch.arange(first, last, device=representation.device)
+            return nn.functional.linear(representation, *self._output(items))
+
+        return score
 
     def logits(self, representation: Tensor, prior_scores: Tensor | None) -> Tensor:
         """``[B, V]``, from representations ``[B, R]`` and what the prior says, ``[B, V]``."""
@@ -87,13 +137,21 @@ class TaughtStudent(nn.Module):
         own = nn.functional.linear(representation, *self._output())
         return self.student.add_prior_scores(own, prior_scores)
 
-    def _output(self) -> tuple[Tensor, Tensor]:
-        weight: Tensor = self.student.scorer.weight
-        bias: Tensor = self.student.scorer.bias
+    def _output(self, items: Tensor | None = None) -> Rows:
+        """Output rows and biases of the catalogue, or of ``items`` ``[n]``."""
+        weight, bias = self._own_rows(items)
         for part in self._own:
-            if self.student.tied and (rows := part.item_rows()) is not None:
-                weight = weight + rows[:-1]
-            weight, bias = part.output(weight, bias)
+            if self.student.tied and (rows := part.item_rows(items)) is not None:
+                weight = weight + (rows[:-1] if items is None else rows)
+            weight, bias = part.output(weight, bias, items)
+        return weight, bias
+
+    def _own_rows(self, items: Tensor | None) -> Rows:
+        scorer = self.student.scorer
+        if items is not None:
+            return scorer.rows(items)
+        weight: Tensor = scorer.weight
+        bias: Tensor = scorer.bias
         return weight, bias
 
     def forward(self, history: Tensor, length: Tensor) -> Tensor:
@@ -120,6 +178,10 @@ class TaughtStudent(nn.Module):
 class Step:
     """What is known in one training step; each quantity is computed when a term first asks for it.
 
+    Logits are ``[B, M]``. Their columns are the catalogue, column i being item i, unless the loss is one over sampled
+    items: then they are `columns`. Targets, candidates and negatives are told as columns, so that a term looks at
+    either in the same way; what it adds up over all columns it weights with ``log_weight``.
+
     ``settings`` are the `DistillSettings`, ``rows`` ``[B]`` numbers of training rows.
     """
 
@@ -132,42 +194,90 @@ class Step:
     rows: Tensor
     #: ``[B]`` 1.0 where a row is labelled and selected; the objective decides when a term asks
     taught_rows: Any = field(default=None, repr=False)
+    #: draws the items that all rows share, for a loss over sampled items
+    shared: DrawShared | None = None
+    #: whether terms look at the teacher's candidates, and at a negative of each row's own
+    #: how training rows share forward passes; None where each has its own
+    segments: Segments | None = None
+    reads_candidates: bool = True
+    reads_negatives: bool = True
 
     @cached_property
-    def target(self) -> Tensor:
-        """``[B]``."""
+    def columns(self) -> Columns | None:
+        """The items that stand for the catalogue; None where the catalogue stands for itself."""
+        if self.shared is None:
+            return None
+        own = [self._target_items.unsqueeze(1)]
+        if self.reads_candidates:
+            own.append(self.teaching.ranking(self.rows)[0])
+        if self.reads_negatives:
+            own.append(self.draw(self.rows)[:, :1])
+        return Columns.of(torch.cat(own, dim=1), self.shared(), self.representation.dtype)
+
+    @cached_property
+    def _target_items(self) -> Tensor:
         return self.data.train.target[self.rows]
 
     @cached_property
+    def target(self) -> Tensor:
+        """``[B]``, the target's column."""
+        return self._target_items if self.columns is None else self.columns.first[:, 0]
+
+    @cached_property
     def negatives(self) -> Tensor:
-        """``[B, n]``, drawn once a step."""
-        return self.draw(self.rows)
+        """``[B, n]`` columns, drawn once a step."""
+        return self.draw(self.rows) if self.columns is None else self.columns.first[:, -1:]
 
     @cached_property
     def representation(self) -> Tensor:
         """``[B, R]``."""
-        return self.model.represent(*self.data.train.read(self.rows, self.model.student.window))
+        model, train = self.model, self.data.train
+        if self.segments is not None:
+            return represent_rows(model.student, self.segments, train, self.rows, model.extra)
+        return model.represent(*train.read(self.rows, model.student.window))
 
     @cached_property
     def prior_scores(self) -> Tensor | None:
-        """``[B, V]``, out of fold; None for a student without a prior."""
-        return train_prior_scores(self.model.student, self.data, self.rows)
+        """``[B, M]``, out of fold; None for a student without a prior."""
+        if self.columns is None:
+            return train_prior_scores(self.model.student, self.data, self.rows)
+        return column_prior_scores(self.model.student, self.data, self.rows, self.columns)
 
     @cached_property
     def logits(self) -> Tensor:
-        """``[B, V]``."""
-        return self.model.logits(self.representation, self.prior_scores)
+        """``[B, M]``."""
+        if self.columns is None:
+            return self.model.logits(self.representation, self.prior_scores)
+        return self.model.column_logits(self.representation, self.columns, self.prior_scores)
+
+    @property
+    def log_weight(self) -> Tensor | None:
+        """``[B, M]``, the logarithm of how many items a column stands for; None where each stands for one."""
+        return None if self.columns is None else self.columns.log_weight
 
     @cached_property
     def dro(self) -> DroTerms:
         """The catalogue-wide part of DRO."""
-        return dro_terms(self.logits, self.data.propensity, self.settings.beta)
+        p = self.data.propensity
+        return dro_terms(
+            self.logits, p if self.columns is None else p[self.columns.items], self.settings.beta, self.log_weight
+        )
+
+    def ranked_high(self, count: int) -> Tensor:
+        """The columns of the student's own ``count`` best items, best first: ``[B, ≤ count]``. Where the columns are a
+        sample, those that are estimated to be among these, and `src.student.columns.NONE`."""
+        logits = self.logits.detach()
+        if self.columns is None:
+            return logits.topk(min(count, logits.shape[1]), dim=1).indices
+        return self.columns.ranked_high(logits, count)
 
     @cached_property
     def ranking(self) -> tuple[Tensor, Tensor]:
-        """The teacher's first ``candidate_topk`` candidates and their distances, ``[B, K]``; arbitrary where a row has
-        no label. The teacher may list more: trials of a search share its outputs."""
+        """The columns of the teacher's first ``candidate_topk`` candidates and their distances, ``[B, K]``; arbitrary
+        where a row has no label. The teacher may list more: trials of a search share its outputs."""
         candidates, distances = self.teaching.ranking(self.rows)
+        if self.columns is not None:
+            candidates = self.columns.first[:, 1 : 1 + candidates.shape[1]]
         return candidates[:, : self.settings.candidate_topk], distances[:, : self.settings.candidate_topk]
 
     @cached_property
@@ -183,9 +293,9 @@ class Term:
     ``name``: also the key of its part; ``arm`` and ``title``: its arm in a fair comparison; ``Settings``: a frozen
     dataclass with its keys, all of which become keys of ``distill``; ``switches``: the keys, one of which must be above
     0 for the term to count; ``reads_labels``: whether it reads the teacher's labels, and policies decide on which rows;
-    ``order``: its place in the sum (floating-point sums depend on it); ``shared``: those of its keys that every term
-    which reads labels reads as well; ``also_needs``: for some of its keys, another key of ``distill`` that must be
-    above 0, too, before anything reads them.
+    ``reads_negatives``: whether it reads `Step.negatives`; ``order``: its place in the sum (floating-point sums depend
+    on it); ``shared``: those of its keys that every term which reads labels reads as well; ``also_needs``: for some of
+    its keys, another key of ``distill`` that must be above 0, too, before anything reads them.
     """
 
     name: ClassVar[str]
@@ -194,6 +304,7 @@ class Term:
     Settings: ClassVar[type]
     switches: ClassVar[tuple[str, ...]]
     reads_labels: ClassVar[bool] = False
+    reads_negatives: ClassVar[bool] = False
     order: ClassVar[int] = 100
     shared: ClassVar[tuple[str, ...]] = ()
     also_needs: ClassVar[Mapping[str, str]] = {}

@@ -44,9 +44,9 @@ class TeacherItemInput(Part):
         self.projection = nn.Linear(item_embedding.shape[1], width)
         self.weight = weight
 
-    def item_rows(self) -> Tensor:
-        """``[V + 1, D]``: what is added for every item and for padding."""
-        projected: Tensor = self.projection(self.table)
+    def item_rows(self, items: Tensor | None = None) -> Tensor:
+        """``[V + 1, D]``: what is added for every item and for padding; or ``[*, D]`` of ``items``."""
+        projected: Tensor = self.projection(self.table if items is None else F.embedding(items, self.table))
         return self.weight * projected
 
     def extra(self, history: Tensor) -> Tensor:

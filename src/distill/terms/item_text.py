@@ -84,46 +84,55 @@ class TextRows(Part):
         self.level, self.slope = nn.Parameter(torch.zeros(())), nn.Parameter(torch.ones(()))
         self._left_out: Tensor | None = None
 
-    def _gate(self) -> Tensor:
-        """``[V, 1]``: how much of an item's row is text."""
-        gate = self.largest * torch.sigmoid(self.level - self.slope * self.log_count)
+    def _gate(self, items: Tensor | None) -> Tensor:
+        """``[V, 1]``, or ``[*, 1]`` of ``items``: how much of an item's row is text."""
+        seen, log_count = _at(self.seen, items), _at(self.log_count, items)
+        gate = self.largest * torch.sigmoid(self.level - self.slope * log_count)
         left_out = self._left_out_now
-        known = self.seen if left_out is None else self.seen & ~left_out
-        return torch.where(known, gate, torch.ones_like(gate)).unsqueeze(1)
+        known = seen if left_out is None else seen & ~_at(left_out, items)
+        return torch.where(known, gate, torch.ones_like(gate)).unsqueeze(-1)
 
     @property
     def _left_out_now(self) -> Tensor | None:
-        """What `_draw` left out; nothing but in training."""
+        """What `begin` left out; nothing but in training."""
         return self._left_out if self.training else None
 
-    def _draw(self) -> None:
+    def begin(self) -> None:
         """Which seen items this step treats as never seen: ``rate`` / sqrt(count) of them."""
         self._left_out = None
         if self.training and self.rate > 0:
             chance = self.rate / self.log_count.expm1().clamp(min=1).sqrt()
             self._left_out = torch.rand(chance.shape, device=chance.device) < chance
 
-    def item_rows(self) -> Tensor:
-        """``[V + 1, D]``: gate · (text - free); 0 for padding."""
-        free = self._table[0].weight[:-1]
-        return F.pad(self._gate() * (self.row(self.text) - free), (0, 0, 0, 1))
+    def item_rows(self, items: Tensor | None = None) -> Tensor:
+        """``[V + 1, D]``, or ``[*, D]`` of ``items``: gate · (text - free); 0 for padding."""
+        table = self._table[0]
+        if items is None:
+            return F.pad(self._gate(None) * (self.row(self.text) - table.weight[:-1]), (0, 0, 0, 1))
+        real = items.clamp(max=len(self.text) - 1)
+        rows = self._gate(real) * (self.row(self.text[real]) - table(items))
+        return rows * (items < len(self.text)).unsqueeze(-1)
 
     def extra(self, history: Tensor) -> Tensor:
         """As `Part.extra`; a new step begins with it."""
-        self._draw()
+        self.begin()
         return F.embedding(history, self.item_rows())
 
-    def output(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    def output(self, weight: Tensor, bias: Tensor, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As `Part.output`."""
-        gate = self._gate()
+        gate, text = self._gate(items), _at(self.text, items)
         if self.output_row is not None:
-            weight = weight + gate * (self.output_row(self.text) - weight)
-        return weight, bias + gate.squeeze(1) * (self.bias(self.text).squeeze(1) - bias)
+            weight = weight + gate * (self.output_row(text) - weight)
+        return weight, bias + gate.squeeze(1) * (self.bias(text).squeeze(1) - bias)
 
-    def prior(self, scores: Tensor) -> Tensor:
+    def prior(self, scores: Tensor, items: Tensor | None = None) -> Tensor:
         """An item that is treated as never seen has nothing from the prior either."""
         left_out = self._left_out_now
-        return scores if left_out is None else scores.masked_fill(left_out, 0.0)
+        return scores if left_out is None else scores.masked_fill(_at(left_out, items), 0.0)
+
+
+def _at(values: Tensor, items: Tensor | None) -> Tensor:
+    return values if items is None else values[items]
 
 
 class ItemText(Term):

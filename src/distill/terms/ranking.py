@@ -65,7 +65,7 @@ class Ranking(Term):
 
     name, arm, title = "ranking", "ranking", "student + ranking"
     Settings, switches, order = RankingSettings, ("lam",), 20
-    reads_labels = True
+    reads_labels = reads_negatives = True
     shared = ("candidate_topk", "temperature")
     also_needs = {"dro_weighting": "alpha"}
 
@@ -89,7 +89,8 @@ class Ranking(Term):
         """Summed over the candidates, each row divided by B."""
         settings, logits = step.settings, step.logits
         candidates, distances = step.ranking
-        weights = ranking_weights(logits.detach(), candidates, distances, settings)
+        favourites = step.ranked_high(candidates.shape[1])
+        weights = ranking_weights(logits.detach(), candidates, distances, settings, favourites)
         negative = logits.gather(1, step.negatives[:, :1]).squeeze(1)
         bce = ranking_bce(logits.gather(1, candidates), negative, settings.ranking_negative)
         total = weighted_bce(weights, bce, step.taught)
@@ -100,12 +101,19 @@ class Ranking(Term):
         return factor * total.sum()
 
 
-def ranking_weights(logits: Tensor, candidates: Tensor, distances: Tensor, settings: DistillSettings) -> Tensor:
-    """Position, confidence and consistency of each candidate, mixed: ``[B, K]``; pass detached logits."""
+def ranking_weights(
+    logits: Tensor,
+    candidates: Tensor,
+    distances: Tensor,
+    settings: DistillSettings,
+    favourites: Tensor | None = None,
+) -> Tensor:
+    """Position, confidence and consistency of each candidate, mixed: ``[B, K]``; pass detached logits. For
+    ``favourites`` see `consistency_weights`."""
     return importance_weights(
         position_weights(candidates.shape[1], distances),
         confidence_weights(distances, settings.temperature),
-        consistency_weights(candidates, logits),
+        consistency_weights(candidates, logits, favourites),
         (settings.gamma_position, settings.gamma_confidence, settings.gamma_consistency),
     )
 

@@ -40,16 +40,19 @@ def rejuvenated_ce(
         logits: the student's, ``[B, V]``.
         candidates: the teacher's, ``[B, K]``.
         distances: small where the teacher is sure, ``[B, K]``.
-        favourites: items that the student ranks high, ``[B, P]``; K that the teacher does not list are added.
+        favourites: items that the student ranks high, ``[B, P]``, or -1 for none; K that the teacher does not list are
+            added.
         temperature: τ > 0.
     """
     own = logits.gather(1, candidates)
     shared = (candidates.unsqueeze(2) == favourites.unsqueeze(1)).any(dim=2)
-    strange = ~(favourites.unsqueeze(2) == candidates.unsqueeze(1)).any(dim=2)
+    strange = (favourites >= 0) & ~(favourites.unsqueeze(2) == candidates.unsqueeze(1)).any(dim=2)
     # K of the student's favourites that the teacher does not list, at random
     place = torch.rand(favourites.shape, device=logits.device).masked_fill(~strange, 2.0)
     drawn = place.topk(min(candidates.shape[1], favourites.shape[1]), dim=1, largest=False)
-    added = logits.gather(1, favourites.gather(1, drawn.indices)).masked_fill(drawn.values > 1, float("-inf"))
+    added = logits.gather(1, favourites.gather(1, drawn.indices).clamp(min=0)).masked_fill(
+        drawn.values > 1, float("-inf")
+    )
     closeness = -distances / temperature
     together = _cross_entropy(own, closeness, shared, own.masked_fill(~shared, float("-inf")))
     apart = _cross_entropy(own, closeness, ~shared, torch.cat([own.masked_fill(shared, float("-inf")), added], dim=1))
@@ -76,9 +79,8 @@ class RejuvenatedCE(Term):
 
     def loss(self, step: Step) -> Tensor:
         """Summed over taught rows, divided by B."""
-        settings, logits = step.settings, step.logits
-        favourites = logits.detach().topk(min(settings.rce_pool, logits.shape[1]), dim=1).indices
-        rows = rejuvenated_ce(logits, *step.ranking, favourites, settings.rce_temperature)
+        settings, favourites = step.settings, step.ranked_high(step.settings.rce_pool)
+        rows = rejuvenated_ce(step.logits, *step.ranking, favourites, settings.rce_temperature)
         weight: float = settings.rce_weight
         return weight * (step.taught * rows).mean()
 

@@ -31,7 +31,14 @@ class SoftLabelSettings:
     ] = 1.0
 
 
-def soft_label_kl(logits: Tensor, candidates: Tensor, distances: Tensor, temperature: float) -> Tensor:
+def soft_label_kl(
+    logits: Tensor,
+    candidates: Tensor,
+    distances: Tensor,
+    temperature: float,
+    log_weight: Tensor | None = None,
+    num_items: int = 0,
+) -> Tensor:
     """KL(teacher ‖ student) over the listed candidates and "anything else", in nats.
 
     Args:
@@ -39,14 +46,19 @@ def soft_label_kl(logits: Tensor, candidates: Tensor, distances: Tensor, tempera
         candidates: the teacher's, ``[B, K]``; where K = V nothing is left over.
         distances: -log p of the candidates, ``[B, K]``; where they sum to more than 1 they are normalised.
         temperature: τ > 0.
+        log_weight: ``[B, M]`` where the logits are of a sample: the logarithm of how many items a column stands for.
+        num_items: V, where the logits are of a sample.
 
     Returns:
         ``[B]``.
     """
-    rest_items = logits.shape[1] - candidates.shape[1]
+    rest_items = (num_items or logits.shape[1]) - candidates.shape[1]
     total = (-distances).logsumexp(dim=1, keepdim=True)
-    student_all = (logits / temperature).log_softmax(dim=1)
-    own = student_all.gather(1, candidates)
+    if log_weight is None:
+        own = (logits / temperature).log_softmax(dim=1).gather(1, candidates)
+    else:
+        normaliser = (logits / temperature + log_weight).logsumexp(dim=1, keepdim=True)
+        own = logits.gather(1, candidates) / temperature - normaliser
     if rest_items == 0:
         teacher = (-distances / temperature).log_softmax(dim=1)
         return (teacher.exp() * (teacher - own)).sum(dim=1)
@@ -70,7 +82,7 @@ class SoftLabels(Term):
     def loss(self, step: Step) -> Tensor:
         """Summed over taught rows, divided by B."""
         settings = step.settings
-        kl = soft_label_kl(step.logits, *step.ranking, settings.soft_temperature)
+        kl = soft_label_kl(step.logits, *step.ranking, settings.soft_temperature, step.log_weight, step.data.num_items)
         factor: float = settings.soft_weight * settings.soft_temperature**2
         return factor * (step.taught * kl).mean()
 

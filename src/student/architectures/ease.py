@@ -13,7 +13,7 @@ from torch import Tensor
 from src.core.settings import STRICT
 from src.data.tensor_examples import TensorExamples
 from src.student.base import ClosedForm, recent, register
-from src.student.decayed_history import times_matrix
+from src.student.decayed_history import times_entries, times_matrix
 from src.student.settings import ClosedFormSettings
 
 _OWNERS_AT_ONCE = 1024
@@ -93,3 +93,8 @@ class Ease(ClosedForm):
         """Scores ``[B, V]``."""
         seen = recent(history, length, self.window, self.padding_id)
         return times_matrix(*seen, self.decay, self.weight)
+
+    def score_items(self, history: Tensor, length: Tensor, items: Tensor) -> Tensor:
+        """As `ClosedForm.score_items`."""
+        seen = recent(history, length, self.window, self.padding_id)
+        return times_entries(*seen, self.decay, self.weight, items)

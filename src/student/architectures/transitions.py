@@ -12,7 +12,7 @@ from torch import Tensor
 from src.core.settings import STRICT
 from src.data.tensor_examples import TensorExamples
 from src.student.base import ClosedForm, recent, register
-from src.student.decayed_history import history_times_target, times_matrix
+from src.student.decayed_history import history_times_target, times_entries, times_matrix
 from src.student.settings import ClosedFormSettings
 
 
@@ -69,3 +69,8 @@ class Transitions(ClosedForm):
         """Scores ``[B, V]``."""
         seen = recent(history, length, self.window, self.padding_id)
         return times_matrix(*seen, self.chosen.decay, self.weight)
+
+    def score_items(self, history: Tensor, length: Tensor, items: Tensor) -> Tensor:
+        """As `ClosedForm.score_items`."""
+        seen = recent(history, length, self.window, self.padding_id)
+        return times_entries(*seen, self.chosen.decay, self.weight, items)
