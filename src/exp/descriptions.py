@@ -76,8 +76,9 @@ def describe(settings: type) -> SettingsDescription:
             "note": note(hints[field.name]),
             "about": first_line(base) if base else "",
             "kinds": {name: describe(kind) for name, kind in kinds.items()},
-            **_default(field),  # type: ignore[typeddict-item]  # a field without a default has none
         }
+        if (default := _default(field)) is not MISSING:
+            described[field.name]["default"] = plain(default)
     return {"about": first_line(settings), "fields": described}
 
 
@@ -101,7 +102,7 @@ def _default(field: Field[Any]) -> Any:
     value = field.default if field.default_factory is MISSING else field.default_factory()
     if isinstance(value, FieldInfo):
         value = value.get_default(call_default_factory=True)
-    return {} if value is MISSING or value is PydanticUndefined else {"default": plain(value)}
+    return MISSING if value is PydanticUndefined else value
 
 
 def note(annotation: Any) -> str:

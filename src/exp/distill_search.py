@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-
-from src.core.data_utils import fingerprint
 from src.core.errors import ConfigError, Problem, gather
-from src.core.logging import console
-from src.core.metrics import summarise
 from src.data.teacher_outputs import TeacherOutputs, Teachings
 from src.exp.replay import REPLAY_HEADING, replay_keys
+from src.exp.resume import previous_resumes
 from src.exp.search_settings import TuneSettings
-from src.exp.searching import (
-    Prepared,
-    best_student,
-    check_search,
-    compare,
-    conclude,
-    driving,
-    facts,
-    search_and_publish,
-)
+from src.exp.searching import Prepared, check_search, driving, search_and_publish
 from src.pipeline.curves import write_curves
-from src.pipeline.final import Comparison, Contestant, closed_form_contestants, write_tables
+from src.pipeline.final import Comparison, closed_form_contestants
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import (
     BEST_STUDENT,
@@ -37,18 +20,13 @@ from src.pipeline.runs import (
     teacher_facts,
 )
 from src.pipeline.stages import Stages, fit_of
-from src.student.artefact import load_student
 from src.tuning.arms import arms_of, check_arms, teachers_of
 from src.tuning.fair import (
-    FairSearch,
-    Scored,
-    arms_table,
     best_final,
-    judge,
-    mean_validation,
     run_fair,
-    save_answer,
 )
+from src.tuning.fair_answer import fair_facts, publish_answer
+from src.tuning.publish import best_student, compare_winner, conclude, facts
 from src.tuning.report import write_tensorboard, write_trials_table
 from src.tuning.search import Workplace, reproduces_baseline
 from src.tuning.shared_data import teaching_key
@@ -115,9 +93,9 @@ def _run_single(
     distilled = best_student(outcome, stages, folder, "distilled")
     contestants = [*closed_form_contestants(stages), baseline_contestant(stages), distilled]
     comparison = Comparison(stages, contestants, with_teacher=stages.uses_own_teacher)
-    compare(comparison, outcome, folder, settings, "best distilled student")
+    compare_winner(comparison, outcome, folder, "best distilled student", settings.reopen_test)
     same = {"first_trial_reproduces_baseline": reproduces_baseline(stages, outcome.search.record)}
-    found = {"search": {**facts(outcome, stages, folder), **same}, **teacher_facts(stages)}
+    found = {"search": {**facts(outcome, stages, previous_resumes(folder.path)), **same}, **teacher_facts(stages)}
     conclude(stages, folder, "tune_distill", found)
 
 
@@ -145,68 +123,5 @@ def _run_fair(
     write_trials_table(folder.path, searches)
     for search in searches:
         write_tensorboard(folder.path / CURVES / search.name, search.record)
-    _answer(settings, stages, fair, models, folder)
-    conclude(stages, folder, "tune_distill", {"search": _fair_facts(fair, arm, seed), **teacher_facts(stages)})
-
-
-def _answer(
-    settings: TuneSettings,
-    stages: Stages,
-    fair: FairSearch,
-    models: Mapping[str, Sequence[Path]],
-    folder: RunFolder,
-) -> None:
-    """Every final model on validation and on the test split, opened once; the verdicts in plain sentences."""
-    contestants = closed_form_contestants(stages)
-    closed_forms = {contestant.name: contestant for contestant in contestants}
-    owners = list(closed_forms)
-    for arm in fair.described:
-        for trial, model in zip(fair.finals_of(arm.name), models[arm.name], strict=True):
-            student = load_student(model, stages.data)[0].to(stages.device)
-            name = f"{arm.name} (seed {trial.params['seed']})"
-            contestants.append(Contestant(name, student, fair.arms[arm.name].trials))
-            owners.append(arm.name)
-    comparison = Comparison(stages, contestants, with_teacher=False)
-    judged = fingerprint(*(trial.user_attrs["weights"] for trial in fair.finals.record.trials()))
-    reason = f"the arms' {len(contestants) - 1} final models and popularity"
-    test = stages.data.test.open(reason, folder.test_record, judged, settings.reopen_test)
-    on_test = comparison.rank("test", test, 0)
-    ranks = {
-        owner: np.stack([ranked.ranks.numpy() for ranked, own in zip(on_test, owners, strict=True) if own == owner])
-        for owner in dict.fromkeys(owners)
-    }
-    on_validation = comparison.validation()
-    metric = fair.finals.record.space.metric
-    judged_models = [
-        Scored(
-            arm.name,
-            arm.title,
-            ranks[arm.name],
-            mean_validation(fair, arm.name),
-            fair.arms[arm.name].trials,
-            arm.uses_llm,
-        )
-        for arm in fair.described
-    ]
-    for shown in on_validation:
-        if (closed := closed_forms.get(shown.model)) is not None:
-            value = summarise(shown.ranks, stages.settings.evaluation.ks)[metric]
-            own = Scored(closed.name, closed.name, ranks[closed.name], value, closed.trials, uses_llm=False)
-            judged_models.append(own)
-    answer = judge(fair, judged_models, test.user, settings.tuning.resamples)
-    save_answer(folder.path, answer)
-    everything = [*on_validation, *on_test]
-    write_tables(folder, comparison.rows(everything), everything)
-    console.print(arms_table(answer))
-    for family in ("comparisons", "comparisons_with_best"):
-        for line in answer[family]:
-            console.print(line["sentence"], markup=False)
-
-
-def _fair_facts(fair: FairSearch, arm: str, seed: object) -> dict[str, Any]:
-    return {
-        "protocol": "fair",
-        "metric": fair.finals.record.space.metric,
-        "trials": {name: len(search.record.trials()) for name, search in fair.arms.items()},
-        "published": {"arm": arm, "seed": seed},
-    }
+    publish_answer(stages, fair, models, folder, settings.tuning.resamples, settings.reopen_test)
+    conclude(stages, folder, "tune_distill", {"search": fair_facts(fair, arm, seed), **teacher_facts(stages)})

@@ -36,7 +36,7 @@ S = TypeVar("S")
 @cache
 def groups(config_name: str) -> Mapping[str, list[str]]:
     """The groups of a config in `conf/` and their options."""
-    content, _ = compose_plain(config_name, [])
+    content = _content(config_name, ())
     return {
         folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
         for folder in sorted(CONF.iterdir())
@@ -187,7 +187,12 @@ def _check_overrides(config_name: str, overrides: Sequence[str], problems: list[
 @cache
 def _known_keys(config_name: str, chosen: tuple[str, ...]) -> tuple[str, ...]:
     """Every key that can be changed once these group options are chosen."""
-    return (*_dotted(compose_plain(config_name, chosen)[0]), RUN_DIR)
+    return (*_dotted(_content(config_name, chosen)), RUN_DIR)
+
+
+@cache
+def _content(config_name: str, chosen: tuple[str, ...]) -> Mapping[str, Any]:
+    return compose_plain(config_name, chosen)[0]
 
 
 def _parse(text: str, problems: list[Problem]) -> Override | None:

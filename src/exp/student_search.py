@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
+from src.exp.resume import previous_resumes
 from src.exp.search_settings import SearchSettings
-from src.exp.searching import (
-    Prepared,
-    best_student,
-    check_search,
-    compare,
-    conclude,
-    driving,
-    facts,
-    search_and_publish,
-)
+from src.exp.searching import Prepared, check_search, driving, search_and_publish
 from src.pipeline.final import Comparison, closed_form_contestants
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import BEST_STUDENT, baseline_contestant
+from src.tuning.publish import best_student, compare_winner, conclude, facts
 
 
 def check(settings: SearchSettings) -> Prepared:
@@ -30,5 +23,7 @@ def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None
         outcome = search_and_publish(settings, prepared, folder, place, {}, BEST_STUDENT)
         tuned = best_student(outcome, stages, folder, "tuned")
         contestants = [*closed_form_contestants(stages), baseline_contestant(stages), tuned]
-        compare(Comparison(stages, contestants, with_teacher=False), outcome, folder, settings, "best student")
-        conclude(stages, folder, "tune_student", {"search": facts(outcome, stages, folder)})
+        compare_winner(
+            Comparison(stages, contestants, with_teacher=False), outcome, folder, "best student", settings.reopen_test
+        )
+        conclude(stages, folder, "tune_student", {"search": facts(outcome, stages, previous_resumes(folder.path))})

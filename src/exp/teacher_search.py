@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from src.exp.resume import previous_resumes
 from src.exp.search_settings import SearchSettings
-from src.exp.searching import (
-    Prepared,
-    check_search,
-    compare,
-    conclude,
-    driving,
-    facts,
-    search_and_publish,
-)
+from src.exp.searching import Prepared, check_search, driving, search_and_publish
 from src.pipeline.final import Comparison, closed_form_contestants
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import baseline_contestant
 from src.teacher.objective import objective_of
 from src.teacher.trained import load_trained
+from src.tuning.publish import compare_winner, conclude, facts
 
 BEST_TEACHER = "teacher"
 
@@ -42,5 +36,5 @@ def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None
         teacher = load_trained(folder.path / BEST_TEACHER, best, stages.data, stages.device, seed)
         contestants = [*closed_form_contestants(stages), baseline_contestant(stages)]
         comparison = Comparison(stages, contestants, with_teacher=True, teacher=teacher)
-        compare(comparison, outcome, folder, settings, "best teacher")
-        conclude(stages, folder, "tune_teacher", {"search": facts(outcome, stages, folder)})
+        compare_winner(comparison, outcome, folder, "best teacher", settings.reopen_test)
+        conclude(stages, folder, "tune_teacher", {"search": facts(outcome, stages, previous_resumes(folder.path))})

@@ -242,7 +242,7 @@ class SequenceStudent(Recommender):
         self.item_embeddings.sparse = True
         self.scorer.sparse = True
         free = [] if isinstance(self.scorer, TiedScorer) else [cast(nn.Parameter, self.scorer.weight)]
-        return [self.item_embeddings.weight, *free, cast(nn.Parameter, self.scorer.bias)]
+        return [cast(nn.Parameter, self.item_embeddings.weight), *free, self.scorer.bias]
 
     @property
     def in_parts(self) -> bool:

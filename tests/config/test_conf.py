@@ -386,8 +386,8 @@ def grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(descriptions, "VARIANTS", [*VARIANTS, shapes])
     register(describe_command(Grown))
     yield
-    groups.cache_clear()
-    door._known_keys.cache_clear()
+    for kept in (groups, door._known_keys, door._content):
+        kept.cache_clear()
 
 
 @pytest.mark.usefixtures("grown")

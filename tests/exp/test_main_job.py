@@ -67,13 +67,14 @@ def test_the_result_folder(workplace: Path) -> None:
     names = {path.name for path in found.iterdir()}
     assert names == {
         "best_params.yaml", "best_student", "command.json", "comparison.csv", "config", "manifest.json", "metrics",
-        "ranks.csv", "report.html", "run.log", "search_space.yaml", "settings.yaml", "study.journal", "tb",
-        "test_openings.jsonl", "trials", "trials.csv",
+        "ranks.csv", "report.html", "run.log", "search_space.yaml", "segments.csv", "settings.yaml", "study.journal",
+        "tb", "test_openings.jsonl", "trials", "trials.csv",
     }  # fmt: skip
     assert {path.name for path in (found / "best_student").iterdir()} == {
         "id_map.json",
         "manifest.json",
         "model.safetensors",
+        "prior",
         "trial.json",
     }
     times = json.loads((found / "metrics" / "time.json").read_text())
@@ -92,7 +93,8 @@ def test_the_first_trial_is_the_baseline_and_the_winner_is_never_worse(workplace
     best, baseline = table.loc[("distilled", "validation")], table.loc[("baseline", "validation")]
     assert best["ndcg_20"] >= baseline["ndcg_20"]
     assert (best["trials"], baseline["trials"]) == (4, 1)
-    assert ("popularity", "test") in table.index
+    for name in ("popularity", "transitions", "ease", "linear"):
+        assert table.loc[(name, "test")]["trials"] >= 1
     (cached,) = (workplace / "data" / "cache" / "student").iterdir()
     # at most three trials completed, and so many keep their students
     first = found / "trials" / "0" / "model" / "model.safetensors"
@@ -163,9 +165,12 @@ def test_the_fair_protocol_answers_for_every_arm(
     arguments = [*OVERRIDES, "distill.outputs_from=outputs", "protocol=fair", "trials=2", "tuning.seeds=2"]
     assert TUNE.execute([*arguments, "tuning.resamples=1000", "student.loop.epochs=2", "hydra.run.dir=fair"]) == 0
     answer = json.loads((workplace / "fair" / "fair.json").read_text())
-    names = ["student", "dro", "ranking", "embedding", "everything"]
-    assert [arm["arm"] for arm in answer["arms"]] == ["popularity", *names]
-    for arm in answer["arms"][1:]:
+    names = ["student", "dro", "ranking", "embedding", "text", "soft", "everything"]
+    names += ["labels_of_self", "labels_of_linear"]
+    closed_forms = ["popularity", "transitions", "ease", "linear"]
+    assert [arm["arm"] for arm in answer["arms"]] == [*names, *closed_forms]
+    with_seeds = answer["arms"][: len(names)]
+    for arm in with_seeds:
         # other seeds than the one with which the configuration was chosen
         assert (arm["trials"], arm["seeds"]) == (2, [43, 44])
         assert arm["low"] <= arm["test"] <= arm["high"]
@@ -174,18 +179,18 @@ def test_the_fair_protocol_answers_for_every_arm(
         "student.learning_rate",
         "student.dropout",
     }
-    assert [line["against"] for line in answer["comparisons"]] == ["student"] * 4
+    assert [line["against"] for line in answer["comparisons"]] == ["student"] * (len(names) + len(closed_forms) - 1)
     shown = " ".join(capsys.readouterr().out.split())
     assert all(line["sentence"] in shown for line in answer["comparisons"])
     trials = pd.read_csv(workplace / "fair" / "trials.csv")
-    assert trials.groupby("study").size().to_dict() == {**dict.fromkeys(names, 2), "finals": 10}
+    assert trials.groupby("study").size().to_dict() == {**dict.fromkeys(names, 2), "finals": 2 * len(names)}
     # what the arms share is drawn alike
     shared = trials[trials["study"] != "finals"].pivot(index="trial", columns="study", values="student.dropout")
     assert (shared.nunique(axis=1) == 1).all()
     lines = (workplace / "fair" / "test_openings.jsonl").read_text().splitlines()
     assert len(lines) == 1
     table = pd.read_csv(workplace / "fair" / "comparison.csv").set_index(["model", "split"])
-    for arm in answer["arms"][1:]:
+    for arm in with_seeds:
         per_seed = [table.loc[(f"{arm['arm']} (seed {seed})", "test")]["ndcg_20"] for seed in arm["seeds"]]
         assert arm["values_per_seed"] == pytest.approx(per_seed)
 

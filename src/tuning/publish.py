@@ -1,0 +1,104 @@
+"""What a search leaves beside its trials: winner and baselines, verdict, report, and what the manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from src.core.data_utils import fingerprint
+from src.core.logging import console
+from src.evaluation.comparison import Ranked, row
+from src.evaluation.verdict import ONE_TRAINING, judge_search
+from src.pipeline.final import Comparison, Contestant, write_comparison, write_segments
+from src.pipeline.run_folder import RunFolder
+from src.pipeline.runs import BASELINE, BEST_STUDENT, finish, fit_summary
+from src.pipeline.stages import Stages, fit_of
+from src.student.artefact import load_student
+from src.tuning.applied import is_distilled
+from src.tuning.dispatch import states
+from src.tuning.finalists import told
+from src.tuning.html_report import write_report
+from src.tuning.search import SearchOutcome
+
+
+def best_student(outcome: SearchOutcome, stages: Stages, folder: RunFolder, name: str) -> Contestant:
+    """The published student of a search, with the number of configurations that were tried to find it."""
+    student = load_student(folder.path / BEST_STUDENT, stages.data)[0].to(stages.device)
+    return Contestant(name, student, len(outcome.search.record.trials()))
+
+
+def compare_winner(
+    comparison: Comparison, outcome: SearchOutcome, folder: RunFolder, what: str, reopen_test: bool
+) -> None:
+    """The winner beside its baselines on validation and on the test split, which this opens once.
+
+    Args:
+        comparison: the contestants; the last one is the winner, unless that is the comparison's teacher.
+        outcome: the search.
+        folder: gets the tables.
+        what: what the winner is, as titles call it.
+        reopen_test: whether a test split that was opened already may be opened again.
+    """
+    stages = comparison.stages
+    judged = fingerprint(outcome.best.user_attrs["weights"], stages.baseline.key)
+    reason = f"the winner ({what}, trial {outcome.best.number}) and its baselines"
+    ranked = [*comparison.validation(), *comparison.test(folder, reason, judged, reopen_test)]
+    title = f"{what} beside its baselines; {comparison.repeated:.1%} of validation targets were met before"
+    write_comparison(folder, comparison.rows(ranked), ranked, stages.settings.evaluation.ks, title)
+    write_segments(folder, comparison, ranked, BASELINE)
+    if outcome.search.record.space.stage != "teacher":
+        _write_verdict(comparison, outcome, folder, ranked)
+
+
+def _write_verdict(comparison: Comparison, outcome: SearchOutcome, folder: RunFolder, ranked: Sequence[Ranked]) -> None:
+    """Whether what was searched helped on the test split: against the baseline, and against the best model without it.
+
+    Args:
+        comparison: the contestants, of which the last is the winner.
+        outcome: the search.
+        folder: gets `metrics/verdict.json`.
+        ranked: every contestant on validation and test.
+    """
+    stages = comparison.stages
+    k, seed = max(stages.settings.evaluation.ks), stages.settings.seed
+    on = {(one.model, one.split): one for one in ranked}
+    own, *others = [contestant.name for contestant in reversed(comparison.contestants)]
+    strongest = max(others, key=lambda name: row(on[name, "validation"], (k,), 1).metrics[f"ndcg_{k}"])
+    winner, distils = on[own, "test"], outcome.search.record.space.stage == "distill"
+    changed = not distils or is_distilled(outcome.settings, stages.settings)
+    found = {}
+    for against in dict.fromkeys((BASELINE, strongest)):
+        other = on[against, "test"].ranks.numpy()
+        what = "distillation" if distils else "tuning"
+        verdict = judge_search(winner.ranks.numpy(), other, winner.user, k, seed, changed, what, f"the {against}")
+        found[against] = asdict(verdict)
+        console.print(verdict.sentence, markup=False, style="bold")
+    folder.write_metrics("verdict", {"against": found, "strongest_without": strongest, "caveat": ONE_TRAINING})
+
+
+def facts(outcome: SearchOutcome, stages: Stages, resumed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the manifest says about the search; ``resumed``: when it went on, and with what changes."""
+    record = outcome.search.record
+    return {
+        "trials": {state.name: count for state, count in states([outcome.search]).items() if count},
+        "baseline_trials": 1,
+        "best_trial": outcome.best.number,
+        "best_values": dict(zip(record.space.objectives, outcome.best.values, strict=True)),
+        "best_value": outcome.best.values[0],
+        "metric": record.space.metric,
+        "best_params": outcome.best.params,
+        "finalists": told(outcome.finalists),
+        "pareto_front": record.front() if len(record.space.objectives) > 1 else [],
+        "baseline": fit_summary(fit_of(stages.baseline)),
+        "resumed": list(resumed),
+    }
+
+
+def conclude(stages: Stages, folder: RunFolder, kind: str, found: Mapping[str, Any]) -> None:
+    """Times, `report.html`, and the manifest last."""
+
+    def last(manifest: Mapping[str, Any]) -> None:
+        write_report(folder.path, manifest)
+
+    finish(stages, folder, kind, found, last)
