@@ -20,7 +20,7 @@ from rich.markup import escape
 from src.core.errors import TERMINATED, AnyoError, ConfigError, Paused, ProblemsFound
 from src.core.logging import console, get_logger, log_to
 from src.core.paths import MANIFEST, reserve_folder
-from src.exp.door import CONF, RUN_DIR, expand_params, format_value, nested_plain, read_settings
+from src.exp.door import CONF, RUN_DIR, expand_params, format_value, nested_plain, opened, read_settings
 from src.exp.help import show_help
 from src.exp.resume import log_resume, read_resumed, remember_command, resume_argument
 from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
@@ -153,7 +153,7 @@ def _under_hydra(
             # Hydra would print a traceback of its own; the entry shows the message instead
             failure.append(error)
 
-    overrides = [a for a in expand_params(arguments) if not a.startswith(f"{RUN_DIR}=")]
+    overrides = [opened(a) for a in expand_params(arguments) if not a.startswith(f"{RUN_DIR}=")]
     before, sys.argv = sys.argv, [sys.argv[0], *overrides, f"{RUN_DIR}={format_value(str(folder))}"]
     GlobalHydra.instance().clear()
     try:

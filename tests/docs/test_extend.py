@@ -57,6 +57,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(tmp_path)
     inside = str(tmp_path / "src" / "student" / "architectures")
     monkeypatch.setattr(architectures_package, "__path__", [*architectures_package.__path__, inside])
+    architectures()  # all of this project's register before one more does
     known, modules = dict(ARCHITECTURES), set(sys.modules)
     for cached in (door.groups, door._known_keys, architectures):
         cached.cache_clear()  # type: ignore[attr-defined]
@@ -124,6 +125,7 @@ def test_a_student_of_ones_own_passes_the_contract(place: Path) -> None:
 
 
 BROKEN = """
+import torch
 from src.student.base import SequenceStudent
 
 class Student(SequenceStudent):
