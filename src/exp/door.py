@@ -30,6 +30,9 @@ CONF = REPOSITORY / "conf"
 PARAMS = "params"
 RUN_DIR = "hydra.run.dir"
 
+#: the one mapping whose keys are the user's own
+OPEN = "student.options"
+
 S = TypeVar("S")
 
 
@@ -49,12 +52,21 @@ def compose_plain(config_name: str, overrides: Sequence[str]) -> tuple[dict[str,
     prepare(config_name)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(config_name, list(overrides), return_hydra_config=True)
+        config = compose(config_name, [opened(text) for text in overrides], return_hydra_config=True)
         folder = Path(str(config.hydra.run.dir))
         content = OmegaConf.to_container(
             cast(DictConfig, OmegaConf.masked_copy(config, _own_keys(config))), resolve=True
         )
     return cast(dict[str, Any], content), folder
+
+
+def _is_open(key: str) -> bool:
+    return key == OPEN or key.startswith(f"{OPEN}.")
+
+
+def opened(override: str) -> str:
+    """An override as Hydra takes it: keys can be changed only, but for those of `OPEN`, which are added."""
+    return f"++{override}" if _is_open(override.split("=", 1)[0]) else override
 
 
 def _own_keys(config: DictConfig) -> list[str]:
@@ -177,7 +189,7 @@ def _check_overrides(config_name: str, overrides: Sequence[str], problems: list[
     for text, override in parsed:
         if override.key_or_group in options:
             continue
-        if override.key_or_group in valid:
+        if override.key_or_group in valid or (OPEN in valid and _is_open(override.key_or_group)):
             accepted.append(text)
         else:
             problems.append(unknown("key", override.key_or_group, valid))

@@ -24,7 +24,7 @@ from src.core.logging import console, get_logger, log_to, say_last
 from src.core.paths import MANIFEST, reserve_folder
 from src.core.streams import steady_standard_streams
 from src.exp.base_configs import Named, description, loaded
-from src.exp.door import CONF, RUN_DIR, expand_params, format_value, nested_plain, read_config, read_settings
+from src.exp.door import CONF, RUN_DIR, expand_params, format_value, nested_plain, opened, read_config, read_settings
 from src.exp.help import CFG, Question, question, show_help, show_keys
 from src.exp.replay import Origin, started_from
 from src.exp.resume import log_resume, read_resumed, remember_command, resume_argument
@@ -241,7 +241,7 @@ def _under_hydra(
             # Hydra would print a traceback of its own; the entry shows the message instead
             failure.append(error)
 
-    overrides = [argument for argument in arguments if not argument.startswith(f"{RUN_DIR}=")]
+    overrides = [opened(argument) for argument in arguments if not argument.startswith(f"{RUN_DIR}=")]
     before, sys.argv = sys.argv, [sys.argv[0], *overrides, f"{RUN_DIR}={format_value(str(folder))}"]
     GlobalHydra.instance().clear()
     try:
