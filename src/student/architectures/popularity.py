@@ -52,4 +52,4 @@ class Popularity(ClosedForm):
 
     def forward(self, history: Tensor, length: Tensor) -> Tensor:
         """Scores ``[B, V]``; the history is not read."""
-        return self.counts.expand(len(history), -1)
+        return self.counts.expand(history.shape[0], -1)
