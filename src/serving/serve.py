@@ -6,6 +6,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -150,7 +151,6 @@ def serve(settings: ServeSettings, plan: ServePlan) -> None:
         f"http://{settings.host}:{port}/ (interface: /docs, counters: /metrics; Ctrl-C ends it)", markup=False
     )
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_keep_alive=30, server_header=False)
-    try:
+    # Ctrl-C is how a server ends: uvicorn has answered what was under way by then, and hands the signal on
+    with plan.bound, suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[plan.bound])
-    finally:
-        plan.bound.close()
