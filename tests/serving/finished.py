@@ -70,7 +70,9 @@ def finished(
         "model,split,examples,trials,recall_20,ndcg_20\nbaseline,test,60,1,0.25,0.1\ndistilled,test,60,3,0.5,0.125\n",
     )
     if dataset is not None:
-        write_text(folder / "settings.yaml", yaml.safe_dump({"dataset": {**asdict(dataset), "root": str(dataset.root)}}))
+        write_text(
+            folder / "settings.yaml", yaml.safe_dump({"dataset": {**asdict(dataset), "root": str(dataset.root)}})
+        )
     manifest = {"kind": "tune_distill", "finished": "2026-01-01T00:00:00", "seed": 7, "git": {"revision": "abc"}}
     write_json(folder / "manifest.json", manifest)
     return folder
