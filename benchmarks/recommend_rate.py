@@ -2,8 +2,8 @@
 
 python -m benchmarks.recommend_rate --items 20000 --users 20000
 
-A student with drawn weights is exported over a catalogue of the given size, then a Parquet file of histories goes through the command's own code. What is
-told for a million users is the measured rate carried on.
+A student with drawn weights is exported over a catalogue of the given size, then a Parquet file of histories goes
+through the command's own code. What is told for a million users is the measured rate carried on.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from rich.markup import escape
 from src.core.errors import TERMINATED, AnyoError, ConfigError, Paused, ProblemsFound
 from src.core.logging import console, get_logger, log_to
 from src.core.paths import MANIFEST, reserve_folder
-from src.exp.door import CONF, RUN_DIR, expand_params, format_value, nested_plain, read_settings
+from src.exp.door import RUN_DIR, config_place, expand_params, format_value, nested_plain, read_settings
 from src.exp.help import show_help
 from src.exp.resume import log_resume, read_resumed, remember_command, resume_argument
 from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
@@ -156,8 +156,9 @@ def _under_hydra(
     overrides = [a for a in expand_params(arguments) if not a.startswith(f"{RUN_DIR}=")]
     before, sys.argv = sys.argv, [sys.argv[0], *overrides, f"{RUN_DIR}={format_value(str(folder))}"]
     GlobalHydra.instance().clear()
+    place, name = config_place(config_name)
     try:
-        hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(job)()
+        hydra.main(config_path=str(place), config_name=name, version_base="1.3")(job)()
     finally:
         sys.argv = before
     return failure[0] if failure else None

@@ -19,7 +19,7 @@ def run(settings: ExportSettings, plan: ExportPlan, folder: RunFolder) -> None:
 
 
 ENTRY: Entry[ExportSettings] = Entry(
-    command="export", config_name="export", description=__doc__, schema=ExportSettings, check=check_export, run=run
+    command="export", config_name="use/export", description=__doc__, schema=ExportSettings, check=check_export, run=run
 )
 
 

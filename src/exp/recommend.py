@@ -19,7 +19,7 @@ def run(settings: RecommendSettings, plan: RecommendPlan, folder: RunFolder) -> 
 
 ENTRY: Entry[RecommendSettings] = Entry(
     command="recommend",
-    config_name="recommend",
+    config_name="use/recommend",
     description=__doc__,
     schema=RecommendSettings,
     check=check_recommend,

@@ -18,7 +18,7 @@ def run(settings: ServeSettings, plan: ServePlan, folder: RunFolder) -> None:
 
 
 ENTRY: Entry[ServeSettings] = Entry(
-    command="serve", config_name="serve", description=__doc__, schema=ServeSettings, check=check_serve, run=run
+    command="serve", config_name="use/serve", description=__doc__, schema=ServeSettings, check=check_serve, run=run
 )
 
 

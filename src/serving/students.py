@@ -120,8 +120,19 @@ class ModelStudent(ServedStudent):
         if exclude_seen:
             padding = scores.new_zeros(len(scores), 1)
             scores = torch.cat([scores, padding], dim=1).scatter(1, seen, float("-inf"))[:, :-1]
-        found = scores.topk(k, dim=1)
-        return found.indices.cpu().numpy(), found.values.float().cpu().numpy()
+        values, items = _best(scores, k)
+        return items.cpu().numpy(), values.float().cpu().numpy()
+
+
+def _best(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k greatest scores of each row and their items; of equal ones the lower index comes first, as in the graph."""
+    found = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    tied = (found.values[:, 1:] == found.values[:, :-1]).any(dim=1)
+    values, items = found.values[:, :k].clone(), found.indices[:, :k].clone()
+    if bool(tied.any()):
+        ordered = scores[tied].sort(dim=1, descending=True, stable=True)
+        values[tied], items[tied] = ordered.values[:, :k], ordered.indices[:, :k]
+    return values, items
 
 
 def _latest(history: torch.Tensor, length: torch.Tensor, model: Recommender) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,10 +17,13 @@ from src.core.training import LoopSettings
 from src.data.settings import DatasetSettings
 from src.distill.settings import ActiveSettings, DistillSettings
 from src.exp import (
+    export,
+    recommend,
     run_distill,
     run_eval_all,
     run_student_baseline,
     run_teacher,
+    serve,
     tune_distill,
     tune_student,
     tune_teacher,
@@ -31,6 +34,10 @@ from src.exp.searching import SearchSettings
 from src.exp.tune_distill import TuneSettings
 from src.pipeline.evaluate_all import EvaluateSettings
 from src.pipeline.settings import ExperimentSettings, RuntimeSettings
+from src.serving.export import ExportSettings
+from src.serving.histories import HistoryColumns
+from src.serving.recommend import RecommendSettings
+from src.serving.serve import ServeSettings
 from src.student.settings import EvaluationSettings, StudentSettings
 from src.teacher import settings as teacher_settings
 from src.teacher.settings import TeacherSettings
@@ -47,7 +54,10 @@ GROUPS = {
     "tuning": TuningSettings,
     "ray": RaySettings,
 }
-MODULES = (run_student_baseline, run_teacher, run_distill, run_eval_all, tune_student, tune_teacher, tune_distill)
+MODULES = (
+    run_student_baseline, run_teacher, run_distill, run_eval_all, tune_student, tune_teacher, tune_distill, export,
+    recommend, serve,
+)  # fmt: skip
 ENTRIES = [module.ENTRY for module in MODULES]
 ALL_SETTINGS = [
     *GROUPS.values(),
@@ -57,6 +67,10 @@ ALL_SETTINGS = [
     SearchSettings,
     TuneSettings,
     EvaluateSettings,
+    ExportSettings,
+    RecommendSettings,
+    HistoryColumns,
+    ServeSettings,
     *(getattr(teacher_settings, name) for name in ("LoraSettings", "GateSettings", "PromptSettings", "HeadSettings")),
     teacher_settings.TitleSettings,
     *(getattr(teacher_settings, name) for name in ("TeacherTrainSettings", "ExportSettings", "TinySettings")),
@@ -90,7 +104,7 @@ def options() -> list[tuple[str, str]]:
 
 
 def test_every_group_folder_is_known_here() -> None:
-    assert set(GROUPS) | {"hydra"} == {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    assert set(GROUPS) | {"hydra", "use"} == {folder.name for folder in CONF.iterdir() if folder.is_dir()}
 
 
 def test_option_files_are_all_seen() -> None:

@@ -17,10 +17,13 @@ from src.core.errors import ConfigError, TrainingFailed
 from src.core.logging import log_to
 from src.core.paths import MANIFEST
 from src.exp import (
+    export,
+    recommend,
     run_distill,
     run_eval_all,
     run_student_baseline,
     run_teacher,
+    serve,
     tune_distill,
     tune_student,
     tune_teacher,
@@ -32,7 +35,10 @@ from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
 from src.pipeline.settings import ExperimentSettings
 from tests.pipeline.toy import toy_arguments
 
-MODULES = (run_student_baseline, run_teacher, run_distill, run_eval_all, tune_student, tune_teacher, tune_distill)
+MODULES = (
+    run_student_baseline, run_teacher, run_distill, run_eval_all, tune_student, tune_teacher, tune_distill, export,
+    recommend, serve,
+)  # fmt: skip
 ENTRIES = [module.ENTRY for module in MODULES]
 
 
