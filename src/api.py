@@ -140,13 +140,18 @@ def _titles(values: pd.Series) -> pd.Series:
 
 
 def _seconds(table: pd.DataFrame, column: str) -> pd.Series:
-    values = table[column]
-    if not pd.api.types.is_numeric_dtype(values):
-        read = pd.to_datetime(values, errors="coerce", utc=True, format=None if values.dtype.kind == "M" else "ISO8601")
-        _refuse_empty(read, column, "is no time", values)
-        values = (read - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
-    _refuse_empty(values, column, "is empty")
-    return values
+    given = table[column]
+    found, kind = given, pd.api.types
+    if not kind.is_numeric_dtype(given):
+        dates = kind.is_datetime64_any_dtype(given)
+        numbers = None if dates else pd.to_numeric(given, errors="coerce")
+        if numbers is not None and numbers.notna().mean() > 0.5:
+            found = numbers
+        else:
+            read = pd.to_datetime(given, errors="coerce", utc=True, format=None if dates else "ISO8601")
+            found = (read - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+    _refuse_empty(found, column, "is empty or no time", given)
+    return found
 
 
 def _refuse_empty(values: pd.Series, column: str, rule: str, shown: pd.Series | None = None) -> None:
@@ -236,6 +241,8 @@ class Student:
             ConfigError: the folder exists, or the data that ``int8`` is measured on cannot be read.
             ArtefactError: the student is an exported one already.
         """
+        if quantise not in ("none", "int8"):
+            raise ConfigError.one("quantise", quantise, "must be none or int8")
         settings = ExportSettings(result=self.folder, out=Path(folder).resolve(), quantise=quantise)  # type: ignore[arg-type]
         place = Path(folder).resolve()
         export_student(settings, check_export(settings), place)

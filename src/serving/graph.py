@@ -63,8 +63,8 @@ def export_graph(student: Recommender, path: Path) -> None:
     _export_scores(student, path, outside)
     model = onnx.load(path, load_external_data=False)
     _choose_best(model, student.num_items)
-    onnx.checker.check_model(str(path) if outside else model)
     path.write_bytes(model.SerializeToString())
+    onnx.checker.check_model(str(path))
 
 
 def _export_scores(student: Recommender, path: Path, outside: bool) -> None:

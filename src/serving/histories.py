@@ -291,8 +291,8 @@ def _numbers(column: pa.ChunkedArray, name: str, path: Path) -> NDArray[np.float
     """Times as numbers: they are one already, or a date in ISO's notation."""
     readers: tuple[Callable[[pa.ChunkedArray], pa.ChunkedArray], ...] = (
         lambda values: values.cast(pa.float64()),
-        lambda values: values.cast(pa.timestamp("us")).cast(pa.int64()).cast(pa.float64()),
-        lambda values: values.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).cast(pa.float64()),
+        lambda values: values.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(pa.float64()),
+        lambda values: values.cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64()).cast(pa.float64()),
     )
     for read in readers:
         try:

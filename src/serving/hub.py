@@ -25,7 +25,15 @@ def push(folder: Path, repository: str) -> None:
     try:
         hub.create_repo(repository, repo_type="model", private=True, exist_ok=True)
         hub.upload_folder(repo_id=repository, folder_path=str(folder), repo_type="model")
-    except (OSError, ValueError) as error:  # the client's own errors are OSError and ValueError
+    except _refusals() as error:
         step = f"the folder is complete in {folder}: log in with `hf auth login`, then upload it"
         raise ConfigError.one("push_to_hub", repository, f"was refused ({error})", step) from None
     _log.info("%s is on the Hub (private) as %s", folder, repository)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What the client raises: errors of its own, which are among the first two, and those of its transport."""
+    try:
+        return (OSError, ValueError, importlib.import_module("httpx").HTTPError)
+    except ImportError:
+        return (OSError, ValueError)

@@ -89,7 +89,7 @@ def test_a_table_is_written_once(workplace: Path) -> None:
     ("change", "shown"),
     [
         ({"bought_at": "soon"}, "soon"),
-        ({"bought_at": np.nan}, "is empty"),
+        ({"bought_at": np.nan}, "is empty or no time"),
         ({"sku": None}, "is empty"),
         ({"sku": "a\tb"}, "tab"),
     ],
