@@ -57,7 +57,13 @@ SCHEMAS: Mapping[str, Named[Any]] = {
     "tune": Named("src.exp.search_settings:TuneSettings"),
     "tune_student": Named("src.exp.search_settings:SearchSettings"),
     "tune_teacher": Named("src.exp.search_settings:SearchSettings"),
+    "use/export": Named("src.serving.export:ExportStudentSettings"),
+    "use/recommend": Named("src.serving.recommend:RecommendSettings"),
+    "use/serve": Named("src.serving.serve:ServeSettings"),
 }
+
+#: what stands in Hydra's store for the command at hand
+_registered: set[str] = set()
 
 
 def loaded(schema: type[S] | Named[S]) -> type[S]:
@@ -68,9 +74,14 @@ def loaded(schema: type[S] | Named[S]) -> type[S]:
 def register(described: CommandDescription) -> None:
     """Make Hydra's configs of what a command's settings hold: its groups, and its own keys that have a default."""
     store = ConfigStore.instance()
+    while _registered:  # a group of another command would hide a key of this one that has its name
+        store.repo.pop(_registered.pop(), None)
     for name, own in described["own"].items():
         store.store(name=f"_{name}", node=own)
+        _registered.add(f"_{name}.yaml")
     for group, field in described["settings"]["fields"].items():
+        if field["kinds"]:
+            _registered.add(group)
         for kind, settings in field["kinds"].items():
             defaults = {key: held["default"] for key, held in settings["fields"].items()}
             store.store(group=group, name=kind, node=defaults)

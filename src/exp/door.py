@@ -42,17 +42,24 @@ def groups(config_name: str) -> Mapping[str, list[str]]:
     content = _content(config_name, ())
     return {
         folder.name: sorted(file.stem for file in folder.glob("*.yaml"))
-        for folder in sorted(CONF.iterdir())
+        for folder in sorted(config_place(config_name)[0].iterdir())
         if folder.is_dir() and folder.name in content
     }
+
+
+def config_place(config_name: str) -> tuple[Path, str]:
+    """The folder that a config and its groups lie in, and its name there: `use/serve` knows no group of `conf/`."""
+    path = CONF / config_name
+    return path.parent, path.name
 
 
 def compose_plain(config_name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], Path]:
     """The composed config as nested plain data, and the run folder that it names."""
     prepare(config_name)
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(config_name, [opened(text) for text in overrides], return_hydra_config=True)
+    place, name = config_place(config_name)
+    with initialize_config_dir(str(place), version_base="1.3"):
+        config = compose(name, [opened(text) for text in overrides], return_hydra_config=True)
         folder = Path(str(config.hydra.run.dir))
         content = OmegaConf.to_container(
             cast(DictConfig, OmegaConf.masked_copy(config, _own_keys(config))), resolve=True

@@ -24,7 +24,16 @@ from src.core.logging import console, get_logger, log_to, say_last
 from src.core.paths import MANIFEST, reserve_folder
 from src.core.streams import steady_standard_streams
 from src.exp.base_configs import Named, description, loaded
-from src.exp.door import CONF, RUN_DIR, expand_params, format_value, nested_plain, opened, read_config, read_settings
+from src.exp.door import (
+    RUN_DIR,
+    config_place,
+    expand_params,
+    format_value,
+    nested_plain,
+    opened,
+    read_config,
+    read_settings,
+)
 from src.exp.help import CFG, Question, question, show_help, show_keys
 from src.exp.replay import Origin, started_from
 from src.exp.resume import log_resume, read_resumed, remember_command, resume_argument
@@ -244,8 +253,9 @@ def _under_hydra(
     overrides = [opened(argument) for argument in arguments if not argument.startswith(f"{RUN_DIR}=")]
     before, sys.argv = sys.argv, [sys.argv[0], *overrides, f"{RUN_DIR}={format_value(str(folder))}"]
     GlobalHydra.instance().clear()
+    place, name = config_place(config_name)
     try:
-        hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")(job)()
+        hydra.main(config_path=str(place), config_name=name, version_base="1.3")(job)()
     finally:
         sys.argv = before
     return failure[0] if failure else None

@@ -73,16 +73,17 @@ def show_help(
         described: its settings.
         content: the config that the other arguments compose.
     """
-    console.print(f"[bold]Usage:[/] python -m src.exp.{command} \\[group=option ...] \\[key=value ...]")
+    options = groups(config_name)
+    chosen = "\\[group=option ...] " if options else ""
+    console.print(f"[bold]Usage:[/] python -m src.exp.{command} {chosen}\\[key=value ...]")
     console.print(f"       ./cmd/{command}.sh does the same and sets the environment up first.\n")
     console.print(escape(description.strip()) + "\n")
     console.print("[bold]Examples[/] (arguments of the command)")
     console.print(_table((arguments or "(none)", meaning) for arguments, meaning in examples))
-    options = groups(config_name)
-    console.print("\n[bold]Groups[/] (group=option; keys: --help GROUP)")
-    about = {name: field["about"] for name, field in described["fields"].items()}
-    lines = ((name, f"{', '.join(found)}: {about[name]}") for name, found in options.items())
-    console.print(_table(lines))
+    if options:
+        console.print("\n[bold]Groups[/] (group=option; keys: --help GROUP)")
+        about = {name: field["about"] for name, field in described["fields"].items()}
+        console.print(_table((name, f"{', '.join(found)}: {about[name]}") for name, found in options.items()))
     own = [key for key, _, _ in rows(described, content) if key.split(".")[0] not in options]
     console.print(f"\n[bold]Keys of its own[/] (--help KEY): {', '.join(own)}")
     console.print("params=FILE starts from the keys of a best_params.yaml; other arguments win.")

@@ -32,11 +32,11 @@ def times_matrix(history: Tensor, length: Tensor, decay: float, matrix: Tensor) 
         ``[B, M]``.
     """
     weight = weights(length, history.shape[1], decay).to(matrix.dtype)
-    items = history.clamp(max=len(matrix) - 1)
-    if history.shape[1] * 8 < len(matrix):
+    items = history.clamp(max=matrix.shape[0] - 1)
+    if history.shape[1] * 8 < matrix.shape[0]:
         return F.embedding_bag(items, matrix, per_sample_weights=weight, mode="sum")
     # a wide window over a small catalogue: one product is faster than many rows
-    vector = weight.new_zeros(len(history), len(matrix)).scatter_add_(1, items, weight)
+    vector = weight.new_zeros(history.shape[0], matrix.shape[0]).scatter_add_(1, items, weight)
     return vector @ matrix
 
 

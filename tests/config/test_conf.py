@@ -23,15 +23,18 @@ from src.core.settings import STRICT
 from src.exp import (
     descriptions,
     door,
+    export,
+    recommend,
     run_distill,
     run_eval_all,
     run_student_baseline,
     run_teacher,
+    serve,
     tune_distill,
     tune_student,
     tune_teacher,
 )
-from src.exp.base_configs import SCHEMAS, loaded, prepare, register
+from src.exp.base_configs import SCHEMAS, description, loaded, prepare, register
 from src.exp.descriptions import VARIANTS, describe, describe_command, note, plain, settings_kinds
 from src.exp.door import CONF, compose_plain, groups, read_settings, to_settings
 from src.exp.help import rows, show_keys
@@ -40,7 +43,10 @@ from src.pipeline import settings as settings_module
 from src.pipeline.settings import ExperimentSettings, RuntimeSettings
 from tests.config.field_reads import Program
 
-MODULES = (run_student_baseline, run_teacher, run_distill, run_eval_all, tune_student, tune_teacher, tune_distill)
+MODULES = (
+    run_student_baseline, run_teacher, run_distill, run_eval_all, tune_student, tune_teacher, tune_distill, export,
+    recommend, serve,
+)  # fmt: skip
 ENTRIES = [module.ENTRY for module in MODULES]
 
 
@@ -93,7 +99,7 @@ def options() -> list[tuple[str, str]]:
 
 
 def test_every_group_folder_is_known_here() -> None:
-    assert set(GROUPS) | {"hydra"} == {folder.name for folder in CONF.iterdir() if folder.is_dir()}
+    assert set(GROUPS) | {"hydra", "use"} == {folder.name for folder in CONF.iterdir() if folder.is_dir()}
 
 
 def test_option_files_are_all_seen() -> None:
@@ -115,18 +121,27 @@ def test_every_option_composes_into_settings(group: str, option: str) -> None:
 
 def test_no_file_stands_where_a_config_is_generated() -> None:
     generated = {f"{group}/{name}" for group, kinds in GROUPS.items() for name in kinds}
-    generated |= {"_experiment", "_search", "_tune", "_teach", "_evaluate"}
+    generated |= {f"_{name}" for config_name in SCHEMAS for name in description(config_name)["own"]}
     assert generated <= {path.removesuffix(".yaml") for path in stored()}
     assert [name for name in generated if (CONF / f"{name}.yaml").exists()] == []
 
 
-def stored() -> list[str]:
-    """Every config that was generated, by its path in Hydra's store."""
+def stored() -> set[str]:
+    """Every config that is generated, by its path in Hydra's store."""
+    store, found = ConfigStore.instance(), set()
     for config_name in SCHEMAS:
         prepare(config_name)
-    store = ConfigStore.instance()
-    names = [name for name in store.list("") if name.startswith("_") and name.endswith(".yaml")]
-    return names + [f"{group}/{name}" for group in GROUPS for name in store.list(group)]
+        found |= {name for name in store.list("") if name.startswith("_") and name.endswith(".yaml")}
+        found |= {f"{group}/{name}" for group in GROUPS if group in store.repo for name in store.list(group)}
+    return found
+
+
+def test_a_command_sees_no_group_of_another() -> None:
+    prepare("tune")
+    prepare("use/recommend")
+    assert compose_plain("use/recommend", ["student=/some/where"])[0]["student"] == "/some/where"
+    prepare("config")
+    assert compose_plain("config", ["student=gru4rec"])[0]["student"]["architecture"] == "gru4rec"
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.command)

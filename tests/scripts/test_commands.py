@@ -13,7 +13,10 @@ import pytest
 
 from tests.scripts.sandbox import ROOT, Sandbox
 
-ENTRY_POINTS = ["run_student_baseline", "run_teacher", "run_distill", "run_eval_all", "tune_distill"]
+ENTRY_POINTS = [
+    "run_student_baseline", "run_teacher", "run_distill", "run_eval_all", "tune_distill", "export", "recommend",
+    "serve",
+]  # fmt: skip
 
 
 def test_every_script_parses_and_is_executable(scripts: Callable[[], list[Path]]) -> None:

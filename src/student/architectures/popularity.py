@@ -53,7 +53,7 @@ class Popularity(ClosedForm):
 
     def forward(self, history: Tensor, length: Tensor) -> Tensor:
         """Scores ``[B, V]``; the history is not read."""
-        return self.counts.expand(len(history), -1)
+        return self.counts.expand(history.shape[0], -1)
 
     def score_items(self, history: Tensor, length: Tensor, items: Tensor) -> Tensor:
         """As `ClosedForm.score_items`."""

@@ -1,0 +1,369 @@
+"""The second way in: the same search from Python, on a table that is in memory.
+
+    data = Dataset.from_dataframe(frame, user="customer", item="sku", time="bought_at", title="name")
+    result = tune_distill(data, teacher="linear", trials=10)
+    result.best_student.recommend([["A1", "B2"]], k=5)
+
+A table becomes files that the command line can read, and a result is a folder that it understands: a search that was
+begun here can be resumed, compared and exported there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time as clock
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from pydantic import ValidationError
+
+from src.core.data_utils import fingerprint
+from src.core.errors import ConfigError, DataError, Problem
+from src.core.paths import atomic_folder, read_json, require_finished
+from src.data.dataset import load_dataset
+from src.data.examples import SequenceData
+from src.data.settings import DatasetSettings
+from src.pipeline.run_folder import RunFolder
+from src.serving.catalogue import padded, raw_text
+from src.serving.export import ExportStudentSettings, check_export, export_student
+from src.serving.students import ServedStudent, open_student, require_k
+
+__all__ = ["Dataset", "Result", "Student", "tune_distill"]
+
+#: where tables are kept as files, beside the other things that can be made again
+_TABLES = Path("data/cache/tables")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A log of interactions, on disk. ``settings``: those of `dataset.*` that say where it lies and how it is split."""
+
+    settings: DatasetSettings
+
+    @classmethod
+    def from_dataframe(
+        cls,
+        frame: Any,
+        user: str = "user",
+        item: str = "item",
+        time: str = "time",
+        title: str | None = None,
+        rating: str | None = None,
+        name: str = "table",
+        folder: Path | None = None,
+        **settings: Any,
+    ) -> Dataset:
+        """A dataset from a table with a row for each interaction.
+
+        Args:
+            frame: a pandas DataFrame, or anything with a ``to_pandas`` method (polars, pyarrow).
+            user: the column of users, of any type.
+            item: the column of items, of any type.
+            time: the column of times: numbers, dates, or text that holds dates.
+            title: the column of the items' titles; an item has the first that it is given.
+            rating: the column of ratings, which ``min_rating`` reads.
+            name: what tables and reports call the dataset.
+            folder: where its files go; by default a folder below ``data/cache/tables`` that its content names.
+            **settings: other fields of `dataset`, for example ``window``, ``split`` or ``min_rating``.
+
+        Raises:
+            ConfigError: a column is not there, or a setting breaks a rule.
+            DataError: a value is missing, a time cannot be read, or an id holds a tab or a line break.
+        """
+        table = frame.to_pandas() if hasattr(frame, "to_pandas") else frame
+        wanted = {"user": user, "item": item, "time": time, "title": title, "rating": rating}
+        columns = {role: column for role, column in wanted.items() if column is not None}
+        missing = [
+            Problem(role, column, "is no column of the table", f"use one of {', '.join(map(str, table.columns))}")
+            for role, column in columns.items()
+            if column not in table.columns
+        ]
+        if missing:
+            raise ConfigError(missing)
+        log, items = _as_files(table, columns)
+        place = (folder or _TABLES / fingerprint(name, log, items)).resolve()
+        found = _dataset_settings(adapter="recbole", name=name, root=place, **settings)
+        with atomic_folder(place, replace=folder is not None) as target:
+            (target / f"{name}.inter").write_text(log, encoding="utf-8", newline="\n")
+            (target / f"{name}.item").write_text(items, encoding="utf-8", newline="\n")
+        return cls(found)
+
+    @cached_property
+    def sequences(self) -> SequenceData:
+        """Its histories and targets, split into training, validation and (sealed) test examples."""
+        return load_dataset(self.settings)
+
+    def __str__(self) -> str:
+        from src.data.dataset import format_statistics
+
+        return format_statistics(self.sequences)
+
+
+def _dataset_settings(**values: Any) -> DatasetSettings:
+    """Settings of a dataset; raises ``ConfigError`` with every field that is wrong."""
+    try:
+        return DatasetSettings(**values)
+    except ValidationError as error:
+        found = [Problem(f"dataset.{'.'.join(map(str, e['loc']))}", e["input"], e["msg"]) for e in error.errors()]
+        raise ConfigError(found) from None
+
+
+def _as_files(table: pd.DataFrame, columns: Mapping[str, str]) -> tuple[str, str]:
+    """The table as RecBole's two files: interactions, and items with their titles."""
+    users, items = (_ids(table[columns[role]], columns[role]) for role in ("user", "item"))
+    log = {"user_id:token": users, "item_id:token": items, "timestamp:float": _seconds(table, columns["time"])}
+    if "rating" in columns:
+        log["rating:float"] = pd.to_numeric(table[columns["rating"]], errors="coerce")
+        _refuse_empty(log["rating:float"], columns["rating"], "is no number")
+    titles = _titles(table[columns["title"]]) if "title" in columns else pd.Series("", index=table.index)
+    listed = pd.DataFrame({"item_id:token": items, "title:token_seq": titles}).drop_duplicates("item_id:token")
+    return _as_text(pd.DataFrame(log)), _as_text(listed)
+
+
+def _ids(values: pd.Series, column: str) -> pd.Series:
+    _refuse_empty(values, column, "is empty")
+    found = values.map(raw_text)
+    bad = found[found.str.contains(r"[\t\r\n]", regex=True) | (found == "")]
+    if len(bad):
+        raise DataError.one(column, str(bad.iloc[0]), f"{len(bad)} ids are empty or hold a tab or a line break")
+    return found
+
+
+def _titles(values: pd.Series) -> pd.Series:
+    return values.fillna("").astype(str).str.split().str.join(" ")
+
+
+def _seconds(table: pd.DataFrame, column: str) -> pd.Series:
+    given = table[column]
+    found, kind = given, pd.api.types
+    if not kind.is_numeric_dtype(given):
+        dates = kind.is_datetime64_any_dtype(given)
+        numbers = None if dates else pd.to_numeric(given, errors="coerce")
+        if numbers is not None and numbers.notna().mean() > 0.5:
+            found = numbers
+        else:
+            read = pd.to_datetime(given, errors="coerce", utc=True, format=None if dates else "ISO8601")
+            found = (read - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+    _refuse_empty(found, column, "is empty or no time", given)
+    return found
+
+
+def _refuse_empty(values: pd.Series, column: str, rule: str, shown: pd.Series | None = None) -> None:
+    empty = values.isna()
+    if empty.any():
+        example = (values if shown is None else shown)[empty].iloc[0]
+        where = f"row {int(empty.to_numpy().argmax())} {rule}, and so are {int(empty.sum()) - 1} others"
+        raise DataError.one(column, str(example), where, "mend or drop these rows")
+
+
+def _as_text(frame: pd.DataFrame) -> str:
+    """Tab-separated, without quotes: no value holds a tab or a line break."""
+    columns = [frame[name].map(repr if frame[name].dtype.kind == "f" else str) for name in frame.columns]
+    lines = ["\t".join(frame.columns), *map("\t".join, zip(*columns, strict=True))]
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, eq=False)
+class Student:
+    """A finished student. ``folder``: an exported folder, or the result that it comes from."""
+
+    folder: Path
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Student:
+        """The student of an exported folder or of a result; raises ``ArtefactError`` where there is none."""
+        student = cls(Path(folder).resolve())
+        _ = student.opened
+        return student
+
+    @cached_property
+    def opened(self) -> ServedStudent:
+        """What answers."""
+        return open_student(self.folder)
+
+    def recommend(
+        self, histories: Sequence[Sequence[object]], k: int = 10, exclude_seen: bool = True, unknown: str = "skip"
+    ) -> pd.DataFrame:
+        """The best items for each history.
+
+        Args:
+            histories: raw item ids, oldest first.
+            k: how many items for each; fewer come back where less is left.
+            exclude_seen: never recommend what is in the history.
+            unknown: ``skip`` leaves ids out that the student does not know, ``refuse`` raises.
+
+        Returns:
+            Columns ``history`` (which one, from 0), ``rank`` (from 1), ``item``, ``title``, ``score``.
+
+        Raises:
+            ConfigError: ``k`` is below 1 or above the catalogue, or ``unknown`` is neither.
+            DataError: an id is unknown and ``unknown="refuse"``.
+        """
+        if unknown not in ("skip", "refuse"):
+            raise ConfigError.one("unknown", unknown, "must be skip or refuse")
+        if k < 1:
+            raise ConfigError.one("k", k, "must be at least 1")
+        student = self.opened
+        require_k(student, k)
+        found = [student.catalogue.known(history) for history in histories]
+        missing = [raw for _, ids in found for raw in ids]
+        if missing and unknown == "refuse":
+            rule = f"{len(missing)} ids are unknown to the student"
+            raise DataError.one("histories", missing[0], rule, 'leave them out, or use unknown="skip"')
+        rows = []
+        if found:
+            items, scores = student.best(
+                *padded([known for known, _ in found], student.catalogue.num_items), k, exclude_seen
+            )
+            for place, best in enumerate(zip(items, scores, strict=True)):
+                named = enumerate(student.named(*best), start=1)
+                rows += [(place, rank, one.item, one.title, one.score) for rank, one in named]
+        return pd.DataFrame(rows, columns=["history", "rank", "item", "title", "score"])
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Copy the student's folder; raises ``ConfigError`` where something is there already."""
+        return _copy(self.folder, Path(folder))
+
+    def to_onnx(self, folder: str | os.PathLike[str], quantise: str = "none") -> Path:
+        """Export the student as `python -m src.exp.export` does.
+
+        Args:
+            folder: which must not exist.
+            quantise: ``none`` or ``int8``.
+
+        Raises:
+            ConfigError: the folder exists, or the data that ``int8`` is measured on cannot be read.
+            ArtefactError: the student is an exported one already.
+        """
+        if quantise not in ("none", "int8"):
+            raise ConfigError.one("quantise", quantise, "must be none or int8")
+        settings = ExportStudentSettings(result=self.folder, out=Path(folder).resolve(), quantise=quantise)  # type: ignore[arg-type]
+        place = Path(folder).resolve()
+        export_student(settings, check_export(settings), place)
+        return place
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A finished search: its folder, and what is in it."""
+
+    folder: Path
+    manifest: Mapping[str, Any] = field(repr=False)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Result:
+        """A result of this machine or another; raises ``ArtefactError`` for one that is missing or unfinished."""
+        place = Path(folder).resolve()
+        return cls(place, require_finished(place))
+
+    @cached_property
+    def comparison(self) -> pd.DataFrame:
+        """Every model on validation and on the test split."""
+        return pd.read_csv(self.folder / "comparison.csv")
+
+    @property
+    def study(self) -> Path:
+        """The journal of the Optuna study."""
+        return self.folder / "study.journal"
+
+    @property
+    def report(self) -> Path:
+        """The page that tells everything."""
+        return self.folder / "report.html"
+
+    @cached_property
+    def best_params(self) -> dict[str, Any]:
+        """The winner's settings, by their dotted names."""
+        found: dict[str, Any] = yaml.safe_load((self.folder / "best_params.yaml").read_text(encoding="utf-8"))
+        return found
+
+    @cached_property
+    def verdicts(self) -> list[str]:
+        """Of a search with ``protocol=fair``: whether each arm helped, in sentences."""
+        place = self.folder / "fair.json"
+        return [line["sentence"] for line in read_json(place)["comparisons"]] if place.is_file() else []
+
+    @cached_property
+    def best_student(self) -> Student:
+        """The winner."""
+        return Student.load(self.folder)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Copy the whole result; raises ``ConfigError`` where something is there already."""
+        return _copy(self.folder, Path(folder))
+
+
+def _copy(source: Path, target: Path) -> Path:
+    target = target.resolve()
+    if os.path.lexists(target):
+        raise ConfigError.one("folder", str(target), "exists", "name a new folder")
+    with atomic_folder(target) as filled:
+        shutil.copytree(source, filled, dirs_exist_ok=True)
+    return target
+
+
+def tune_distill(
+    data: Dataset,
+    teacher: str = "tiny",
+    trials: int = 20,
+    student: str = "transformer",
+    settings: Mapping[str, Any] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+) -> Result:
+    """Train teacher and students and search for the best distillation, as `python -m src.exp.tune_distill` does.
+
+    Args:
+        data: what to learn from.
+        teacher: a language model of `conf/teacher`, or a teacher without one: ``self``, or a model in closed form.
+        trials: configurations to try; with ``protocol`` ``fair`` of each arm.
+        student: one of `conf/student`.
+        settings: other keys of the command line, for example ``{"student.loop.epochs": 20}``.
+        folder: the result's; by default one in ``result/`` that tells the time.
+
+    Raises:
+        ConfigError: every problem of the settings, before anything is trained.
+        TrainingFailed: training cannot go on.
+    """
+    # Hydra, Ray and Optuna: what only reads results does without them
+    from src.core.logging import log_to
+    from src.core.paths import reserve_folder
+    from src.exp.door import format_value, groups, nested_plain, read_settings
+    from src.exp.entry import LOG, SETTINGS_HEADING
+    from src.exp.resume import remember_command
+    from src.exp.tune_distill import ENTRY
+    from src.pipeline.run_folder import SETTINGS_FILE
+
+    of_llm = teacher in groups(ENTRY.config_name)["teacher"]
+    keys: dict[str, Any] = {} if of_llm else {"distill.teachers": [teacher]}
+    keys |= {f"dataset.{name}": value for name, value in _changed(data.settings).items()}
+    keys |= {"trials": trials, **(settings or {})}
+    chosen = ["dataset=recbole", f"student={student}", *([f"teacher={teacher}"] if of_llm else [])]
+    arguments = chosen + [f"{key}={format_value(value)}" for key, value in keys.items()]
+    wanted, _ = read_settings(ENTRY.config_name, arguments, ENTRY.schema)
+    prepared = ENTRY.check(wanted)
+    place = Path(folder) if folder is not None else Path("result") / f"result_{clock.strftime('%Y%m%d_%H%M%S')}"
+    if folder is not None and os.path.lexists(place):
+        raise ConfigError.one("folder", str(place), "exists", "name a new folder: results are kept")
+    run = RunFolder(reserve_folder(place.resolve()))
+    log_to(run.path / LOG)
+    try:
+        run.write_yaml(SETTINGS_FILE, nested_plain(wanted), SETTINGS_HEADING)
+        remember_command(run.path, ENTRY.command, arguments)
+        ENTRY.run(wanted, prepared, run)
+    finally:
+        log_to(None)
+    return Result.load(run.path)
+
+
+def _changed(settings: DatasetSettings) -> dict[str, Any]:
+    """The fields that say something else than the defaults, as the command line takes them."""
+    standard = DatasetSettings()
+    names = (name for name in DatasetSettings.__dataclass_fields__ if name != "adapter")
+    changed = {name: getattr(settings, name) for name in names if getattr(settings, name) != getattr(standard, name)}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in changed.items()}

@@ -1,0 +1,45 @@
+"""Export the student of a finished result: ONNX, weights, id map and model card in one folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from src.exp.base_configs import SCHEMAS
+from src.exp.entry import Entry, Work
+
+if TYPE_CHECKING:
+    from src.pipeline.run_folder import RunFolder
+    from src.serving.export import ExportStudentSettings
+
+EXAMPLES = (
+    ("result=result/result_A", "into student/ of this run's result folder"),
+    ("result=result/result_A out=my_student", "into a folder of your choice"),
+    ("result=result/result_A out=small quantise=int8", "weights as 8-bit whole numbers, the loss measured"),
+)
+
+
+def work() -> Work[ExportStudentSettings, Any]:
+    """The work behind the command; what it needs is imported here, after the command line was judged."""
+    from src.serving.export import check_export, export_record, export_student
+
+    def write(settings: ExportStudentSettings, plan: Any, folder: RunFolder) -> None:
+        place = settings.out or folder.path / "student"
+        config = export_student(settings, plan, place)
+        record = export_record(config, place)
+        folder.finish("export", int(plan.result.manifest.get("seed", 0)), config["fingerprints"], record)
+
+    return Work(check_export, write)
+
+
+ENTRY: Entry[ExportStudentSettings] = Entry(
+    "export", "use/export", __doc__, SCHEMAS["use/export"], work, examples=EXAMPLES
+)
+
+
+def main() -> None:
+    """Entry point."""
+    ENTRY.main()
+
+
+if __name__ == "__main__":
+    main()

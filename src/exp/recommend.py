@@ -1,0 +1,47 @@
+"""Recommend for a whole file of histories (Parquet, CSV, JSON Lines) with an exported student or a result's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from src.exp.base_configs import SCHEMAS
+from src.exp.entry import Entry, Work
+
+if TYPE_CHECKING:
+    from src.pipeline.run_folder import RunFolder
+    from src.serving.recommend import RecommendSettings
+
+EXAMPLES = (
+    ("student=my_student histories=users.parquet out=next.parquet", "ten items for every user"),
+    (
+        "student=my_student histories=events.csv out=next.csv columns.item=movie k=20",
+        "from a log, with names of its own",
+    ),
+    ("student=my_student histories=users.parquet out=next.parquet unknown=popular", "for strangers, too"),
+)
+
+
+def work() -> Work[RecommendSettings, Any]:
+    """The work behind the command; what it needs is imported here, after the command line was judged."""
+    from src.serving.recommend import check_recommend, recommend_file, tell
+
+    def write(settings: RecommendSettings, plan: Any, folder: RunFolder) -> None:
+        counts = recommend_file(settings, plan)
+        tell(counts, plan.out)
+        folder.finish("recommend", 0, plan.student.fingerprints, {"recommendations": counts.as_dict()})
+
+    return Work(check_recommend, write)
+
+
+ENTRY: Entry[RecommendSettings] = Entry(
+    "recommend", "use/recommend", __doc__, SCHEMAS["use/recommend"], work, examples=EXAMPLES
+)
+
+
+def main() -> None:
+    """Entry point."""
+    ENTRY.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""Files of histories, read piece by piece: a row a user, or a log with a row an interaction."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import Field
+from pydantic.dataclasses import dataclass as settings_dataclass
+
+from src.core.errors import ConfigError, DataError
+from src.core.settings import STRICT
+from src.serving.catalogue import Catalogue, raw_text
+
+PARQUET, CSV, LINES = "Parquet", "CSV", "JSON Lines"
+_SUFFIXES = {
+    ".parquet": PARQUET, ".pq": PARQUET, ".csv": CSV, ".tsv": CSV, ".jsonl": LINES, ".ndjson": LINES,
+}  # fmt: skip
+
+
+@settings_dataclass(frozen=True, config=STRICT)
+class HistoryColumns:
+    """What the columns of the file are called. A file with a history column has a row a user, any other is a log."""
+
+    user: Annotated[str, Field(min_length=1, description="who it is")] = "user"
+    history: Annotated[
+        str, Field(min_length=1, description="the items, oldest first: a list, or text with spaces between the ids")
+    ] = "history"
+    item: Annotated[str, Field(min_length=1, description="of a log: the item")] = "item"
+    time: Annotated[
+        str, Field(min_length=1, description="of a log: when; without such a column the order of the rows counts")
+    ] = "time"
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Some users with their histories.
+
+    ``users`` ``[N]`` text; ``items`` ``[T]`` int64, the histories one after the other, -1 where the catalogue does not
+    know an item; ``lengths`` ``[N]`` int64; ``unknown``: the first unknown id, if there is one.
+    """
+
+    users: list[str]
+    items: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    unknown: str | None
+
+
+def format_of(path: Path, field: str, allowed: Iterable[str] = (PARQUET, CSV, LINES)) -> str:
+    """The format that a file's suffix names; raises ``ConfigError`` for another one."""
+    suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
+    found = _SUFFIXES.get(suffixes[-1].lower()) if suffixes else None
+    if found is None or found not in set(allowed):
+        known = ", ".join(suffix for suffix, name in _SUFFIXES.items() if name in set(allowed))
+        raise ConfigError.one(field, str(path), "has no suffix that tells its format", f"use one of {known}")
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class HistoryFile:
+    """A file whose columns were found to be there."""
+
+    path: Path
+    format: str
+    columns: HistoryColumns
+    is_log: bool
+    has_time: bool
+
+    @classmethod
+    def open(cls, path: Path, columns: HistoryColumns) -> HistoryFile:
+        """Look at a file's columns.
+
+        Raises:
+            ConfigError: an unknown suffix, or columns that are not there.
+            DataError: the file is missing or cannot be read.
+        """
+        kind = format_of(path, "histories")
+        names = _column_names(path, kind)
+        is_log = columns.history not in names
+        wanted = ("user", "item") if is_log else ("user",)
+        for role in wanted:
+            if getattr(columns, role) not in names:
+                more = f", and no column {columns.history!r} (columns.history) either" if role == "item" else ""
+                step = f"columns.{role}=NAME with one of {', '.join(names)}"
+                rule = f"is no column of {path.name}{more}"
+                raise ConfigError.one(f"columns.{role}", getattr(columns, role), rule, step)
+        return cls(path, kind, columns, is_log, columns.time in names)
+
+    def users(self) -> int | None:
+        """How many rows a file with a row a user has; None for a log."""
+        if self.is_log:
+            return None
+        if self.format == PARQUET:
+            return int(pq.ParquetFile(self.path).metadata.num_rows)
+        with _opened(self.path) as handle:
+            lines = sum(chunk.count(b"\n") for chunk in iter(lambda: handle.read(1 << 20), b""))
+        return lines - (self.format == CSV)
+
+    def pieces(self, catalogue: Catalogue, rows: int) -> Iterator[Piece]:
+        """The file's users in order (of a log: in the order in which they first appear), at most ``rows`` at once.
+
+        Raises:
+            DataError: a row cannot be read.
+        """
+        try:
+            yield from self._log(catalogue, rows) if self.is_log else self._rows(catalogue, rows)
+        except (pa.ArrowException, OSError, UnicodeDecodeError, EOFError) as error:
+            raise DataError.one("histories", str(self.path), f"cannot be read: {error}", "mend the file") from None
+
+    def _rows(self, catalogue: Catalogue, rows: int) -> Iterator[Piece]:
+        user, history = self.columns.user, self.columns.history
+        for table in self._tables((user, history), rows):
+            lists = _lists(table[history], self.path)
+            items, unknown = _indices(lists.flatten(), catalogue)
+            lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+            yield Piece(_text(table[user]).to_pylist(), items, lengths.astype(np.int64), unknown)
+
+    def _log(self, catalogue: Catalogue, rows: int) -> Iterator[Piece]:
+        """A log must be known as a whole before the first user is: ids become numbers while it is read."""
+        columns = self.columns
+        names = (columns.user, columns.item, *((columns.time,) if self.has_time else ()))
+        users, items, raw, times = [], [], [], []
+        for table in self._tables(names, 1 << 18):
+            text = _text(table[columns.item])
+            found, _ = _indices(text, catalogue)
+            users.append(_text(table[columns.user]))
+            items.append(found)
+            raw += [None if not len(missing := np.flatnonzero(found < 0)) else text[int(missing[0])].as_py()]
+            if self.has_time:
+                times.append(_numbers(table[columns.time], columns.time, self.path))
+        if not users:
+            return
+        names_of = pa.chunked_array(users).combine_chunks().dictionary_encode()
+        if isinstance(names_of, pa.ChunkedArray):
+            names_of = names_of.combine_chunks()
+        owner = names_of.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        keys = (np.concatenate(times), owner) if times else (owner,)
+        order = np.lexsort(keys)
+        sorted_items, sizes = np.concatenate(items)[order], np.bincount(owner)
+        ends = np.cumsum(sizes)
+        unknown = next((found for found in raw if found is not None), None)
+        for start in range(0, len(sizes), rows):
+            stop = min(start + rows, len(sizes))
+            part = sorted_items[ends[start] - sizes[start] : ends[stop - 1]]
+            own = unknown if (part < 0).any() else None
+            yield Piece(names_of.dictionary[start:stop].to_pylist(), part, sizes[start:stop], own)
+
+    def _tables(self, names: tuple[str, ...], rows: int) -> Iterator[pa.Table]:
+        """The file's rows as tables of these columns."""
+        if self.format == PARQUET:
+            for batch in pq.ParquetFile(self.path).iter_batches(rows, columns=list(names)):
+                yield pa.Table.from_batches([batch])
+        elif self.format == CSV:
+            as_text = {name: pa.string() for name in names}
+            convert = pa.csv.ConvertOptions(include_columns=list(names), column_types=as_text, strings_can_be_null=True)
+            with pa.csv.open_csv(self.path, parse_options=_parse(self.path), convert_options=convert) as reader:
+                for batch in reader:
+                    table = pa.Table.from_batches([batch])
+                    yield from (table.slice(start, rows) for start in range(0, len(table), rows))
+        else:
+            yield from _line_tables(self.path, names, rows)
+
+
+# --------------------------------------------------------------------------------------------------------- formats
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
+
+
+def _parse(path: Path) -> pa.csv.ParseOptions:
+    delimiter = "\t" if ".tsv" in path.suffixes else ","
+    return pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+
+
+def _column_names(path: Path, kind: str) -> list[str]:
+    try:
+        if kind == PARQUET:
+            return list(pq.read_schema(path).names)
+        if kind == CSV:
+            with pa.csv.open_csv(path, parse_options=_parse(path)) as reader:
+                return list(reader.schema.names)
+        for _, line in _json_lines(path):
+            return list(line)
+    except FileNotFoundError:
+        raise DataError.one("histories", str(path), "does not exist", "name a file of histories") from None
+    except (pa.ArrowException, OSError, EOFError) as error:
+        raise DataError.one("histories", str(path), f"cannot be read: {error}", f"is it {kind}?") from None
+    raise DataError.one("histories", str(path), "holds no line", "name a file of histories")
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    with _opened(path) as handle:
+        for number, text in enumerate(handle, start=1):
+            if not text.strip():
+                continue
+            try:
+                line = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise DataError.one(f"{path.name} line {number}", _short(text), f"is no JSON ({error})") from None
+            if not isinstance(line, dict):
+                rule = "must be an object with a name for each column"
+                raise DataError.one(f"{path.name} line {number}", _short(text), rule)
+            yield number, line
+
+
+def _short(value: object) -> str:
+    return str(value)[:60]
+
+
+def _line_tables(path: Path, names: tuple[str, ...], rows: int) -> Iterator[pa.Table]:
+    lines = _json_lines(path)
+    while found := list(itertools.islice(lines, rows)):
+        columns: dict[str, pa.Array] = {}
+        for name in names:
+            values = [line.get(name) for _, line in found]
+            if any(isinstance(value, list) for value in values):
+                columns[name] = pa.array([_raw_list(value) for value in values], pa.list_(pa.string()))
+            else:
+                columns[name] = pa.array([None if value is None else raw_text(value) for value in values], pa.string())
+        yield pa.table(columns)
+
+
+def _raw_list(value: object) -> list[str] | None:
+    if value is None:
+        return None
+    return [raw_text(part) for part in (value if isinstance(value, list) else [value])]
+
+
+# ---------------------------------------------------------------------------------------------------------- values
+
+
+def _text(column: pa.ChunkedArray) -> pa.Array:
+    """A column as text, as the id map spells ids; a null is an empty text."""
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(whole, pa.ChunkedArray):  # no chunk at all, or too much text for one
+        whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], pa.string())
+    return pc.fill_null(_as_text(whole), "")
+
+
+def _as_text(values: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_floating(values.type):
+        return pa.array([None if value is None else raw_text(value) for value in values.to_pylist()], pa.string())
+    return values if pa.types.is_string(values.type) else values.cast(pa.string())
+
+
+def _lists(column: pa.ChunkedArray, path: Path) -> pa.Array:
+    """A column of histories as lists of text."""
+    whole = column.combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):
+        whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], pa.list_(pa.string()))
+    if pa.types.is_list(whole.type) or pa.types.is_large_list(whole.type):
+        return whole
+    return pa.array([_parsed(text, path) for text in _text(whole).to_pylist()], pa.list_(pa.string()))
+
+
+def _parsed(text: str, path: Path) -> list[str]:
+    """``[1, 2]`` as JSON writes it, or ids with spaces between them."""
+    if not text.lstrip().startswith("["):
+        return text.split()
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        step = "write [1, 2], or ids with spaces between them"
+        raise DataError.one("history", _short(text), f"a history of {path.name} is no list ({error})", step) from None
+    return [raw_text(part) for part in found]
+
+
+def _indices(values: pa.Array, catalogue: Catalogue) -> tuple[NDArray[np.int64], str | None]:
+    """The indices ``[T]`` int64 of raw ids, -1 where there is none, and the first id that is unknown."""
+    text = _text(values)
+    found = pc.fill_null(pc.index_in(text, value_set=catalogue.raw_ids), -1).to_numpy(zero_copy_only=False)
+    missing = np.flatnonzero(found < 0)
+    return found.astype(np.int64), text[int(missing[0])].as_py() if len(missing) else None
+
+
+def _numbers(column: pa.ChunkedArray, name: str, path: Path) -> NDArray[np.float64]:
+    """Times as numbers: they are one already, or a date in ISO's notation."""
+    readers: tuple[Callable[[pa.ChunkedArray], pa.ChunkedArray], ...] = (
+        lambda values: values.cast(pa.float64()),
+        lambda values: values.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(pa.float64()),
+        lambda values: values.cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64()).cast(pa.float64()),
+    )
+    for read in readers:
+        try:
+            found = read(column)
+        except pa.ArrowException:
+            continue
+        if found.null_count == 0:
+            return found.to_numpy().astype(np.float64)
+    example = next((value for value in column.to_pylist() if value is not None), None)
+    step = "write numbers or dates like 2024-03-01 12:30:00; without a time column the order of the rows counts"
+    raise DataError.one(f"columns.time = {name}", str(example), f"{path.name}: a time is empty or cannot be read", step)

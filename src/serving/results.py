@@ -1,0 +1,86 @@
+"""What a finished result folder tells about its student: the model, its data, and what was measured."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from src.core.errors import ArtefactError, ConfigError, ProblemsFound
+from src.core.paths import require_finished
+from src.data.dataset import load_dataset
+from src.data.examples import SequenceData
+from src.data.settings import DatasetSettings
+
+BEST_STUDENT = "best_student"
+_SETTINGS, _COMPARISON = "settings.yaml", "comparison.csv"
+_NAME_A_RESULT = "name a result of run_student_baseline, run_distill, tune_student or tune_distill"
+
+
+@dataclass(frozen=True, eq=False)
+class StudentResult:
+    """A finished result that holds a student. ``comparison``: its rows as text, none where nothing was compared."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    comparison: list[dict[str, str]]
+
+    @classmethod
+    def read(cls, folder: Path, field: str = "result") -> StudentResult:
+        """Raises ``ArtefactError`` for a folder that is missing, unfinished, or holds no student."""
+        manifest = require_finished(folder)
+        if not (folder / BEST_STUDENT).is_dir():
+            raise ArtefactError.one(field, str(folder), f"holds no {BEST_STUDENT}", _NAME_A_RESULT)
+        require_finished(folder / BEST_STUDENT)
+        rows: list[dict[str, str]] = []
+        if (folder / _COMPARISON).is_file():
+            with (folder / _COMPARISON).open(encoding="utf-8", newline="") as handle:
+                rows = list(csv.DictReader(handle))
+        return cls(folder, manifest, rows)
+
+    @property
+    def student(self) -> Path:
+        """The folder of its student."""
+        return self.folder / BEST_STUDENT
+
+    def load_data(self) -> SequenceData:
+        """The dataset that the student was trained on, read again.
+
+        Raises:
+            ArtefactError: the result does not say which, or the source holds other data by now.
+            DataError: the source cannot be read.
+        """
+        data = load_dataset(self._dataset())
+        wanted, found = require_finished(self.student).get("fingerprints", {}), data.fingerprints()
+        changed = [name for name in wanted if name in found and wanted[name] != found[name]]
+        if changed:
+            rule = f"has another {changed[0]} by now than the student was trained on"
+            raise ArtefactError.one("dataset", data.name, rule, "restore the data, or train again")
+        return data
+
+    def _dataset(self) -> DatasetSettings:
+        path = self.folder / _SETTINGS
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            return TypeAdapter(DatasetSettings).validate_python(content["dataset"])
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValidationError) as error:
+            rule = f"does not tell the dataset of this result ({type(error).__name__})"
+            raise ArtefactError.one("result", str(path), rule, _NAME_A_RESULT) from None
+
+    def data_or_none(self) -> tuple[SequenceData | None, str]:
+        """The dataset, or None and why it cannot be read."""
+        try:
+            return self.load_data(), ""
+        except ProblemsFound as error:
+            return None, str(error)
+
+
+def require_given(field: str, value: Path | None, step: str) -> Path:
+    """A path that the command cannot do without; raises ``ConfigError`` where it was not given."""
+    if value is None:
+        raise ConfigError.one(field, None, "is needed", step)
+    return value

@@ -1,0 +1,194 @@
+"""A student that can be asked, from an exported folder (ONNX Runtime) or from a result folder (PyTorch)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from src.core.checksums import verify_files
+from src.core.errors import ArtefactError, ConfigError
+from src.core.paths import MANIFEST, read_json, require_finished
+from src.data.id_map import IdMap
+from src.serving.catalogue import Catalogue, padded
+from src.serving.graph import EXCLUDE_SEEN, HISTORY, ITEMS, LENGTH, SCORES, K
+from src.serving.results import BEST_STUDENT
+from src.student.artefact import ID_MAP, load_student
+from src.student.base import Recommender, recent
+
+#: the kind of an exported folder, in its manifest
+EXPORTED = "exported_student"
+GRAPH, CATALOGUE, CONFIG = "model.onnx", "id_map.parquet", "config.json"
+
+_EXPORT_AGAIN = "python -m src.exp.export result=FOLDER makes it again"
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """An item with its score; a greater one is better."""
+
+    item: str
+    title: str
+    score: float
+
+
+class ServedStudent(ABC):
+    """Names the best items for histories.
+
+    ``name`` is what people call it; ``fingerprints`` are those of the data that it was trained on.
+    """
+
+    name: str
+    catalogue: Catalogue
+    fingerprints: dict[str, str]
+
+    @abstractmethod
+    def best(
+        self, history: NDArray[np.int64], length: NDArray[np.int64], k: int, exclude_seen: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The best items ``[B, k]`` of each history and their scores ``[B, k]``, best first.
+
+        Args:
+            history: ``[B, L]`` item indices of any width, padded on the right with V.
+            length: ``[B]``.
+            k: from 1 to V.
+            exclude_seen: give the items of the history the score −∞.
+        """
+
+    def recommend(self, history: list[int], k: int, exclude_seen: bool) -> list[Recommendation]:
+        """The best items for one history of item indices; fewer than k where less is left."""
+        items, scores = self.best(*padded([history], self.catalogue.num_items), k, exclude_seen)
+        return self.named(items[0], scores[0])
+
+    def named(self, items: NDArray[np.int64], scores: NDArray[np.float32]) -> list[Recommendation]:
+        """Items by raw id and title, without those that were excluded."""
+        raw_ids, titles = self.catalogue.id_map.raw_ids, self.catalogue.id_map.titles
+        return [
+            Recommendation(raw_ids[item], titles[item], float(score))
+            for item, score in zip(items.tolist(), scores.tolist(), strict=True)
+            if np.isfinite(score)
+        ]
+
+
+class GraphStudent(ServedStudent):
+    """An exported student, run by ONNX Runtime."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        config = read_json(folder / CONFIG)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.name, self.fingerprints = str(config["name"]), dict(config["fingerprints"])
+        self.catalogue = Catalogue.load(folder / CATALOGUE)
+        self.session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
+
+    def best(
+        self, history: NDArray[np.int64], length: NDArray[np.int64], k: int, exclude_seen: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """As `ServedStudent.best`."""
+        asked = {
+            HISTORY: history,
+            LENGTH: length,
+            K: np.array([k], dtype=np.int64),
+            EXCLUDE_SEEN: np.array([exclude_seen]),
+        }
+        items, scores = self.session.run([ITEMS, SCORES], asked)
+        return items, scores
+
+
+class ModelStudent(ServedStudent):
+    """A student as it was trained, run by PyTorch."""
+
+    def __init__(self, model: Recommender, catalogue: Catalogue, name: str, fingerprints: dict[str, str]) -> None:
+        self.model, self.catalogue, self.name, self.fingerprints = model.eval(), catalogue, name, fingerprints
+
+    @torch.no_grad()
+    def best(
+        self, history: NDArray[np.int64], length: NDArray[np.int64], k: int, exclude_seen: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """As `ServedStudent.best`."""
+        width = max(1, self.model.history_length, history.shape[1])
+        wide = np.full((len(history), width), self.catalogue.num_items, dtype=np.int64)
+        wide[:, : history.shape[1]] = history
+        seen = torch.from_numpy(wide).to(self.model.device)
+        scores = self.model(*_latest(seen, torch.from_numpy(length).to(seen.device), self.model))
+        if exclude_seen:
+            padding = scores.new_zeros(len(scores), 1)
+            scores = torch.cat([scores, padding], dim=1).scatter(1, seen, float("-inf"))[:, :-1]
+        values, items = _best(scores, k)
+        return items.cpu().numpy(), values.float().cpu().numpy()
+
+
+def _best(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The k greatest scores of each row and their items; of equal ones the lower index comes first, as in the graph."""
+    found = scores.topk(min(k + 1, scores.shape[1]), dim=1)
+    tied = (found.values[:, 1:] == found.values[:, :-1]).any(dim=1)
+    values, items = found.values[:, :k].clone(), found.indices[:, :k].clone()
+    if bool(tied.any()):
+        ordered = scores[tied].sort(dim=1, descending=True, stable=True)
+        values[tied], items[tied] = ordered.values[:, :k], ordered.indices[:, :k]
+    return values, items
+
+
+def _latest(history: torch.Tensor, length: torch.Tensor, model: Recommender) -> tuple[torch.Tensor, torch.Tensor]:
+    """The last items that a model looks at, exactly as wide as it wants them."""
+    return recent(history, length, max(1, model.history_length), model.padding_id)
+
+
+def open_student(folder: Path, threads: int = 0, field: str = "student") -> ServedStudent:
+    """The student that a folder holds.
+
+    Args:
+        folder: an exported folder, a result folder, or the `best_student` in one.
+        threads: how many ONNX Runtime computes with; 0: as many as there are cores.
+        field: what an error calls the folder.
+
+    Raises:
+        ArtefactError: the folder is missing, unfinished, changed since it was written, or holds no student.
+    """
+    manifest = require_finished(folder)
+    if manifest.get("kind") == EXPORTED:
+        verify_export(folder, manifest)
+        return GraphStudent(folder, threads)
+    place = folder if manifest.get("kind") == "student" and (folder / ID_MAP).is_file() else folder / BEST_STUDENT
+    if not place.is_dir():
+        step = "name an exported folder, or a result of run_student_baseline, run_distill, tune_student or tune_distill"
+        raise ArtefactError.one(field, str(folder), "holds no student", step)
+    return model_student(place, folder.name)
+
+
+def model_student(folder: Path, name: str) -> ModelStudent:
+    """A saved student in PyTorch; raises ``ArtefactError`` as `load_student` does."""
+    model, _ = load_student(folder)
+    catalogue = Catalogue(IdMap.load(folder / ID_MAP))
+    return ModelStudent(model, catalogue, name, dict(require_finished(folder).get("fingerprints", {})))
+
+
+def verify_export(folder: Path, manifest: dict[str, Any]) -> None:
+    """Raises ``DamagedArtefact`` where an exported folder is not as it was written."""
+    checksums = manifest.get("files")
+    if not isinstance(checksums, dict) or GRAPH not in checksums:
+        rule = f"does not tell what {GRAPH} held"
+        raise ArtefactError.one("student", str(folder / MANIFEST), rule, _EXPORT_AGAIN)
+    verify_files(folder, checksums, _EXPORT_AGAIN)
+
+
+def require_k(student: ServedStudent, k: int, field: str = "k") -> None:
+    """Raises ``ConfigError`` for more items than the catalogue has."""
+    if k > student.catalogue.num_items:
+        rule = f"must not exceed the {student.catalogue.num_items} items of the catalogue"
+        raise ConfigError.one(field, k, rule, f"{field}={student.catalogue.num_items} or less")
+
+
+def require_same_catalogue(students: list[ServedStudent], field: str = "students") -> None:
+    """Raises ``ConfigError`` where students do not know the same items under the same indices."""
+    first = students[0]
+    for other in students[1:]:
+        if other.catalogue.id_map.fingerprint != first.catalogue.id_map.fingerprint:
+            rule = f"knows other items than {first.name}"
+            raise ConfigError.one(field, other.name, rule, "serve students of one catalogue together")

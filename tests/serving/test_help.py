@@ -1,0 +1,29 @@
+"""`--help` of the commands that use a student, and values with the name of a group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.exp import export, recommend, serve
+from src.exp.door import groups, read_settings
+from src.exp.entry import Entry
+from src.exp.help import _rows
+from src.serving.recommend import RecommendSettings
+
+
+@pytest.mark.parametrize("entry", [export.ENTRY, recommend.ENTRY, serve.ENTRY], ids=lambda entry: entry.command)
+def test_help_lists_every_key(entry: Entry[Any], capfd: pytest.CaptureFixture[str]) -> None:
+    assert entry.execute(["--help"]) == 0
+    words = set(capfd.readouterr().out.split())
+    assert {key for key, _, _ in _rows(entry.schema, {})} <= words
+
+
+def test_a_student_is_a_folder_here_and_no_group() -> None:
+    settings, _ = read_settings("use/recommend", ["student=result/result_A", "columns.user=who"], RecommendSettings)
+    assert settings.student == Path.cwd() / "result/result_A"
+    assert settings.columns.user == "who"
+    assert groups("use/recommend") == {}
+    assert "student" in groups("tune")
