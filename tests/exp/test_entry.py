@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.core.errors import ConfigError, TrainingFailed
 from src.core.logging import log_to
-from src.core.paths import MANIFEST, REPOSITORY
+from src.core.paths import MANIFEST
 from src.exp import (
     run_distill,
     run_eval_all,
@@ -29,10 +25,9 @@ from src.exp import (
     tune_student,
     tune_teacher,
 )
-from src.exp.base_configs import SCHEMAS, description
-from src.exp.door import compose_plain, format_value, groups, read_config, read_settings
-from src.exp.entry import LOG, Entry, Work
-from src.exp.help import rows
+from src.exp.door import compose_plain, format_value, groups
+from src.exp.entry import LOG, Entry
+from src.exp.help import _rows
 from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
 from src.pipeline.settings import ExperimentSettings
 from tests.pipeline.toy import toy_arguments
@@ -56,7 +51,7 @@ def finish(settings: ExperimentSettings, prepared: object, folder: RunFolder) ->
 def entry(
     run: Callable[[Any, Any, RunFolder], None] = finish, check: Callable[[Any], Any] = lambda settings: None
 ) -> Entry[ExperimentSettings]:
-    return Entry("test", "config", "A test.", ExperimentSettings, lambda: Work(check, run))
+    return Entry("test", "config", "A test.", ExperimentSettings, check, run)
 
 
 def folders(root: Path) -> list[str]:
@@ -248,266 +243,33 @@ def test_a_bug_is_not_a_success(workplace: Path, capfd: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("command", ENTRIES, ids=lambda command: command.command)
-def test_help_fits_one_screen(workplace: Path, capfd: pytest.CaptureFixture[str], command: Entry[Any]) -> None:
+def test_what_help_shows_is_what_the_command_line_reads(command: Entry[Any]) -> None:
+    content, _ = compose_plain(command.config_name, [])
+    for key, shown, _ in _rows(command.schema, content):
+        value = content
+        for part in key.split("."):
+            value = value[part]
+        (argument,) = shlex.split(f"{key}={shown}".replace('""', "'\"\"'"))  # as a shell hands it on
+        assert OverridesParser.create().parse_override(argument).value() == value, argument
+
+
+@pytest.mark.parametrize("command", ENTRIES, ids=lambda command: command.command)
+def test_help_lists_every_key_with_its_note(
+    workplace: Path, capfd: pytest.CaptureFixture[str], command: Entry[Any]
+) -> None:
     assert command.execute(["--help"]) == 0
     shown = capfd.readouterr().out
-    assert len(shown.splitlines()) <= 36
+    words = set(shown.split())
+    content, _ = compose_plain(command.config_name, [])
+    rows = list(_rows(command.schema, content))
+    assert len(rows) >= 6
+    for key, _, note in rows:
+        assert key in words, key
+        assert note.split()[0] in words, key
+    assert ":factory" in shown or command.command in ("run_student_baseline", "run_eval_all", "tune_student")
     assert f"python -m src.exp.{command.command}" in shown
-    examples = shown.split("Examples", 1)[1].split("Groups", 1)[0]
-    assert len(command.examples) == 5
-    assert all(f"{arguments or '(none)'} " in examples for arguments, _ in command.examples)
-    content, _ = compose_plain(command.config_name, [])
-    named = set(re.findall(r"^(\w+)  ", shown.split("Groups", 1)[1], re.MULTILINE))
-    assert named == set(groups(command.config_name)) == {key for key, held in content.items() if isinstance(held, dict)}
-    own = shown.split("(--help KEY): ", 1)[1].splitlines()[0].split(", ")
-    assert set(own) == set(content) - named
+    section = shown.split("Groups", 1)[1].split("params=FILE", 1)[0]
+    assert set(re.findall(r"^  (\w+): ", section, re.MULTILINE)) == set(groups(command.config_name))
+    searching = {"trials", "warm_start", "resume", "storage", "dashboard", "reopen_test", "protocol"}
+    assert set(groups(command.config_name)) == set(content) - {"seed", "export_dllm2rec", "results"} - searching
     assert folders(workplace) == []
-
-
-@pytest.mark.parametrize("command", ENTRIES, ids=lambda command: command.command)
-def test_the_examples_of_the_help_are_accepted(workplace: Path, command: Entry[Any]) -> None:
-    (workplace / "result" / "result_A").mkdir(parents=True)
-    (workplace / "result" / "result_A" / "best_params.yaml").write_text("distill.lam: 0.25\n", encoding="utf-8")
-    for arguments, _ in command.examples:
-        given = shlex.split(arguments) or (["results=[a]"] if command is run_eval_all.ENTRY else [])
-        read_settings(command.config_name, given, command.schema)
-
-
-@pytest.mark.parametrize("command", ENTRIES, ids=lambda command: command.command)
-def test_help_of_a_group_and_of_all_lists_every_key_with_its_note(
-    capfd: pytest.CaptureFixture[str], command: Entry[Any]
-) -> None:
-    content, _ = compose_plain(command.config_name, [])
-    every = list(rows(description(command.config_name)["settings"], content))
-    assert len(every) >= 6
-    for topic in (*content, "all"):
-        assert command.execute(["--help", topic] if topic == "runtime" else [f"--help={topic}"]) == 0
-        shown = capfd.readouterr().out
-        found = set(re.findall(r"^(\S+)", shown, re.MULTILINE))
-        wanted = [row for row in every if topic in ("all", row[0].split(".")[0])]
-        assert {key for key, _, _ in wanted} <= found
-        assert {note.split()[0] for _, _, note in wanted} <= set(shown.split())
-
-
-def test_help_of_a_key_below_a_group_and_of_a_last_part(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_distill.ENTRY.execute(["--help", "student.loop"]) == 0
-    shown = capfd.readouterr().out
-    assert "student.loop.epochs" in shown
-    assert "student.width" not in shown
-    assert "teacher.train.loop" not in shown
-    assert run_distill.ENTRY.execute(["-h", "lora"]) == 0
-    assert "teacher.lora.rank" in capfd.readouterr().out
-    assert run_distill.ENTRY.execute(["--help", "student"]) == 0
-    assert capfd.readouterr().out.startswith("student: Pre-norm blocks over a window of any length.\n")
-
-
-def test_help_shows_the_values_that_the_other_arguments_choose(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_distill.ENTRY.execute(["teacher=title", "--help", "teacher.objective", "seed=3"]) == 0
-    assert re.search(r"^teacher.objective +title_lm ", capfd.readouterr().out, re.MULTILINE)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--help", "tracher"], "did you mean teacher?"),
-        (["--help", "student.widht"], "did you mean student.width?"),
-        (["--help", "student.widht=3"], "did you mean student.width?"),
-        (["--cfg"], "write --cfg job"),
-        (["--cfg", "hydra"], "write --cfg job"),
-        (["--cfg=all"], "write --cfg job"),
-        (["--cfg", "job", "student=gruu4rec"], "did you mean gru4rec?"),
-        (["--multirun", "seed=1"], "tune_distill"),
-        (["-m"], "tune_distill"),
-        (["--config-name=tune"], "params=FILE"),
-        (["-cn", "seed=1"], "params=FILE"),
-        (["--student.width=8"], "write student.width=8, without dashes"),
-        (["--epochs", "seed=1"], "write epochs=VALUE, without dashes"),
-        (["--"], "see --help"),
-    ],
-)
-def test_habits_from_elsewhere_get_an_answer(
-    workplace: Path, capfd: pytest.CaptureFixture[str], arguments: list[str], said: str
-) -> None:
-    assert run_distill.ENTRY.execute(arguments) == 2
-    assert said in capfd.readouterr().out
-    assert folders(workplace) == []
-
-
-@pytest.mark.parametrize("command", ENTRIES, ids=lambda command: command.command)
-def test_what_help_shows_is_what_the_command_line_accepts(command: Entry[Any]) -> None:
-    content, _ = compose_plain(command.config_name, [])
-    arguments = [f"{key}={value}" for key, value, _ in rows(description(command.config_name)["settings"], content)]
-    assert read_config(command.config_name, arguments) == content
-
-
-def test_text_that_looks_like_something_else_is_quoted(capfd: pytest.CaptureFixture[str]) -> None:
-    assert run_distill.ENTRY.execute(["dataset.name='7'", "dataset.min_rating=null", "--help", "dataset"]) == 0
-    shown = capfd.readouterr().out
-    assert re.search(r'^dataset.name +"7" ', shown, re.MULTILINE)
-    assert re.search(r"^dataset.min_rating +null ", shown, re.MULTILINE)
-    assert ":factory:" not in shown  # that note stands elsewhere:
-    assert run_distill.ENTRY.execute(["--help", "active"]) == 0
-    assert "package.module:factory: a policy" in " ".join(capfd.readouterr().out.split())
-
-
-def test_cfg_job_prints_the_composed_config(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    for asked in (["--cfg", "job"], ["--cfg=job"], ["-c", "job"]):
-        assert run_distill.ENTRY.execute(["student=caser", *asked, "distill.lam=0.25"]) == 0
-        printed = yaml.safe_load(capfd.readouterr().out)
-        assert printed == compose_plain("config", ["student=caser", "distill.lam=0.25"])[0]
-        assert (printed["student"]["architecture"], printed["distill"]["lam"]) == ("caser", 0.25)
-    assert folders(workplace) == []
-
-
-# --------------------------------------------------------------------------------------------------- a fast answer
-
-HEAVY = ("torch", "numpy", "pandas", "transformers", "peft", "tokenizers", "ray", "optuna", "tensorboard", "plotly")
-
-
-def imported_by(program: str, folder: Path) -> tuple[str, list[str]]:
-    """What a program printed, and which heavy packages it had imported in the end."""
-    tell = f"\nimport sys\nprint(*[name for name in {HEAVY!r} if name in sys.modules], sep=',')\n"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    line = [sys.executable, "-c", program + tell]
-    done = subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=True)
-    *printed, heavy = done.stdout.splitlines()
-    return "\n".join(printed), heavy.split(",") if heavy else []
-
-
-def test_help_and_a_typo_are_answered_before_anything_heavy_is_imported(workplace: Path) -> None:
-    names = [command.command for command in ENTRIES]
-    asked = [
-        ["--help"],
-        ["--help", "runtime"],
-        ["--help=student"],
-        ["--cfg", "job"],
-        ["runtime.devise=cpu"],
-        ["runtime=defualt"],
-        ["--fast"],
-        ["params=gone"],
-    ]
-    for config_name in SCHEMAS:
-        description.__wrapped__(config_name)  # what a first run leaves
-    program = (
-        f"import importlib\nfor name in {names!r}:\n"
-        "    entry = importlib.import_module(f'src.exp.{name}').ENTRY\n"
-        f"    for arguments in {asked!r}:\n        entry.execute(arguments)\n"
-    )
-    printed, heavy = imported_by(program, workplace)
-    assert heavy == []
-    assert printed.count("did you mean runtime.device?") == printed.count("did you mean default?") == len(names) == 7
-
-
-def test_a_student_is_trained_without_a_language_model(workplace: Path) -> None:
-    program = (
-        "from src.exp.run_student_baseline import ENTRY\n"
-        f"assert ENTRY.execute({toy_arguments(workplace, 'student.loop.epochs=1')!r}) == 0\n"
-    )
-    _, heavy = imported_by(program, workplace)
-    assert "torch" in heavy
-    assert set(heavy).isdisjoint({"transformers", "peft", "tokenizers", "ray", "optuna", "plotly"})
-
-
-def test_a_heavy_import_would_be_seen(workplace: Path) -> None:
-    assert imported_by("import numpy", workplace)[1] == ["numpy"]
-
-
-# ----------------------------------------------------------------------------------- terminals that are not there
-
-#: a run that says and logs a lot, as `main` starts it
-TALKATIVE = """
-import logging
-from src.exp.entry import Entry, Work
-from src.core.logging import console
-from src.pipeline.settings import ExperimentSettings
-
-def run(settings, prepared, folder):
-    for number in range(300):
-        logging.getLogger("src.test").info("line %d → 名前", number)
-        console.print(f"• {number} " + "x" * 200)
-    folder.finish("test", settings.seed, {}, {})
-
-Entry("test", "config", "A test.", ExperimentSettings, lambda: Work(lambda settings: None, run)).main()
-"""
-
-
-def talk(folder: Path, redirection: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the talkative command in a shell that does something to its streams."""
-    (folder / "talk.py").write_text(TALKATIVE, encoding="utf-8")
-    line = ["bash", "-c", f'set -o pipefail; "$0" talk.py hydra.run.dir=out {redirection}', sys.executable]
-    variables = {**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}
-    return subprocess.run(line, cwd=folder, env=variables, capture_output=True, check=False)
-
-
-@pytest.mark.parametrize(
-    ("redirection", "last"),
-    [
-        ("| true", b"out"),
-        ("2>&1 | true", None),
-        (">/dev/full", b"out"),
-        (">/dev/full 2>&1", None),
-        (">&-", None),
-        (">&- 2>&- <&-", None),
-    ],
-)
-def test_a_run_outlives_its_screen(workplace: Path, redirection: str, last: bytes | None) -> None:
-    done = talk(workplace, redirection)
-    assert done.returncode == 0
-    assert b"Traceback" not in done.stderr
-    log = (workplace / "out" / LOG).read_text(encoding="utf-8").splitlines()
-    assert [line.split("src.test: ")[1] for line in log if "src.test: " in line] == [
-        f"line {number} → 名前" for number in range(300)
-    ]
-    assert not [line for line in log if "xxx" in line]  # what was meant for the screen did not land in the log
-    assert (workplace / "out" / MANIFEST).is_file()
-    if last is not None:  # told where somebody may still read it
-        assert done.stderr.splitlines()[-1].endswith(b"/out")
-
-
-@pytest.mark.parametrize(
-    "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}]
-)
-def test_an_ascii_terminal_is_told_in_ascii(workplace: Path, environment: dict[str, str]) -> None:
-    done = talk(workplace, "", **environment)
-    assert done.returncode == 0
-    shown = done.stdout.decode("ascii").splitlines()
-    assert shown[-1] == str(workplace / "out")
-    assert any(r"line 7 -> \u540d\u524d" in line for line in shown)
-    assert "line 299 → 名前" in (workplace / "out" / LOG).read_text(encoding="utf-8")
-
-
-def hang_up(settings: ExperimentSettings, prepared: object, folder: RunFolder) -> None:
-    os.kill(os.getpid(), signal.SIGHUP)
-    finish(settings, prepared, folder)
-
-
-@pytest.fixture
-def handlers() -> Any:
-    """The signals' handlers, restored at the end."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
-    yield before
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def test_a_run_goes_on_when_its_terminal_is_closed(workplace: Path, handlers: dict[int, Any]) -> None:
-    assert entry(hang_up).execute([]) == 0
-    assert (workplace / "result" / folders(workplace)[0] / MANIFEST).is_file()
-    assert signal.getsignal(signal.SIGHUP) == handlers[signal.SIGHUP]
-
-
-def test_a_search_pauses_when_its_terminal_is_closed(
-    workplace: Path, capfd: pytest.CaptureFixture[str], handlers: dict[int, Any]
-) -> None:
-    search = replace(entry(hang_up), resumable=frozenset({"trials"}))
-    assert search.execute([]) == 129
-    shown = capfd.readouterr().out
-    assert "paused: the terminal was closed" in shown
-    assert "to go on: python -m src.exp.test resume=" in shown
-    assert signal.getsignal(signal.SIGHUP) == handlers[signal.SIGHUP]
-
-
-def test_a_search_under_nohup_goes_on(workplace: Path, handlers: dict[int, Any]) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    assert replace(entry(hang_up), resumable=frozenset({"trials"})).execute([]) == 0
-    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
