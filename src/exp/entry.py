@@ -78,6 +78,15 @@ class Entry(Generic[S]):
         wanted = resume_argument(arguments) if self.resumable else None
         if wanted is not None:
             return self._resume(wanted, arguments)
+        self.call(arguments)
+        return 0
+
+    def call(self, arguments: list[str]) -> Path:
+        """A new run from Python; returns its folder.
+
+        Raises:
+            AnyoError: whatever `execute` would show.
+        """
         settings, folder_wanted = read_settings(self.config_name, arguments, self.schema)
         prepared = self.check(settings)
         folder = RunFolder(_own_folder(folder_wanted, arguments))
@@ -85,7 +94,8 @@ class Entry(Generic[S]):
         folder.write_yaml(SETTINGS_FILE, nested_plain(settings), SETTINGS_HEADING)
         if self.resumable:
             remember_command(folder.path, self.command, expand_params(arguments))
-        return self._work(arguments, settings, prepared, folder)
+        self._work(arguments, settings, prepared, folder)
+        return folder.path
 
     def _resume(self, wanted: Path, arguments: list[str]) -> int:
         resumed = read_resumed(wanted, self.command, self.config_name, self.schema, self.resumable, arguments)
