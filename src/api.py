@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time as clock
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,7 +28,6 @@ from src.core.paths import atomic_folder, read_json, require_finished
 from src.data.dataset import load_dataset
 from src.data.examples import SequenceData
 from src.data.settings import DatasetSettings
-from src.pipeline.run_folder import RunFolder
 from src.serving.catalogue import padded, raw_text
 from src.serving.export import ExportStudentSettings, check_export, export_student
 from src.serving.students import ServedStudent, open_student, require_k
@@ -332,33 +330,20 @@ def tune_distill(
     """
     # Hydra, Ray and Optuna: what only reads results does without them
     from src.core.logging import log_to
-    from src.core.paths import reserve_folder
-    from src.exp.door import format_value, groups, nested_plain, read_settings
-    from src.exp.entry import LOG, SETTINGS_HEADING
-    from src.exp.resume import remember_command
+    from src.exp.door import RUN_DIR, format_value, groups
     from src.exp.tune_distill import ENTRY
-    from src.pipeline.run_folder import SETTINGS_FILE
 
     of_llm = teacher in groups(ENTRY.config_name)["teacher"]
     keys: dict[str, Any] = {} if of_llm else {"distill.teachers": [teacher]}
     keys |= {f"dataset.{name}": value for name, value in _changed(data.settings).items()}
     keys |= {"trials": trials, **(settings or {})}
+    if folder is not None:
+        keys[RUN_DIR] = str(Path(folder).resolve())
     chosen = ["dataset=recbole", f"student={student}", *([f"teacher={teacher}"] if of_llm else [])]
-    arguments = chosen + [f"{key}={format_value(value)}" for key, value in keys.items()]
-    wanted, _ = read_settings(ENTRY.config_name, arguments, ENTRY.schema)
-    prepared = ENTRY.check(wanted)
-    place = Path(folder) if folder is not None else Path("result") / f"result_{clock.strftime('%Y%m%d_%H%M%S')}"
-    if folder is not None and os.path.lexists(place):
-        raise ConfigError.one("folder", str(place), "exists", "name a new folder: results are kept")
-    run = RunFolder(reserve_folder(place.resolve()))
-    log_to(run.path / LOG)
     try:
-        run.write_yaml(SETTINGS_FILE, nested_plain(wanted), SETTINGS_HEADING)
-        remember_command(run.path, ENTRY.command, arguments)
-        ENTRY.run(wanted, prepared, run)
+        return Result.load(ENTRY.call([*chosen, *(f"{key}={format_value(value)}" for key, value in keys.items())]))
     finally:
         log_to(None)
-    return Result.load(run.path)
 
 
 def _changed(settings: DatasetSettings) -> dict[str, Any]:

@@ -133,6 +133,15 @@ class Entry(Generic[S]):
         wanted = resume_argument(arguments) if self.resumable else None
         if wanted is not None:
             return self._resume(wanted, arguments)
+        self.call(arguments)
+        return 0
+
+    def call(self, arguments: list[str]) -> Path:
+        """A new run from Python; returns its folder.
+
+        Raises:
+            AnyoError: whatever `execute` would show.
+        """
         # read once: what is checked is what runs, also where somebody changes the file meanwhile
         arguments = expand_params(arguments)
         settings, folder_wanted = read_settings(self.config_name, arguments, self.schema)
@@ -143,7 +152,8 @@ class Entry(Generic[S]):
         if self.resumable:
             remember_command(folder.path, self.command, arguments)
         origin = Origin(arguments, Path.cwd())
-        return self._work(partial(_under_hydra, self.config_name, arguments), settings, prepared, folder, origin)
+        self._work(partial(_under_hydra, self.config_name, arguments), settings, prepared, folder, origin)
+        return folder.path
 
     def _resume(self, wanted: Path, arguments: list[str]) -> int:
         resumed = read_resumed(wanted, self.command, self.config_name, loaded(self.schema), self.resumable, arguments)

@@ -57,8 +57,9 @@ def export_graph(student: Recommender, path: Path) -> None:
         path: of the graph.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*student.parameters(), *student.buffers()))
-    if getattr(student, "prior", None) is not None:
-        size += sum(buffer.numel() * buffer.element_size() for buffer in student.prior.buffers())  # type: ignore[union-attr]
+    prior = getattr(student, "prior", None)
+    if isinstance(prior, nn.Module):
+        size += sum(buffer.numel() * buffer.element_size() for buffer in prior.buffers())
     outside = size > MOST_INSIDE
     _export_scores(student, path, outside)
     model = onnx.load(path, load_external_data=False)

@@ -148,6 +148,7 @@ def test_what_cannot_be_exported_is_told_before_anything_is_written(result: Path
     assert problems(ExportStudentSettings()) == ["result"]
     assert problems(ExportStudentSettings(result=tmp_path / "none")) == ["folder"]
     (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine").write_text("kept")
     assert problems(ExportStudentSettings(result=result, out=tmp_path / "taken")) == ["out"]
     assert problems(ExportStudentSettings(result=result, push_to_hub="name")) == ["push_to_hub"]
     teacher = tmp_path / "teacher"

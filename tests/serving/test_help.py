@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from src.exp import export, recommend, serve
+from src.exp.base_configs import description
 from src.exp.door import groups, read_settings
 from src.exp.entry import Entry
-from src.exp.help import _rows
+from src.exp.help import rows
 from src.serving.recommend import RecommendSettings
 
 
@@ -18,7 +19,8 @@ from src.serving.recommend import RecommendSettings
 def test_help_lists_every_key(entry: Entry[Any], capfd: pytest.CaptureFixture[str]) -> None:
     assert entry.execute(["--help"]) == 0
     words = set(capfd.readouterr().out.split())
-    assert {key for key, _, _ in _rows(entry.schema, {})} <= words
+    keys = {f"{key}," for key, _, _ in rows(description(entry.config_name)["settings"], {})}
+    assert keys <= {f"{word.rstrip(',')}," for word in words}
 
 
 def test_a_student_is_a_folder_here_and_no_group() -> None:
