@@ -17,8 +17,8 @@ from src.student.datamodule import StudentData
 from src.student.losses import bce_loss, ce_loss, dro_at, dro_terms, gbce_loss, sampled_ce
 from src.student.settings import NetworkSettings
 
-#: ``student.loss=auto`` takes the whole catalogue up to so many items; measured with `benchmarks.training_target_cost`: a
-#: target of ``ce`` costs 53 µs at 1,700 items, 253 µs at 20,000, where one of ``sampled`` costs 66 µs
+#: ``student.loss=auto`` takes the whole catalogue up to so many items. Measured (`benchmarks.training_target_cost`): a
+#: target of ``ce`` costs 53 µs at 1,700 items and 253 µs at 20,000, where one of ``sampled`` costs 66 µs
 FULL_CATALOGUE = 10_000
 #: the losses that look at sampled items
 SAMPLED = ("sampled", "gbce")
