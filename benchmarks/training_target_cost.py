@@ -1,8 +1,9 @@
 """What a training target costs with a full and with a sampled loss, by the size of the catalogue.
 
-Random histories, items and targets, width 64, windows of 20, batches of 256, one thread; full steps: forward, backward,
-optimiser, and a running mean of the weights where asked for. Each catalogue and loss is measured in a process of its
-own, so that its peak memory is its own: the largest resident size, less what it held before the model was built.
+Random histories, items and targets, width 64, windows of 20, batches of 256, one thread; full steps (forward,
+backward, optimiser, a running mean of the weights where asked for). Each catalogue and loss is measured in a process
+of its own, so that its peak memory is its own: the largest resident size, less what the process held before the model
+was built.
 
     python -m benchmarks.training_target_cost
     python -m benchmarks.training_target_cost --items 20000 --losses ce sampled --architecture sasrec --ema 0.998

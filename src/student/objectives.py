@@ -18,8 +18,8 @@ from src.student.losses import bce_loss, ce_loss, dro_at, dro_terms, gbce_loss, 
 from src.student.segments import Segments, represent_rows
 from src.student.settings import NetworkSettings
 
-#: ``student.loss=auto`` takes the whole catalogue up to so many items; see `benchmarks.training_target_cost`: there a
-#: target of `ce` costs several times what it costs with `sampled`, and beyond it the cost grows with the catalogue
+#: ``student.loss=auto`` takes the whole catalogue up to so many items. Measured (`benchmarks.training_target_cost`): a
+#: target of ``ce`` costs 53 µs at 1,700 items and 253 µs at 20,000, where one of ``sampled`` costs 66 µs
 FULL_CATALOGUE = 10_000
 #: the losses that look at sampled items
 SAMPLED = ("sampled", "gbce")
