@@ -89,9 +89,9 @@ def cost(
         steps += 1
     took = 0.0
     if evaluated:
-        rows = data.validation.of_some(torch.arange(evaluated))
+        judged = data.validation.of_some(torch.arange(evaluated))
         start = time.process_time()
-        evaluate_model(student, rows, EvaluationSettings())
+        evaluate_model(student, judged, EvaluationSettings())
         took = time.process_time() - start
     return Cost(1e6 * spent / (steps - 1) / BATCH, _peak() - before, took)
 

@@ -16,7 +16,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from src.student.base import Recommender
+from src.student.base import Recommender, SequenceStudent
 
 HISTORY, LENGTH, K, EXCLUDE_SEEN = "history", "length", "k", "exclude_seen"
 ITEMS, SCORES = "items", "scores"
@@ -56,16 +56,20 @@ def export_graph(student: Recommender, path: Path) -> None:
         student: on the CPU.
         path: of the graph.
     """
-    size = sum(tensor.numel() * tensor.element_size() for tensor in (*student.parameters(), *student.buffers()))
-    prior = getattr(student, "prior", None)
-    if isinstance(prior, nn.Module):
-        size += sum(buffer.numel() * buffer.element_size() for buffer in prior.buffers())
-    outside = size > MOST_INSIDE
+    outside = _bytes_of(student) > MOST_INSIDE
     _export_scores(student, path, outside)
     model = onnx.load(path, load_external_data=False)
     _choose_best(model, student.num_items)
     path.write_bytes(model.SerializeToString())
     onnx.checker.check_model(str(path))
+
+
+def _bytes_of(student: Recommender) -> int:
+    """How much memory a student's numbers take, its prior's included."""
+    tensors = [*student.parameters(), *student.buffers()]
+    if isinstance(student, SequenceStudent) and student.prior is not None:
+        tensors += student.prior.buffers()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _export_scores(student: Recommender, path: Path, outside: bool) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from src.exp import export, recommend, serve
 from src.exp.base_configs import description
-from src.exp.door import groups, read_settings
+from src.exp.door import groups, read_config, read_settings
 from src.exp.entry import Entry
 from src.exp.help import rows
 from src.serving.recommend import RecommendSettings
@@ -19,7 +19,9 @@ from src.serving.recommend import RecommendSettings
 def test_help_lists_every_key(entry: Entry[Any], capfd: pytest.CaptureFixture[str]) -> None:
     assert entry.execute(["--help"]) == 0
     words = set(capfd.readouterr().out.split())
-    keys = {f"{key}," for key, _, _ in rows(description(entry.config_name)["settings"], {})}
+    keys = {
+        f"{key}," for key, _, _ in rows(description(entry.config_name)["settings"], read_config(entry.config_name, []))
+    }
     assert keys <= {f"{word.rstrip(',')}," for word in words}
 
 
