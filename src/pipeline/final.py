@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from src.core.errors import ConfigError
 from src.core.logging import console, get_logger
@@ -129,13 +131,26 @@ def write_comparison(
     console.print(as_table(rows, ks, title))
 
 
-def write_segments(folder: RunFolder, comparison: Comparison, ranked: Sequence[Ranked], reference: str) -> None:
-    """`segments.csv`: NDCG at the largest K and its paired gain over ``reference``, by segment of each whole split."""
+def write_segments(
+    folder: RunFolder,
+    comparison: Comparison,
+    ranked: Sequence[Ranked],
+    reference: str,
+    owners: Mapping[str, str] | None = None,
+) -> None:
+    """`segments.csv`: NDCG at the largest K and its paired gain over ``reference``, by segment of each whole split.
+
+    ``owners``: whose seed a model is, by model; None: each stands for itself.
+    """
     settings = comparison.stages.settings
     frames = []
     for split, facts in comparison.facts.items():
-        ranks = {one.model: one.ranks.numpy() for one in ranked if one.split == split}
-        frame = segments_frame(ranks, facts, reference, max(settings.evaluation.ks), settings.seed)
+        ranks: dict[str, list[NDArray[np.int64]]] = {}
+        for one in ranked:
+            if one.split == split:
+                ranks.setdefault(owners[one.model] if owners else one.model, []).append(one.ranks.numpy())
+        stacked = {name: np.stack(values) for name, values in ranks.items()}
+        frame = segments_frame(stacked, facts, reference, max(settings.evaluation.ks), settings.seed)
         frames.append(frame.assign(split=split))
     write_text(folder.path / SEGMENTS, pd.concat(frames).to_csv(index=False))
 

@@ -11,10 +11,11 @@ import numpy as np
 from src.core.data_utils import fingerprint
 from src.core.logging import console
 from src.core.metrics import summarise
-from src.pipeline.final import Comparison, Contestant, closed_form_contestants, write_tables
+from src.pipeline.final import Comparison, Contestant, closed_form_contestants, write_segments, write_tables
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.stages import Stages
 from src.student.artefact import load_student
+from src.tuning.arms import STUDENT
 from src.tuning.fair import FairSearch, Scored, arms_table, judge, mean_validation, save_answer
 
 
@@ -76,6 +77,8 @@ def publish_answer(
     save_answer(folder.path, answer)
     everything = [*on_validation, *on_test]
     write_tables(folder, comparison.rows(everything), everything)
+    owner_of = {contestant.name: owner for contestant, owner in zip(contestants, owners, strict=True)}
+    write_segments(folder, comparison, everything, STUDENT.name, owner_of)
     console.print(arms_table(answer))
     for family in ("comparisons", "comparisons_with_best"):
         for line in answer[family]:
