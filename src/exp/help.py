@@ -138,6 +138,7 @@ def _kind_of(content: Mapping[str, Any], kinds: Mapping[str, SettingsDescription
 
 def _table(lines: Iterable[Sequence[str]]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)  # a name that is broken over two lines cannot be searched for or copied
     for line in lines:
         table.add_row(*map(escape, line))
     return table
