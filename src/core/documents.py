@@ -14,15 +14,16 @@ from collections.abc import Hashable, Mapping
 from functools import cache
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from src.core.errors import ArtefactError, ConfigError, ProblemsFound
 from src.core.logging import get_logger
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _log = get_logger(__name__)
 
@@ -96,6 +97,8 @@ def read_array(path: Path, next_step: str = "", mmap: bool = False) -> NDArray[A
 
     Raises ``ArtefactError`` when it is missing, damaged, or holds Python objects.
     """
+    import numpy as np  # here: a command line is judged without it
+
     try:
         array: NDArray[Any] = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     # what NumPy's reading of a damaged header ends in
