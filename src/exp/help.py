@@ -139,6 +139,9 @@ def _kind_of(content: Mapping[str, Any], kinds: Mapping[str, SettingsDescription
 
 def _table(lines: Iterable[Sequence[str]]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)  # a name that is broken over two lines cannot be searched for or copied
     for line in lines:
+        while len(table.columns) < len(line):
+            table.add_column(overflow="fold")  # a value is shown whole, as it can be written
         table.add_row(*map(escape, line))
     return table
