@@ -14,7 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 import src.student.architectures as own
-from src.core.errors import ConfigError
+from src.core.errors import ConfigError, Problem
 from src.core.plugins import find_plugin
 from src.core.settings import STRICT
 from src.student.base import ARCHITECTURES, Architecture, ClosedForm, Recommender, SequenceStudent
@@ -94,7 +94,8 @@ def _check_scores(name: str, model: SequenceStudent) -> None:
 
 
 def _breaks(name: str, rule: str) -> ConfigError:
-    return ConfigError.one(_FIELD, name, rule, "run tests/contracts/student.py on it (docs/extend/add_a_student.md)")
+    step = "run tests/contracts/student.py on it (docs/extend/add_a_student.md)"
+    return ConfigError([Problem(_FIELD, name, rule, step)])
 
 
 def settings_type(name: str) -> type[StudentSettings]:

@@ -87,7 +87,7 @@ def measure(root: Path) -> dict[str, Measured]:
     found = dict[str, Measured]()
     for case, overrides in STUDENTS.items():
         stages = toy_stages(root, *overrides)
-        _ = stages.baseline
+        _ = stages.baseline, stages.closed_form("linear"), stages.outputs_of(["linear"])
         found |= _measured(case, stages)
     for case, overrides in TEACHERS.items():
         stages = toy_stages(root, *overrides)
@@ -150,11 +150,15 @@ def verdict(name: str, recorded: Measured | None, found: Measured) -> str:
     told = "\n  ".join([f"the numbers of {name} changed:", *changed])
     if recorded.key != found.key:
         return f"{told}\ntheir key changed as well, so nothing old is reused; where that is meant: {record}"
-    return f"{told}\nand their key did not: raise VERSIONS[{_kind(name)!r}] (src/pipeline/stages.py), then {record}"
+    return f"{told}\nand their key did not: raise VERSIONS[{kind_of(name)!r}] (src/pipeline/stages.py), then {record}"
 
 
-def _kind(name: str) -> str:
+def kind_of(name: str) -> str:
+    """The key of `VERSIONS` that a stage falls under."""
     stage = name.partition("/")[2]
+    for beginning, kind in (("closed form: ", "closed_form"), ("labels of ", "student_outputs")):
+        if stage.startswith(beginning):
+            return kind
     return stage if stage in VERSIONS else "student"
 
 

@@ -133,13 +133,14 @@ def test_shared_data_comes_back_equal(shared: tuple[Store, SharedData]) -> None:
 def test_no_trial_can_change_anothers_data(shared: tuple[Store, SharedData]) -> None:
     folder = Path(shared[0].root) / FOLDER
     first, second = (SharedData.load(folder, torch.device("cpu")) for _ in range(2))
-    before = second.students.train.history.clone()
-    first.students.train.history.fill_(7)
-    first.taught(6).item_embedding.fill_(0.5)
+    before = second.students.train.items.clone()
+    first.students.train.items.fill_(7)
+    first.taught(["llm"], 6).item_embedding.fill_(0.5)
     third = SharedData.load(folder, torch.device("cpu"))
     for other in (second, third):
-        assert torch.equal(other.students.train.history, before)
-        assert torch.equal(other.taught(6).item_embedding, shared[1].taught(6).item_embedding)
+        assert torch.equal(other.students.train.items, before)
+        own = other.taught(["llm"], 6).item_embedding
+        assert torch.equal(own, shared[1].taught(["llm"], 6).item_embedding)
 
 
 def test_the_data_is_mapped_and_not_copied(tmp_path: Path) -> None:
