@@ -116,6 +116,8 @@ def numbers(record: StageRecord) -> dict[str, float]:
         arrays = load_file(file).values() if file.suffix == ".safetensors" else [torch.from_numpy(np.load(file))]
         name = file.relative_to(record.folder).as_posix()
         flat = torch.cat([array.double().flatten() for array in arrays])
+        if not len(flat):  # a student's labels come without embeddings
+            continue
         waves = torch.cos(torch.arange(len(flat), dtype=torch.float64))
         found[f"{name} size"] = float(flat.square().mean().sqrt())
         found[f"{name} {_DIRECTION}"] = float(flat @ waves / flat.norm())
