@@ -102,6 +102,8 @@ class Stages:
     settings: ExperimentSettings
     cache: StageCache
     _rankings: dict[str, Ranking] = field(default_factory=dict, repr=False)
+    #: what `closed_form` and `prior_record` found: a stage that this run built is not one that it reused
+    _found: dict[tuple[str, str], StageRecord] = field(default_factory=dict, repr=False)
 
     @cached_property
     def device(self) -> torch.device:
@@ -128,6 +130,8 @@ class Stages:
 
         Raises ``ConfigError`` when there is no such model, or the catalogue is too large for it.
         """
+        if ("closed_form", name) in self._found:
+            return self._found["closed_form", name]
         settings = self.settings
         determined_by = {
             "version": VERSIONS["closed_form"],
@@ -143,7 +147,8 @@ class Stages:
             extra = {"fit": asdict(found.fit), "tried": found.tried}
             save_student(folder, found.model, found.settings, self.data.id_map, self.data.fingerprints(), extra)
 
-        return self.cache.stage(f"closed form: {name}", determined_by, build, kind="closed_form")
+        record = self.cache.stage(f"closed form: {name}", determined_by, build, kind="closed_form")
+        return self._found.setdefault(("closed_form", name), record)
 
     @cached_property
     def prior_name(self) -> str:
@@ -164,6 +169,8 @@ class Stages:
 
     def prior_record(self, name: str) -> StageRecord:
         """A model in closed form, fitted out of fold and on all training rows, as `closed_form` chose its settings."""
+        if ("prior", name) in self._found:
+            return self._found["prior", name]
         student, settings = require_network(self.settings.student), self.settings
         chosen = self.closed_form(name)
         determined_by = {
@@ -179,7 +186,7 @@ class Stages:
             prior = fit_prior(kind, data.train, data.validation, data.num_items, student.prior_folds, settings.seed)
             save_prior(folder, prior)
 
-        return self.cache.stage("prior", determined_by, build)
+        return self._found.setdefault(("prior", name), self.cache.stage("prior", determined_by, build))
 
     @cached_property
     def prior(self) -> Prior | None:

@@ -87,7 +87,7 @@ def measure(root: Path) -> dict[str, Measured]:
     found = dict[str, Measured]()
     for case, overrides in STUDENTS.items():
         stages = toy_stages(root, *overrides)
-        _ = stages.baseline
+        _ = stages.baseline, stages.closed_form("linear"), stages.outputs_of(["linear"])
         found |= _measured(case, stages)
     for case, overrides in TEACHERS.items():
         stages = toy_stages(root, *overrides)
@@ -118,7 +118,7 @@ def numbers(record: StageRecord) -> dict[str, float]:
         arrays = load_file(file).values() if file.suffix == ".safetensors" else [torch.from_numpy(np.load(file))]
         name = file.relative_to(record.folder).as_posix()
         flat = torch.cat([array.double().flatten() for array in arrays])
-        if not len(flat):
+        if not len(flat):  # a student's labels come without embeddings
             continue
         waves = torch.cos(torch.arange(len(flat), dtype=torch.float64))
         found[f"{name} size"] = float(flat.square().mean().sqrt())
@@ -154,14 +154,15 @@ def verdict(name: str, recorded: Measured | None, found: Measured) -> str:
     told = "\n  ".join([f"the numbers of {name} changed:", *changed])
     if recorded.key != found.key:
         return f"{told}\ntheir key changed as well, so nothing old is reused; where that is meant: {record}"
-    return f"{told}\nand their key did not: raise VERSIONS[{_kind(name)!r}] (src/pipeline/stages.py), then {record}"
+    return f"{told}\nand their key did not: raise VERSIONS[{kind_of(name)!r}] (src/pipeline/stages.py), then {record}"
 
 
 #: what a run calls a stage, where that is not its kind
 KINDS = {"closed form": "closed_form", "labels of self": "student_outputs", "embeddings of titles": "title_outputs"}
 
 
-def _kind(name: str) -> str:
+def kind_of(name: str) -> str:
+    """The key of `VERSIONS` that a stage falls under."""
     stage = name.partition("/")[2]
     return KINDS.get(stage.partition(":")[0], stage if stage in VERSIONS else "student")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from src.pipeline.stages import VERSIONS
-from tests.pipeline.stage_numbers import TEACHERS, Measured, _kind, anew, load_record, measure, verdict
+from tests.pipeline.stage_numbers import TEACHERS, Measured, anew, kind_of, load_record, measure, verdict
 
 BEFORE = Measured("key", {"train_loss": 2.0, "head direction": 0.5})
 CHANGED = {"train_loss": 2.1, "head direction": 0.5}
@@ -26,7 +26,7 @@ def test_every_stages_numbers_are_those_of_its_version(found: dict[str, Measured
 
 
 def test_every_stage_that_has_a_version_is_measured_and_none_besides(found: dict[str, Measured]) -> None:
-    assert {_kind(name) for name in found} == VERSIONS.keys()
+    assert {kind_of(name) for name in found} == VERSIONS.keys()
     assert load_record().keys() == found.keys()
 
 
