@@ -83,7 +83,10 @@ class Watch:
         # within a pass of the whole model that pass is counted already
         if not self.seen or self.seen[-1].end is not None:
             rows, tokens = _shape(named)
-            self.seen.append(Pass("text", rows * tokens, 0, named["attention_mask"], self._now()))
+            mask = named.get("attention_mask")
+            if mask is None:  # a decoder's padding, on the right, needs none: all places count as text
+                mask = torch.ones(rows, tokens, dtype=torch.int64)
+            self.seen.append(Pass("text", rows * tokens, 0, mask, self._now()))
 
     def _body_ends(self, module: Any, inputs: Any, output: Any) -> None:
         if self.seen[-1].kind == "text":

@@ -44,12 +44,9 @@ class ExperimentSettings:
 
     def __post_init__(self) -> None:
         names = metric_names(self.evaluation.ks)
-        loops = {
-            "teacher.encoder": (self.teacher.encoder.loop, names),
-            "teacher.train": (self.teacher.train.loop, self.teacher.epoch_metrics(self.evaluation.ks)),
-        }
-        if isinstance(self.student, NetworkSettings):
-            loops["student"] = (self.student.loop, names)
+        loops = {"student": (self.student.loop, names)} if isinstance(self.student, NetworkSettings) else {}
+        loops["teacher.encoder"] = (self.teacher.encoder.loop, names)
+        loops["teacher.train"] = (self.teacher.train.loop, self.teacher.epoch_metrics(self.evaluation.ks))
         for where, (loop, known) in loops.items():
             if loop.monitor not in known:
                 raise ValueError(f"{where}.loop.monitor = {loop.monitor!r} must be one of {', '.join(known)}")

@@ -21,6 +21,8 @@ from src.core.memory import give_back
 from src.core.metrics import metric_names
 from src.core.paths import REPOSITORY
 from src.data.teacher_outputs import TeacherOutputs, Teachings
+from src.distill.settings import terms
+from src.distill.teachers import LLM, TITLES
 from src.pipeline.settings import ExperimentSettings, without_places
 from src.pipeline.stages import Stages, fit_of
 from src.student.settings import NetworkSettings
@@ -76,6 +78,8 @@ def prepare_space(settings: ExperimentSettings, tuning: TuningSettings, stage: S
     try:
         path = space_document(tuning, document)
         space = load_search_space(path, plain(settings), names)
+        if tuning.search_space is None:
+            space = _said_by(settings, space)
         problems += _check_kind(space, tuning, stage, path)
         check_values(space, settings)
         if stage == "distill" and space.stage == stage and document == stage and tuning.sampler != "grid":
@@ -94,6 +98,14 @@ def prepare_space(settings: ExperimentSettings, tuning: TuningSettings, stage: S
         name: direction for name, direction in space.objectives.items() if name not in (space.metric, tuning.metric)
     }
     return SearchSpace(space.stage, {tuning.metric: "maximize", **rest}, space.parameters)
+
+
+def _said_by(settings: ExperimentSettings, space: SearchSpace) -> SearchSpace:
+    """A space of this project's own without the terms that read embeddings, where no teacher has any."""
+    if {LLM, TITLES} & set(settings.distill.teachers):
+        return space
+    silent = {f"distill.{key}" for term in terms() if term.needs_embeddings for key in term.own_keys()}
+    return space.only(space.parameters.keys() - silent) if silent & space.parameters.keys() else space
 
 
 def _check_kind(space: SearchSpace, tuning: TuningSettings, stage: Stage, path: Path) -> list[Problem]:

@@ -217,7 +217,7 @@ def test_the_gate_falls_with_the_count() -> None:
     student = new_student(settings_of(True), data_of(), 1)
     counts = torch.tensor([0, 1, 2, 5, 20, 100, 1000] + [3] * 5)
     part = TextRows(student, torch.randn(NUM_ITEMS, 6), counts, ItemTextSettings(text_weight=0.8)).eval()
-    gate = part._gate().squeeze(1)[:7].tolist()
+    gate = part._gate(None).squeeze(1)[:7].tolist()
     assert gate[0] == 1.0
     assert gate[1] < 0.8
     assert all(earlier > later for earlier, later in pairwise(gate))
@@ -230,14 +230,14 @@ def test_items_are_left_out_in_training_by_their_count_and_only_there() -> None:
     history = torch.zeros(1, 1, dtype=torch.int64)
     torch.manual_seed(0)
     part.train().extra(history)
-    assert part._gate().squeeze(1)[:6].tolist() == [1.0] * 6  # 1 / sqrt(1): each time
-    assert float(part._gate()[6:].detach().max()) < 0.5
+    assert part._gate(None).squeeze(1)[:6].tolist() == [1.0] * 6  # 1 / sqrt(1): each time
+    assert float(part._gate(None)[6:].detach().max()) < 0.5
     scores = torch.ones(2, NUM_ITEMS)
     assert part.prior(scores)[:, :6].abs().max() == 0
     assert part.prior(scores)[:, 6:].min() == 1
     # nothing of that reaches an evaluation, or what is folded
     part.eval()
-    assert float(part._gate().detach().max()) < 0.5
+    assert float(part._gate(None).detach().max()) < 0.5
     assert torch.equal(part.prior(scores), scores)
 
 

@@ -36,7 +36,7 @@ TAUGHT = {
 #: waits a step, by reason and place
 ALLOWED: dict[str, float] = {
     # only the pretended GPU's: torch sorts the gradients by their real device before it clips them
-    "copy to the host: core/training.py _descend": 1.0,
+    "copy to the host: core/lazy_adam.py clip_gradients": 1.0,
     # before an adaptive step the objective's counts are kept, so that a step that failed leaves no trace
     "aten::_local_scalar_dense: distill/trainer_distill.py get_state": 1.0,
 }

@@ -163,7 +163,7 @@ def test_a_prior_reads_further_back_than_the_network(data: StudentData) -> None:
 def test_the_prior_is_no_parameter_and_in_no_state(data: StudentData) -> None:
     student, bare = new_student(small(), data, 3), new_student(small(prior="none"), data, 3)
     assert set(student.state_dict()) - set(bare.state_dict()) == {"prior_gain"}
-    trained = [p for group in optimiser_for(student, small()).param_groups for p in group["params"]]
+    trained = [p for group in optimiser_for(student, small(), student).param_groups for p in group["params"]]
     assert len(trained) == len(list(bare.parameters())) + 1
     assert all(torch.equal(value, student.state_dict()[name]) for name, value in bare.state_dict().items())
 

@@ -228,7 +228,7 @@ def retitled(data: Any, item: int, title: str) -> Any:
     """Data whose item has another title."""
     titles = [*data.id_map.titles]
     titles[item] = title
-    return replace(data, id_map=replace(data.id_map, titles=tuple(titles)))
+    return replace(data, id_map=replace(data.id_map, titles=tuple(titles), texts=()))
 
 
 @pytest.mark.parametrize("answer", ["corrected", "as_released"])

@@ -128,7 +128,7 @@ def test_models_that_cannot_be_asked_say_why(llama: Path, bert: Path) -> None:
 
 def test_titles_of_one_word_are_not_asked_for(reader_of_titles: Path) -> None:
     teacher = teacher_around(reader_of_titles, writes=False)
-    single = replace(CATALOGUE, titles=tuple(title.split()[0] for title in TITLES))
+    single = replace(CATALOGUE, titles=tuple(title.split()[0] for title in TITLES), texts=())
     assert probe_memory(teacher, single, 99, 0, INTERVAL).not_applicable == "too few titles have two words"
 
 

@@ -169,7 +169,7 @@ def test_an_answer_that_is_a_title_lies_on_it(folder: Path, monkeypatch: pytest.
     titles = tuple(f"{name} {place}" for place in range(3) for name in names)
     writer = title_teacher_of(
         folder,
-        id_map=replace(id_map_of(NUM_ITEMS), titles=titles),
+        id_map=replace(id_map_of(NUM_ITEMS), titles=titles, texts=()),
         prompt=PromptSettings(max_tokens=160, title_tokens=title_tokens),
     )
     says(monkeypatch, writer, 3)
@@ -201,7 +201,7 @@ def test_items_of_one_title_are_kept_apart_by_id_and_told(
 ) -> None:
     known = id_map_of(NUM_ITEMS)
     titles = (*known.titles[:7], known.titles[2], known.titles[8], known.titles[2], *known.titles[10:])
-    writer = title_teacher_of(folder, id_map=replace(known, titles=titles))
+    writer = title_teacher_of(folder, id_map=replace(known, titles=titles, texts=()))
     labeller = title_labeller(writer, settings_for(ranking, top_n=NUM_ITEMS))
     facts = labeller.catalogue().facts["duplicate_titles"]
     assert facts == {"titles": 1, "items": 3, "raw_ids": [["raw_2", "raw_7", "raw_9"]]}

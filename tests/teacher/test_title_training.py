@@ -284,7 +284,7 @@ def three_rows() -> SequenceData:
         "Kiln",
         "Moth",
     )
-    return replace(data, validation=data.train, id_map=replace(data.id_map, titles=titles))
+    return replace(data, validation=data.train, id_map=replace(data.id_map, titles=titles, texts=()))
 
 
 def one(teacher: TitleTeacher, examples: TensorExamples, candidates: torch.Tensor, row: int) -> Any:
@@ -376,7 +376,7 @@ def test_everything_is_looked_at_before_training(folder: Path, bert: Path) -> No
     with pytest.raises(ModelError, match="is an encoder"):
         check_writer(replace(TITLE_SETTINGS, llm=str(bert)))
     data = cycle_data()
-    endless = replace(data.id_map, titles=(*data.id_map.titles[:-1], "Title " * 300))
+    endless = replace(data.id_map, titles=(*data.id_map.titles[:-1], "Title " * 300), texts=())
     with pytest.raises(ConfigError, match=r"title of raw_11 .*the language model reads 256"):
         check_prompts(replace(TITLE_SETTINGS, llm=str(folder)), replace(data, id_map=endless))
     with pytest.raises(DataError, match="title of raw_11"):

@@ -60,7 +60,7 @@ def test_every_trial_ends_although_a_node_dies(cluster: Cluster, tmp_path: Path)
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     place = Workplace(tmp_path / "result", tuning, settings, storage=str(tmp_path / "shared"))
-    with run_search(place, plan(stages, tuning), stages, None) as outcome:
+    with run_search(place, plan(stages, tuning), stages, {}) as outcome:
         trials = outcome.search.record.trials()
         assert (outcome.model_folder / "model.safetensors").is_file()
     assert killed.is_set()

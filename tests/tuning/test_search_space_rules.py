@@ -220,3 +220,11 @@ def test_bounds_and_grid_as_optuna_judges_them() -> None:
     assert [value for value in range(10) if whole.holds(value)] == [1, 4, 7]
     trial = optuna.create_study().ask({"x": optuna.distributions.FloatDistribution(0.5, 2.1, step=0.4)})
     assert stepped.holds(trial.params["x"])
+
+
+@pytest.mark.parametrize(("teachers", "searched"), [(["llm"], True), (["titles"], True), (["linear"], False)])
+def test_the_own_space_searches_no_embeddings_where_no_teacher_has_any(teachers: list[str], searched: bool) -> None:
+    settings = read_settings("config", [f"distill.teachers={teachers}"], ExperimentSettings)[0]
+    space = prepare_space(settings, TuningSettings(), "distill", "distill")
+    assert ("distill.ed_weight" in space.parameters) == searched
+    assert "distill.lam" in space.parameters

@@ -23,7 +23,6 @@ class PopularitySettings(StudentSettings):
 
     architecture: Annotated[str, Field(description="the most popular items, the same for everybody")] = "popularity"
     window: Annotated[int, Field(ge=0, le=10_000, description="the history is not read")] = 1
-    max_items: Annotated[int, Field(ge=2, description="the largest catalogue for which it is computed")] = 100_000_000
     days: Annotated[
         float, Field(ge=0, description="only targets of so many days before the last training target count; 0: all")
     ] = 0.0
