@@ -330,12 +330,17 @@ def tune_distill(
     """
     # Hydra, Ray and Optuna: what only reads results does without them
     from src.core.logging import log_to
+    from src.distill.settings import terms
+    from src.distill.teachers import TITLES
     from src.exp.door import RUN_DIR, format_value, groups
     from src.exp.tune_distill import ENTRY
 
     of_llm = teacher in groups(ENTRY.config_name)["teacher"]
     keys: dict[str, Any] = {} if of_llm else {"distill.teachers": [teacher]}
     keys |= {f"dataset.{name}": value for name, value in _changed(data.settings).items()}
+    if not of_llm and teacher != TITLES:  # such a teacher has no embeddings
+        reading = (term for term in terms() if term.needs_embeddings)
+        keys |= {f"distill.{key}": 0.0 for term in reading for key in term.switches}
     keys |= {"trials": trials, **(settings or {})}
     if folder is not None:
         keys[RUN_DIR] = str(Path(folder).resolve())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
@@ -12,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from src.core.errors import ConfigError
 from src.core.training import LoopSettings
 from src.distill.data_bridge import TeachingRows, align
 from src.distill.selection_policy import TeachAll
-from src.distill.settings import DistillSettings, active_terms, terms
+from src.distill.settings import DistillSettings, active_terms, check_terms, terms
 from src.distill.terms.base import TaughtStudent
 from src.distill.terms.item_embeddings import TeacherItemInput
 from src.distill.terms.item_text import ItemTextSettings, TextRows, whitened
@@ -406,3 +408,24 @@ def test_a_part_may_change_the_prior_alone() -> None:
     representation = torch.randn(2, 8)
     scores = torch.randn(2, NUM_ITEMS)
     assert torch.equal(model.logits(representation, scores), student.logits(representation, scores * 0))
+
+
+@pytest.mark.parametrize(
+    ("teachers", "weight", "wrong"),
+    [
+        (("llm",), 0.2, []),
+        (("titles",), 0.2, []),
+        (("linear",), 0.0, []),
+        (("linear",), 0.2, ["distill.ed_weight"]),
+        (("lineer",), 0.0, ["distill.teachers"]),
+        (("llm", "lineer"), 0.2, ["distill.teachers"]),
+    ],
+)
+def test_teachers_are_checked_before_anything_is_trained(
+    teachers: tuple[str, ...], weight: float, wrong: list[str]
+) -> None:
+    settings = replace(NOTHING, teachers=teachers, ed_weight=weight)
+    expected = nullcontext() if not wrong else pytest.raises(ConfigError)
+    with expected as caught:
+        check_terms(settings, settings_of(False))
+    assert [problem.field for problem in caught.value.problems] == wrong if caught else not wrong
