@@ -62,8 +62,8 @@ SCHEMAS: Mapping[str, Named[Any]] = {
     "use/serve": Named("src.serving.serve:ServeSettings"),
 }
 
-#: what stands in Hydra's store for the command at hand
-_registered: set[str] = set()
+#: what stands in Hydra's store for the command at hand, by name, and what it was made of
+_registered: dict[str, CommandDescription] = {}
 
 
 def loaded(schema: type[S] | Named[S]) -> type[S]:
@@ -75,13 +75,13 @@ def register(described: CommandDescription) -> None:
     """Make Hydra's configs of what a command's settings hold: its groups, and its own keys that have a default."""
     store = ConfigStore.instance()
     while _registered:  # a group of another command would hide a key of this one that has its name
-        store.repo.pop(_registered.pop(), None)
+        store.repo.pop(_registered.popitem()[0], None)
     for name, own in described["own"].items():
         store.store(name=f"_{name}", node=own)
-        _registered.add(f"_{name}.yaml")
+        _registered[f"_{name}.yaml"] = described
     for group, field in described["settings"]["fields"].items():
         if field["kinds"]:
-            _registered.add(group)
+            _registered[group] = described
         for kind, settings in field["kinds"].items():
             defaults = {key: held["default"] for key, held in settings["fields"].items()}
             store.store(group=group, name=kind, node=defaults)
@@ -91,7 +91,8 @@ def prepare(config_name: str) -> None:
     """Make the base configs of a config in `conf/` known to Hydra, unless they are."""
     if config_name in SCHEMAS:
         described = description(config_name)
-        if not {f"_{name}.yaml" for name in described["own"]} <= ConfigStore.instance().repo.keys():
+        there = ConfigStore.instance().repo.keys() >= _registered.keys()
+        if not (_registered and there and all(made_of is described for made_of in _registered.values())):
             register(described)
 
 

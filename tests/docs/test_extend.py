@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+import src.exp.base_configs as base_configs
 import src.exp.door as door
 import src.student.architectures as architectures_package
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY, read_json
-from src.exp.base_configs import register
 from src.exp.checks import check_experiment
 from src.exp.descriptions import describe_command
 from src.exp.door import format_value, read_settings
@@ -76,8 +76,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def settings_in(folder: Path, *overrides: str) -> ExperimentSettings:
     """A small world's settings, as the command line makes them."""
     cache = f"runtime.cache={format_value(str(folder / 'cache'))}"
-    register(describe_command(ExperimentSettings))  # the students that were added since
-    return read_settings("config", [*WORLD, *BASELINES, "runtime.device=cpu", cache, *overrides], ExperimentSettings)[0]
+    described = describe_command(ExperimentSettings)  # the students that were added since
+    keys = [*WORLD, *BASELINES, "runtime.device=cpu", cache, *overrides]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base_configs, "description", lambda _: described)
+        return read_settings("config", keys, ExperimentSettings)[0]
 
 
 def contract_holds(file: Path) -> None:
@@ -230,6 +233,7 @@ import numpy as np, torch
 import src.distill.terms as package
 place = Path(sys.argv[1])
 package.__path__.append(str(place / "src" / "distill" / "terms"))
+import src.exp.base_configs as base_configs
 import src.exp.door as door
 door.CONF = place / "conf"
 from dataclasses import replace

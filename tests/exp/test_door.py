@@ -67,7 +67,7 @@ def refused(*arguments: str) -> ConfigError:
         ("student.shared_negatives=0", "greater than or equal to 1"),
         ("student.negatives_power=1.5", "less than or equal to 1"),
         ("evaluation.sample_rows=-1", "greater than or equal to 0"),
-        ("student.heads=3", "must divide student.width"),
+        ("student.heads=3", "heads = 3 must divide width = 64"),
         ("evaluation.ks=[5]", "student.loop.monitor = 'ndcg_20' must be one of"),
         ("distill.candidate_topk=21", "must not exceed teacher.export.top_n"),
         # what is no single change of a value

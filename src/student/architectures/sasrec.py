@@ -24,7 +24,7 @@ class SASRecSettings(NetworkSettings):
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
-            raise ValueError(f"student.heads = {self.heads} must divide student.width = {self.width}")
+            raise ValueError(f"heads = {self.heads} must divide width = {self.width}")
 
 
 class LastQueryAttention(nn.Module):

@@ -51,7 +51,7 @@ class TransformerSettings(NetworkSettings):
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
-            raise ValueError(f"student.heads = {self.heads} must divide student.width = {self.width}")
+            raise ValueError(f"heads = {self.heads} must divide width = {self.width}")
 
 
 class Attention(nn.Module):
