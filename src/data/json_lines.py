@@ -33,7 +33,7 @@ class JsonLines:
     @classmethod
     def open(cls, path: Path) -> JsonLines:
         names: dict[str, None] = {}
-        for number, (_, row) in enumerate(_json_rows(path)):
+        for number, (_, row) in enumerate(json_rows(path)):
             names.update(dict.fromkeys(map(str, row)))
             if number >= 200:
                 break
@@ -47,7 +47,7 @@ class JsonLines:
         types = {name: IDS if name in ids else pa.string() for name in wanted}
         tables: list[pa.Table] = []
         rows: dict[str, list[str | None]] = {name: [] for name in wanted}
-        for _, row in _json_rows(self.path):
+        for _, row in json_rows(self.path):
             for name in wanted:
                 rows[name].append(plain_text(row.get(name)))
             if len(rows[wanted[0]]) >= _JSON_ROWS:
@@ -58,15 +58,19 @@ class JsonLines:
 
     def where(self, row: int) -> str:
         """File and line."""
-        return f"{self.path} line {next(line for n, (line, _) in enumerate(_json_rows(self.path)) if n == row)}"
+        return f"{self.path} line {next(line for n, (line, _) in enumerate(json_rows(self.path)) if n == row)}"
 
 
 def _block(rows: dict[str, list[str | None]], types: dict[str, pa.DataType]) -> pa.Table:
     return pa.table({name: as_ids_or_text(pa.array(rows[name], pa.string()), types[name]) for name in types})
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each line that is not blank."""
+def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each line that is not blank; an entry's number where the file is one list.
+
+    Raises:
+        DataError: the file cannot be read, or a line is no object.
+    """
     try:
         with stream(path) as raw:
             start = raw.read(64).lstrip()

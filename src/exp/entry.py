@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from src.core.errors import HUNG_UP, TERMINATED, AnyoError, ConfigError, Paused, ProblemsFound
 from src.core.logging import console, get_logger, log_to, say_last
-from src.core.paths import MANIFEST, reserve_folder
+from src.core.paths import MANIFEST, disk_is_full, reserve_folder
 from src.core.streams import steady_standard_streams
 from src.exp.base_configs import Named, description, loaded
 from src.exp.door import (
@@ -169,6 +169,14 @@ class Entry(Generic[S]):
             log_resume(resumed)
             return self._work(_in_folder, resumed.settings, prepared, folder, resumed.origin)
 
+    def _run(self, settings: S, prepared: Any, folder: RunFolder) -> None:
+        try:
+            self.run(settings, prepared, folder)
+        except OSError as error:
+            if not disk_is_full(error):
+                raise
+            raise AnyoError(f"the disk is full ({error.filename or folder.path}): make room") from error
+
     def _work(
         self,
         job: Callable[[Path, Callable[[], None]], BaseException | None],
@@ -179,7 +187,7 @@ class Entry(Generic[S]):
     ) -> int:
         """Run in the folder: ``job(folder, work)`` does the work there and returns the error that ended it, or None."""
         with _signals(bool(self.resumable)), started_from(origin):
-            failure = job(folder.path, partial(self.run, settings, prepared, folder))
+            failure = job(folder.path, partial(self._run, settings, prepared, folder))
         if failure is not None:
             _log.debug("".join(traceback.format_exception(failure)))
             if not any(folder.path.glob("*.json*")):

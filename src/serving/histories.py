@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +20,9 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 
 from src.core.errors import ConfigError, DataError
 from src.core.settings import STRICT
+from src.data.clock import read_times
+from src.data.json_lines import json_rows
+from src.data.streams import stream
 from src.serving.catalogue import Catalogue, raw_text
 
 PARQUET, CSV, LINES = "Parquet", "CSV", "JSON Lines"
@@ -104,7 +105,7 @@ class HistoryFile:
             return None
         if self.format == PARQUET:
             return int(pq.ParquetFile(self.path).metadata.num_rows)
-        with _opened(self.path) as handle:
+        with stream(self.path) as handle:
             lines = sum(chunk.count(b"\n") for chunk in iter(lambda: handle.read(1 << 20), b""))
         return lines - (self.format == CSV)
 
@@ -139,14 +140,18 @@ class HistoryFile:
             items.append(found)
             raw += [None if not len(missing := np.flatnonzero(found < 0)) else text[int(missing[0])].as_py()]
             if self.has_time:
-                times.append(_numbers(table[columns.time], columns.time, self.path))
+                times += table[columns.time].chunks
         if not users:
             return
         names_of = pa.chunked_array(users).combine_chunks().dictionary_encode()
         if isinstance(names_of, pa.ChunkedArray):
             names_of = names_of.combine_chunks()
         owner = names_of.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-        keys = (np.concatenate(times), owner) if times else (owner,)
+        keys: tuple[NDArray[np.generic], ...] = (owner,)
+        if self.has_time:  # the notation of dates is what fits the whole column
+            named = f"{self.path.name}: columns.time = {columns.time}"
+            seconds = read_times(pa.chunked_array(times), named, lambda row: f"row {row + 1}").seconds
+            keys = (seconds, owner)
         order = np.lexsort(keys)
         sorted_items, sizes = np.concatenate(items)[order], np.bincount(owner)
         ends = np.cumsum(sizes)
@@ -176,10 +181,6 @@ class HistoryFile:
 # --------------------------------------------------------------------------------------------------------- formats
 
 
-def _opened(path: Path) -> io.BufferedReader:
-    return io.BufferedReader(gzip.GzipFile(path)) if path.suffix == ".gz" else path.open("rb")
-
-
 def _parse(path: Path) -> pa.csv.ParseOptions:
     delimiter = "\t" if ".tsv" in path.suffixes else ","
     return pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
@@ -192,7 +193,7 @@ def _column_names(path: Path, kind: str) -> list[str]:
         if kind == CSV:
             with pa.csv.open_csv(path, parse_options=_parse(path)) as reader:
                 return list(reader.schema.names)
-        for _, line in _json_lines(path):
+        for _, line in json_rows(path):
             return list(line)
     except FileNotFoundError:
         raise DataError.one("histories", str(path), "does not exist", "name a file of histories") from None
@@ -201,27 +202,12 @@ def _column_names(path: Path, kind: str) -> list[str]:
     raise DataError.one("histories", str(path), "holds no line", "name a file of histories")
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with _opened(path) as handle:
-        for number, text in enumerate(handle, start=1):
-            if not text.strip():
-                continue
-            try:
-                line = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise DataError.one(f"{path.name} line {number}", _short(text), f"is no JSON ({error})") from None
-            if not isinstance(line, dict):
-                rule = "must be an object with a name for each column"
-                raise DataError.one(f"{path.name} line {number}", _short(text), rule)
-            yield number, line
-
-
 def _short(value: object) -> str:
     return str(value)[:60]
 
 
 def _line_tables(path: Path, names: tuple[str, ...], rows: int) -> Iterator[pa.Table]:
-    lines = _json_lines(path)
+    lines = json_rows(path)
     while found := list(itertools.islice(lines, rows)):
         columns: dict[str, pa.Array] = {}
         for name in names:
@@ -286,22 +272,3 @@ def _indices(values: pa.Array, catalogue: Catalogue) -> tuple[NDArray[np.int64],
     found = pc.fill_null(pc.index_in(text, value_set=catalogue.raw_ids), -1).to_numpy(zero_copy_only=False)
     missing = np.flatnonzero(found < 0)
     return found.astype(np.int64), text[int(missing[0])].as_py() if len(missing) else None
-
-
-def _numbers(column: pa.ChunkedArray, name: str, path: Path) -> NDArray[np.float64]:
-    """Times as numbers: they are one already, or a date in ISO's notation."""
-    readers: tuple[Callable[[pa.ChunkedArray], pa.ChunkedArray], ...] = (
-        lambda values: values.cast(pa.float64()),
-        lambda values: values.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).cast(pa.float64()),
-        lambda values: values.cast(pa.timestamp("us", "UTC"), safe=False).cast(pa.int64()).cast(pa.float64()),
-    )
-    for read in readers:
-        try:
-            found = read(column)
-        except pa.ArrowException:
-            continue
-        if found.null_count == 0:
-            return found.to_numpy().astype(np.float64)
-    example = next((value for value in column.to_pylist() if value is not None), None)
-    step = "write numbers or dates like 2024-03-01 12:30:00; without a time column the order of the rows counts"
-    raise DataError.one(f"columns.time = {name}", str(example), f"{path.name}: a time is empty or cannot be read", step)

@@ -11,6 +11,36 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from src.data.tensor_examples import TensorExamples
+from src.student.base import ClosedForm, recent
+from src.student.settings import ClosedFormSettings
+
+
+class DecayedHistory(ClosedForm):
+    """Scores are the decayed history times ``weight`` ``[V, V]``, one row of scores for each item of history.
+
+    Args:
+        settings: the model's.
+        num_items: V.
+        window: items of history that are read, the latest ones.
+        decay: weight of an item of history relative to the one after it, in (0, 1].
+    """
+
+    weight: Tensor
+
+    def __init__(self, settings: ClosedFormSettings, num_items: int, window: int, decay: float) -> None:
+        super().__init__(settings, num_items, window)
+        self.decay = decay
+        self.register_buffer("weight", torch.zeros(num_items, num_items))
+
+    def forward(self, history: Tensor, length: Tensor) -> Tensor:
+        """Scores ``[B, V]``."""
+        seen = recent(history, length, self.window, self.padding_id)
+        return times_matrix(*seen, self.decay, self.weight)
+
+    def score_items(self, history: Tensor, length: Tensor, items: Tensor) -> Tensor:
+        """As `ClosedForm.score_items`."""
+        seen = recent(history, length, self.window, self.padding_id)
+        return times_entries(*seen, self.decay, self.weight, items)
 
 
 def weights(length: Tensor, width: int, decay: float) -> Tensor:

@@ -10,7 +10,6 @@ What it reports (`kind`):
 
 from __future__ import annotations
 
-import errno
 import faulthandler
 import gc
 import json
@@ -33,7 +32,7 @@ from src.core.errors import AnyoError, ArtefactError, Problem, ProblemsFound, Tr
 from src.core.hardware import resolve_device, share_compute
 from src.core.logging import get_logger
 from src.core.memory import give_back, is_out_of_memory
-from src.core.paths import write_json
+from src.core.paths import disk_is_full, write_json
 from src.core.seed import seed_everything
 from src.pipeline.settings import ExperimentSettings, without_places
 from src.tuning.applied import apply_values, plain
@@ -153,7 +152,7 @@ class Trainable:
                 raise
             return {"kind": "failed", "reason": reason_of(error)}
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not disk_is_full(error):
                 raise
             return {"kind": "disk", "reason": f"the disk is full ({error.filename or self.store.root})"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -61,6 +62,16 @@ def entry(
 
 def folders(root: Path) -> list[str]:
     return sorted(path.name for path in (root / "result").iterdir()) if (root / "result").exists() else []
+
+
+def test_a_full_disk_is_one_line_and_exit_code_1(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def run(settings: object, prepared: object, folder: RunFolder) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder.path / "ranks.csv"))
+
+    assert entry(run).execute([]) == 1
+    shown = " ".join(capfd.readouterr().out.split())
+    assert "the disk is full" in shown
+    assert "Traceback" not in shown
 
 
 # ------------------------------------------------------------------------------------------------------ a good run

@@ -208,3 +208,21 @@ def test_the_command_writes_its_file_and_its_record(
     record = json.loads((folder / "manifest.json").read_text())
     assert record["recommendations"]["users"] == 4
     assert "unknown to the student: 2 of 6 items" in capfd.readouterr().out
+
+
+def test_dates_are_read_as_in_a_training_log(transitions: Path, tmp_path: Path) -> None:
+    # alone, 05.03. could be the 3rd of May: the 13th tells that the day comes first in the whole column
+    (tmp_path / "log.csv").write_text(
+        "user,item,time\na,100,13.02.2024 10:00\na,101,05.03.2024 10:00\na,102,04.03.2024 10:00\n"
+    )
+    file = HistoryFile.open(tmp_path / "log.csv", HistoryColumns())
+    (piece,) = file.pieces(open_student(transitions).catalogue, 10)
+    assert piece.items.tolist() == [0, 2, 1]
+
+
+def test_a_list_of_objects_is_read_as_in_a_training_log(transitions: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('[{"user": "a", "history": [100, 102]}, {"user": "b", "history": ["101"]}]')
+    (piece,) = HistoryFile.open(tmp_path / "rows.jsonl", HistoryColumns()).pieces(
+        open_student(transitions).catalogue, 10
+    )
+    assert (piece.users, piece.items.tolist(), piece.lengths.tolist()) == (["a", "b"], [0, 2, 1], [2, 1])

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from src.core.settings import STRICT
 from src.data.tensor_examples import TensorExamples
-from src.student.base import ClosedForm, recent, register
-from src.student.decayed_history import times_entries, times_matrix
+from src.student.base import register
+from src.student.decayed_history import DecayedHistory
 from src.student.settings import ClosedFormSettings
 
 _OWNERS_AT_ONCE = 1024
@@ -32,7 +32,7 @@ class EaseSettings(ClosedFormSettings):
 
 
 @register("ease", EaseSettings)
-class Ease(ClosedForm):
+class Ease(DecayedHistory):
     """One row of scores for each item of history; an item does not predict itself."""
 
     candidates = (
@@ -44,12 +44,10 @@ class Ease(ClosedForm):
         {"decay": 0.8, "l2": 100.0},
         {"decay": 0.9, "l2": 100.0},
     )
-    weight: Tensor
 
     def __init__(self, settings: EaseSettings, num_items: int, window: int) -> None:
-        super().__init__(settings, num_items, window)
-        self.decay, self.l2 = settings.decay, settings.l2
-        self.register_buffer("weight", torch.zeros(num_items, num_items))
+        super().__init__(settings, num_items, window, settings.decay)
+        self.l2 = settings.l2
 
     def fit(self, train: TensorExamples, rows: Tensor) -> None:
         """As `ClosedForm.fit`; solved in float64."""
@@ -88,13 +86,3 @@ class Ease(ClosedForm):
             held[owner[targets] - at[0], train.target[rows[targets]]] = 1.0
             total += (held.T @ held).double()
         return total
-
-    def forward(self, history: Tensor, length: Tensor) -> Tensor:
-        """Scores ``[B, V]``."""
-        seen = recent(history, length, self.window, self.padding_id)
-        return times_matrix(*seen, self.decay, self.weight)
-
-    def score_items(self, history: Tensor, length: Tensor, items: Tensor) -> Tensor:
-        """As `ClosedForm.score_items`."""
-        seen = recent(history, length, self.window, self.padding_id)
-        return times_entries(*seen, self.decay, self.weight, items)

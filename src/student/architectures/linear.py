@@ -11,8 +11,8 @@ from torch import Tensor
 
 from src.core.settings import STRICT
 from src.data.tensor_examples import TensorExamples
-from src.student.base import ClosedForm, recent, register
-from src.student.decayed_history import history_times_history, history_times_target, times_entries, times_matrix
+from src.student.base import register
+from src.student.decayed_history import DecayedHistory, history_times_history, history_times_target
 from src.student.settings import ClosedFormSettings
 
 
@@ -29,7 +29,7 @@ class LinearSettings(ClosedFormSettings):
 
 
 @register("linear", LinearSettings)
-class Linear(ClosedForm):
+class Linear(DecayedHistory):
     """One row of scores for each item of history."""
 
     candidates = (
@@ -42,12 +42,10 @@ class Linear(ClosedForm):
         {"decay": 0.8, "l2": 300.0},
         {"decay": 0.8, "l2": 100.0},
     )
-    weight: Tensor
 
     def __init__(self, settings: LinearSettings, num_items: int, window: int) -> None:
-        super().__init__(settings, num_items, window)
-        self.decay, self.l2 = settings.decay, settings.l2
-        self.register_buffer("weight", torch.zeros(num_items, num_items))
+        super().__init__(settings, num_items, window, settings.decay)
+        self.l2 = settings.l2
 
     def fit(self, train: TensorExamples, rows: Tensor) -> None:
         """As `ClosedForm.fit`; the normal equations are solved in float64."""
@@ -55,13 +53,3 @@ class Linear(ClosedForm):
         cross = history_times_target(train, rows, self.num_items, self.window, self.decay)
         gram.diagonal().add_(self.l2)
         self.weight = torch.cholesky_solve(cross, torch.linalg.cholesky(gram)).float()
-
-    def forward(self, history: Tensor, length: Tensor) -> Tensor:
-        """Scores ``[B, V]``."""
-        seen = recent(history, length, self.window, self.padding_id)
-        return times_matrix(*seen, self.decay, self.weight)
-
-    def score_items(self, history: Tensor, length: Tensor, items: Tensor) -> Tensor:
-        """As `ClosedForm.score_items`."""
-        seen = recent(history, length, self.window, self.padding_id)
-        return times_entries(*seen, self.decay, self.weight, items)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from src.core.settings import STRICT
 from src.data.tensor_examples import TensorExamples
-from src.student.base import ClosedForm, recent, register
-from src.student.decayed_history import history_times_target, times_entries, times_matrix
+from src.student.base import register
+from src.student.decayed_history import DecayedHistory, history_times_target
 from src.student.settings import ClosedFormSettings
 
 
@@ -37,7 +37,7 @@ class TransitionsSettings(ClosedFormSettings):
 
 
 @register("transitions", TransitionsSettings)
-class Transitions(ClosedForm):
+class Transitions(DecayedHistory):
     """One row of decayed counts for each item of history."""
 
     candidates = (
@@ -50,12 +50,10 @@ class Transitions(ClosedForm):
         {"decay": 0.6, "count_decay": 0.85, "normalise": 1.0},
         {"decay": 0.9, "count_decay": 0.9, "normalise": 0.5, "discount": 0.0},
     )
-    weight: Tensor
 
     def __init__(self, settings: TransitionsSettings, num_items: int, window: int) -> None:
-        super().__init__(settings, num_items, window)
+        super().__init__(settings, num_items, window, settings.decay)
         self.chosen = settings
-        self.register_buffer("weight", torch.zeros(num_items, num_items))
 
     def fit(self, train: TensorExamples, rows: Tensor) -> None:
         """As `ClosedForm.fit`."""
@@ -64,13 +62,3 @@ class Transitions(ClosedForm):
         earlier = counts.sum(dim=1, keepdim=True).clamp(min=1.0)
         following = torch.bincount(train.target[rows], minlength=self.num_items).double() + 1.0
         self.weight = (counts / earlier**chosen.normalise / following**chosen.discount).float()
-
-    def forward(self, history: Tensor, length: Tensor) -> Tensor:
-        """Scores ``[B, V]``."""
-        seen = recent(history, length, self.window, self.padding_id)
-        return times_matrix(*seen, self.chosen.decay, self.weight)
-
-    def score_items(self, history: Tensor, length: Tensor, items: Tensor) -> Tensor:
-        """As `ClosedForm.score_items`."""
-        seen = recent(history, length, self.window, self.padding_id)
-        return times_entries(*seen, self.chosen.decay, self.weight, items)
