@@ -78,8 +78,11 @@ def prepare_space(settings: ExperimentSettings, tuning: TuningSettings, stage: S
     try:
         path = space_document(tuning, document)
         space = load_search_space(path, plain(settings), names)
-        if tuning.search_space is None:
-            space = _said_by(settings, space)
+        if unsaid := _unsaid(settings, space):
+            if tuning.search_space is not None:
+                rule, step = "no teacher has embeddings", "leave it out, or name llm among distill.teachers"
+                raise ConfigError([Problem(path.name, key, rule, step) for key in unsaid])
+            space = space.only(key for key in space.parameters if key not in unsaid)
         problems += _check_kind(space, tuning, stage, path)
         check_values(space, settings)
         if stage == "distill" and space.stage == stage and document == stage and tuning.sampler != "grid":
@@ -100,12 +103,12 @@ def prepare_space(settings: ExperimentSettings, tuning: TuningSettings, stage: S
     return SearchSpace(space.stage, {tuning.metric: "maximize", **rest}, space.parameters)
 
 
-def _said_by(settings: ExperimentSettings, space: SearchSpace) -> SearchSpace:
-    """A space of this project's own without the terms that read embeddings, where no teacher has any."""
+def _unsaid(settings: ExperimentSettings, space: SearchSpace) -> list[str]:
+    """What is searched of terms that read embeddings, where no teacher has any."""
     if {LLM, TITLES} & set(settings.distill.teachers):
-        return space
-    silent = {f"distill.{key}" for term in terms() if term.needs_embeddings for key in term.own_keys()}
-    return space.only(space.parameters.keys() - silent) if silent & space.parameters.keys() else space
+        return []
+    reading = {f"distill.{key}" for term in terms() if term.needs_embeddings for key in term.own_keys()}
+    return [key for key in space.parameters if key in reading]
 
 
 def _check_kind(space: SearchSpace, tuning: TuningSettings, stage: Stage, path: Path) -> list[Problem]:

@@ -228,3 +228,11 @@ def test_the_own_space_searches_no_embeddings_where_no_teacher_has_any(teachers:
     space = prepare_space(settings, TuningSettings(), "distill", "distill")
     assert ("distill.ed_weight" in space.parameters) == searched
     assert "distill.lam" in space.parameters
+
+
+def test_a_named_space_that_searches_embeddings_which_no_teacher_has_is_refused(tmp_path) -> None:
+    settings = read_settings("config", ["distill.teachers=[linear]"], ExperimentSettings)[0]
+    error = refusal(tmp_path, settings, f"{HEAD}  distill.ed_weight: {{type: float, low: 0.0, high: 1.0}}\n")
+    assert [(p.field, p.value, p.rule) for p in error.problems] == [
+        ("space.yaml", "distill.ed_weight", "no teacher has embeddings")
+    ]
