@@ -19,6 +19,15 @@ from src.core.settings import STRICT
 #: the architecture of `conf/config.yaml`, and of settings that name none
 DEFAULT_ARCHITECTURE = "transformer"
 
+PriorName = Annotated[
+    str,
+    Field(
+        pattern=r"^\w+$",
+        description="a model in closed form whose scores are added to the network's: none, a name of conf/student, "
+        "or auto: linear where the catalogue allows it",
+    ),
+]
+
 
 @dataclass(frozen=True, config=STRICT)
 class StudentSettings:
@@ -41,14 +50,7 @@ class NetworkSettings(StudentSettings):
 
     width: Annotated[int, Field(ge=1, description="D, width of the item embeddings")] = 64
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout rate in training")] = 0.1
-    prior: Annotated[
-        str,
-        Field(
-            pattern=r"^\w+$",
-            description="a model in closed form whose scores are added to the network's: none, a name of conf/student, "
-            "or auto: linear where the catalogue allows it",
-        ),
-    ] = "none"
+    prior: PriorName = "none"
     prior_folds: Annotated[
         int,
         Field(ge=2, le=20, description="parts of the users; the prior of a training row is fitted without its part"),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from src.core.loop_settings import LoopSettings
 from src.core.settings import STRICT
 from src.student.base import SequenceStudent, register
-from src.student.settings import NetworkSettings
+from src.student.settings import NetworkSettings, PriorName
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -36,14 +36,7 @@ class TransformerSettings(NetworkSettings):
     tied: Annotated[
         bool, Field(description="score with the item embeddings themselves instead of a free row for each item")
     ] = True
-    prior: Annotated[
-        str,
-        Field(
-            pattern=r"^\w+$",
-            description="a model in closed form whose scores are added to the network's: none, a name of conf/student, "
-            "or auto: linear where the catalogue allows it",
-        ),
-    ] = "auto"
+    prior: PriorName = "auto"
     learning_rate: Annotated[float, Field(gt=0, description="Adam's learning rate")] = 3e-3
     loop: Annotated[LoopSettings, Field(description="epochs, batches, early stopping")] = field(
         default_factory=lambda: LoopSettings(ema=0.998)
