@@ -18,7 +18,7 @@ from src.core.logging import get_logger
 from src.core.paths import write_json, write_text
 from src.exp.door import RUN_DIR, absolute, nested_plain, read_settings
 from src.exp.replay import Origin
-from src.pipeline.run_folder import SETTINGS_FILE
+from src.pipeline.run_folder import SETTINGS_FILE, journal_locks
 
 _log = get_logger(__name__)
 
@@ -91,7 +91,8 @@ def read_begun(folder: Path, command: str) -> Begun:
     if not (folder / COMMAND_FILE).is_file():
         rule = f"has no {COMMAND_FILE}: no search was started in it"
         raise ArtefactError.one(RESUME, str(folder), rule, "name the result folder of a tune_* command")
-    if links := sorted(path.name for path in folder.iterdir() if path.is_symlink()):
+    locks = journal_locks(folder)
+    if links := sorted(path.name for path in folder.iterdir() if path.is_symlink() and path not in locks):
         rule = f"holds links ({', '.join(links[:3])}): what is written there would be written elsewhere"
         raise ArtefactError.one(RESUME, str(folder), rule, "put the files themselves in their place")
     begun = read_mapping(folder / COMMAND_FILE, Begun, "name the result folder of a tune_* command")

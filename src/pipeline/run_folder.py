@@ -34,6 +34,9 @@ EARLIER_MANIFEST = "manifest_before.json"
 #: who works in a result folder at the moment
 LOCK = "driver.lock"
 
+#: the search's record: Optuna's journal
+JOURNAL = "study.journal"
+
 #: names in `metrics/time.json` that are always there (mission, "Evaluation and time")
 TIMES = (
     "teacher_train_time_total",
@@ -74,6 +77,14 @@ def single_driver(folder: Path) -> Iterator[None]:
             finally:
                 path.unlink(missing_ok=True)
             return
+
+
+def journal_locks(folder: Path) -> list[Path]:
+    """Optuna's own locks of a folder's journal: links that a driver leaves when it is killed while it writes a record.
+
+    A lock that was being released has a random name before its ending. Removing one removes a name, never a target.
+    """
+    return [path for path in folder.glob(f"{JOURNAL}.lock*") if path.is_symlink() or path.is_file()]
 
 
 def _is_open_file(path: Path, descriptor: int) -> bool:

@@ -23,12 +23,12 @@ from pydantic.dataclasses import dataclass
 from src.core.documents import PARTIAL, conform
 from src.core.errors import ArtefactError
 from src.core.logging import get_logger
+from src.pipeline.run_folder import JOURNAL as JOURNAL
 from src.pipeline.run_folder import LOCK as LOCK
+from src.pipeline.run_folder import journal_locks
 from src.pipeline.run_folder import single_driver as single_driver
 
 _log = get_logger(__name__)
-
-JOURNAL = "study.journal"
 
 
 @dataclass(frozen=True, config=PARTIAL)
@@ -63,8 +63,9 @@ def open_journal(folder: Path) -> JournalStorage:
     if path.exists():
         repair(path)
         check(path)
-    # a driver that was killed while it wrote leaves Optuna's own lock, which would block the first write for 30 s
-    (folder / f"{JOURNAL}.lock").unlink(missing_ok=True)
+    # a killed driver's lock would block the first write for 30 s
+    for lock in journal_locks(folder):
+        lock.unlink(missing_ok=True)
     return _sound(lambda: JournalStorage(JournalFileBackend(str(path))), path)
 
 

@@ -20,6 +20,7 @@ from src.exp.resume import RESUMABLE, previous_resumes, read_resumed
 from src.exp.search_settings import SearchSettings
 from src.exp.searching import experiment
 from src.pipeline.run_folder import LOCK, RunFolder, single_driver
+from src.tuning.journal import open_journal
 
 STARTED = ["student=gru4rec", "student.width=8", "trials=3", "seed=7"]
 
@@ -213,6 +214,14 @@ def test_a_link_in_the_folder_is_refused_and_what_it_leads_to_is_whole(found: Pa
     (found / name).symlink_to(workplace / "thesis")
     assert entry(lambda *_: pytest.fail("must not run")).execute([f"resume={found}", "trials=9"]) == 2
     assert (workplace / "thesis").read_text() == "ten years"
+
+
+@pytest.mark.parametrize("name", ["study.journal.lock", "study.journal.lock0b5e3b6e.rename"])
+def test_the_journals_own_lock_which_a_killed_driver_leaves_is_no_strange_link(found: Path, name: str) -> None:
+    (found / name).symlink_to(found / "study.journal")
+    resumed(found)
+    open_journal(found)
+    assert not (found / name).is_symlink()
 
 
 def test_a_lock_is_never_a_link(workplace: Path) -> None:
