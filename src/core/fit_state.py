@@ -82,25 +82,35 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Randomness:
-    """The streams that a step draws from: the objective's, and torch's global one and the device's, for dropout."""
+    """The streams that a step draws from: the objective's, and torch's global one and the device's, for dropout.
+
+    ``own`` stands in place of these two, or of the device's on a GPU, in a fit among others in one process.
+    """
 
     streams: Sequence[Stream]
     device: torch.device
+    own: torch.Generator | None = None
 
     def save(self) -> dict[str, Any]:
         """Where they stand."""
+        on_gpu = self.device.type == "cuda"
+        own = None if self.own is None else self.own.get_state()
         return {
             "streams": [stream.get_state() for stream in self.streams],
-            "global_stream": torch.get_rng_state(),
-            "device_stream": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "global_stream": torch.get_rng_state() if own is None or on_gpu else own,
+            "device_stream": (torch.cuda.get_rng_state(self.device) if own is None else own) if on_gpu else None,
         }
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Put them back."""
         for stream, state in zip(self.streams, saved["streams"], strict=True):
             stream.set_state(state)
+        on_gpu = self.device.type == "cuda"
+        if self.own is not None:
+            self.own.set_state(saved["device_stream" if on_gpu else "global_stream"])
+            return
         torch.set_rng_state(saved["global_stream"])
-        if self.device.type == "cuda" and saved["device_stream"] is not None:
+        if on_gpu and saved["device_stream"] is not None:
             torch.cuda.set_rng_state(saved["device_stream"], self.device)
 
 
@@ -119,7 +129,7 @@ class FitState:
         return {
             "progress": {item.name: getattr(progress, item.name) for item in fields(progress)},
             "module": snapshot(self.module),
-            "optimiser": self.optimiser.state_dict(),
+            "optimiser": _of_its_own(self.optimiser.state_dict()),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             **({} if self.mean is None else {"mean": self.mean.state()}),
             **self.randomness.save(),
@@ -144,6 +154,16 @@ class FitState:
         progress = Progress(**saved["progress"])
         progress.loss = progress.loss.to(self.randomness.device)
         return progress
+
+
+def _of_its_own(value: Any) -> Any:
+    """Nested plain data whose tensors hold nothing but themselves: a view would be written with all that lies beside
+    it (the moments of a population's members are views)."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
+    if isinstance(value, dict):
+        return {key: _of_its_own(item) for key, item in value.items()}
+    return [_of_its_own(item) for item in value] if isinstance(value, list) else value
 
 
 def _held(optimiser: torch.optim.Optimizer) -> list[Tensor]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -144,102 +144,146 @@ def fit(
         OutOfMemory: the device is out of memory in a step or an evaluation.
         ArtefactError: the saved state is damaged or belongs to another training.
     """
-    device = next(module.parameters()).device
-    randomness = Randomness((generator, *streams), device)
-    mean = weight_mean(module, settings.ema, optimiser.tables if isinstance(optimiser, LazyAdam) else ())
-    state = FitState(module, optimiser, schedule, randomness, mean)
-    progress, stopped = Progress(micro_batch_size=settings.micro_batch_size), False
-    if (saved := checkpoint.load()) is not None:
-        progress = state.load(saved)
-        _log.info("going on where it was saved: %s", progress.told())
-    watch = FiniteWatch(module, progress)
-    keeper = Keeper(checkpoint, state, progress, 60 * settings.checkpoint_minutes, clock, watch)
-    step = _Step(module, objective, optimiser, settings, progress, randomness, schedule, mean, watch, on_step)
-    step.repeat(progress.steps)
-
-    def draw(order: torch.Generator) -> Iterator[Tensor]:
-        return batches(train_rows, settings.batch_size, order, device)
-
-    try:
-        for epoch, metrics in enumerate(progress.history, start=1):
-            report(epoch, metrics)
-        while progress.epoch < settings.epochs and progress.stale < settings.patience:
-            keeper.begin()
-            loss = _train_epoch(module, step, progress.left(draw, generator, device), train_rows, keeper)
-            with _out_of_memory_explained("with a second set of weights", "set loop.ema to 0"), averaged(mean):
-                metrics = _evaluate(module, evaluate, loss, progress.epoch + 1, settings.monitor)
-                progress.judge(metrics, settings.monitor, module)
-            shown = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())
-            _log.debug("epoch %d: %s", progress.epoch, shown)
-            keeper.evaluated()
-            report(progress.epoch, metrics)
-    except StopTraining:
-        stopped = True
-    restore(module, progress.best_state)
-    module.eval()
-    return FitResult(
-        best_epoch=progress.best_epoch,
-        best_metrics=progress.best_metrics(),
-        history=progress.history,
-        epochs=progress.epoch,
-        steps=progress.steps,
-        rows_trained=progress.epoch * train_rows,
-        seconds=progress.seconds,
-        stopped=stopped,
-    )
+    return Fitting(
+        module, objective, optimiser, settings, train_rows, evaluate, generator, report, on_step, schedule, checkpoint,
+        streams, batches, clock,
+    ).alone()  # fmt: skip
 
 
-def _train_epoch(
-    module: nn.Module, step: Callable[[Tensor], Tensor], batches: Iterator[Tensor], train_rows: int, keeper: Keeper
-) -> float:
-    """What is left of one pass over the rows; returns the mean loss of them all."""
-    module.train()
-    for rows in batches:
-        keeper.progress.add(step(rows), len(rows) / train_rows)
-        keeper.step_done()
-    keeper.trained()
-    return float(keeper.progress.loss)
-
-
-@dataclass
-class _Step:
-    """One optimiser step, the schedule's step, the mean's and the caller's hook; counts into the progress."""
+@dataclass(eq=False)
+class Fitting:
+    """What `fit` is given, and the one loop over it: `alone` trains step by step, a population many of them at once."""
 
     module: nn.Module
     objective: Objective
     optimiser: torch.optim.Optimizer
     settings: LoopSettings
-    progress: Progress
-    randomness: Randomness
-    schedule: torch.optim.lr_scheduler.LRScheduler | None
-    mean: WeightMean | None
-    watch: FiniteWatch
-    hook: Callable[[], None] | None
+    train_rows: int
+    evaluate: Callable[[], Mapping[str, float]]
+    generator: torch.Generator
+    report: Report = silent
+    on_step: Callable[[], None] | None = None
+    schedule: torch.optim.lr_scheduler.LRScheduler | None = None
+    checkpoint: Checkpoint = NO_CHECKPOINT
+    streams: Sequence[Stream] = ()
+    batches: Batches = shuffled_batches
+    clock: Callable[[], float] = time.perf_counter
+    watch: FiniteWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.device = next(self.module.parameters()).device
+        self.randomness = Randomness((self.generator, *self.streams), self.device)
+        tables = self.optimiser.tables if isinstance(self.optimiser, LazyAdam) else ()
+        self.mean = weight_mean(self.module, self.settings.ema, tables)
+        self.progress = Progress(micro_batch_size=self.settings.micro_batch_size)
+
+    def draw_apart(self) -> torch.Generator:
+        """From now on dropout has a stream of this fit's own, which begins where torch's is; returns it."""
+        own = torch.Generator(device=self.device)
+        on_gpu = self.device.type == "cuda"
+        own.set_state(torch.cuda.get_rng_state(self.device) if on_gpu else torch.get_rng_state())
+        self.randomness = replace(self.randomness, own=own)
+        return own
+
+    def alone(self) -> FitResult:
+        """The whole training; raises as `fit`."""
+        step, run = AloneStep(self), self.steps()
+        try:
+            rows = next(run)
+            while True:
+                rows = run.send(step(rows))
+        except StopIteration as end:
+            result: FitResult = end.value
+            return result
+
+    def steps(self) -> Generator[Tensor, Tensor, FitResult]:
+        """The loop: hands out the rows of each optimiser step, and is sent the detached mean loss of that step when it
+        has been made. What comes between steps happens when the next rows are asked for."""
+        state = FitState(self.module, self.optimiser, self.schedule, self.randomness, self.mean)
+        if (saved := self.checkpoint.load()) is not None:
+            self.progress = state.load(saved)
+            _log.info("going on where it was saved: %s", self.progress.told())
+        progress, settings, stopped = self.progress, self.settings, False
+        self.watch = FiniteWatch(self.module, progress)
+        keeper = Keeper(self.checkpoint, state, progress, 60 * settings.checkpoint_minutes, self.clock, self.watch)
+        self._tell_steps(progress.steps)
+        try:
+            for epoch, metrics in enumerate(progress.history, start=1):
+                self.report(epoch, metrics)
+            while progress.epoch < settings.epochs and progress.stale < settings.patience:
+                keeper.begin()
+                loss = yield from self._epoch(keeper)
+                self._judge(loss)
+                keeper.evaluated()
+                self.report(progress.epoch, progress.history[-1])
+        except StopTraining:
+            stopped = True
+        restore(self.module, progress.best_state)
+        self.module.eval()
+        return FitResult(
+            best_epoch=progress.best_epoch,
+            best_metrics=progress.best_metrics(),
+            history=progress.history,
+            epochs=progress.epoch,
+            steps=progress.steps,
+            rows_trained=progress.epoch * self.train_rows,
+            seconds=progress.seconds,
+            stopped=stopped,
+        )
+
+    def _epoch(self, keeper: Keeper) -> Generator[Tensor, Tensor, float]:
+        """What is left of one pass over the rows; returns the mean loss of them all."""
+        progress = self.progress
+        self.module.train()
+        for rows in progress.left(self._draw, self.generator, self.device):
+            loss = yield rows
+            progress.steps += 1
+            if self.schedule is not None:
+                self.schedule.step()
+            self._tell_steps(1)
+            progress.add(loss, len(rows) / self.train_rows)
+            keeper.step_done()
+        keeper.trained()
+        return float(progress.loss)
+
+    def _draw(self, order: torch.Generator) -> Iterator[Tensor]:
+        return self.batches(self.train_rows, self.settings.batch_size, order, self.device)
+
+    def _judge(self, loss: float) -> None:
+        progress, settings = self.progress, self.settings
+        with _out_of_memory_explained("with a second set of weights", "set loop.ema to 0"), averaged(self.mean):
+            metrics = _evaluate(self.module, self.evaluate, loss, progress.epoch + 1, settings.monitor)
+            progress.judge(metrics, settings.monitor, self.module)
+        shown = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())
+        _log.debug("epoch %d: %s", progress.epoch, shown)
+
+    def _tell_steps(self, steps: int) -> None:
+        if self.on_step is not None:
+            for _ in range(steps):
+                self.on_step()
+
+
+@dataclass(frozen=True, eq=False)
+class AloneStep:
+    """One optimiser step of a fit, and the mean's."""
+
+    fit: Fitting
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Train on these rows; returns the detached mean loss."""
-        loss = self._within_memory(rows) if self.settings.adapt_micro_batch else self._gradients(rows)
+        fit = self.fit
+        loss = self._within_memory(rows) if fit.settings.adapt_micro_batch else self._gradients(rows)
         with _out_of_memory_explained("in the optimiser's step", "lower loop.micro_batch_size or the batch size"):
             # not to be repeated: a part of the parameters may have moved already
-            norm = _descend(self.optimiser, self.settings.gradient_clip, self.mean, self.progress.steps)
+            norm = _descend(fit.optimiser, fit.settings.gradient_clip, fit.mean, fit.progress.steps)
         if norm is not None:
-            self.watch.saw_norm(norm)
-        self.progress.steps += 1
-        if self.schedule is not None:
-            self.schedule.step()
-        self.repeat(1)
+            fit.watch.saw_norm(norm)
         return loss
-
-    def repeat(self, steps: int) -> None:
-        """Tell the hook of steps."""
-        if self.hook is not None:
-            for _ in range(steps):
-                self.hook()
 
     def _gradients(self, rows: Tensor) -> Tensor:
         advice = "set loop.adapt_micro_batch, or lower loop.micro_batch_size or the batch size"
         with _out_of_memory_explained("in a training step", advice):
-            return _accumulate(self.objective, self.optimiser, rows, self.progress.micro_batch_size)
+            return _accumulate(self.fit.objective, self.fit.optimiser, rows, self.fit.progress.micro_batch_size)
 
     def _within_memory(self, rows: Tensor) -> Tensor:
         """The gradients in as few forward passes as the device has memory for; the effective batch stays what it is.
@@ -247,12 +291,13 @@ class _Step:
         A pass that failed leaves no trace: buffers (batch norm's running statistics) and streams are put back, and the
         step is that of a training which had the smaller micro-batch from the beginning.
         """
-        buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
-        drawn = self.randomness.save()
+        fit = self.fit
+        buffers = [(buffer, buffer.clone()) for buffer in fit.module.buffers()]
+        drawn = fit.randomness.save()
         while True:
-            size = min(self.progress.micro_batch_size or len(rows), len(rows))
+            size = min(fit.progress.micro_batch_size or len(rows), len(rows))
             try:
-                return _accumulate(self.objective, self.optimiser, rows, size)
+                return _accumulate(fit.objective, fit.optimiser, rows, size)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -261,11 +306,11 @@ class _Step:
                     advice = "take a smaller or quantised model, or shorter rows"
                     raise OutOfMemory(f"out of memory with one row per forward pass ({reason}): {advice}") from error
             # outside the handler: the exception would keep the failed step's tensors alive
-            self.progress.micro_batch_size = size // 2
+            fit.progress.micro_batch_size = size // 2
             _log.warning("out of memory (%s): going on with %d rows per forward pass, same batch", reason, size // 2)
-            self.optimiser.zero_grad(set_to_none=True)
+            fit.optimiser.zero_grad(set_to_none=True)
             give_back(rows.device)
-            self.randomness.load(drawn)
+            fit.randomness.load(drawn)
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)

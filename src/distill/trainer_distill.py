@@ -10,7 +10,7 @@ from torch import Tensor
 from src.core.checkpoints import Checkpoint
 from src.core.data_utils import shuffled_batches
 from src.core.seed import reproducible, seed_everything, torch_generator
-from src.core.training import NO_CHECKPOINT, FitResult, Report, fit, silent
+from src.core.training import NO_CHECKPOINT, FitResult, Fitting, Report, silent
 from src.distill.data_bridge import TeachingRows
 from src.distill.selection_policy import SelectionContext, SelectionPolicy, build_policy, require_policy_fits
 from src.distill.settings import ActiveSettings, DistillSettings, active_terms
@@ -148,44 +148,54 @@ def train_distilled(
         TrainingFailed: the loss or the scores are not finite.
         ConfigError: a term needs what these teacher outputs do not hold, or see `with_loss` and `require_policy_fits`.
     """
-    student_settings = with_loss(student_settings, data.num_items)
-    require_policy_fits(student_settings, settings, active)
     tell_sample(len(data.validation), evaluation)
     with reproducible(student_settings.threads):
-        model = build_taught(new_student(student_settings, data, seed), settings, teaching, data, seed)
-        count = student_settings.negatives if student_settings.loss == "bce" else 1
-        negatives = torch_generator(seed, "negatives", device=data.device)
-        draw = negative_sampler(data, count, negatives)
-        shared, streams = sampler_and_streams(data, student_settings, seed)
-        segments = segments_for(student_settings, model.student, data.train)
-        objective = DistillObjective(
-            model,
-            data,
-            teaching,
-            student_settings,
-            settings,
-            build_policy(active),
-            draw,
-            shared=shared,
-            segments=segments,
+        model, fitting = prepare_distilled(
+            student_settings, settings, active, evaluation, data, teaching, seed, report, checkpoint
         )
-        score = validation_scores(model, data)
-
-        def evaluate() -> dict[str, float]:
-            found = evaluate_model(model, data.validation, evaluation, score)
-            return {**found, "taught_share": objective.taught_share()}
-
-        result = fit(
-            model,
-            objective,
-            optimiser_for(model, student_settings, model.student),
-            student_settings.loop,
-            len(data.train),
-            evaluate,
-            torch_generator(seed, "order"),
-            report,
-            checkpoint=checkpoint,
-            streams=(negatives, objective, *streams),
-            batches=shuffled_batches if segments is None else segments.batches(),
-        )
+        result = fitting.alone()
         return DistillRun(model.fold(), result)
+
+
+def prepare_distilled(
+    student_settings: NetworkSettings,
+    settings: DistillSettings,
+    active: ActiveSettings,
+    evaluation: EvaluationSettings,
+    data: StudentData,
+    teaching: TeachingRows,
+    seed: int,
+    report: Report = silent,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
+) -> tuple[TaughtStudent, Fitting]:
+    """The student of `train_distilled`, which is folded in the end, and its fit, which has not begun; raises alike."""
+    student_settings = with_loss(student_settings, data.num_items)
+    require_policy_fits(student_settings, settings, active)
+    model = build_taught(new_student(student_settings, data, seed), settings, teaching, data, seed)
+    count = student_settings.negatives if student_settings.loss == "bce" else 1
+    negatives = torch_generator(seed, "negatives", device=data.device)
+    draw = negative_sampler(data, count, negatives)
+    shared, streams = sampler_and_streams(data, student_settings, seed)
+    segments = segments_for(student_settings, model.student, data.train)
+    objective = DistillObjective(
+        model, data, teaching, student_settings, settings, build_policy(active), draw, shared=shared, segments=segments
+    )
+    score = validation_scores(model, data)
+
+    def evaluate() -> dict[str, float]:
+        found = evaluate_model(model, data.validation, evaluation, score)
+        return {**found, "taught_share": objective.taught_share()}
+
+    return model, Fitting(
+        model,
+        objective,
+        optimiser_for(model, student_settings, model.student),
+        student_settings.loop,
+        len(data.train),
+        evaluate,
+        torch_generator(seed, "order"),
+        report,
+        checkpoint=checkpoint,
+        streams=(negatives, objective, *streams),
+        batches=shuffled_batches if segments is None else segments.batches(),
+    )

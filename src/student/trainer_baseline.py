@@ -13,7 +13,7 @@ from src.core.data_utils import shuffled_batches
 from src.core.errors import ArtefactError, ConfigError
 from src.core.lazy_adam import LazyAdam
 from src.core.seed import reproducible, seed_everything, torch_generator
-from src.core.training import NO_CHECKPOINT, FitResult, Report, fit, silent
+from src.core.training import NO_CHECKPOINT, FitResult, Fitting, Report, silent
 from src.student.base import Recommender, SequenceStudent
 from src.student.columns import DrawShared
 from src.student.datamodule import StudentData
@@ -77,27 +77,39 @@ def train_student(
     tell_sample(len(data.validation), evaluation)
     if not isinstance(settings, NetworkSettings):
         return fit_closed_form(settings, evaluation, data, report)
-    settings = with_loss(settings, data.num_items)
     with reproducible(settings.threads):
-        student = new_student(settings, data, seed)
-        negatives = torch_generator(seed, "negatives", device=data.device)
-        draw = negative_sampler(data, settings.negatives, negatives)
-        shared, streams = sampler_and_streams(data, settings, seed)
-        score, segments = validation_scores(student, data), segments_for(settings, student, data.train)
-        result = fit(
-            student,
-            StudentObjective(student, data, settings, draw, shared, segments),
-            optimiser_for(student, settings, student),
-            settings.loop,
-            len(data.train),
-            lambda: evaluate_model(student, data.validation, evaluation, score),
-            torch_generator(seed, "order"),
-            report,
-            checkpoint=checkpoint,
-            streams=(negatives, *streams),
-            batches=shuffled_batches if segments is None else segments.batches(),
-        )
-        return StudentRun(student, result)
+        student, fitting = prepare_student(settings, evaluation, data, seed, report, checkpoint)
+        return StudentRun(student, fitting.alone())
+
+
+def prepare_student(
+    settings: NetworkSettings,
+    evaluation: EvaluationSettings,
+    data: StudentData,
+    seed: int,
+    report: Report = silent,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
+) -> tuple[SequenceStudent, Fitting]:
+    """A network of `train_student` and its fit, which has not begun."""
+    settings = with_loss(settings, data.num_items)
+    student = new_student(settings, data, seed)
+    negatives = torch_generator(seed, "negatives", device=data.device)
+    draw = negative_sampler(data, settings.negatives, negatives)
+    shared, streams = sampler_and_streams(data, settings, seed)
+    score, segments = validation_scores(student, data), segments_for(settings, student, data.train)
+    return student, Fitting(
+        student,
+        StudentObjective(student, data, settings, draw, shared, segments),
+        optimiser_for(student, settings, student),
+        settings.loop,
+        len(data.train),
+        lambda: evaluate_model(student, data.validation, evaluation, score),
+        torch_generator(seed, "order"),
+        report,
+        checkpoint=checkpoint,
+        streams=(negatives, *streams),
+        batches=shuffled_batches if segments is None else segments.batches(),
+    )
 
 
 def sampler_and_streams(
