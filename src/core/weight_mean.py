@@ -90,6 +90,10 @@ class WeightMean:
             table.noted.copy_(state[table.name + _NOTED])
             self._decayed = float(state[_DECAYED])
 
+    def move(self, weights: Sequence[Tensor], means: Sequence[Tensor]) -> None:
+        """From now on weights and means lie in these tensors, which hold what the old ones do; not for tables."""
+        self._weights, self._means = list(weights), list(means)
+
     def held(self) -> list[Tensor]:
         """The means."""
         return [*self._means, *(table.mean for table in self._tables)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -54,6 +55,8 @@ class DistillObjective:
     shared: DrawShared | None = None
     #: how training rows share forward passes; None where each has its own
     segments: Segments | None = None
+    #: what `loss` adds to
+    counted: ClassVar = ("rows_seen", "rows_taught")
 
     def __post_init__(self) -> None:
         self.terms = active_terms(self.settings)

@@ -21,6 +21,7 @@ from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import CURVES, describe_data
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
+from src.tuning.population import check_population
 from src.tuning.ray_session import check_ray
 from src.tuning.report import write_tensorboard, write_trials_table
 from src.tuning.resources import check_gpu
@@ -74,6 +75,7 @@ def check_search(settings: SearchSettings, stage: Stage, document: str, extra: A
 
     def space() -> None:
         found["space"] = prepare_space(asked, settings.tuning, stage, document)
+        check_population(settings.tuning, found["space"])
         if extra is not None:
             extra(found["space"], asked)
         if settings.warm_start is not None and settings.tuning.sampler == "grid":

@@ -37,6 +37,13 @@ class Job:
     folder: str
     start: int
     memory_retries: int = 0
+    #: trials of one group may train in one population; empty: this one trains alone
+    group: str = ""
+
+
+def no_group(values: Mapping[str, Value]) -> str:
+    """Every trial trains alone."""
+    return ""
 
 
 def own_values(trial: FrozenTrial) -> dict[str, Value]:
@@ -72,7 +79,8 @@ class Dispatcher:
     """Hands out the trials of one or more searches, one after the other, and takes their reports.
 
     ``over_bound`` tells why the result folder is too large, or nothing. ``halted`` is the reason why no more is handed
-    out and nothing more is written: what runs is left for the next start.
+    out and nothing more is written: what runs is left for the next start. ``places`` are those of a population, and
+    ``group`` says which values can be trained in one.
     """
 
     searches: Sequence[Search]
@@ -81,6 +89,8 @@ class Dispatcher:
     on_change: Callable[[], None] = lambda: None
     over_bound: Callable[[], str] = lambda: ""
     halted: str = ""
+    places: int = 1
+    group: Callable[[Mapping[str, Value]], str] = no_group
     _waiting: deque[Job] = field(default_factory=deque)
     _open: dict[int, Job] = field(default_factory=dict)
     _starts: int = 0
@@ -103,8 +113,42 @@ class Dispatcher:
     def _next(self) -> Job | None:
         if self.halted:
             return None
-        if self._waiting:
-            return self._waiting.popleft()
+        return self._waiting.popleft() if self._waiting else self._new()
+
+    def together(self) -> list[Job]:
+        """The next trial, and those that train in one population with it; nothing where there is nothing now."""
+        first = self.next()
+        if first is None:
+            return []
+        # one that ran out of memory comes back among fewer
+        return [first, *self.companions(first, self.room(first) - 1)]
+
+    def room(self, job: Job) -> int:
+        """The places of a population that begins with this trial."""
+        return max(1, self.places >> job.memory_retries) if job.group else 1
+
+    def companions(self, job: Job, free: int) -> list[Job]:
+        """Up to ``free`` more trials of a trial's group, new ones too. New ones of other groups wait for their turn,
+        no more than a population has places."""
+        found = [waiting for waiting in self._waiting if self._fits(waiting, job)][: max(free, 0)]
+        for waiting in found:
+            self._waiting.remove(waiting)
+        while len(found) < free and len(self._waiting) < self.places and not self.halted:
+            new = self._guarded(self._new, None)
+            if new is None:
+                break
+            (found if self._fits(new, job) else self._waiting).append(new)
+        for member in found:
+            self._open[member.start] = member
+        if found:
+            self.on_change()
+        return found
+
+    @staticmethod
+    def _fits(other: Job, job: Job) -> bool:
+        return bool(job.group) and other.group == job.group and other.memory_retries <= job.memory_retries
+
+    def _new(self) -> Job | None:
         for search in self.searches:
             if len(search.record.trials()) < search.trials:
                 self._keep_inside_bound()
@@ -115,7 +159,10 @@ class Dispatcher:
         self._starts += 1
         retries = int(trial.user_attrs.get(MEMORY_RETRIES, 0))
         folder = search.folder(trial.number)
-        return Job(search.name, trial.number, search.values(trial), folder, self._starts, retries)
+        values = search.values(trial)
+        # a search's first trial repeats the baseline bit by bit
+        group = self.group(values) if self.places > 1 and trial.number > 0 else ""
+        return Job(search.name, trial.number, values, folder, self._starts, retries, group)
 
     @property
     def running(self) -> Sequence[Job]:
@@ -216,6 +263,11 @@ class Dispatcher:
                 for name in (MODEL, CHECKPOINT):
                     self.store.remove(f"{folder}/{name}")
                 self._bare.add(folder)
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Write a file into the store; the search is halted where that fails."""
+        if not self.halted:
+            self._guarded(lambda: self.store.write(name, content), None)
 
     def _keep_inside_bound(self) -> None:
         if self.over_bound():

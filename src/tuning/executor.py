@@ -20,6 +20,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from src.core.errors import AnyoError, Paused
+from src.tuning.crew import Crew
 from src.tuning.dispatch import Dispatcher, Job
 from src.tuning.processes import remember_children
 from src.tuning.resources import Resources
@@ -44,7 +45,8 @@ class _Desk:
     #: what there is in all; None in a cluster, whose autoscaler grows it for a trial that waits
     total: Callable[[], Mapping[str, float]] | None = None
     stall_minutes: float = 0.0
-    starts: dict[str, int] = field(default_factory=dict)
+    #: what each worker was given, by Ray's name of it
+    workers: dict[str, Crew] = field(default_factory=dict)
 
     def has_room(self) -> bool:
         """Whether another trial could start beside those that run; with none running, Tune may decide.
@@ -52,7 +54,7 @@ class _Desk:
         Tune asks for one trial more than can run (measured): drawn then, it would not know how these end, and a trial
         that comes back after its worker died would have to wait behind it.
         """
-        running = self.dispatcher.running
+        running = [crew.first for crew in self.workers.values() if crew.open(self.dispatcher)]
         if self.total is None or not running:
             return True
         total, share = self.total(), self.resources.share
@@ -82,15 +84,17 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial, `FINISHED` when all have ended, None while nothing can start or one may come back."""
         state = desk()
-        job = state.dispatcher.next() if state.has_room() else None
-        if job is None:
+        jobs = state.dispatcher.together() if state.has_room() else []
+        if not jobs:
             return Searcher.FINISHED if state.dispatcher.finished or state.dispatcher.halted else None
-        state.starts[trial_id] = job.start
-        return configuration(job, state.resources)
+        crew = state.workers[trial_id] = Crew(jobs)
+        share = configuration(jobs[0], state.resources)
+        return crew.configuration(share) if jobs[0].group else share
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A worker is through; how its trial ended was in its last report."""
-        desk().dispatcher.on_end(desk().starts[trial_id])
+        for job in desk().workers[trial_id].jobs:
+            desk().dispatcher.on_end(job.start)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is on disk already."""
@@ -119,8 +123,12 @@ class StudyScheduler(FIFOScheduler):
         """CONTINUE or STOP."""
         if MESSAGE not in result:  # a trial that ends without a word: `on_trial_complete` says so
             return TrialScheduler.CONTINUE
-        report = self._judged(json.loads(result[MESSAGE]), float(trial.config["share"]))
-        stop = desk().dispatcher.on_report(desk().starts[trial.trial_id], report)
+        crew, told = desk().workers[trial.trial_id], json.loads(result[MESSAGE])
+        if told.get("kind") == "round":
+            crew.take(desk().dispatcher, told)
+            return TrialScheduler.CONTINUE
+        report = self._judged(told, float(trial.config["share"]))
+        stop = desk().dispatcher.on_report(crew.first.start, report)
         # a trial that has told its end leaves by itself: a stop would also have to wait for its thread
         return TrialScheduler.STOP if stop and report.get("kind") == "epoch" else TrialScheduler.CONTINUE
 
@@ -131,13 +139,15 @@ class StudyScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """A dead worker's trial goes on elsewhere; an exception is a defect."""
-        start = desk().starts[trial.trial_id]
+        starts = [job.start for job in desk().workers[trial.trial_id].jobs]
         if isinstance(_error_of(trial), RayActorError):
-            desk().dispatcher.on_death(start, desk().death())
+            for start in starts:
+                desk().dispatcher.on_death(start, desk().death())
         else:
             file = Path(trial.error_file) if trial.error_file else None
             text = file.read_text(encoding="utf-8") if file is not None and file.is_file() else "unknown error"
-            desk().dispatcher.on_error(start, text.strip())
+            for start in starts:
+                desk().dispatcher.on_error(start, text.strip())
 
 
 def _error_of(trial: Trial) -> object:

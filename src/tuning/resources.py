@@ -33,7 +33,7 @@ _WORTH = 0.1
 #: how long each number of trials at once is looked at
 _SECONDS = 2.0
 #: objectives that mean nothing beside other trials
-_TIMED = ("latency_ms", "seconds")
+TIMED = ("latency_ms", "seconds")
 #: of a GPU, for Ray's books: probes share the one that was reserved for them
 _PROBES_AT_MOST = 100
 
@@ -121,7 +121,7 @@ def decide(
     """
     available = ray.cluster_resources()
     gpus = available.get("GPU", 0) if settings.runtime.device != "cpu" else 0
-    timed = [name for name in space.objectives if name in _TIMED]
+    timed = [name for name in space.objectives if name in TIMED]
     if timed:
         _log.info("trials run one at a time, because %s is among the objectives", " and ".join(timed))
         return Resources(max(tuning.cpu_per_trial, _cores_of_a_node()), 1.0 if gpus else 0.0)
@@ -143,6 +143,15 @@ def decide(
         count = most_that_pay(rate, fit)
     _log.info("one trial alone needs %.2f GB: %d fit, 1/%d of the GPU each", measured.peak / 1e9, fit, count)
     return Resources(tuning.cpu_per_trial, 1 / count, measured.free)
+
+
+def measure_alone(
+    settings: ExperimentSettings, space: SearchSpace, values: Mapping[str, Value], store: Store
+) -> Measured:
+    """What one trial needs of a GPU of the running Ray session; ``values`` are the ones that are measured."""
+    with _probes(plain(settings), space.stage, dict(values), store) as take:
+        measured: Measured = ray.get(take(1)[0].measure.remote())
+        return measured
 
 
 def _cores_of_a_node() -> float:

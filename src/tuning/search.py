@@ -35,14 +35,16 @@ from src.tuning.applied import (
     plain,
     trial_values,
 )
+from src.tuning.crew import ORDERS
 from src.tuning.dispatch import MODEL, Dispatcher, Search
 from src.tuning.executor import execute
 from src.tuning.finalists import Finalist, final_space, final_values, finalists_of, judge_finalists
 from src.tuning.journal import JOURNAL, open_journal, read_journal
+from src.tuning.population import Groups, decide_places
 from src.tuning.processes import end_survivors, graceful_signals
 from src.tuning.progress import Screen
 from src.tuning.ray_session import check_shared, ray_session
-from src.tuning.resources import Resources, decide
+from src.tuning.resources import Resources
 from src.tuning.samplers import sampler_note
 from src.tuning.search_space import SearchSpace, Stage, Value
 from src.tuning.settings import RaySettings, TuningSettings
@@ -184,6 +186,8 @@ class Workshop:
     trainable: Trainable
     resources: Resources
     scratch: Path
+    groups: Groups
+    places: int = 1
     interrupted: str = ""
     _dispatcher: Dispatcher | None = field(default=None)
 
@@ -191,7 +195,9 @@ class Workshop:
         """Run the searches' trials until each has its number; raises ``Paused`` when something stops that."""
         screen = Screen(searches, first_name)
         retries = self.place.tuning.retries
-        self._dispatcher = Dispatcher(searches, self.store, retries, screen.update, self._over_bound, self.interrupted)
+        self._dispatcher = Dispatcher(
+            searches, self.store, retries, screen.update, self._over_bound, self.interrupted, self.places, self.groups
+        )
         with screen:
             elastic = bool(self.place.ray.address)
             execute(self._dispatcher, self.trainable, self.resources, self.place.folder, self.scratch, elastic)
@@ -238,6 +244,7 @@ def _workshop(
 ) -> Iterator[Workshop]:  # fmt: skip
     token = secrets.token_hex(16)
     store.write(TOKEN, token.encode())  # from here on a worker of an earlier start writes nothing more
+    store.remove(ORDERS)  # of an earlier start, too
     store.sweep()
     SharedData.of(stages.data, outputs, stages.prior).save(store)
     give_back(stages.device)
@@ -246,15 +253,17 @@ def _workshop(
             if place.ray.address:
                 check_shared(store)
             trainable = Trainable(stages.settings, space, store, token, place.tuning.stall_minutes)
-            shop = Workshop(place, store, trainable, Resources(place.tuning.cpu_per_trial, 0.0), scratch)
+            groups = Groups(stages.settings, space.stage, stages.data.num_items)
+            shop = Workshop(place, store, trainable, Resources(place.tuning.cpu_per_trial, 0.0), scratch, groups)
             with graceful_signals(shop.interrupt):
-                shop.resources = decide(place.tuning, stages.settings, space, probe, store)
+                shop.resources, shop.places = decide_places(place.tuning, stages.settings, space, probe, store)
                 yield shop
                 if shop.interrupted:  # while the winner was being published
                     raise Paused(shop.interrupted)
     finally:
         store.remove(FOLDER)
         store.remove(TOKEN)
+        store.remove(ORDERS)
         store.sweep()
 
 

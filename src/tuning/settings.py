@@ -46,6 +46,13 @@ class TuningSettings:
         Literal["auto"] | Annotated[float, Field(ge=0, le=1)],
         Field(description="share of a GPU that a trial occupies; auto: measured first"),
     ] = "auto"
+    population: Annotated[
+        Literal["auto", "off"] | Annotated[int, Field(ge=2, le=256)],
+        Field(
+            description="trials that one worker trains as one batched model, where they differ in numbers only; auto: "
+            "as many as the GPU's memory holds, none on a CPU; off: each trial alone, which is repeatable bit by bit"
+        ),
+    ] = "off"
     retries: Annotated[
         int, Field(ge=0, description="how often a trial goes on after its worker died or ran out of GPU memory")
     ] = 2

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from src.core.checkpoints import Checkpoint
-from src.core.training import Report
-from src.distill.trainer_distill import train_distilled
+from src.core.training import FitResult, Fitting, Report
+from src.distill.trainer_distill import prepare_distilled, train_distilled
 from src.pipeline.settings import ExperimentSettings
 from src.student.artefact import save_student
 from src.student.base import Recommender
 from src.student.models import require_network
-from src.student.trainer_baseline import train_student
+from src.student.trainer_baseline import prepare_student, train_student
 from src.tuning.search_space import Stage
 from src.tuning.shared_data import SharedData
 from src.tuning.trained import Trained
@@ -29,7 +30,6 @@ def train_stage(
     checkpoint: Checkpoint,
 ) -> Trained:
     """Train a stage's model; see `train_student`, `train_distilled` and `train_teacher` for what they raise."""
-    student: Recommender
     match stage:
         case "teacher":
             # transformers and peft are seconds and half a gigabyte: a worker that trains students does without them
@@ -38,15 +38,36 @@ def train_stage(
             return train_teacher_trial(settings, report, checkpoint)
         case "student":
             run = train_student(settings.student, settings.evaluation, data.students, settings.seed, report, checkpoint)
-            student, fit = run.student, run.fit
+            return _trained(run.student, run.fit, settings, data)
         case "distill":
             taught = data.taught(settings.distill.teachers, settings.distill.candidate_topk)
             distilled = train_distilled(
                 require_network(settings.student), settings.distill, settings.active, settings.evaluation,
                 data.students, taught, settings.seed, report, checkpoint,
             )  # fmt: skip
-            student, fit = distilled.student, distilled.fit
+            return _trained(distilled.student, distilled.fit, settings, data)
 
+
+def prepare_stage(
+    stage: Stage, settings: ExperimentSettings, data: SharedData, report: Report, checkpoint: Checkpoint
+) -> tuple[Fitting, Callable[[FitResult], Trained]]:
+    """A network's fit that has not begun, and what makes a trained student of its result: `train_stage` in two parts,
+    between which many are trained together. Draws from torch's stream, and raises, as `train_stage`."""
+    network = require_network(settings.student)
+    if stage == "student":
+        student, fitting = prepare_student(
+            network, settings.evaluation, data.students, settings.seed, report, checkpoint
+        )
+        return fitting, lambda fit: _trained(student, fit, settings, data)
+    taught = data.taught(settings.distill.teachers, settings.distill.candidate_topk)
+    model, fitting = prepare_distilled(
+        network, settings.distill, settings.active, settings.evaluation, data.students, taught, settings.seed, report,
+        checkpoint,
+    )  # fmt: skip
+    return fitting, lambda fit: _trained(model.fold(), fit, settings, data)
+
+
+def _trained(student: Recommender, fit: FitResult, settings: ExperimentSettings, data: SharedData) -> Trained:
     def save(folder: Path) -> None:
         save_student(folder, student, settings.student, data.id_map, data.fingerprints, {"fit": asdict(fit)})
 

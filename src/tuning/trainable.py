@@ -6,6 +6,9 @@ What it reports (`kind`):
   failed  {reason}                      this configuration cannot be trained
   memory  {reason}                      its share of the GPU was too small
   disk    {reason}                      nothing can be written: the search must pause
+
+A worker that trains a population (`src.tuning.member_trials`) tells of several trials at once:
+  round   {round, reports: [[start, report], ...]}
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from src.pipeline.settings import ExperimentSettings, without_places
 from src.tuning.applied import apply_values, plain
 from src.tuning.dispatch import CHECKPOINT, MODEL
 from src.tuning.probe import in_worker
-from src.tuning.search_space import SearchSpace
+from src.tuning.search_space import SearchSpace, Value
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.stage_functions import train_stage
 from src.tuning.store import Store
@@ -135,47 +138,63 @@ class Trainable:
         self.store, self.token, self.stall_minutes = store, token, stall_minutes
 
     def __call__(self, config: Mapping[str, Any]) -> None:
-        """Train ``config = {number, values, folder, share, memory}`` and report how it ended."""
+        """Train ``config = {number, values, folder, share, memory}`` and report how it ended; or a population, see
+        `src.tuning.member_trials`."""
         try:
-            tell(self._run(config))
+            if "members" in config:
+                from src.tuning.member_trials import MemberTrials  # which knows this class
+
+                MemberTrials(self, config).train()
+            else:
+                tell(self._run(config))
         except Superseded:
-            _log.warning("trial %s: another driver has taken over", config["number"])
+            _log.warning("another driver has taken over: %s", config.get("folder", "a population"))
 
     def _run(self, config: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            with self._log_file(str(config["folder"])) as log:
+            with self.log_file(str(config["folder"])) as log:
                 return self._train(config, log)
-        except (AnyoError, ValidationError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                return {"kind": "memory", "reason": f"out of GPU memory with a share of {config['share']:.3g}: {error}"}
-            if isinstance(error, RuntimeError):
-                raise
+        except (AnyoError, ValidationError, RuntimeError, OSError) as error:
+            return self.end_by(error, float(config["share"]))
+
+    def end_by(self, error: Exception, share: float) -> dict[str, Any]:
+        """What an error of a trial means to the search; raises what no trial should raise."""
+        if is_out_of_memory(error):
+            return {"kind": "memory", "reason": f"out of GPU memory with a share of {share:.3g}: {error}"}
+        if isinstance(error, (AnyoError, ValidationError)):
             return {"kind": "failed", "reason": reason_of(error)}
-        except OSError as error:
-            if not disk_is_full(error):
-                raise
+        if isinstance(error, OSError) and disk_is_full(error):
             return {"kind": "disk", "reason": f"the disk is full ({error.filename or self.store.root})"}
+        raise error
+
+    def settings_of(self, values: Mapping[str, Value], share: float) -> ExperimentSettings:
+        """A trial's settings in its worker."""
+        base = TypeAdapter(ExperimentSettings).validate_python(self.settings)
+        return in_worker(apply_values(base, values), share)
+
+    def checkpoint_of(self, settings: ExperimentSettings, folder: str) -> TrialCheckpoint:
+        """Where a trial's state is kept."""
+        identity = fingerprint(self.stage, without_places(settings))
+        return TrialCheckpoint(self.store, f"{folder}/{CHECKPOINT}", identity, self.token)
 
     def _train(self, config: Mapping[str, Any], log: TrialLog) -> dict[str, Any]:
-        base = TypeAdapter(ExperimentSettings).validate_python(self.settings)
-        settings = in_worker(apply_values(base, config["values"]), float(config["share"]))
+        settings = self.settings_of(config["values"], float(config["share"]))
         device = resolve_device(settings.runtime.device)
-        _clean_worker(settings.seed, device, config)
-        identity = fingerprint(self.stage, without_places(settings))
-        checkpoint = TrialCheckpoint(self.store, f"{config['folder']}/{CHECKPOINT}", identity, self.token)
-        with self._stall_watch(log.stream) as alive, self.store.scratch() as scratch:
+        clean_worker(settings.seed, device, config)
+        checkpoint = self.checkpoint_of(settings, str(config["folder"]))
+        with self.stall_watch(log.stream) as alive, self.store.scratch() as scratch:
 
             def report(epoch: int, metrics: Mapping[str, float]) -> None:
-                self._report(epoch, metrics)
+                tell(self.epoch_report(epoch, metrics))
                 log.keep()
                 alive()
 
             data = SharedData.load(self.store.download(FOLDER, Path(scratch)), device)
             trained = train_stage(self.stage, settings, data, device, report, checkpoint)
-            return self._finish(trained, config, checkpoint.note, Path(scratch))
+            return self.finish(trained, config, checkpoint.note, Path(scratch))
 
     @contextmanager
-    def _stall_watch(self, log: TextIO) -> Iterator[Callable[[], None]]:
+    def stall_watch(self, log: TextIO) -> Iterator[Callable[[], None]]:
         """End this process, with its stack in the log, unless the yielded function is called often enough.
 
         A thread in C does it, because code that hangs may hold the interpreter. To the search the worker has died, and
@@ -192,16 +211,17 @@ class Trainable:
         finally:
             faulthandler.cancel_dump_traceback_later()
 
-    def _report(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def epoch_report(self, epoch: int, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """What is told of an epoch; raises ``TrainingFailed`` where its first objective is missing or not finite."""
         metric = self.objectives[0]
         if metric not in metrics:
             raise TrainingFailed(f"{metric} is not among the metrics of epoch {epoch}: {sorted(metrics)}")
         value = float(metrics[metric])
         if not math.isfinite(value):
             raise TrainingFailed(f"{metric} of epoch {epoch} is {value}")
-        tell({"kind": "epoch", "epoch": epoch, "objective": value})
+        return {"kind": "epoch", "epoch": epoch, "objective": value}
 
-    def _finish(self, trained: Trained, config: Mapping[str, Any], note: str, scratch: Path) -> dict[str, Any]:
+    def finish(self, trained: Trained, config: Mapping[str, Any], note: str, scratch: Path) -> dict[str, Any]:
         """Save the model, then say so: a trial is complete only when its model is on disk."""
         fit, wanted = trained.fit, set(self.objectives)
         found = {**fit.best_metrics, **trained.costs(wanted)}
@@ -222,8 +242,9 @@ class Trainable:
         return {"kind": "done", "values": [float(found[name]) for name in self.objectives], "attributes": attributes}
 
     @contextmanager
-    def _log_file(self, folder: str) -> Iterator[TrialLog]:
-        """Everything that `src` logs meanwhile goes into the trial's own log, after what an earlier start wrote.
+    def log_file(self, folder: str, listen: bool = True) -> Iterator[TrialLog]:
+        """Everything that `src` logs meanwhile goes into the trial's own log, after what an earlier start wrote; among
+        other trials, who ``listen``s decides for themselves when to.
 
         In a bucket it appears after each epoch: what a worker says while it dies is lost there.
         """
@@ -233,7 +254,7 @@ class Trainable:
             path.parent.mkdir(parents=True, exist_ok=True)
             if local is None:
                 path.write_bytes(self.store.read(name) or b"")
-            with path.open("a", encoding="utf-8") as stream, _logging_to(stream):
+            with path.open("a", encoding="utf-8") as stream, logging_to(stream) if listen else nullcontext():
 
                 def keep() -> None:
                     if local is None:
@@ -247,13 +268,14 @@ class Trainable:
 
 
 @contextmanager
-def _logging_to(stream: TextIO) -> Iterator[None]:
+def logging_to(stream: TextIO) -> Iterator[logging.StreamHandler[TextIO]]:
+    """What `src` logs in this block goes into a stream, by the handler that is yielded."""
     handler, log = logging.StreamHandler(stream), logging.getLogger("src")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
     try:
-        yield
+        yield handler
     finally:
         log.removeHandler(handler)
 
@@ -265,7 +287,7 @@ def _freeze_imports() -> None:
     gc.freeze()
 
 
-def _clean_worker(seed: int, device: torch.device, config: Mapping[str, Any]) -> None:
+def clean_worker(seed: int, device: torch.device, config: Mapping[str, Any]) -> None:
     """A reused worker must not remember the trial before, and a trial must stay within its share of the GPU."""
     _freeze_imports()
     share_compute(float(config["share"]))

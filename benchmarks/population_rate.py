@@ -1,0 +1,120 @@
+"""Epochs a second of students that train as one batched model, against as many that train one after the other."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from benchmarks.machine_rate import own_seconds_of, seconds_of
+from src.core.loop_settings import LoopSettings
+from src.core.population import Member, Population
+from src.core.seed import reproducible
+from src.data.examples import Examples
+from src.data.tensor_examples import TensorExamples
+from src.distill.data_bridge import TeachingRows
+from src.distill.settings import ActiveSettings, DistillSettings
+from src.distill.trainer_distill import prepare_distilled
+from src.student.datamodule import StudentData
+from src.student.losses import propensity
+from src.student.models import require_network, student_settings
+from src.student.settings import EvaluationSettings
+
+BATCH, STEPS_OF_AN_EPOCH, CANDIDATES, WINDOW = 256, 100, 10, 10
+
+
+def random_data(num_items: int, device: torch.device) -> tuple[StudentData, TeachingRows]:
+    """An epoch of `STEPS_OF_AN_EPOCH` batches with a label for every row; what is learned does not matter here."""
+    random, rows = np.random.default_rng(0), BATCH * STEPS_OF_AN_EPOCH
+
+    def examples(count: int) -> TensorExamples:
+        history = random.integers(0, num_items, (count, WINDOW))
+        ids, length = np.arange(count), np.full(count, WINDOW)
+        target = random.integers(0, num_items, count)
+        return TensorExamples.of(Examples.of_rows(ids, ids, history, length, target, ids.astype(np.float64)), device)
+
+    counts = torch.ones(num_items, dtype=torch.int64, device=device)
+    train = examples(rows)
+    data = StudentData(train, examples(BATCH), num_items, WINDOW, propensity(counts).float(), counts)
+    candidates = torch.tensor(random.integers(0, num_items, (rows + 1, CANDIDATES)), device=device)
+    distances = torch.rand(rows + 1, CANDIDATES, device=device)
+    item_embedding = torch.randn(num_items, 32, device=device)
+    slot = torch.arange(rows, device=device)
+    return data, TeachingRows(slot, candidates, distances, torch.zeros(rows + 1, 0), item_embedding)
+
+
+def members_of(count: int, width: int, data: StudentData, teaching: TeachingRows) -> list[Member]:
+    """The main job's trials: the default student with a ranking term, DRO and item embeddings."""
+    members = []
+    for place in range(count):
+        share = (place + 1) / (count + 1)
+        settings = student_settings(
+            "transformer", width=width, window=WINDOW, prior="none", dropout=0.3 * share, loop=LoopSettings(ema=0.998)
+        )
+        distill = DistillSettings(lam=share, alpha=share / 2, ed_weight=share, candidate_topk=CANDIDATES)
+        _, fit = prepare_distilled(
+            require_network(settings), distill, ActiveSettings(), EvaluationSettings(), data, teaching, seed=place
+        )
+        members.append(Member(fit))
+        members[-1].advance()
+    return members
+
+
+def train(population: Population, members: Sequence[Member], steps: int) -> None:
+    """Some steps of every member."""
+    for _ in range(steps):
+        for member, loss in zip(members, population.step(members), strict=True):
+            member.advance(loss)
+
+
+def rates(
+    num_items: int, width: int, threads: int, counts: Sequence[int], rounds: int, device: torch.device
+) -> list[float]:
+    """Epochs a second of all members together: one after the other first, then in populations of ``counts``.
+
+    On a CPU with one thread a second is one of processor time, which other programs do not lengthen.
+    """
+    data, teaching = random_data(num_items, device)
+    timed = own_seconds_of if threads == 1 else seconds_of
+    kinds: list[tuple[Population, list[Member]]] = []
+    with reproducible(threads):
+        for count in (1, *counts):
+            kinds.append((Population(), members_of(count, width, data, teaching)))
+        found: list[list[float]] = [[] for _ in kinds]
+        for number in range(rounds + 1):
+            for place, (population, members) in enumerate(kinds):
+                steps = max(1, 16 // len(members)) if number else 1  # the first round warms up
+                seconds = timed(lambda p=population, m=members, s=steps: train(p, m, s), device)
+                found[place].append(steps * len(members) / seconds / STEPS_OF_AN_EPOCH)
+        for population, _ in kinds:
+            assert not population.in_turns, population.in_turns
+    return [statistics.median(rate[1:]) for rate in found]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, nargs="+", default=[500, 2000, 10_000], help="V")
+    parser.add_argument("--widths", type=int, nargs="+", default=[16, 64], help="D")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--population", type=int, nargs="+", default=[4, 16], help="P")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    asked = parser.parse_args()
+    print("| V | D | threads | one by one |" + "".join(f" P = {count} |" for count in asked.population))
+    print("|---|---|---|---|" + "---|" * len(asked.population))
+    for threads in asked.threads:
+        for num_items in asked.items:
+            for width in asked.widths:
+                alone, *together = rates(
+                    num_items, width, threads, asked.population, asked.rounds, torch.device(asked.device)
+                )
+                cells = "".join(f" {rate:.2f} ({rate / alone:.2f}x) |" for rate in together)
+                print(f"| {num_items} | {width} | {threads} | {alone:.2f} |{cells}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

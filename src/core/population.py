@@ -1,0 +1,354 @@
+"""Fits of one shape that train together: what a step computes is computed for all of them at once.
+
+A member is an ordinary `Fitting`, and everything between two steps is its own: order of rows, evaluation, best epoch,
+early stopping, checkpoint. Its weights, moments and mean weights are rows of the population's matrices, in which one
+batched pass moves them all. What differs between members in numbers (weights of a loss, rates of dropout, learning
+rates) becomes a vector; dropout and negatives are drawn from each member's own streams. So a member's losses are those
+of the same fit alone but for rounding, and a fit may be begun in one population and end in another, or alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from src.core.differences import Differences, NotAlike, Slot
+from src.core.logging import get_logger
+from src.core.member_draws import MemberDraws
+from src.core.memory import is_out_of_memory
+from src.core.training import AloneStep, FitResult, Fitting
+
+_log = get_logger(__name__)
+
+#: how far a member's first loss in the population may be from its loss alone, relative to this or 1
+_TOLERANCE = 1e-3
+
+
+@dataclass(eq=False)
+class Member:
+    """A fit among others: ``rows`` are the ones that it wants to train on next, None when its training is over."""
+
+    fit: Fitting
+    rows: Tensor | None = field(default=None, init=False)
+    result: FitResult | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.stream = self.fit.draw_apart()
+        self._run: Generator[Tensor, Tensor, FitResult] = self.fit.steps()
+
+    def advance(self, loss: Tensor | None = None) -> None:
+        """Go on to the next step; ``loss`` is that of the step before. Raises as `Fitting.steps`."""
+        try:
+            self.rows = next(self._run) if loss is None else self._run.send(loss)
+        except StopIteration as end:
+            self.rows, self.result = None, end.value
+
+    @property
+    def within_epoch(self) -> bool:
+        """Whether it stands between two steps of an epoch, not between epochs."""
+        return self.fit.progress.epoch_steps > 0
+
+    def step_alone(self) -> Tensor:
+        """Train on `rows` as `fit` does; returns the loss."""
+        assert self.rows is not None
+        with self.drawing():
+            return AloneStep(self.fit)(self.rows)
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Torch's own stream is this member's, for the block."""
+        with torch.random.fork_rng(devices=[self.fit.device] if self.fit.device.type == "cuda" else []):
+            if self.fit.device.type == "cuda":
+                torch.cuda.set_rng_state(self.stream.get_state(), self.fit.device)
+            else:
+                torch.set_rng_state(self.stream.get_state())
+            yield
+            on_gpu = self.fit.device.type == "cuda"
+            self.stream.set_state(torch.cuda.get_rng_state(self.fit.device) if on_gpu else torch.get_rng_state())
+
+
+class Population:
+    """Trains members epoch by epoch. Where they cannot be computed as one they are trained in turns, which is told."""
+
+    def __init__(self) -> None:
+        #: why members train in turns; empty where they train as one
+        self.in_turns = ""
+        self._stack: Stack | None = None
+        self._verified = False
+
+    def epoch(self, members: Sequence[Member]) -> None:
+        """Train members to the end of an epoch, or of their training. Raises what `Member.advance` raises."""
+        for member in members:
+            # one that was interrupted within an epoch: its steps are not the others'
+            while member.rows is not None and member.within_epoch:
+                member.advance(member.step_alone())
+        waiting = [member for member in members if member.rows is not None]
+        while waiting:
+            for member, loss in zip(waiting, self.step(waiting), strict=True):
+                member.advance(loss)
+            waiting = [member for member in waiting if member.rows is not None and member.within_epoch]
+
+    def step(self, members: Sequence[Member]) -> Sequence[Tensor]:
+        """One optimiser step of each member; returns their detached losses."""
+        stack = self._stacked(members) if len(members) > 1 and not self.in_turns else None
+        if stack is None:
+            return [member.step_alone() for member in members]
+        return stack.step(torch.stack([member.rows for member in members if member.rows is not None])).unbind()
+
+    def _stacked(self, members: Sequence[Member]) -> Stack | None:
+        if self._stack is not None and self._stack.members == list(members):
+            return self._stack
+        try:
+            self._stack = Stack(members)
+            if not self._verified:
+                self._stack.verify()
+                self._verified = True
+        except NotAlike as reason:
+            self._stack, self.in_turns = None, str(reason)
+            _log.warning("%d trainings run in turns, not as one: %s", len(members), reason)
+        return self._stack
+
+
+class Stack:
+    """The members' weights ``[P, N]`` and what is kept beside them, of one population as it is now."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        """Takes the members' parameters, moments and means over, as views.
+
+        Raises:
+            NotAlike: they cannot be computed as one; the members are as they were.
+        """
+        self.members, fits = list(members), [member.fit for member in members]
+        self.objective, self.module = fits[0].objective, fits[0].module
+        self._counted: Sequence[str] = getattr(self.objective, "counted", ())
+        self._require_alike(fits)
+        self._found = Differences.of([fit.objective for fit in fits], self._counted)
+        names = [name for name, value in self.module.named_parameters() if value.requires_grad]
+        self._parameters = [[value for value in fit.module.parameters() if value.requires_grad] for fit in fits]
+        self._shapes = [value.shape for value in self._parameters[0]]
+        if any([value.shape for value in own] != self._shapes for own in self._parameters):
+            raise NotAlike("their weights have other shapes")
+        self._sizes = [shape.numel() for shape in self._shapes]
+        self._carrier = _Loss(self.module, self.objective)
+        self._names = [f"module.{name}" for name in names]
+        self._take_over(fits)
+
+    # ------------------------------------------------------------------------------------------------ taking over
+
+    def _require_alike(self, fits: Sequence[Fitting]) -> None:
+        for fit in fits:
+            if type(fit.optimiser) is not torch.optim.Adam or len(fit.optimiser.param_groups) != 1:
+                raise NotAlike("their weights are not moved by one Adam: a loss over sampled items moves tables lazily")
+            if fit.schedule is not None or fit.settings.adapt_micro_batch:
+                raise NotAlike("a schedule or loop.adapt_micro_batch is a training's own")
+        if len({(fit.progress.micro_batch_size, fit.mean is None) for fit in fits}) > 1:
+            raise NotAlike("their loop settings differ")
+        buffers = [dict(fit.module.named_buffers()) for fit in fits]
+        for name, first in buffers[0].items():
+            if any(name not in own or not torch.equal(own[name], first) for own in buffers):
+                raise NotAlike(f"what they keep differs: {name}")
+
+    def _take_over(self, fits: Sequence[Fitting]) -> None:
+        first = self._parameters[0][0]
+        self._weights = torch.stack([_flat(own) for own in self._parameters])
+        self._moments = [torch.zeros_like(self._weights) for _ in range(2)]
+        self._steps = torch.zeros(len(fits), len(self._sizes), device=first.device)
+        self._means = (
+            None if fits[0].mean is None else torch.stack([_flat(fit.mean.held()) for fit in fits if fit.mean])
+        )
+        for place, (fit, own) in enumerate(zip(fits, self._parameters, strict=True)):
+            for number, (parameter, weight) in enumerate(zip(own, self._views(self._weights, place), strict=True)):
+                parameter.data = weight
+                if parameter in fit.optimiser.state:
+                    self._lend_moments(fit, place, number)
+            if fit.mean is not None and self._means is not None:
+                fit.mean.move([value.detach() for value in own], self._views(self._means, place))
+        leaves = (part.view(-1, *shape) for part, shape in zip(self._split(self._weights), self._shapes, strict=True))
+        self._leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+
+        def column(values: Sequence[float]) -> Tensor:
+            return torch.tensor(values, dtype=first.dtype, device=first.device).unsqueeze(1)
+
+        groups = [fit.optimiser.param_groups[0] for fit in fits]
+        self._rate, self._decay = column([g["lr"] for g in groups]), column([g["weight_decay"] for g in groups])
+        self._betas, self._epsilon = groups[0]["betas"], groups[0]["eps"]
+        self._clip = column([fit.settings.gradient_clip for fit in fits])
+        self._clips = any(fit.settings.gradient_clip > 0 for fit in fits)
+        self._ema = column([fit.settings.ema for fit in fits])
+        self._values = tuple(_tensor(slot, first) for slot in self._found.numbers)
+        self._places = torch.arange(len(fits), device=first.device)
+
+    def _views(self, matrix: Tensor, place: int) -> list[Tensor]:
+        parts = matrix[place].split(self._sizes)
+        return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)]
+
+    def _split(self, matrix: Tensor) -> list[Tensor]:
+        """``[P, n]`` of each parameter, as views."""
+        return list(matrix.split(self._sizes, dim=1))
+
+    def _lend_moments(self, fit: Fitting, place: int, number: int) -> None:
+        """A parameter's state in the member's own Adam becomes views, with the values that it has."""
+        state = fit.optimiser.state[self._parameters[place][number]]
+        shape, own = self._shapes[number], [self._split(moment)[number][place] for moment in self._moments]
+        views = {"step": self._steps[place, number], "exp_avg": own[0].view(shape), "exp_avg_sq": own[1].view(shape)}
+        for name, view in views.items():
+            if name in state:
+                view.copy_(state[name])
+            state[name] = view
+
+    # ------------------------------------------------------------------------------------------------ a step
+
+    def step(self, rows: Tensor) -> Tensor:
+        """One optimiser step of all members on rows ``[P, B]``; returns their losses ``[P]``, detached."""
+        size = self.members[0].fit.progress.micro_batch_size or rows.shape[1]
+        total, gradient = torch.zeros(len(rows), dtype=self._weights.dtype, device=rows.device), None
+        for part in rows.split(size, dim=1):
+            losses = self._losses(part) * (part.shape[1] / rows.shape[1])
+            found = torch.autograd.grad(losses.sum(), self._leaves, allow_unused=True)
+            self._used = [given is not None for given in found]
+            flat = torch.cat([_rows(given, leaf) for given, leaf in zip(found, self._leaves, strict=True)], dim=1)
+            gradient = flat if gradient is None else gradient + flat
+            total = total + losses.detach()
+        assert gradient is not None
+        with torch.no_grad():
+            self._descend(gradient)
+        return total
+
+    def _descend(self, gradient: Tensor) -> None:
+        """Adam and the mean, each member with its own numbers; weights without a gradient stay what they are."""
+        if self._clips:
+            norm = gradient.norm(dim=1, keepdim=True)
+            share = (self._clip / (norm + 1e-6)).clamp(max=1.0)
+            gradient = gradient * torch.where(self._clip > 0, share, torch.ones_like(share))
+            for member, own in zip(self.members, norm.squeeze(1), strict=True):
+                if member.fit.settings.gradient_clip > 0:
+                    member.fit.watch.saw_norm(own)
+        for number, moved in enumerate(self._used):
+            if moved:
+                self._begin_moments(number)
+        used = torch.tensor(self._used, device=gradient.device)
+        self._steps += used
+        step = self._steps.amax(dim=1, keepdim=True).to(gradient.dtype)
+        mask = used.to(gradient.dtype).repeat_interleave(torch.tensor(self._sizes, device=gradient.device))
+        gradient = gradient + self._decay * self._weights * mask
+        first, second = self._moments
+        first.lerp_(gradient, 1 - self._betas[0])
+        second.mul_(self._betas[1]).addcmul_(gradient, gradient, value=1 - self._betas[1])
+        scale = (1 - self._betas[1] ** step).sqrt()
+        rate = self._rate / (1 - self._betas[0] ** step)
+        self._weights.sub_(rate * first / (second.sqrt() / scale + self._epsilon))
+        if self._means is not None:
+            made = torch.tensor([[member.fit.progress.steps] for member in self.members], device=gradient.device)
+            decay = torch.minimum(self._ema, ((1 + made) / (10 + made)).to(self._ema.dtype))
+            self._means.lerp_(self._weights, 1 - decay)
+
+    def _begin_moments(self, number: int) -> None:
+        for place, member in enumerate(self.members):
+            if not member.fit.optimiser.state[self._parameters[place][number]]:
+                self._lend_moments(member.fit, place, number)
+
+    def _losses(self, rows: Tensor) -> Tensor:
+        """Losses ``[P]`` of rows ``[P, B]``."""
+        numbers: dict[str, float] = {}
+
+        def one(
+            weights: list[Tensor], values: tuple[Tensor, ...], place: Tensor, rows: Tensor
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            varied = {id(value): slot.values[0] for slot, value in zip(self._found.numbers, values, strict=True)}
+            with MemberDraws(place, [member.stream for member in self.members], varied) as draws:
+                for slot, value in zip(self._found.numbers, values, strict=True):
+                    slot.owner[slot.key] = value
+                for slot in self._found.functions:
+                    slot.owner[slot.key] = draws.each(slot.values)
+                vars(self.objective).update(dict.fromkeys(self._counted, 0.0))
+                loss = functional_call(self._carrier, dict(zip(self._names, weights, strict=True)), (rows,))
+                counted = {name: vars(self.objective)[name] for name in self._counted}
+            numbers.update({name: value for name, value in counted.items() if not isinstance(value, Tensor)})
+            return loss, {name: value for name, value in counted.items() if isinstance(value, Tensor)}
+
+        with self._untouched():
+            losses, counted = torch.vmap(one, randomness="error")(self._leaves, self._values, self._places, rows)
+        for place, member in enumerate(self.members):
+            own = vars(member.fit.objective)
+            for name in self._counted:
+                own[name] = own[name] + (counted[name][place].detach() if name in counted else numbers[name])
+        return losses  # type: ignore[no-any-return]
+
+    @contextmanager
+    def _untouched(self) -> Iterator[None]:
+        """Objects of the first member are as they were after the block: in it they stand for all members."""
+        owned = [vars(part) for part in self.module.modules()] + self._found.looked_at
+        owned += [slot.owner for slot in (*self._found.numbers, *self._found.functions)]
+        before = [(own, dict(own)) for own in owned]
+        try:
+            yield
+        finally:
+            for own, kept in before:
+                own.clear()
+                own.update(kept)
+
+    # ------------------------------------------------------------------------------------------------ looking
+
+    def verify(self) -> None:
+        """Compute the members' first losses both ways, without a trace.
+
+        Raises:
+            NotAlike: the batched pass fails, or gives other losses.
+        """
+        rows = [member.rows for member in self.members if member.rows is not None]
+        part = torch.stack(rows)[:, : self.members[0].fit.progress.micro_batch_size or None]
+        states = [member.fit.randomness.save() for member in self.members]
+
+        def put_back() -> None:
+            for member, state in zip(self.members, states, strict=True):
+                member.fit.randomness.load(state)
+
+        try:
+            with torch.no_grad():
+                together = self._losses(part)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise NotAlike(str(error).splitlines()[0]) from error
+        finally:
+            put_back()
+        for member, own, loss in zip(self.members, part, together.tolist(), strict=True):
+            with torch.no_grad(), member.drawing():
+                alone = float(member.fit.objective.loss(own))
+            if not abs(loss - alone) <= _TOLERANCE * max(1.0, abs(alone)):
+                raise NotAlike(f"the batched loss is {loss:.6g} where it is {alone:.6g} alone")
+        put_back()
+
+
+class _Loss(nn.Module):
+    """An objective as a module's forward pass, for `functional_call`."""
+
+    def __init__(self, module: nn.Module, objective: Any) -> None:
+        super().__init__()
+        self.module = module
+        self._objective = (objective,)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """The objective's loss."""
+        return self._objective[0].loss(rows)  # type: ignore[no-any-return]
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
+
+
+def _rows(gradient: Tensor | None, leaf: Tensor) -> Tensor:
+    """``[P, n]``; zeros where a weight has no part in the loss."""
+    return torch.zeros_like(leaf).flatten(1) if gradient is None else gradient.flatten(1)
+
+
+def _tensor(slot: Slot, like: Tensor) -> Tensor:
+    """What stands in a place, ``[P]``; whole numbers stay whole."""
+    whole = isinstance(slot.values[0], int)
+    return torch.tensor(slot.values, dtype=torch.int64 if whole else like.dtype, device=like.device)

@@ -1,0 +1,191 @@
+"""A population of trials in one worker: each is prepared, reported, kept and finished as it would be alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from src.core.errors import AnyoError
+from src.core.hardware import resolve_device
+from src.core.logging import get_logger
+from src.core.memory import give_back, is_out_of_memory
+from src.core.population import Member, Population
+from src.core.seed import reproducible
+from src.core.training import FitResult, Fitting
+from src.tuning.crew import Decided
+from src.tuning.shared_data import FOLDER, SharedData
+from src.tuning.stage_functions import prepare_stage
+from src.tuning.trainable import Superseded, Trainable, TrialCheckpoint, clean_worker, logging_to, tell
+from src.tuning.trained import Trained
+
+_log = get_logger(__name__)
+
+Report = dict[str, Any]
+
+
+@dataclass
+class Told:
+    """What one trial has to tell in this round, and how it ended where it did."""
+
+    start: int
+    reports: list[Report] = field(default_factory=list)
+    ended: bool = False
+
+    def end(self, report: Report) -> None:
+        """Its last report."""
+        self.reports.append(report)
+        self.ended = True
+
+
+class TrialMember(Member):
+    """A trial's fit among others. What goes wrong in it alone ends it alone, and it logs into its own file."""
+
+    def __init__(
+        self, config: Mapping[str, Any], fitting: Fitting, told: Told, listen: Callable[[], None],
+        end_by: Callable[[Exception], Report],
+    ) -> None:  # fmt: skip
+        super().__init__(fitting)
+        self.config, self.told, self.listen, self._end_by = config, told, listen, end_by
+
+    def advance(self, loss: Tensor | None = None) -> None:
+        """As `Member.advance`; an error that is this trial's becomes its last report."""
+        try:
+            self.listen()
+            super().advance(loss)
+        except (AnyoError, ValidationError, RuntimeError, OSError) as error:
+            if is_out_of_memory(error):
+                raise
+            self.rows = None
+            self.told.end(self._end_by(error))
+
+
+class MemberTrials:
+    """Trains ``config = {members: [{start, number, values, folder}], orders, share, memory}``, and whoever joins."""
+
+    def __init__(self, trainable: Trainable, config: Mapping[str, Any]) -> None:
+        self.trainable, self.config = trainable, config
+        self.share = float(config["share"])
+        self.told: dict[int, Told] = {}
+        self.members: dict[int, TrialMember] = {}
+        self._logs: dict[int, ExitStack] = {}
+        self._finish: dict[int, Callable[[FitResult], Report]] = {}
+        self._rounds = 0
+
+    def train(self) -> None:
+        """Until no trial is left; raises ``Superseded`` when another driver has taken over."""
+        first = self.config["members"][0]
+        settings = self.trainable.settings_of(first["values"], self.share)
+        device = resolve_device(settings.runtime.device)
+        clean_worker(settings.seed, device, self.config)
+        with (
+            self.trainable.store.scratch() as scratch,
+            reproducible(settings.student.threads),
+            logging_to(sys.stderr) as self._handler,
+            self._all_logs(),
+        ):
+            data = SharedData.load(self.trainable.store.download(FOLDER, Path(scratch)), device)
+            self._join(self.config["members"], data, Path(scratch))
+            # a member's own log is closed when it leaves: where a stalled worker stood is in Ray's log of it
+            with self.trainable.stall_watch(sys.stderr) as alive:
+                self._rounds_of(data, Path(scratch), device, alive)
+
+    def _rounds_of(self, data: SharedData, scratch: Path, device: torch.device, alive: Callable[[], None]) -> None:
+        population = Population()
+        while self.told:
+            for member in self.members.values():
+                member.listen()
+            try:
+                population.epoch(list(self.members.values()))
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                for told in self.told.values():
+                    told.end(self.trainable.end_by(error, self.share))
+            alive()
+            joined = list(self._agree())
+            for start, member in list(self.members.items()):
+                if member.result is not None:
+                    self.told[start].end(self._finish[start](member.result))
+            if any(told.reports for told in self.told.values()):
+                joined += self._agree()
+            if joined:
+                give_back(device)
+                self._join(joined, data, scratch)
+
+    # ------------------------------------------------------------------------------------------------ one trial
+
+    def _join(self, configs: Sequence[Mapping[str, Any]], data: SharedData, scratch: Path) -> None:
+        for config in configs:
+            start = int(config["start"])
+            told = self.told[start] = Told(start)
+            try:
+                self._begin(start, config, data, scratch / f"{start}", told)
+            except (AnyoError, ValidationError, RuntimeError, OSError) as error:
+                told.end(self.trainable.end_by(error, self.share))
+
+    def _begin(self, start: int, config: Mapping[str, Any], data: SharedData, scratch: Path, told: Told) -> None:
+        trainable, folder = self.trainable, str(config["folder"])
+        log = self._logs.setdefault(start, ExitStack()).enter_context(trainable.log_file(folder, listen=False))
+
+        def report(epoch: int, metrics: Mapping[str, float]) -> None:
+            told.reports.append(trainable.epoch_report(epoch, metrics))
+            log.keep()
+
+        def listen() -> None:
+            self._handler.stream = log.stream  # `setStream` flushes, which every step would pay for
+
+        listen()
+        settings = trainable.settings_of(config["values"], self.share)
+        checkpoint = trainable.checkpoint_of(settings, folder)
+        fitting, finish = prepare_stage(trainable.stage, settings, data, report, checkpoint)
+        member = TrialMember(config, fitting, told, listen, lambda error: trainable.end_by(error, self.share))
+        self.members[start] = member
+        self._finish[start] = lambda result: self._finished(start, finish(result), checkpoint, scratch)
+        member.advance()
+
+    def _finished(self, start: int, trained: Trained, checkpoint: TrialCheckpoint, scratch: Path) -> Report:
+        try:
+            scratch.mkdir(exist_ok=True)
+            return self.trainable.finish(trained, self.members[start].config, checkpoint.note, scratch)
+        except (AnyoError, ValidationError, OSError) as error:
+            return self.trainable.end_by(error, self.share)
+
+    @contextmanager
+    def _all_logs(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._handler.stream = sys.stderr
+            for stack in self._logs.values():
+                stack.close()
+
+    # ------------------------------------------------------------------------------------------------ the driver
+
+    def _agree(self) -> Sequence[Mapping[str, Any]]:
+        """Tell what there is to tell, and let go of whom the driver stops; returns who joins."""
+        self._rounds += 1
+        reports = [[told.start, report] for told in self.told.values() for report in told.reports]
+        tell({"kind": "round", "round": self._rounds, "reports": reports})
+        decided = Decided.read(self.trainable.store, str(self.config["orders"]), self._rounds)
+        if decided is None:
+            raise Superseded
+        for start, told in list(self.told.items()):
+            told.reports.clear()
+            if told.ended or start not in decided.stay:
+                self._forget(start)
+        return decided.joined
+
+    def _forget(self, start: int) -> None:
+        del self.told[start]
+        self.members.pop(start, None)
+        self._finish.pop(start, None)
+        self._handler.stream = sys.stderr
+        self._logs.pop(start, ExitStack()).close()
