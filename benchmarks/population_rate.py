@@ -23,12 +23,12 @@ from src.student.losses import propensity
 from src.student.models import require_network, student_settings
 from src.student.settings import EvaluationSettings
 
-BATCH, STEPS_OF_AN_EPOCH, CANDIDATES, WINDOW = 256, 100, 10, 10
+STEPS_OF_AN_EPOCH, CANDIDATES, WINDOW = 100, 10, 10
 
 
-def random_data(num_items: int, device: torch.device) -> tuple[StudentData, TeachingRows]:
+def random_data(num_items: int, batch: int, device: torch.device) -> tuple[StudentData, TeachingRows]:
     """An epoch of `STEPS_OF_AN_EPOCH` batches with a label for every row; what is learned does not matter here."""
-    random, rows = np.random.default_rng(0), BATCH * STEPS_OF_AN_EPOCH
+    random, rows = np.random.default_rng(0), batch * STEPS_OF_AN_EPOCH
 
     def examples(count: int) -> TensorExamples:
         history = random.integers(0, num_items, (count, WINDOW))
@@ -38,7 +38,7 @@ def random_data(num_items: int, device: torch.device) -> tuple[StudentData, Teac
 
     counts = torch.ones(num_items, dtype=torch.int64, device=device)
     train = examples(rows)
-    data = StudentData(train, examples(BATCH), num_items, WINDOW, propensity(counts).float(), counts)
+    data = StudentData(train, examples(batch), num_items, WINDOW, propensity(counts).float(), counts)
     candidates = torch.tensor(random.integers(0, num_items, (rows + 1, CANDIDATES)), device=device)
     distances = torch.rand(rows + 1, CANDIDATES, device=device)
     item_embedding = torch.randn(num_items, 32, device=device)
@@ -46,13 +46,13 @@ def random_data(num_items: int, device: torch.device) -> tuple[StudentData, Teac
     return data, TeachingRows(slot, candidates, distances, torch.zeros(rows + 1, 0), item_embedding)
 
 
-def members_of(count: int, width: int, data: StudentData, teaching: TeachingRows) -> list[Member]:
+def members_of(count: int, width: int, batch: int, data: StudentData, teaching: TeachingRows) -> list[Member]:
     """The main job's trials: the default student with a ranking term, DRO and item embeddings."""
-    members = []
+    members, loop = [], LoopSettings(ema=0.998, batch_size=batch)
     for place in range(count):
         share = (place + 1) / (count + 1)
         settings = student_settings(
-            "transformer", width=width, window=WINDOW, prior="none", dropout=0.3 * share, loop=LoopSettings(ema=0.998)
+            "transformer", width=width, window=WINDOW, prior="none", dropout=0.3 * share, loop=loop
         )
         distill = DistillSettings(lam=share, alpha=share / 2, ed_weight=share, candidate_topk=CANDIDATES)
         _, fit = prepare_distilled(
@@ -71,18 +71,18 @@ def train(population: Population, members: Sequence[Member], steps: int) -> None
 
 
 def rates(
-    num_items: int, width: int, threads: int, counts: Sequence[int], rounds: int, device: torch.device
+    num_items: int, width: int, batch: int, threads: int, counts: Sequence[int], rounds: int, device: torch.device
 ) -> list[float]:
     """Epochs a second of all members together: one after the other first, then in populations of ``counts``.
 
     On a CPU with one thread a second is one of processor time, which other programs do not lengthen.
     """
-    data, teaching = random_data(num_items, device)
+    data, teaching = random_data(num_items, batch, device)
     timed = own_seconds_of if threads == 1 else seconds_of
     kinds: list[tuple[Population, list[Member]]] = []
     with reproducible(threads):
         for count in (1, *counts):
-            kinds.append((Population(), members_of(count, width, data, teaching)))
+            kinds.append((Population(), members_of(count, width, batch, data, teaching)))
         found: list[list[float]] = [[] for _ in kinds]
         for number in range(rounds + 1):
             for place, (population, members) in enumerate(kinds):
@@ -99,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, nargs="+", default=[500, 2000, 10_000], help="V")
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 64], help="D")
+    parser.add_argument("--batch", type=int, default=256, help="B, rows of a step")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--population", type=int, nargs="+", default=[4, 16], help="P")
     parser.add_argument("--rounds", type=int, default=5)
@@ -110,7 +111,7 @@ def main() -> None:
         for num_items in asked.items:
             for width in asked.widths:
                 alone, *together = rates(
-                    num_items, width, threads, asked.population, asked.rounds, torch.device(asked.device)
+                    num_items, width, asked.batch, threads, asked.population, asked.rounds, torch.device(asked.device)
                 )
                 cells = "".join(f" {rate:.2f} ({rate / alone:.2f}x) |" for rate in together)
                 print(f"| {num_items} | {width} | {threads} | {alone:.2f} |{cells}", flush=True)

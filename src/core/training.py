@@ -185,9 +185,9 @@ class Fitting:
         self.randomness = replace(self.randomness, own=own)
         return own
 
-    def alone(self) -> FitResult:
-        """The whole training; raises as `fit`."""
-        step, run = AloneStep(self), self.steps()
+    def alone(self, step: AloneStep | None = None) -> FitResult:
+        """The whole training, by the ordinary step or another one; raises as `fit`."""
+        step, run = step or AloneStep(self), self.steps()
         try:
             rows = next(run)
             while True:
@@ -263,7 +263,7 @@ class Fitting:
                 self.on_step()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class AloneStep:
     """One optimiser step of a fit, and the mean's."""
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from src.core.checkpoints import Checkpoint
 from src.core.data_utils import shuffled_batches
+from src.core.graphs import step_of
 from src.core.seed import reproducible, seed_everything, torch_generator
 from src.core.training import NO_CHECKPOINT, FitResult, Fitting, Report, silent
 from src.distill.data_bridge import TeachingRows
@@ -156,7 +157,7 @@ def train_distilled(
         model, fitting = prepare_distilled(
             student_settings, settings, active, evaluation, data, teaching, seed, report, checkpoint
         )
-        result = fitting.alone()
+        result = fitting.alone(step_of(fitting, student_settings.graphs))
         return DistillRun(model.fold(), result)
 
 

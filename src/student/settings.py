@@ -90,6 +90,13 @@ class NetworkSettings(StudentSettings):
             "(transformer; where the source has whole user sequences)"
         ),
     ] = "last"
+    graphs: Annotated[
+        Literal["auto", "off"],
+        Field(
+            description="auto: on a GPU, a step's forward and backward pass is captured as a CUDA graph where that is "
+            "possible: the same numbers in fewer launches"
+        ),
+    ] = "off"
     learning_rate: Annotated[float, Field(gt=0, description="Adam's learning rate")] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, description="Adam's L2 weight decay")] = 0.0
     loop: Annotated[LoopSettings, Field(description="epochs, batches, early stopping")] = LoopSettings()

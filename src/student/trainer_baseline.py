@@ -11,6 +11,7 @@ from torch import Tensor
 from src.core.checkpoints import Checkpoint
 from src.core.data_utils import shuffled_batches
 from src.core.errors import ArtefactError, ConfigError
+from src.core.graphs import step_of
 from src.core.lazy_adam import LazyAdam
 from src.core.seed import reproducible, seed_everything, torch_generator
 from src.core.training import NO_CHECKPOINT, FitResult, Fitting, Report, silent
@@ -79,7 +80,7 @@ def train_student(
         return fit_closed_form(settings, evaluation, data, report)
     with reproducible(settings.threads):
         student, fitting = prepare_student(settings, evaluation, data, seed, report, checkpoint)
-        return StudentRun(student, fitting.alone())
+        return StudentRun(student, fitting.alone(step_of(fitting, settings.graphs)))
 
 
 def prepare_student(
