@@ -237,7 +237,9 @@ class Dispatcher:
     def _again(self, job: Job, counter: str, reason: str) -> None:
         record = self._search(job).record
         tried = int(record.trials()[job.number].user_attrs.get(counter, 0))
-        if tried >= self.retries:
+        # in a population it may have been another one's memory that was missing
+        among_others = counter == MEMORY_RETRIES and self.room(job) > 1
+        if tried >= self.retries and not among_others:
             self._fail(job, f"{reason} (tried {tried + 1} times)")
             return
         record.note(job.number, {counter: tried + 1})

@@ -104,7 +104,7 @@ class MemberTrials:
                 member.listen()
             try:
                 population.epoch(list(self.members.values()))
-            except RuntimeError as error:
+            except (AnyoError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
                 for told in self.told.values():

@@ -153,3 +153,27 @@ def test_a_full_disk_at_the_start_of_a_trial_halts(drive: Drive, monkeypatch: py
     monkeypatch.setattr(executor, "remember_children", full)
     Watch().on_trial_start(1, [], FakeTrial("a"))  # type: ignore[arg-type]
     assert drive.dispatcher.halted == "the result folder cannot be written (No space left on device)"
+
+
+def test_a_populations_worker_is_told_who_goes_on_and_who_joins(drive: Drive) -> None:
+    dispatcher = executor.desk().dispatcher
+    dispatcher.places, dispatcher.group, drive.searches[0].trials = 2, lambda values: "numbers", 4
+    searcher, scheduler = StudySearcher(), StudyScheduler()
+    first, config = searcher.suggest("a"), searcher.suggest("b")
+    assert isinstance(first, dict)
+    assert "members" not in first  # the first trial is alone
+    assert isinstance(config, dict)
+    assert [member["number"] for member in config["members"]] == [1, 2]
+    assert config["share"] == 0.25
+    one, two = (member["start"] for member in config["members"])
+    epoch = {"kind": "epoch", "epoch": 1, "objective": 0.5}
+    reports = [[one, epoch], [one, {"kind": "done", "values": [0.5], "attributes": {}}], [two, epoch]]
+    told = result(kind="round", round=1, reports=reports)
+    assert scheduler.on_trial_result(None, FakeTrial("b"), told) == TrialScheduler.CONTINUE  # type: ignore[arg-type]
+    decided = json.loads(drive.store.read(config["orders"]) or b"")
+    assert (decided["round"], decided["stay"]) == (1, [two])
+    assert [member["number"] for member in decided["joined"]] == [3]
+    assert drive.states() == ["RUNNING", "COMPLETE", "RUNNING", "RUNNING"]
+    # a worker that dies leaves its open trials to others
+    scheduler.on_trial_error(None, FakeTrial.ended_by("b", ActorDiedError(), drive.folder))  # type: ignore[arg-type]
+    assert [job.number for job in dispatcher.together()] == [2, 3]

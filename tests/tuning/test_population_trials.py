@@ -15,7 +15,7 @@ import torch
 from optuna.trial import FrozenTrial
 from torch import Tensor, nn
 
-from src.core.errors import ConfigError, TrainingFailed
+from src.core.errors import ConfigError, OutOfMemory, TrainingFailed
 from src.core.training import FitResult, Fitting, LoopSettings
 from src.data.dataset import load_dataset
 from src.data.teacher_outputs import TeacherOutputs
@@ -243,8 +243,9 @@ class ToyTrials:
     tuning: TuningSettings
     monkeypatch: pytest.MonkeyPatch
     trained: list[tuple[int, int]] = field(default_factory=list)
-    #: trials that fail at their second epoch
+    #: trials that fail at their second epoch, by what
     failing: tuple[int, ...] = ()
+    error: type[Exception] = TrainingFailed
     places: int = 3
     crews: list[Crew] = field(default_factory=list)
 
@@ -299,7 +300,7 @@ class ToyTrials:
         def evaluate() -> dict[str, float]:
             epoch = fitting.progress.epoch + 1
             if number in self.failing and epoch == 2:
-                raise TrainingFailed("it diverged")
+                raise self.error("it diverged")
             self.trained.append((number, epoch))
             return {"ndcg_20": value(settings.values, epoch)}
 
@@ -361,6 +362,18 @@ def test_free_places_are_filled_and_one_that_fails_ends_alone(tmp_path: Path, mo
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 3
     assert trials[2].user_attrs["failure"] == "it diverged"
     assert set(toy.trained) == {(n, e) for n in range(6) for e in range(1, EPOCHS + 1) if n != 2 or e == 1}
+    assert len(toy.trained) == len(set(toy.trained))
+
+
+def test_out_of_memory_brings_all_back_in_half_the_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuning = TuningSettings(sampler="random", pruner="none")
+    toy = ToyTrials(tmp_path / "a", tuning, monkeypatch, failing=(2,), error=OutOfMemory, places=4)
+    monkeypatch.setattr(ToyTrials, "_group", staticmethod(lambda values: "one"))
+    trials = toy.run(trials=5).trials()
+    # whose fault it was is known when it is alone
+    crews = [[job.number for job in crew.jobs] for crew in toy.crews]
+    assert crews == [[0], [1, 2, 3, 4], [1, 2], [3, 4], [1], [2]]
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2 + ["FAIL"] + ["COMPLETE"] * 2
     assert len(toy.trained) == len(set(toy.trained))
 
 
