@@ -27,10 +27,9 @@ from pathlib import Path
 import psutil
 import torch
 
+from src.config.reading import read_settings
 from src.core.checkpoints import FileCheckpoint
 from src.core.logging import log_to
-from src.exp.door import read_settings
-from src.exp.searching import SearchSettings
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
@@ -39,6 +38,7 @@ from src.tuning.search import SearchPlan, Workplace, prepare_space, run_search
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.shared_data import SharedData
 from src.tuning.stage_functions import train_stage
+from src.tuning.stage_search import SearchSettings
 
 
 def trials_of(settings: ExperimentSettings, tuning: TuningSettings, count: int) -> SearchPlan:

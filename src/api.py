@@ -329,10 +329,10 @@ def tune_distill(
         TrainingFailed: training cannot go on.
     """
     # Hydra, Ray and Optuna: what only reads results does without them
+    from src.config.reading import RUN_DIR, format_value, groups
     from src.core.logging import log_to
     from src.distill.settings import terms
     from src.distill.teachers import TITLES
-    from src.exp.door import RUN_DIR, format_value, groups
     from src.exp.tune_distill import ENTRY
 
     of_llm = teacher in groups(ENTRY.config_name)["teacher"]

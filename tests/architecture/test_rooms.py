@@ -47,7 +47,7 @@ def test_a_worker_that_trains_students_loads_no_language_model() -> None:
 
 
 def test_a_run_without_a_teacher_loads_no_language_model() -> None:
-    names = ["src.exp.run_student_baseline", "src.exp.checks", "src.pipeline.runs"]
+    names = ["src.exp.run_student_baseline", "src.pipeline.preflight", "src.pipeline.runs"]
     done = import_without(["transformers", "peft", "tokenizers"], names)
     assert done.returncode == 0, done.stderr
 

@@ -17,12 +17,15 @@ from hydra.core.config_store import ConfigStore
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from src.cli.help import rows, show_keys
+from src.config import descriptions, reading
+from src.config.base_configs import SCHEMAS, description, loaded, prepare, register
+from src.config.descriptions import VARIANTS, describe, describe_command, note, plain, settings_kinds
+from src.config.reading import CONF, compose_plain, groups, read_settings, to_settings
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
 from src.core.settings import STRICT
 from src.exp import (
-    descriptions,
-    door,
     export,
     recommend,
     run_distill,
@@ -34,13 +37,9 @@ from src.exp import (
     tune_student,
     tune_teacher,
 )
-from src.exp.base_configs import SCHEMAS, description, loaded, prepare, register
-from src.exp.descriptions import VARIANTS, describe, describe_command, note, plain, settings_kinds
-from src.exp.door import CONF, compose_plain, groups, read_settings, to_settings
-from src.exp.help import rows, show_keys
-from src.exp.search_settings import TuneSettings
 from src.pipeline import settings as settings_module
 from src.pipeline.settings import ExperimentSettings, RuntimeSettings
+from src.tuning.search_settings import TuneSettings
 from tests.config.field_reads import Program
 
 MODULES = (
@@ -395,13 +394,13 @@ def grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
-    monkeypatch.setattr(door, "CONF", tmp_path)
+    monkeypatch.setattr(reading, "CONF", tmp_path)
     monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
     shapes = lambda: (Kind, {"round": Round, "square": Square})  # noqa: E731
     monkeypatch.setattr(descriptions, "VARIANTS", [*VARIANTS, shapes])
     register(describe_command(Grown))
     yield
-    for kept in (groups, door._known_keys, door._content):
+    for kept in (groups, reading._known_keys, reading._content):
         kept.cache_clear()
 
 

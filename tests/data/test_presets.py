@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from src.config.reading import read_settings
 from src.core.paths import REPOSITORY
 from src.data.dataset import load_dataset
 from src.data.settings import DatasetSettings
-from src.exp.door import read_settings
 from src.pipeline.settings import ExperimentSettings
 from tests.data.toy_sources import ITEMS, SOURCES, Row, toy_log
 

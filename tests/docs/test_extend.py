@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-import src.exp.base_configs as base_configs
-import src.exp.door as door
+import src.config.base_configs as base_configs
+import src.config.reading as reading
 import src.student.architectures as architectures_package
+from src.config.descriptions import describe_command
+from src.config.reading import format_value, read_settings
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY, read_json
-from src.exp.checks import check_experiment
-from src.exp.descriptions import describe_command
-from src.exp.door import format_value, read_settings
 from src.pipeline.cache import StageCache
+from src.pipeline.preflight import check_experiment
 from src.pipeline.runs import run_distill, run_student_baseline
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
@@ -55,13 +55,13 @@ def write(folder: Path, files: dict[str, str]) -> None:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder where the pages' files are put: its `conf/`, its architectures and its modules are this program's."""
     shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
-    monkeypatch.setattr(door, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(reading, "CONF", tmp_path / "conf")
     monkeypatch.syspath_prepend(tmp_path)
     inside = str(tmp_path / "src" / "student" / "architectures")
     monkeypatch.setattr(architectures_package, "__path__", [*architectures_package.__path__, inside])
     architectures()  # all of this project's register before one more does
     known, modules = dict(ARCHITECTURES), set(sys.modules)
-    for cached in (door.groups, door._known_keys, architectures):
+    for cached in (reading.groups, reading._known_keys, architectures):
         cached.cache_clear()  # type: ignore[attr-defined]
     yield tmp_path
     ARCHITECTURES.clear()
@@ -69,7 +69,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in set(sys.modules) - modules:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
-    for cached in (door.groups, door._known_keys, architectures):
+    for cached in (reading.groups, reading._known_keys, architectures):
         cached.cache_clear()  # type: ignore[attr-defined]
 
 
@@ -233,14 +233,14 @@ import numpy as np, torch
 import src.distill.terms as package
 place = Path(sys.argv[1])
 package.__path__.append(str(place / "src" / "distill" / "terms"))
-import src.exp.base_configs as base_configs
-import src.exp.door as door
-door.CONF = place / "conf"
+import src.config.base_configs as base_configs
+import src.config.reading as reading
+reading.CONF = place / "conf"
 from dataclasses import replace
 from src.distill.data_bridge import align
 from src.distill.settings import ActiveSettings, terms
 from src.distill.trainer_distill import train_distilled
-from src.exp.door import read_settings
+from src.config.reading import read_settings
 from src.pipeline.settings import ExperimentSettings
 from src.student.datamodule import StudentData
 from src.student.settings import EvaluationSettings

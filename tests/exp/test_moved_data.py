@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from src.cli.entry import Entry, Work
+from src.cli.resume import RESUMABLE
 from src.core.logging import log_to
-from src.exp import student_search
-from src.exp.entry import Entry, Work
-from src.exp.resume import RESUMABLE
-from src.exp.search_settings import SearchSettings
-from src.exp.searching import Prepared, check_resumed, driving
 from src.pipeline.run_folder import RunFolder
+from src.tuning import student_search
 from src.tuning.journal import open_journal
 from src.tuning.search import plan_search, searched_content
+from src.tuning.search_settings import SearchSettings
+from src.tuning.stage_search import Prepared, check_resumed, driving
 
 SMALL = [
     "dataset=recbole", "dataset.name=toys", "dataset.root=a", "dataset.min_users=2", "dataset.min_items=2",

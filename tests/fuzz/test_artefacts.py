@@ -27,6 +27,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
+from src.cli.resume import RESUMABLE, previous_resumes, read_begun, read_resumed
+from src.config.reading import expand_params, nested_plain, read_settings
 from src.core.checkpoints import pack, unpack
 from src.core.errors import AnyoError
 from src.core.paths import MANIFEST, write_json
@@ -37,9 +39,6 @@ from src.data.id_map import IdMap
 from src.data.teacher_outputs import load_teacher_outputs, save_teacher_outputs
 from src.data.tensor_examples import TensorExamples
 from src.distill.teachers import outputs_from_scores
-from src.exp.door import expand_params, nested_plain, read_settings
-from src.exp.resume import RESUMABLE, previous_resumes, read_begun, read_resumed
-from src.exp.search_settings import SearchSettings
 from src.pipeline import cache
 from src.pipeline.cache import STAGE, StageCache, StageRecord
 from src.pipeline.evaluate_all import FinishedResult
@@ -55,6 +54,7 @@ from src.teacher.settings import ExportSettings, TeacherSettings
 from src.tuning.html_report.sources import read_result
 from src.tuning.journal import JOURNAL, read_journal
 from src.tuning.processes import end_survivors
+from src.tuning.search_settings import SearchSettings
 from src.tuning.shared_data import SharedData
 from src.tuning.space_document import load_search_space
 from src.tuning.store import Store, own_store

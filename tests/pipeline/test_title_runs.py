@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from src.config.reading import nested_plain
 from src.core.paths import require_finished
 from src.data.candidates import draw_candidate_lists, load_candidates
 from src.data.teacher_outputs import load_teacher_outputs
-from src.exp.door import nested_plain
 from src.pipeline import evaluate_all
 from src.pipeline.evaluate_all import EvaluateSettings, check_results, run_eval_all
 from src.pipeline.final import Comparison, closed_form_contestants

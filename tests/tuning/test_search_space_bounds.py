@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from src.config.reading import read_settings
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
 from src.distill.settings import terms
-from src.exp.door import read_settings
-from src.exp.search_settings import TuneSettings
-from src.exp.searching import experiment
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.applied import plain
 from src.tuning.ranges import range_problem
 from src.tuning.read_keys import read_where
 from src.tuning.search import prepare_space
+from src.tuning.search_settings import TuneSettings
 from src.tuning.search_space import (
     CategoricalParameter,
     FloatParameter,
@@ -27,6 +26,7 @@ from src.tuning.search_space import (
 )
 from src.tuning.settings import TuningSettings
 from src.tuning.space_document import load_search_space
+from src.tuning.stage_search import experiment
 
 
 @pytest.fixture(scope="module")

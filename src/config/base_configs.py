@@ -4,8 +4,8 @@ Every group of a command (a field that holds settings) gets the option `base`, w
 begin, and the command's own keys become the config `_<name>`, with which its file in `conf/` begins. A file holds only
 what differs. Settings of several kinds (see `VARIANTS`) get one base a kind, `_<kind>`, in place of `base`.
 
-The settings are described once (see `src.exp.descriptions`) and kept in `data/cache/base_configs` until a source file
-changes, so that help and the answer to a typo import neither them nor torch.
+The settings are described once (see `src.config.descriptions`) and kept in `data/cache/base_configs` until a source
+file changes, so that help and the answer to a typo import neither them nor torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hydra.core.config_store import ConfigStore
 from src.core.paths import REPOSITORY, write_bytes
 
 if TYPE_CHECKING:
-    from src.exp.descriptions import CommandDescription
+    from src.config.descriptions import CommandDescription
 
 S = TypeVar("S")
 
@@ -53,10 +53,10 @@ SCHEMAS: Mapping[str, Named[Any]] = {
     "config": Named("src.pipeline.settings:ExperimentSettings"),
     "describe": Named("src.data.settings:DescribeSettings"),
     "evaluate": Named("src.pipeline.settings:EvaluateSettings"),
-    "teach": Named("src.exp.teach_settings:TeachSettings"),
-    "tune": Named("src.exp.search_settings:TuneSettings"),
-    "tune_student": Named("src.exp.search_settings:SearchSettings"),
-    "tune_teacher": Named("src.exp.search_settings:SearchSettings"),
+    "teach": Named("src.pipeline.teach_settings:TeachSettings"),
+    "tune": Named("src.tuning.search_settings:TuneSettings"),
+    "tune_student": Named("src.tuning.search_settings:SearchSettings"),
+    "tune_teacher": Named("src.tuning.search_settings:SearchSettings"),
     "use/export": Named("src.serving.export:ExportStudentSettings"),
     "use/recommend": Named("src.serving.recommend:RecommendSettings"),
     "use/serve": Named("src.serving.serve:ServeSettings"),
@@ -102,7 +102,7 @@ def description(config_name: str) -> CommandDescription:
     place, key = CACHE / f"{config_name}.json", _key()
     found = _read(place, key)
     if found is None:
-        from src.exp.descriptions import describe_command  # pydantic, and all that the settings import
+        from src.config.descriptions import describe_command  # pydantic, and all that the settings import
 
         found = describe_command(SCHEMAS[config_name].load())
         body = json.dumps(found)

@@ -9,11 +9,11 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from src.config.reading import expand_params, format_value, nested_plain, read_settings
 from src.core.errors import ConfigError
-from src.exp.door import expand_params, format_value, nested_plain, read_settings
-from src.exp.search_settings import TuneSettings
 from src.pipeline.evaluate_all import EvaluateSettings
 from src.pipeline.settings import ExperimentSettings
+from src.tuning.search_settings import TuneSettings
 
 
 def read(*arguments: str) -> ExperimentSettings:

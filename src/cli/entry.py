@@ -19,12 +19,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 from rich.markup import escape
 
-from src.core.errors import HUNG_UP, TERMINATED, AnyoError, ConfigError, Paused, ProblemsFound
-from src.core.logging import console, get_logger, log_to, say_last
-from src.core.paths import MANIFEST, disk_is_full, reserve_folder
-from src.core.streams import steady_standard_streams
-from src.exp.base_configs import Named, description, loaded
-from src.exp.door import (
+from src.cli.help import CFG, Question, question, show_help, show_keys
+from src.cli.resume import log_resume, read_resumed, remember_command, resume_argument
+from src.config.base_configs import Named, description, loaded
+from src.config.reading import (
     RUN_DIR,
     config_place,
     expand_params,
@@ -34,9 +32,11 @@ from src.exp.door import (
     read_config,
     read_settings,
 )
-from src.exp.help import CFG, Question, question, show_help, show_keys
-from src.exp.replay import Origin, started_from
-from src.exp.resume import log_resume, read_resumed, remember_command, resume_argument
+from src.config.replay import Origin, started_from
+from src.core.errors import HUNG_UP, TERMINATED, AnyoError, ConfigError, Paused, ProblemsFound
+from src.core.logging import console, get_logger, log_to, say_last
+from src.core.paths import MANIFEST, disk_is_full, reserve_folder
+from src.core.streams import steady_standard_streams
 from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
 
 _log = get_logger(__name__)

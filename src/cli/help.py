@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from src.config.reading import groups, unknown, written
 from src.core.errors import ConfigError
 from src.core.logging import console
-from src.exp.door import groups, unknown, written
 
 if TYPE_CHECKING:
-    from src.exp.descriptions import SettingsDescription
+    from src.config.descriptions import SettingsDescription
 
 HELP, CFG = "--help", "--cfg"
 #: `--help all`: every key

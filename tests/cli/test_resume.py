@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 import yaml
 
+from src.cli.entry import Entry, Work
+from src.cli.resume import RESUMABLE, previous_resumes, read_resumed
+from src.config.replay import REPLAY_HEADING, chosen_options, replay_keys
 from src.core.errors import ArtefactError, ConfigError
 from src.core.logging import log_to
 from src.core.paths import MANIFEST
-from src.exp.entry import Entry, Work
-from src.exp.replay import REPLAY_HEADING, chosen_options, replay_keys
-from src.exp.resume import RESUMABLE, previous_resumes, read_resumed
-from src.exp.search_settings import SearchSettings
-from src.exp.searching import experiment
 from src.pipeline.run_folder import LOCK, RunFolder, single_driver
 from src.tuning.journal import open_journal
+from src.tuning.search_settings import SearchSettings
+from src.tuning.stage_search import experiment
 
 STARTED = ["student=gru4rec", "student.width=8", "trials=3", "seed=7"]
 

@@ -21,10 +21,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from src.config.base_configs import Named, loaded, prepare
 from src.core.documents import parse_yaml, read_document
 from src.core.errors import ArtefactError, ConfigError, Problem
 from src.core.paths import REPOSITORY
-from src.exp.base_configs import Named, loaded, prepare
 
 CONF = REPOSITORY / "conf"
 PARAMS = "params"
@@ -336,7 +336,7 @@ def to_settings(content: Mapping[str, Any], schema: type[S], base: str) -> S:
 
 def nested_plain(settings: Any) -> dict[str, Any]:
     """Settings as nested plain data, as YAML shows them (paths as text, tuples as lists)."""
-    from src.exp.descriptions import plain
+    from src.config.descriptions import plain
 
     nested: dict[str, Any] = plain(settings)
     return nested

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from src.cli.resume import previous_resumes
+from src.config.replay import REPLAY_HEADING, replay_keys
 from src.core.errors import ConfigError, Problem, gather
 from src.data.teacher_outputs import TeacherOutputs, Teachings
-from src.exp.replay import REPLAY_HEADING, replay_keys
-from src.exp.resume import previous_resumes
-from src.exp.search_settings import TuneSettings
-from src.exp.searching import Prepared, check_search, driving, search_and_publish
 from src.pipeline.curves import write_curves
 from src.pipeline.final import Comparison, closed_form_contestants
 from src.pipeline.run_folder import RunFolder
@@ -29,7 +27,9 @@ from src.tuning.fair_answer import fair_facts, publish_answer
 from src.tuning.publish import best_student, compare_winner, conclude, facts
 from src.tuning.report import write_tensorboard, write_trials_table
 from src.tuning.search import Workplace, reproduces_baseline
+from src.tuning.search_settings import TuneSettings
 from src.tuning.shared_data import teaching_key
+from src.tuning.stage_search import Prepared, check_search, driving, search_and_publish
 
 
 def _document(settings: TuneSettings) -> str:

@@ -9,14 +9,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from src.cli.resume import SPACE_FILE
+from src.config.replay import REPLAY_HEADING, REPLAY_WITH, replay_keys
 from src.core.errors import ConfigError, gather
 from src.core.paths import MANIFEST
 from src.data.examples import already_open, openings
 from src.data.teacher_outputs import Teachings
-from src.exp.checks import check_experiment
-from src.exp.replay import REPLAY_HEADING, REPLAY_WITH, replay_keys
-from src.exp.resume import SPACE_FILE
-from src.exp.search_settings import SearchSettings
+from src.pipeline.preflight import check_experiment
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import CURVES, describe_data
 from src.pipeline.settings import ExperimentSettings
@@ -37,6 +36,7 @@ from src.tuning.search import (
     warm_trials,
     with_threads,
 )
+from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import SearchSpace, Stage
 from src.tuning.store import Store
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from src.exp.resume import previous_resumes
-from src.exp.search_settings import SearchSettings
-from src.exp.searching import Prepared, check_search, driving, search_and_publish
+from src.cli.resume import previous_resumes
 from src.pipeline.final import Comparison, closed_form_contestants
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import BEST_STUDENT, baseline_contestant
 from src.tuning.publish import best_student, compare_winner, conclude, facts
+from src.tuning.search_settings import SearchSettings
+from src.tuning.stage_search import Prepared, check_search, driving, search_and_publish
 
 
 def check(settings: SearchSettings) -> Prepared:

@@ -1,6 +1,6 @@
 """What the command line says about settings without importing them: names, notes, kinds and defaults as plain data.
 
-Describing imports every settings class, and with them torch; `src.exp.base_configs` keeps the outcome on disk.
+Describing imports every settings class, and with them torch; `src.config.base_configs` keeps the outcome on disk.
 """
 
 from __future__ import annotations

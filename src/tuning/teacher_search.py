@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from src.exp.resume import previous_resumes
-from src.exp.search_settings import SearchSettings
-from src.exp.searching import Prepared, check_search, driving, search_and_publish
+from src.cli.resume import previous_resumes
 from src.pipeline.final import Comparison, closed_form_contestants
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import baseline_contestant
 from src.teacher.objective import objective_of
 from src.teacher.trained import load_trained
 from src.tuning.publish import compare_winner, conclude, facts
+from src.tuning.search_settings import SearchSettings
+from src.tuning.stage_search import Prepared, check_search, driving, search_and_publish
 
 BEST_TEACHER = "teacher"
 

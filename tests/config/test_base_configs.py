@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from src.exp import base_configs, descriptions
-from src.exp.base_configs import SCHEMAS, Named, description, loaded
+from src.config import base_configs, descriptions
+from src.config.base_configs import SCHEMAS, Named, description, loaded
 from src.pipeline.settings import EvaluateSettings
 
 COMMAND = "evaluate"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from src.exp.door import CONF, compose_plain, groups, nested_plain, to_settings
+from src.config.reading import CONF, compose_plain, groups, nested_plain, to_settings
 
 if TYPE_CHECKING:
     from src.pipeline.settings import ExperimentSettings

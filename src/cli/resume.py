@@ -12,12 +12,12 @@ from typing import Any, Generic, TypeVar
 import yaml
 from pydantic.dataclasses import dataclass as document
 
+from src.config.reading import RUN_DIR, absolute, nested_plain, read_settings
+from src.config.replay import Origin
 from src.core.documents import PARTIAL, append_json_line, conform, read_json_lines, read_mapping, read_yaml_mapping
 from src.core.errors import ArtefactError, ConfigError, Problem
 from src.core.logging import get_logger
 from src.core.paths import write_json, write_text
-from src.exp.door import RUN_DIR, absolute, nested_plain, read_settings
-from src.exp.replay import Origin
 from src.pipeline.run_folder import SETTINGS_FILE, journal_locks
 
 _log = get_logger(__name__)

@@ -18,6 +18,10 @@ from typing import Any
 import pytest
 import yaml
 
+from src.cli.entry import LOG, Entry, Work
+from src.cli.help import rows
+from src.config.base_configs import SCHEMAS, description
+from src.config.reading import compose_plain, format_value, groups, read_config, read_settings
 from src.core.errors import ConfigError, TrainingFailed
 from src.core.logging import log_to
 from src.core.paths import MANIFEST, REPOSITORY
@@ -30,10 +34,6 @@ from src.exp import (
     tune_student,
     tune_teacher,
 )
-from src.exp.base_configs import SCHEMAS, description
-from src.exp.door import compose_plain, format_value, groups, read_config, read_settings
-from src.exp.entry import LOG, Entry, Work
-from src.exp.help import rows
 from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
 from src.pipeline.settings import ExperimentSettings
 from tests.pipeline.toy import toy_arguments
@@ -428,7 +428,7 @@ def test_a_heavy_import_would_be_seen(workplace: Path) -> None:
 #: a run that says and logs a lot, as `main` starts it
 TALKATIVE = """
 import logging
-from src.exp.entry import Entry, Work
+from src.cli.entry import Entry, Work
 from src.core.logging import console
 from src.pipeline.settings import ExperimentSettings
 
