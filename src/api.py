@@ -329,7 +329,8 @@ def tune_distill(
         TrainingFailed: training cannot go on.
     """
     # Hydra, Ray and Optuna: what only reads results does without them
-    from src.config.reading import RUN_DIR, format_value, groups
+    from src.config.composition import RUN_DIR, groups
+    from src.config.overrides import format_value
     from src.core.logging import log_to
     from src.distill.settings import terms
     from src.distill.teachers import TITLES

@@ -13,38 +13,28 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Generic, TypeVar
 
-import hydra
 import yaml
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
 from rich.markup import escape
 
 from src.cli.help import CFG, Question, question, show_help, show_keys
 from src.cli.resume import log_resume, read_resumed, remember_command, resume_argument
 from src.config.base_configs import Named, description, loaded
-from src.config.reading import (
-    RUN_DIR,
-    config_place,
-    expand_params,
-    format_value,
-    nested_plain,
-    opened,
-    read_config,
-    read_settings,
-)
-from src.config.replay import Origin, started_from
+from src.config.composition import RUN_DIR
+from src.config.hydra_job import run_as_job
+from src.config.overrides import expand_params
+from src.config.reading import nested_plain, read_config, read_settings
+from src.config.replay import Origin
 from src.core.errors import HUNG_UP, TERMINATED, AnyoError, ConfigError, Paused, ProblemsFound
 from src.core.logging import console, get_logger, log_to, say_last
 from src.core.paths import MANIFEST, disk_is_full, reserve_folder
 from src.core.streams import steady_standard_streams
-from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
+from src.pipeline.run_folder import RunFolder
 
 _log = get_logger(__name__)
 
 S = TypeVar("S")
 P = TypeVar("P")
 LOG = "run.log"
-SETTINGS_HEADING = "everything this run was asked for, paths absolute"
 
 
 @dataclass(frozen=True)
@@ -146,13 +136,13 @@ class Entry(Generic[S]):
         arguments = expand_params(arguments)
         settings, folder_wanted = read_settings(self.config_name, arguments, self.schema)
         prepared = self.check(settings)
-        folder = RunFolder(_own_folder(folder_wanted, arguments))
+        origin = Origin(arguments, Path.cwd())
+        folder = RunFolder(_own_folder(folder_wanted, arguments), replay_keys=origin.replay_keys)
         log_to(folder.path / LOG)
-        folder.write_yaml(SETTINGS_FILE, nested_plain(settings), SETTINGS_HEADING)
+        folder.write_settings(nested_plain(settings))
         if self.resumable:
             remember_command(folder.path, self.command, arguments)
-        origin = Origin(arguments, Path.cwd())
-        self._work(partial(_under_hydra, self.config_name, arguments), settings, prepared, folder, origin)
+        self._work(partial(run_as_job, self.config_name, arguments), settings, prepared, folder)
         return folder.path
 
     def _resume(self, wanted: Path, arguments: list[str]) -> int:
@@ -161,13 +151,13 @@ class Entry(Generic[S]):
             _log.info("%s is finished: nothing is left to do (trials=N adds trials)", wanted)
             console.print(str(wanted), markup=False)
             return 0
-        folder = RunFolder(wanted)
+        folder = RunFolder(wanted, replay_keys=resumed.origin.replay_keys)
         with folder.alone():  # before anything is written: another process may be at work here
             prepared = self.check(resumed.settings)
             self.check_resumed(wanted, prepared)
             log_to(wanted / LOG)
             log_resume(resumed)
-            return self._work(_in_folder, resumed.settings, prepared, folder, resumed.origin)
+            return self._work(_in_folder, resumed.settings, prepared, folder)
 
     def _run(self, settings: S, prepared: Any, folder: RunFolder) -> None:
         try:
@@ -183,10 +173,9 @@ class Entry(Generic[S]):
         settings: S,
         prepared: Any,
         folder: RunFolder,
-        origin: Origin,
     ) -> int:
         """Run in the folder: ``job(folder, work)`` does the work there and returns the error that ended it, or None."""
-        with _signals(bool(self.resumable)), started_from(origin):
+        with _signals(bool(self.resumable)):
             failure = job(folder.path, partial(self._run, settings, prepared, folder))
         if failure is not None:
             _log.debug("".join(traceback.format_exception(failure)))
@@ -251,36 +240,8 @@ def _own_folder(wanted: Path, arguments: list[str]) -> Path:
     return wanted
 
 
-def _under_hydra(
-    config_name: str, arguments: list[str], folder: Path, work: Callable[[], None]
-) -> BaseException | None:
-    """Run ``work`` as a Hydra job in ``folder``, its working directory; returns the error that ended it, or None.
-
-    The arguments are those that `read_settings` has checked, word for word: none of them says anything to Hydra itself
-    but where the folder is.
-    """
-    failure: list[BaseException] = []
-
-    def job(config: DictConfig) -> None:
-        try:
-            work()
-        except (AnyoError, KeyboardInterrupt) as error:
-            # Hydra would print a traceback of its own; the entry shows the message instead
-            failure.append(error)
-
-    overrides = [opened(argument) for argument in arguments if not argument.startswith(f"{RUN_DIR}=")]
-    before, sys.argv = sys.argv, [sys.argv[0], *overrides, f"{RUN_DIR}={format_value(str(folder))}"]
-    GlobalHydra.instance().clear()
-    place, name = config_place(config_name)
-    try:
-        hydra.main(config_path=str(place), config_name=name, version_base="1.3")(job)()
-    finally:
-        sys.argv = before
-    return failure[0] if failure else None
-
-
 def _in_folder(folder: Path, work: Callable[[], None]) -> BaseException | None:
-    """As `_under_hydra` for a folder that has its record already, from which nothing is composed."""
+    """As `run_as_job` for a folder that has its record already, from which nothing is composed."""
     try:
         with chdir(folder):
             work()

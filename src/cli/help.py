@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from src.config.reading import groups, unknown, written
+from src.config.composition import groups
+from src.config.overrides import unknown, written
 from src.core.errors import ConfigError
 from src.core.logging import console
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import yaml
 from pydantic.dataclasses import dataclass as document
 
-from src.config.reading import RUN_DIR, absolute, nested_plain, read_settings
+from src.config.composition import RUN_DIR
+from src.config.reading import absolute, nested_plain, read_settings
 from src.config.replay import Origin
-from src.core.documents import PARTIAL, append_json_line, conform, read_json_lines, read_mapping, read_yaml_mapping
+from src.core.documents import PARTIAL, append_json_line, conform, read_mapping, read_yaml_mapping
 from src.core.errors import ArtefactError, ConfigError, Problem
 from src.core.logging import get_logger
-from src.core.paths import write_json, write_text
-from src.pipeline.run_folder import SETTINGS_FILE, journal_locks
+from src.core.paths import write_json
+from src.pipeline.run_folder import RESUMES, SETTINGS_FILE, SPACE_FILE, RunFolder, journal_locks
 
 _log = get_logger(__name__)
 
@@ -26,9 +26,6 @@ S = TypeVar("S")
 
 RESUME = "resume"
 COMMAND_FILE = "command.json"
-LOG_FILE = "resumes.jsonl"
-#: the search space as it was when the search was started
-SPACE_FILE = "search_space.yaml"
 #: what `resume=FOLDER` may change: how much is searched, with what, and where things lie now; never what is searched
 RESUMABLE = frozenset(
     {
@@ -47,14 +44,6 @@ class Begun:
     command: str
     arguments: list[str]
     cwd: str
-
-
-@document(frozen=True, config=PARTIAL)
-class _Line:
-    """When a search went on, and what was changed."""
-
-    time: str
-    changes: list[str]
 
 
 @dataclass(frozen=True)
@@ -152,14 +141,6 @@ def _copy(key: str, source: dict[str, Any], target: dict[str, Any]) -> None:
 def log_resume(resumed: Resumed[Any]) -> None:
     """A line in `resumes.jsonl`, and the settings as they are now."""
     line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "changes": resumed.changes}
-    append_json_line(resumed.folder / LOG_FILE, line)
+    append_json_line(resumed.folder / RESUMES, line)
     if resumed.changes:
-        heading = "# everything this run was asked for, paths absolute\n"
-        content = yaml.safe_dump(nested_plain(resumed.settings), sort_keys=False, allow_unicode=True)
-        write_text(resumed.folder / SETTINGS_FILE, heading + content)
-
-
-def previous_resumes(folder: Path) -> list[dict[str, Any]]:
-    """When and with what changes a search went on; raises ``ArtefactError`` for a damaged record."""
-    step = "remove the line, or the file: it is a record, which nothing depends on"
-    return [asdict(line) for line in read_json_lines(folder / LOG_FILE, _Line, step)]
+        RunFolder(resumed.folder).write_settings(nested_plain(resumed.settings))

@@ -53,7 +53,7 @@ SCHEMAS: Mapping[str, Named[Any]] = {
     "config": Named("src.pipeline.settings:ExperimentSettings"),
     "describe": Named("src.data.settings:DescribeSettings"),
     "evaluate": Named("src.pipeline.settings:EvaluateSettings"),
-    "teach": Named("src.pipeline.teach_settings:TeachSettings"),
+    "teach": Named("src.pipeline.settings:TeachSettings"),
     "tune": Named("src.tuning.search_settings:TuneSettings"),
     "tune_student": Named("src.tuning.search_settings:SearchSettings"),
     "tune_teacher": Named("src.tuning.search_settings:SearchSettings"),

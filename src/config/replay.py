@@ -1,25 +1,18 @@
-"""`best_params.yaml`: the shortest list of keys from which `run_distill` repeats a trial."""
+"""The shortest list of keys from which a command repeats an experiment: what `best_params.yaml` holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-
-from src.config.reading import CONF, compose_plain, groups, nested_plain, to_settings
+from src.config.composition import compose_choices, compose_plain, groups
+from src.config.reading import nested_plain, to_settings
 
 if TYPE_CHECKING:
     from src.pipeline.settings import ExperimentSettings
 
-#: which command trains the winner of each stage once more
-REPLAY_WITH = {"distill": "run_distill", "student": "run_student_baseline", "teacher": "run_teacher"}
-REPLAY_HEADING = "Replay from the repository's root:\n  python -m src.exp.{command} params={folder}/best_params.yaml"
 _CONFIG = "config"
 
 
@@ -30,18 +23,14 @@ class Origin:
     arguments: Sequence[str]
     base: Path
 
+    def replay_keys(self, settings: ExperimentSettings) -> dict[str, Any]:
+        """Group choices, then every dotted key in which ``settings`` differ from them. Paths are absolute."""
+        from src.pipeline.settings import ExperimentSettings  # torch: not for a command line that is only judged
 
-_origin: ContextVar[Origin] = ContextVar("origin")
-
-
-@contextmanager
-def started_from(origin: Origin) -> Iterator[None]:
-    """Say for the block what the run was started from (a command changes the working directory)."""
-    token = _origin.set(origin)
-    try:
-        yield
-    finally:
-        _origin.reset(token)
+        choices = chosen_options(self.arguments)
+        content, _ = compose_plain(_CONFIG, [f"{group}={option}" for group, option in choices.items()])
+        start = nested_plain(to_settings(content, ExperimentSettings, str(self.base)))
+        return {**choices, **_differences(nested_plain(settings), start)}
 
 
 def chosen_options(arguments: Sequence[str]) -> dict[str, str]:
@@ -52,22 +41,7 @@ def chosen_options(arguments: Sequence[str]) -> dict[str, str]:
     known = groups(_CONFIG)
     pairs = [argument.split("=", 1) for argument in arguments if "=" in argument]
     chosen = {group: value.strip("\"'") for group, value in pairs if value.strip("\"'") in known.get(group, ())}
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        overrides = [f"{group}={option}" for group, option in chosen.items()]
-        composed = compose(_CONFIG, overrides, return_hydra_config=True)
-    return {str(group): str(option) for group, option in composed.hydra.runtime.choices.items() if group in known}
-
-
-def replay_keys(settings: ExperimentSettings) -> dict[str, Any]:
-    """Group choices, then every dotted key in which ``settings`` differ from them. Paths are absolute."""
-    from src.pipeline.settings import ExperimentSettings  # torch: not for a command line that is only judged
-
-    origin = _origin.get()
-    choices = chosen_options(origin.arguments)
-    content, _ = compose_plain(_CONFIG, [f"{group}={option}" for group, option in choices.items()])
-    start = nested_plain(to_settings(content, ExperimentSettings, str(origin.base)))
-    return {**choices, **_differences(nested_plain(settings), start)}
+    return compose_choices(_CONFIG, chosen)
 
 
 def _differences(wanted: dict[str, Any], start: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,8 +12,8 @@ from src.config.base_configs import SCHEMAS
 
 if TYPE_CHECKING:
     from src.pipeline.run_folder import RunFolder
+    from src.pipeline.settings import TeachSettings
     from src.pipeline.stages import Stages
-    from src.pipeline.teach_settings import TeachSettings
 
 EXAMPLES = (
     ("", "the small teacher that is built from the sample data"),

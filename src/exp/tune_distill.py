@@ -28,7 +28,7 @@ EXAMPLES = (
 def work() -> Work[TuneSettings, Any]:
     """The work behind the command; what it needs is imported here, after the command line was judged."""
     from src.tuning.distill_search import check, run
-    from src.tuning.stage_search import check_resumed
+    from src.tuning.preflight import check_resumed
 
     return Work(check, run, check_resumed)
 

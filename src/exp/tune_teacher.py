@@ -25,7 +25,7 @@ EXAMPLES = (
 
 def work() -> Work[SearchSettings, Any]:
     """The work behind the command; what it needs is imported here, after the command line was judged."""
-    from src.tuning.stage_search import check_resumed
+    from src.tuning.preflight import check_resumed
     from src.tuning.teacher_search import check, run
 
     return Work(check, run, check_resumed)

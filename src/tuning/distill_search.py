@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from src.cli.resume import previous_resumes
-from src.config.replay import REPLAY_HEADING, replay_keys
-from src.core.errors import ConfigError, Problem, gather
 from src.data.teacher_outputs import TeacherOutputs, Teachings
 from src.pipeline.curves import write_curves
 from src.pipeline.final import Comparison, closed_form_contestants
-from src.pipeline.run_folder import RunFolder
+from src.pipeline.run_folder import RunFolder, previous_resumes
 from src.pipeline.runs import (
     BEST_STUDENT,
     CURVES,
@@ -24,12 +21,12 @@ from src.tuning.fair import (
     run_fair,
 )
 from src.tuning.fair_answer import fair_facts, publish_answer
-from src.tuning.publish import best_student, compare_winner, conclude, facts
+from src.tuning.preflight import Prepared, check_protocol, check_search
+from src.tuning.publish import best_student, compare_winner, conclude, facts, reproduces_baseline
 from src.tuning.report import write_tensorboard, write_trials_table
-from src.tuning.search import Workplace, reproduces_baseline
 from src.tuning.search_settings import TuneSettings
 from src.tuning.shared_data import teaching_key
-from src.tuning.stage_search import Prepared, check_search, driving, search_and_publish
+from src.tuning.stage_search import alone_with_baseline, search_and_publish
 
 
 def _document(settings: TuneSettings) -> str:
@@ -38,35 +35,23 @@ def _document(settings: TuneSettings) -> str:
 
 def check(settings: TuneSettings) -> Prepared:
     """Everything that can be known to be wrong before training."""
+    check_protocol(settings)
     if settings.protocol == "fair":
-        gather(lambda: _check_fair(settings))
         return check_search(settings, "distill", "fair", check_arms)
     return check_search(settings, "distill", "distill")
-
-
-def _check_fair(settings: TuneSettings) -> None:
-    problems = []
-    if settings.tuning.sampler == "grid":
-        rule = "protocol=fair gives every arm the same number of trials, which their grids do not have"
-        problems.append(Problem("tuning.sampler", "grid", rule, "tpe, random or cmaes"))
-    if settings.warm_start is not None:
-        rule = "protocol=fair starts every arm alike"
-        problems.append(Problem("warm_start", str(settings.warm_start), rule, "leave it out"))
-    if problems:
-        raise ConfigError(problems)
 
 
 def run(settings: TuneSettings, prepared: Prepared, folder: RunFolder) -> None:
     """Stages, search, the winner's artefacts, one look at the test split, the manifest."""
     stages = prepared.stages
-    with driving(settings, stages, folder, _document(settings)) as place:
+    with alone_with_baseline(settings, stages, folder, _document(settings)):
         check_teacher(stages, folder)
         outputs = _teaching(settings, prepared, stages)
         show_teacher(teacher_facts(stages))
         stages.release_teacher()
         write_curves(folder.path / CURVES / "student_baseline", fit_of(stages.baseline).history)
         work = _run_fair if settings.protocol == "fair" else _run_single
-        work(settings, prepared, folder, place, outputs)
+        work(settings, prepared, folder, outputs)
 
 
 def _teaching(settings: TuneSettings, prepared: Prepared, stages: Stages) -> dict[str, TeacherOutputs]:
@@ -80,15 +65,9 @@ def _teaching(settings: TuneSettings, prepared: Prepared, stages: Stages) -> dic
 # ------------------------------------------------------------------------------------------------------- one search
 
 
-def _run_single(
-    settings: TuneSettings,
-    prepared: Prepared,
-    folder: RunFolder,
-    place: Workplace,
-    outputs: Teachings,
-) -> None:
+def _run_single(settings: TuneSettings, prepared: Prepared, folder: RunFolder, outputs: Teachings) -> None:
     stages = prepared.stages
-    outcome = search_and_publish(settings, prepared, folder, place, outputs, BEST_STUDENT)
+    outcome = search_and_publish(settings, prepared, folder, outputs, BEST_STUDENT)
     folder.watch.add("distill_student_train_time", float(outcome.best.user_attrs["seconds"]))
     distilled = best_student(outcome, stages, folder, "distilled")
     contestants = [*closed_form_contestants(stages), baseline_contestant(stages), distilled]
@@ -102,22 +81,15 @@ def _run_single(
 # --------------------------------------------------------------------------------------------------- the fair protocol
 
 
-def _run_fair(
-    settings: TuneSettings,
-    prepared: Prepared,
-    folder: RunFolder,
-    place: Workplace,
-    outputs: Teachings,
-) -> None:
+def _run_fair(settings: TuneSettings, prepared: Prepared, folder: RunFolder, outputs: Teachings) -> None:
     stages = prepared.stages
     with folder.watch.measure("search_time"):
-        fair, models = run_fair(place, stages.settings, prepared.space, settings.trials, stages, outputs)
+        fair, models = run_fair(settings, stages, prepared.space, outputs, folder.path)
     best = best_final(fair)
     arm, seed = str(best.params["arm"]), best.params["seed"]
     seeds = [trial.params["seed"] for trial in fair.finals_of(arm)]
     folder.copy_folder(models[arm][seeds.index(seed)], BEST_STUDENT)
-    heading = REPLAY_HEADING.format(command="run_distill", folder=folder.path)
-    folder.write_yaml("best_params.yaml", replay_keys(fair.final_settings(best)), heading)
+    folder.write_best_params(fair.final_settings(best), "run_distill")
     folder.watch.add("distill_student_train_time", float(best.user_attrs["seconds"]))
     searches = [*fair.arms.values(), fair.finals]
     write_trials_table(folder.path, searches)

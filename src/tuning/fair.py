@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 from rich.table import Table
 
@@ -27,8 +28,10 @@ from src.pipeline.stages import Stages
 from src.tuning.applied import apply_values, configured_trial
 from src.tuning.arms import STUDENT, Arm, arms_of, fixed_values, space_of
 from src.tuning.dispatch import Search
+from src.tuning.identity import content_of
 from src.tuning.journal import open_journal
-from src.tuning.search import SearchPlan, Workplace, Workshop, content_of, open_workshop, winner
+from src.tuning.search import SearchSession, open_search, open_session, winner
+from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import CategoricalParameter, IntParameter, SearchSpace, Value
 
 FAIR = "fair.json"
@@ -64,36 +67,39 @@ class FairSearch:
 
 
 def run_fair(
-    place: Workplace, settings: ExperimentSettings, space: SearchSpace, trials: int, stages: Stages,
-    outputs: Teachings,
-) -> tuple[FairSearch, dict[str, list[Path]]]:  # fmt: skip
+    settings: SearchSettings, stages: Stages, space: SearchSpace, outputs: Teachings, folder: Path
+) -> tuple[FairSearch, dict[str, list[Path]]]:
     """Search every arm, train the finals; returns them and each arm's final models by seed, in the result folder.
 
     Raises ``TrainingFailed`` when an arm has no completed trial, ``Paused`` when it was ended before the end.
     """
-    fair = _open(place, settings, space, trials, content_of(stages, outputs))
-    probe = configured_trial(space, settings)
-    with open_workshop(place, stages, outputs, space, probe) as shop:
-        shop.work_through(list(fair.arms.values()))
+    fair = _open(settings, stages.settings, space, content_of(stages, outputs), open_journal(folder))
+    probe = configured_trial(space, stages.settings)
+    with open_session(settings, folder, stages, outputs, space, probe) as session:
+        session.work_through(list(fair.arms.values()))
         for search in fair.arms.values():
             winner(search)
-        shop.work_through([fair.finals])
-        return fair, {arm.name: _models(shop, fair, arm, place.folder) for arm in fair.described}
+        session.work_through([fair.finals])
+        return fair, {arm.name: _models(session, fair, arm, folder) for arm in fair.described}
 
 
 def _open(
-    place: Workplace, settings: ExperimentSettings, space: SearchSpace, trials: int, content: Mapping[str, str]
+    asked: SearchSettings,
+    settings: ExperimentSettings,
+    space: SearchSpace,
+    content: Mapping[str, str],
+    storage: BaseStorage,
 ) -> FairSearch:
-    storage, tuning = open_journal(place.folder), place.tuning
+    tuning = asked.tuning
     described = arms_of(space, settings)
     off = {arm.name: fixed_values(arm, settings) for arm in described}
     arms: dict[str, Search] = {}
     for arm in described:
         own = space_of(arm, space)
-        plan = SearchPlan(
-            arm.name, settings, own, trials, [configured_trial(own, settings)], 1, f"{arm.name}/", content
+        first, values = [configured_trial(own, settings)], _values_with(off[arm.name])
+        arms[arm.name] = open_search(
+            storage, settings, tuning, content, arm.name, own, first, values, asked.trials, 1, f"{arm.name}/"
         )
-        arms[arm.name] = plan.open(storage, tuning, _values_with(off[arm.name]))
     # never the seed that chose the configuration: its trial was the luckiest of many
     seeds = range(settings.seed + 1, settings.seed + 1 + tuning.seeds)
     final_space = SearchSpace(
@@ -105,14 +111,15 @@ def _open(
         },
     )
     grid = final_space.grid()
-    plan = SearchPlan(FINALS, settings, final_space, len(grid), grid, len(grid), f"{FINALS}/", content)
     _check_not_raised(arms, storage)
     found: dict[str, FairSearch] = {}
 
     def final_values(trial: FrozenTrial) -> dict[str, Value]:
         return {**found["fair"].values_of(str(trial.params[ARM])), SEED: trial.params[SEED]}
 
-    finals = plan.open(storage, tuning, final_values)
+    finals = open_search(
+        storage, settings, tuning, content, FINALS, final_space, grid, final_values, len(grid), len(grid), f"{FINALS}/"
+    )
     finals.keep = len(grid)
     found["fair"] = FairSearch(arms, described, finals, off, settings)
     return found["fair"]
@@ -132,14 +139,14 @@ def _values_with(off: Mapping[str, Value]) -> Any:
     return lambda trial: {**trial.params, **off}
 
 
-def _models(shop: Workshop, fair: FairSearch, arm: Arm, folder: Path) -> list[Path]:
+def _models(session: SearchSession, fair: FairSearch, arm: Arm, folder: Path) -> list[Path]:
     """The final models of an arm. They lie in the result folder; those of a bucket are copied there."""
     models = []
     for trial in fair.finals_of(arm.name):
-        source = shop.fetch(fair.finals, trial.number)
-        if shop.store.local is None:
+        source = session.fetch(fair.finals, trial.number)
+        if session.store.local is None:
             target = folder / "finals" / f"{arm.name}_{trial.params[SEED]}"
-            shop.store.download(f"{fair.finals.folder(trial.number)}/model", target)
+            session.store.download(f"{fair.finals.folder(trial.number)}/model", target)
             source = target
         models.append(source)
     return models

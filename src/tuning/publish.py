@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from optuna.trial import TrialState
+
 from src.core.data_utils import fingerprint
-from src.core.logging import console
+from src.core.logging import console, get_logger
 from src.evaluation.comparison import Ranked, row
 from src.evaluation.verdict import ONE_TRAINING, judge_search
 from src.pipeline.final import Comparison, Contestant, write_comparison, write_segments
@@ -20,6 +22,9 @@ from src.tuning.dispatch import states
 from src.tuning.finalists import told
 from src.tuning.html_report import write_report
 from src.tuning.search import SearchOutcome
+from src.tuning.study import Record
+
+_log = get_logger(__name__)
 
 
 def best_student(outcome: SearchOutcome, stages: Stages, folder: RunFolder, name: str) -> Contestant:
@@ -102,3 +107,19 @@ def conclude(stages: Stages, folder: RunFolder, kind: str, found: Mapping[str, A
         write_report(folder.path, manifest)
 
     finish(stages, folder, kind, found, last)
+
+
+def reproduces_baseline(stages: Stages, record: Record) -> bool | None:
+    """Whether the first trial, without distillation, gave the baseline's metrics to the last digit; None for a grid."""
+    if record.settings.sampler == "grid":
+        return None
+    first = record.trials()[0]
+    baseline: dict[str, Any] = fit_of(stages.baseline).best_metrics
+    if first.state != TrialState.COMPLETE:
+        _log.warning("the no-distillation trial did not complete: %s", first.user_attrs.get("failure"))
+        return False
+    found = first.user_attrs["metrics"]
+    same = all(found[name] == value for name, value in baseline.items())
+    if not same:
+        _log.warning("the no-distillation trial differs from the baseline: %s against %s", found, baseline)
+    return same

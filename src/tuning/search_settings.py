@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,3 +46,11 @@ class TuneSettings(SearchSettings):
         Literal["single", "fair"],
         Field(description="single: one search for the best student; fair: arms with equal budgets, several seeds"),
     ] = "single"
+
+
+def experiment(settings: SearchSettings) -> ExperimentSettings:
+    """The settings without the search. A trial computes with as many threads as it occupies cores, and so does the
+    baseline, which a trial repeats."""
+    values = {field.name: getattr(settings, field.name) for field in fields(ExperimentSettings)}
+    threads = max(1, int(settings.tuning.cpu_per_trial))
+    return ExperimentSettings(**{**values, "student": replace(settings.student, threads=threads)})

@@ -1,108 +1,41 @@
-"""What the tune_* commands share: their checks, and what a search leaves."""
+"""What the searches over student, teacher and distillation share: how they begin, and what one search leaves."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
 
-from src.cli.resume import SPACE_FILE
-from src.config.replay import REPLAY_HEADING, REPLAY_WITH, replay_keys
-from src.core.errors import ConfigError, gather
+from src.core.errors import ConfigError
 from src.core.paths import MANIFEST
 from src.data.examples import already_open, openings
 from src.data.teacher_outputs import Teachings
-from src.pipeline.preflight import check_experiment
-from src.pipeline.run_folder import RunFolder
+from src.pipeline.run_folder import SPACE_FILE, RunFolder
 from src.pipeline.runs import CURVES, describe_data
-from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
-from src.tuning.ray_session import check_ray
+from src.tuning.preflight import Prepared, space_document
 from src.tuning.report import write_tensorboard, write_trials_table
-from src.tuning.resources import check_gpu
-from src.tuning.search import (
-    SearchOutcome,
-    Workplace,
-    check_content,
-    check_resources,
-    content_of,
-    plan_search,
-    prepare_space,
-    run_search,
-    space_document,
-    warm_trials,
-    with_threads,
-)
+from src.tuning.search import SearchOutcome, first_trials, run_search
 from src.tuning.search_settings import SearchSettings
-from src.tuning.search_space import SearchSpace, Stage
-from src.tuning.store import Store
 
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """What `check_search` found out."""
-
-    stages: Stages
-    space: SearchSpace
-    warm: Path | None
-
-
-def experiment(settings: SearchSettings) -> ExperimentSettings:
-    """The settings without the search, with as many threads as a trial has cores."""
-    values = {field.name: getattr(settings, field.name) for field in fields(ExperimentSettings)}
-    return with_threads(ExperimentSettings(**values), settings.tuning)
-
-
-def check_threads(settings: SearchSettings) -> None:
-    """Raises ``ConfigError`` when the student's threads were set to something else than its share of the cores."""
-    wanted, given = experiment(settings).student.threads, settings.student.threads
-    if given not in (1, wanted):
-        rule = f"in a search a trial computes with as many threads as it occupies cores ({wanted})"
-        raise ConfigError.one("student.threads", given, rule, f"tuning.cpu_per_trial={given}")
-
-
-def check_search(settings: SearchSettings, stage: Stage, document: str, extra: Any = None) -> Prepared:
-    """Everything that can be known to be wrong before training. ``extra(space, experiment)`` may look for more."""
-    if settings.resume is not None:  # on the command line it is dealt with before anything is composed
-        rule = "is an argument of its own: it brings all other settings with it"
-        raise ConfigError.one("resume", str(settings.resume), rule, f"resume={settings.resume} on the command line")
-    found: dict[str, Any] = {}
-    asked = experiment(settings)
-
-    def space() -> None:
-        found["space"] = prepare_space(asked, settings.tuning, stage, document)
-        if extra is not None:
-            extra(found["space"], asked)
-        if settings.warm_start is not None and settings.tuning.sampler == "grid":
-            rule = "a grid has its points already"
-            raise ConfigError.one("warm_start", str(settings.warm_start), rule, "leave one of the two out")
-        if settings.warm_start is not None:
-            warm_trials(settings.warm_start, found["space"], settings.tuning.warm_start_trials)
-
-    def stages() -> None:
-        found["stages"] = check_experiment(asked, teacher=stage != "student")
-
-    gather(
-        space,
-        stages,
-        lambda: check_threads(settings),
-        lambda: check_resources(settings.tuning, settings.ray),
-        lambda: check_gpu(settings.tuning, settings.ray, settings.runtime.device),
-        lambda: Store.open(settings.storage) if settings.storage else None,
-        lambda: check_ray(settings.ray, settings.dashboard),
-    )
-    return Prepared(found["stages"], found["space"], settings.warm_start)
+#: which command trains the winner of each stage once more
+REPLAY_WITH = {"distill": "run_distill", "student": "run_student_baseline", "teacher": "run_teacher"}
 
 
 @contextmanager
-def driving(settings: SearchSettings, stages: Stages, folder: RunFolder, document: str) -> Iterator[Workplace]:
-    """The frame of every tune_* command: this process alone drives the folder's search; data and baseline are there.
+def alone_with_baseline(settings: SearchSettings, stages: Stages, folder: RunFolder, document: str) -> Iterator[None]:
+    """The frame of every search: this process alone works in the folder; data and baseline are there.
 
-    What a finished folder says is set aside, and the search space is kept beside it. Raises ``ConfigError`` when the
-    search's test split was opened and more is asked, before anything is trained.
+    What a finished folder says is set aside, and the search space is kept beside it.
+
+    Args:
+        settings: what the command was asked for.
+        stages: the experiment.
+        folder: the result folder.
+        document: the stage's own search space in `search_spaces/`, where the settings name none.
+
+    Raises:
+        ConfigError: the search's test split was opened and more is asked; before anything is trained.
     """
     with folder.alone():
         if (folder.path / MANIFEST).exists() and openings(folder.test_record) and not settings.reopen_test:
@@ -112,27 +45,19 @@ def driving(settings: SearchSettings, stages: Stages, folder: RunFolder, documen
             shutil.copyfile(space_document(settings.tuning, document), folder.path / SPACE_FILE)
         describe_data(stages)
         _ = stages.baseline
-        yield Workplace(folder.path, settings.tuning, settings.ray, settings.dashboard, settings.storage)
+        yield
 
 
 def search_and_publish(
-    settings: SearchSettings, prepared: Prepared, folder: RunFolder, place: Workplace, outputs: Teachings,
-    name: str,
-) -> SearchOutcome:  # fmt: skip
+    settings: SearchSettings, prepared: Prepared, folder: RunFolder, outputs: Teachings, name: str
+) -> SearchOutcome:
     """The single search of a stage: the winner's model (as ``name``) and keys, the trials table, the curves."""
-    stages = prepared.stages
-    plan = plan_search(stages.settings, prepared.space, settings.tuning, settings.trials, prepared.warm)
-    with run_search(place, plan, stages, outputs) as outcome:
+    stages, space = prepared.stages, prepared.space
+    first = first_trials(settings, stages.settings, space)
+    with run_search(settings, stages, space, first, outputs, folder.path) as outcome:
         folder.copy_folder(outcome.model_folder, name)
-    command = REPLAY_WITH[outcome.search.record.space.stage]
-    heading = REPLAY_HEADING.format(command=command, folder=folder.path)
-    folder.write_yaml("best_params.yaml", replay_keys(outcome.settings), heading)
+    folder.write_best_params(outcome.settings, REPLAY_WITH[space.stage])
     write_trials_table(folder.path, [outcome.search])
     write_tensorboard(folder.path / CURVES, outcome.search.record)
     folder.watch.add("search_time", outcome.seconds)
     return outcome
-
-
-def check_resumed(folder: Path, prepared: Prepared) -> None:
-    """Raises ``ArtefactError`` when a search was begun in the folder with other data, or its journal is damaged."""
-    check_content(folder, content_of(prepared.stages, {}))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from src.cli.resume import previous_resumes
 from src.pipeline.final import Comparison, closed_form_contestants
-from src.pipeline.run_folder import RunFolder
+from src.pipeline.run_folder import RunFolder, previous_resumes
 from src.pipeline.runs import baseline_contestant
 from src.teacher.objective import objective_of
 from src.teacher.trained import load_trained
+from src.tuning.preflight import Prepared, check_search
 from src.tuning.publish import compare_winner, conclude, facts
 from src.tuning.search_settings import SearchSettings
-from src.tuning.stage_search import Prepared, check_search, driving, search_and_publish
+from src.tuning.stage_search import alone_with_baseline, search_and_publish
 
 BEST_TEACHER = "teacher"
 
@@ -28,10 +28,10 @@ def check(settings: SearchSettings) -> Prepared:
 def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None:
     """Encoder and language model, search, the winner, one look at the test split (the teacher: a sample), manifest."""
     stages = prepared.stages
-    with driving(settings, stages, folder, document(settings)) as place:
+    with alone_with_baseline(settings, stages, folder, document(settings)):
         # what the trials take from the cache is built here, once
         _, _ = stages.encoder, stages.llm_folder
-        outcome = search_and_publish(settings, prepared, folder, place, {}, BEST_TEACHER)
+        outcome = search_and_publish(settings, prepared, folder, {}, BEST_TEACHER)
         best, seed = outcome.settings.teacher, stages.settings.seed
         teacher = load_trained(folder.path / BEST_TEACHER, best, stages.data, stages.device, seed)
         contestants = [*closed_form_contestants(stages), baseline_contestant(stages)]

@@ -21,7 +21,9 @@ import yaml
 from src.cli.entry import LOG, Entry, Work
 from src.cli.help import rows
 from src.config.base_configs import SCHEMAS, description
-from src.config.reading import compose_plain, format_value, groups, read_config, read_settings
+from src.config.composition import compose_plain, groups
+from src.config.overrides import format_value
+from src.config.reading import read_config, read_settings
 from src.core.errors import ConfigError, TrainingFailed
 from src.core.logging import log_to
 from src.core.paths import MANIFEST, REPOSITORY

@@ -12,15 +12,14 @@ import pytest
 import yaml
 
 from src.cli.entry import Entry, Work
-from src.cli.resume import RESUMABLE, previous_resumes, read_resumed
-from src.config.replay import REPLAY_HEADING, chosen_options, replay_keys
+from src.cli.resume import RESUMABLE, read_resumed
+from src.config.replay import chosen_options
 from src.core.errors import ArtefactError, ConfigError
 from src.core.logging import log_to
 from src.core.paths import MANIFEST
-from src.pipeline.run_folder import LOCK, RunFolder, single_driver
+from src.pipeline.run_folder import LOCK, RunFolder, previous_resumes, single_driver
 from src.tuning.journal import open_journal
-from src.tuning.search_settings import SearchSettings
-from src.tuning.stage_search import experiment
+from src.tuning.search_settings import SearchSettings, experiment
 
 STARTED = ["student=gru4rec", "student.width=8", "trials=3", "seed=7"]
 
@@ -74,7 +73,7 @@ def test_a_search_goes_on_with_its_settings_in_its_folder(found: Path) -> None:
     seen: dict[str, Any] = {}
 
     def run(settings: SearchSettings, prepared: object, folder: RunFolder) -> None:
-        seen.update(settings=settings, where=Path.cwd(), keys=replay_keys(experiment(settings)))
+        seen.update(settings=settings, where=Path.cwd(), keys=folder.replay_keys(experiment(settings)))
 
     composed = (found / "config" / "config.yaml").read_bytes()
     assert entry(run).execute([f"resume={found}", "trials=5", "ray.memory_mb=100"]) == 0
@@ -297,5 +296,17 @@ def test_a_folder_that_holds_no_search_of_this_command(found: Path, workplace: P
     assert not (place / LOCK).exists()
 
 
-def test_every_command_that_replays_is_named() -> None:
-    assert REPLAY_HEADING.format(command="run_distill", folder="x").endswith("run_distill params=x/best_params.yaml")
+def test_the_winners_keys_name_the_command_that_repeats_them(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path, replay_keys=lambda settings: {"student": "gru4rec", "seed": 7})
+    folder.write_best_params(None, "run_distill")  # type: ignore[arg-type]
+    assert (tmp_path / "best_params.yaml").read_text(encoding="utf-8") == (
+        "# Replay from the repository's root:\n"
+        f"#   python -m src.exp.run_distill params={tmp_path}/best_params.yaml\n"
+        "student: gru4rec\nseed: 7\n"
+    )
+
+
+def test_what_no_command_started_cannot_be_replayed(tmp_path: Path) -> None:
+    with pytest.raises(NotImplementedError, match="not started by a command"):
+        RunFolder(tmp_path).write_best_params(None, "run_distill")  # type: ignore[arg-type]
+    assert not (tmp_path / "best_params.yaml").exists()

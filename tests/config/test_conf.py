@@ -18,10 +18,11 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from src.cli.help import rows, show_keys
-from src.config import descriptions, reading
+from src.config import composition, descriptions
 from src.config.base_configs import SCHEMAS, description, loaded, prepare, register
+from src.config.composition import CONF, compose_plain, groups
 from src.config.descriptions import VARIANTS, describe, describe_command, note, plain, settings_kinds
-from src.config.reading import CONF, compose_plain, groups, read_settings, to_settings
+from src.config.reading import read_settings, to_settings
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
 from src.core.settings import STRICT
@@ -394,13 +395,13 @@ def grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
-    monkeypatch.setattr(reading, "CONF", tmp_path)
+    monkeypatch.setattr(composition, "CONF", tmp_path)
     monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
     shapes = lambda: (Kind, {"round": Round, "square": Square})  # noqa: E731
     monkeypatch.setattr(descriptions, "VARIANTS", [*VARIANTS, shapes])
     register(describe_command(Grown))
     yield
-    for kept in (groups, reading._known_keys, reading._content):
+    for kept in (groups, composition.known_keys, composition._content):
         kept.cache_clear()
 
 

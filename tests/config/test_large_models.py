@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from src.config.reading import CONF, read_settings
+from src.config.composition import CONF
+from src.config.reading import read_settings
 from src.pipeline.settings import ExperimentSettings
 from src.teacher.needs import Form, gigabytes, load_of, needs_of, shape_of
 from src.teacher.settings import TeacherSettings

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from src.config.reading import expand_params, format_value, nested_plain, read_settings
+from src.config.overrides import expand_params, format_value
+from src.config.reading import nested_plain, read_settings
 from src.core.errors import ConfigError
 from src.pipeline.evaluate_all import EvaluateSettings
 from src.pipeline.settings import ExperimentSettings

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 import src.config.base_configs as base_configs
-import src.config.reading as reading
+import src.config.composition as composition
 import src.student.architectures as architectures_package
 from src.config.descriptions import describe_command
-from src.config.reading import format_value, read_settings
+from src.config.overrides import format_value
+from src.config.reading import read_settings
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY, read_json
 from src.pipeline.cache import StageCache
@@ -55,13 +56,13 @@ def write(folder: Path, files: dict[str, str]) -> None:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder where the pages' files are put: its `conf/`, its architectures and its modules are this program's."""
     shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
-    monkeypatch.setattr(reading, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(composition, "CONF", tmp_path / "conf")
     monkeypatch.syspath_prepend(tmp_path)
     inside = str(tmp_path / "src" / "student" / "architectures")
     monkeypatch.setattr(architectures_package, "__path__", [*architectures_package.__path__, inside])
     architectures()  # all of this project's register before one more does
     known, modules = dict(ARCHITECTURES), set(sys.modules)
-    for cached in (reading.groups, reading._known_keys, architectures):
+    for cached in (composition.groups, composition.known_keys, architectures):
         cached.cache_clear()  # type: ignore[attr-defined]
     yield tmp_path
     ARCHITECTURES.clear()
@@ -69,7 +70,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in set(sys.modules) - modules:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
-    for cached in (reading.groups, reading._known_keys, architectures):
+    for cached in (composition.groups, composition.known_keys, architectures):
         cached.cache_clear()  # type: ignore[attr-defined]
 
 
@@ -234,8 +235,8 @@ import src.distill.terms as package
 place = Path(sys.argv[1])
 package.__path__.append(str(place / "src" / "distill" / "terms"))
 import src.config.base_configs as base_configs
-import src.config.reading as reading
-reading.CONF = place / "conf"
+import src.config.composition as composition
+composition.CONF = place / "conf"
 from dataclasses import replace
 from src.distill.data_bridge import align
 from src.distill.settings import ActiveSettings, terms

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from src.config.reading import format_value
+from src.config.overrides import format_value
 from src.core.checkpoints import FileCheckpoint
 from src.core.errors import ArtefactError
 from src.core.logging import log_to

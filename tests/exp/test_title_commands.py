@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from src.config.reading import format_value, read_settings
+from src.config.overrides import format_value
+from src.config.reading import read_settings
 from src.core.logging import log_to
 from src.exp import run_teacher, tune_teacher
 from src.tuning import teacher_search
-from src.tuning.search import prepare_space
-from src.tuning.search_settings import SearchSettings
-from src.tuning.stage_search import experiment
+from src.tuning.preflight import prepare_space
+from src.tuning.search_settings import SearchSettings, experiment
 from tests.data.toy_sources import ITEMS, write_recbole
 from tests.pipeline.toy import toy_arguments
 

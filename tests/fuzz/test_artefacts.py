@@ -27,8 +27,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
-from src.cli.resume import RESUMABLE, previous_resumes, read_begun, read_resumed
-from src.config.reading import expand_params, nested_plain, read_settings
+from src.cli.resume import RESUMABLE, read_begun, read_resumed
+from src.config.overrides import expand_params
+from src.config.reading import nested_plain, read_settings
 from src.core.checkpoints import pack, unpack
 from src.core.errors import AnyoError
 from src.core.paths import MANIFEST, write_json
@@ -42,6 +43,7 @@ from src.distill.teachers import outputs_from_scores
 from src.pipeline import cache
 from src.pipeline.cache import STAGE, StageCache, StageRecord
 from src.pipeline.evaluate_all import FinishedResult
+from src.pipeline.run_folder import previous_resumes
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import fit_of, tried_for
 from src.student.artefact import load_student, save_student

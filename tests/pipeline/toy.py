@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from src.config.reading import format_value, read_settings
+from src.config.overrides import format_value
+from src.config.reading import read_settings
 from src.data.examples import SequenceData
 from src.pipeline.cache import StageCache
 from src.pipeline.run_folder import RunFolder

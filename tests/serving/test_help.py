@@ -10,7 +10,8 @@ import pytest
 from src.cli.entry import Entry
 from src.cli.help import rows
 from src.config.base_configs import description
-from src.config.reading import groups, read_config, read_settings
+from src.config.composition import groups
+from src.config.reading import read_config, read_settings
 from src.exp import export, recommend, serve
 from src.serving.recommend import RecommendSettings
 

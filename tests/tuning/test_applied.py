@@ -9,10 +9,9 @@ from src.config.reading import read_settings
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.applied import apply_values, fitting, neutral_trial, no_distillation, trial_values
 from src.tuning.journal import open_journal
-from src.tuning.search_settings import TuneSettings
+from src.tuning.search_settings import TuneSettings, experiment
 from src.tuning.search_space import CategoricalParameter, FloatParameter, IntParameter, SearchSpace
 from src.tuning.settings import TuningSettings
-from src.tuning.stage_search import experiment
 from src.tuning.study import Record
 
 

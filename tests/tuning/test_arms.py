@@ -19,9 +19,8 @@ from src.pipeline.settings import ExperimentSettings
 from src.student.models import student_settings
 from src.tuning.applied import apply_values
 from src.tuning.arms import STUDENT, Arm, arms_of, check_arms, fixed_values, space_of, teachers_of
-from src.tuning.search_settings import TuneSettings
+from src.tuning.search_settings import TuneSettings, experiment
 from src.tuning.search_space import FloatParameter, SearchSpace
-from src.tuning.stage_search import experiment
 
 
 @pytest.fixture(scope="module")

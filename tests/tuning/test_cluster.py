@@ -13,15 +13,16 @@ import ray
 from optuna.trial import TrialState
 from ray.cluster_utils import Cluster
 
+from src.config.reading import read_settings
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
-from src.pipeline.stages import Stages
 from src.tuning.journal import JOURNAL
+from src.tuning.preflight import prepare_space
 from src.tuning.ray_session import check_ray, check_shared
-from src.tuning.search import SearchPlan, Workplace, prepare_space, run_search
-from src.tuning.settings import RaySettings, TuningSettings
+from src.tuning.search import run_search
+from src.tuning.search_settings import SearchSettings
 from src.tuning.store import Store
-from tests.pipeline.toy import toy_stages
+from tests.pipeline.toy import toy_arguments, toy_stages
 
 TRIALS = 8
 
@@ -35,20 +36,18 @@ def cluster() -> Iterator[Cluster]:
     nodes.shutdown()
 
 
-def plan(stages: Stages, tuning: TuningSettings) -> SearchPlan:
-    space = prepare_space(stages.settings, tuning, "student", "student").only(["student.learning_rate"])
-    points = [{"student.learning_rate": 0.001 * (number + 1)} for number in range(TRIALS)]
-    return SearchPlan("search", stages.settings, space, TRIALS, points, 1)
-
-
 @pytest.mark.slow
 def test_every_trial_ends_although_a_node_dies(cluster: Cluster, tmp_path: Path) -> None:
     second = cluster.add_node(num_cpus=1)
-    stages = toy_stages(tmp_path, "student.loop.epochs=6", "student.loop.patience=9")
-    tuning = TuningSettings(pruner="none", keep_top=1, retries=2)
-    settings = RaySettings(address=cluster.address)
-    check_ray(settings, dashboard=False)
+    epochs = ["student.loop.epochs=6", "student.loop.patience=9"]
+    search = ["tuning.pruner=none", "tuning.keep_top=1", "tuning.retries=2", f"trials={TRIALS}"]
+    place = [f"ray.address={cluster.address}", f"storage={tmp_path}/shared"]
+    asked = toy_arguments(tmp_path, *epochs, *search, *place)
+    settings, stages = read_settings("tune_student", asked, SearchSettings)[0], toy_stages(tmp_path, *epochs)
+    check_ray(settings.ray, dashboard=False)
     (tmp_path / "result").mkdir()
+    space = prepare_space(stages.settings, settings.tuning, "student", "student").only(["student.learning_rate"])
+    points = [{"student.learning_rate": 0.001 * (number + 1)} for number in range(TRIALS)]
     journal, killed = tmp_path / "result" / JOURNAL, threading.Event()
 
     def kill() -> None:
@@ -59,8 +58,7 @@ def test_every_trial_ends_although_a_node_dies(cluster: Cluster, tmp_path: Path)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    place = Workplace(tmp_path / "result", tuning, settings, storage=str(tmp_path / "shared"))
-    with run_search(place, plan(stages, tuning), stages, {}) as outcome:
+    with run_search(settings, stages, space, points, {}, tmp_path / "result") as outcome:
         trials = outcome.search.record.trials()
         assert (outcome.model_folder / "model.safetensors").is_file()
     assert killed.is_set()

@@ -13,10 +13,10 @@ from src.core.paths import REPOSITORY
 from src.distill.settings import terms
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.applied import plain
+from src.tuning.preflight import prepare_space
 from src.tuning.ranges import range_problem
 from src.tuning.read_keys import read_where
-from src.tuning.search import prepare_space
-from src.tuning.search_settings import TuneSettings
+from src.tuning.search_settings import TuneSettings, experiment
 from src.tuning.search_space import (
     CategoricalParameter,
     FloatParameter,
@@ -26,7 +26,6 @@ from src.tuning.search_space import (
 )
 from src.tuning.settings import TuningSettings
 from src.tuning.space_document import load_search_space
-from src.tuning.stage_search import experiment
 
 
 @pytest.fixture(scope="module")

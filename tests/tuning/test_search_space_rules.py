@@ -11,12 +11,11 @@ from src.core.metrics import metric_names
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.applied import configured_trial, plain
 from src.tuning.arms import check_arms
-from src.tuning.search import check_resources, prepare_space
-from src.tuning.search_settings import TuneSettings
+from src.tuning.preflight import check_resources, prepare_space
+from src.tuning.search_settings import TuneSettings, experiment
 from src.tuning.search_space import FloatParameter, IntParameter
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.space_document import load_search_space
-from src.tuning.stage_search import experiment
 
 HEAD = "stage: distill\nmetric: ndcg_20\nparameters:\n"
 

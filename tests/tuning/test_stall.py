@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from src.config.reading import read_settings
 from src.tuning.search_settings import SearchSettings
-from src.tuning.stage_search import experiment
+from src.tuning.search_settings import experiment
 from src.tuning import trainable
 from src.tuning.search_space import SearchSpace
 from src.tuning.store import Store

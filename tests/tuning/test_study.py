@@ -13,13 +13,14 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from src.core.errors import ArtefactError
 from src.pipeline.settings import without_places
 from src.tuning.dispatch import Search
+from src.tuning.identity import check_content
 from src.tuning.journal import JOURNAL, open_journal
 from src.tuning.progress import Screen
 from src.tuning.report import trials_frame, write_tensorboard
-from src.tuning.search import check_content, warm_trials
 from src.tuning.search_space import CategoricalParameter, FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.study import SEARCH, Record
+from src.tuning.warm_start import warm_trials
 from tests.pipeline.toy import toy_settings
 
 SPACE = SearchSpace(

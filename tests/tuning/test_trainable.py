@@ -15,9 +15,8 @@ from src.config.reading import read_settings
 from src.core.errors import ConfigError, Problem, TrainingFailed
 from src.tuning import trainable
 from src.tuning.applied import apply_values
-from src.tuning.search_settings import SearchSettings
+from src.tuning.search_settings import SearchSettings, experiment
 from src.tuning.search_space import SearchSpace
-from src.tuning.stage_search import experiment
 from src.tuning.store import Store
 from src.tuning.trainable import TOKEN, Trainable, reason_of
 from tests.tuning.test_store import Bucket
