@@ -14,7 +14,8 @@ from src.distill.trainer_distill import DistillRun, train_distilled
 from src.pipeline.curves import write_curves
 from src.pipeline.final import Comparison, Contestant, closed_form_contestants, write_comparison, write_segments
 from src.pipeline.run_folder import RunFolder
-from src.pipeline.stages import Stages, fit_of
+from src.pipeline.stages import Stages
+from src.pipeline.student_stages import fit_of
 from src.student.artefact import save_student
 from src.student.models import require_network
 

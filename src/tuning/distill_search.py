@@ -14,7 +14,8 @@ from src.pipeline.runs import (
     show_teacher,
     teacher_facts,
 )
-from src.pipeline.stages import Stages, fit_of
+from src.pipeline.stages import Stages
+from src.pipeline.student_stages import fit_of
 from src.tuning.arms import arms_of, check_arms, teachers_of
 from src.tuning.fair import (
     best_final,

@@ -15,7 +15,8 @@ from src.evaluation.verdict import ONE_TRAINING, judge_search
 from src.pipeline.final import Comparison, Contestant, write_comparison, write_segments
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import BASELINE, BEST_STUDENT, finish, fit_summary
-from src.pipeline.stages import Stages, fit_of
+from src.pipeline.stages import Stages
+from src.pipeline.student_stages import fit_of
 from src.student.artefact import load_student
 from src.tuning.applied import is_distilled
 from src.tuning.dispatch import states

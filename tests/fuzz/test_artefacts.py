@@ -45,7 +45,7 @@ from src.pipeline.cache import STAGE, StageCache, StageRecord
 from src.pipeline.evaluate_all import FinishedResult
 from src.pipeline.run_folder import previous_resumes
 from src.pipeline.settings import ExperimentSettings
-from src.pipeline.stages import fit_of, tried_for
+from src.pipeline.student_stages import fit_of, tried_for
 from src.student.artefact import load_student, save_student
 from src.student.base import ClosedForm, SequenceStudent
 from src.student.models import build_closed_form, build_student, require_network, student_settings
