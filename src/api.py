@@ -27,8 +27,9 @@ from src.core.errors import ConfigError, DataError, Problem
 from src.core.paths import atomic_folder, read_json, require_finished
 from src.data.dataset import load_dataset
 from src.data.examples import SequenceData
+from src.data.frames import atomic_files
 from src.data.settings import DatasetSettings
-from src.serving.catalogue import padded, raw_text
+from src.serving.catalogue import padded
 from src.serving.export import ExportStudentSettings, check_export, export_student
 from src.serving.students import ServedStudent, open_student, require_k
 
@@ -76,15 +77,7 @@ class Dataset:
         """
         table = frame.to_pandas() if hasattr(frame, "to_pandas") else frame
         wanted = {"user": user, "item": item, "time": time, "title": title, "rating": rating}
-        columns = {role: column for role, column in wanted.items() if column is not None}
-        missing = [
-            Problem(role, column, "is no column of the table", f"use one of {', '.join(map(str, table.columns))}")
-            for role, column in columns.items()
-            if column not in table.columns
-        ]
-        if missing:
-            raise ConfigError(missing)
-        log, items = _as_files(table, columns)
+        log, items = atomic_files(table, {role: column for role, column in wanted.items() if column is not None})
         place = (folder or _TABLES / fingerprint(name, log, items)).resolve()
         found = _dataset_settings(adapter="recbole", name=name, root=place, **settings)
         with atomic_folder(place, replace=folder is not None) as target:
@@ -110,61 +103,6 @@ def _dataset_settings(**values: Any) -> DatasetSettings:
     except ValidationError as error:
         found = [Problem(f"dataset.{'.'.join(map(str, e['loc']))}", e["input"], e["msg"]) for e in error.errors()]
         raise ConfigError(found) from None
-
-
-def _as_files(table: pd.DataFrame, columns: Mapping[str, str]) -> tuple[str, str]:
-    """The table as RecBole's two files: interactions, and items with their titles."""
-    users, items = (_ids(table[columns[role]], columns[role]) for role in ("user", "item"))
-    log = {"user_id:token": users, "item_id:token": items, "timestamp:float": _seconds(table, columns["time"])}
-    if "rating" in columns:
-        log["rating:float"] = pd.to_numeric(table[columns["rating"]], errors="coerce")
-        _refuse_empty(log["rating:float"], columns["rating"], "is no number")
-    titles = _titles(table[columns["title"]]) if "title" in columns else pd.Series("", index=table.index)
-    listed = pd.DataFrame({"item_id:token": items, "title:token_seq": titles}).drop_duplicates("item_id:token")
-    return _as_text(pd.DataFrame(log)), _as_text(listed)
-
-
-def _ids(values: pd.Series, column: str) -> pd.Series:
-    _refuse_empty(values, column, "is empty")
-    found = values.map(raw_text)
-    bad = found[found.str.contains(r"[\t\r\n]", regex=True) | (found == "")]
-    if len(bad):
-        raise DataError.one(column, str(bad.iloc[0]), f"{len(bad)} ids are empty or hold a tab or a line break")
-    return found
-
-
-def _titles(values: pd.Series) -> pd.Series:
-    return values.fillna("").astype(str).str.split().str.join(" ")
-
-
-def _seconds(table: pd.DataFrame, column: str) -> pd.Series:
-    given = table[column]
-    found, kind = given, pd.api.types
-    if not kind.is_numeric_dtype(given):
-        dates = kind.is_datetime64_any_dtype(given)
-        numbers = None if dates else pd.to_numeric(given, errors="coerce")
-        if numbers is not None and numbers.notna().mean() > 0.5:
-            found = numbers
-        else:
-            read = pd.to_datetime(given, errors="coerce", utc=True, format=None if dates else "ISO8601")
-            found = (read - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
-    _refuse_empty(found, column, "is empty or no time", given)
-    return found
-
-
-def _refuse_empty(values: pd.Series, column: str, rule: str, shown: pd.Series | None = None) -> None:
-    empty = values.isna()
-    if empty.any():
-        example = (values if shown is None else shown)[empty].iloc[0]
-        where = f"row {int(empty.to_numpy().argmax())} {rule}, and so are {int(empty.sum()) - 1} others"
-        raise DataError.one(column, str(example), where, "mend or drop these rows")
-
-
-def _as_text(frame: pd.DataFrame) -> str:
-    """Tab-separated, without quotes: no value holds a tab or a line break."""
-    columns = [frame[name].map(repr if frame[name].dtype.kind == "f" else str) for name in frame.columns]
-    lines = ["\t".join(frame.columns), *map("\t".join, zip(*columns, strict=True))]
-    return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True, eq=False)

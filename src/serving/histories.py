@@ -21,9 +21,10 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 from src.core.errors import ConfigError, DataError
 from src.core.settings import STRICT
 from src.data.clock import read_times
+from src.data.id_map import raw_text
 from src.data.json_lines import json_rows
 from src.data.streams import stream
-from src.serving.catalogue import Catalogue, raw_text
+from src.serving.catalogue import Catalogue
 
 PARQUET, CSV, LINES = "Parquet", "CSV", "JSON Lines"
 _SUFFIXES = {

@@ -6,13 +6,20 @@ no row of V numbers is ever built.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from src.data.tensor_examples import TensorExamples
 from src.student.base import ClosedForm, recent
 from src.student.settings import ClosedFormSettings
+
+# settings that several models of this kind have, each with a default of its own
+Decay = Annotated[float, Field(gt=0, le=1, description="weight of an item relative to the one after it")]
+SquaredPenalty = Annotated[float, Field(gt=0, description="lambda, what the weights' squares cost")]
 
 
 class DecayedHistory(ClosedForm):

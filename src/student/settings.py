@@ -28,6 +28,11 @@ PriorName = Annotated[
     ),
 ]
 
+#: an architecture has its own default
+Window = Annotated[
+    int, Field(ge=0, le=10_000, description="items of history that it reads, the latest ones; 0: dataset.window")
+]
+
 
 @dataclass(frozen=True, config=STRICT)
 class StudentSettings:
@@ -36,9 +41,7 @@ class StudentSettings:
     architecture: Annotated[
         str, Field(min_length=1, description="one of conf/student, or package.module:factory for your own")
     ] = DEFAULT_ARCHITECTURE
-    window: Annotated[
-        int, Field(ge=0, le=10_000, description="items of history that it reads, the latest ones; 0: dataset.window")
-    ] = 0
+    window: Window = 0
     threads: Annotated[
         int, Field(ge=1, description="CPU threads of a student's training; part of what makes a run repeatable")
     ] = 1

@@ -13,8 +13,8 @@ from torch import Tensor
 from src.core.settings import STRICT
 from src.data.tensor_examples import TensorExamples
 from src.student.base import register
-from src.student.decayed_history import DecayedHistory
-from src.student.settings import ClosedFormSettings
+from src.student.decayed_history import Decay, DecayedHistory, SquaredPenalty
+from src.student.settings import ClosedFormSettings, Window
 
 _OWNERS_AT_ONCE = 1024
 
@@ -24,11 +24,9 @@ class EaseSettings(ClosedFormSettings):
     """B = I - P / diag(P) with P = (Xᵀ X + λ I)⁻¹ over the sets X of each user's training items."""
 
     architecture: Annotated[str, Field(description="EASE, with the history weighted by recency")] = "ease"
-    window: Annotated[
-        int, Field(ge=0, le=10_000, description="items of history that it reads, the latest ones; 0: dataset.window")
-    ] = 100
-    decay: Annotated[float, Field(gt=0, le=1, description="weight of an item relative to the one after it")] = 0.7
-    l2: Annotated[float, Field(gt=0, description="lambda, what the weights' squares cost")] = 1000.0
+    window: Window = 100
+    decay: Decay = 0.7
+    l2: SquaredPenalty = 1000.0
 
 
 @register("ease", EaseSettings)

@@ -12,8 +12,14 @@ from torch import Tensor
 from src.core.settings import STRICT
 from src.data.tensor_examples import TensorExamples
 from src.student.base import register
-from src.student.decayed_history import DecayedHistory, history_times_history, history_times_target
-from src.student.settings import ClosedFormSettings
+from src.student.decayed_history import (
+    Decay,
+    DecayedHistory,
+    SquaredPenalty,
+    history_times_history,
+    history_times_target,
+)
+from src.student.settings import ClosedFormSettings, Window
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -21,11 +27,9 @@ class LinearSettings(ClosedFormSettings):
     """W = (Σ h hᵀ + λ I)⁻¹ Σ h eᵀ over training rows with history h and target e; scores are hᵀ W."""
 
     architecture: Annotated[str, Field(description="ridge from the decayed history to the next item")] = "linear"
-    window: Annotated[
-        int, Field(ge=0, le=10_000, description="items of history that it reads, the latest ones; 0: dataset.window")
-    ] = 100
-    decay: Annotated[float, Field(gt=0, le=1, description="weight of an item relative to the one after it")] = 0.95
-    l2: Annotated[float, Field(gt=0, description="lambda, what the weights' squares cost")] = 1000.0
+    window: Window = 100
+    decay: Decay = 0.95
+    l2: SquaredPenalty = 1000.0
 
 
 @register("linear", LinearSettings)

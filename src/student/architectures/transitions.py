@@ -12,8 +12,8 @@ from torch import Tensor
 from src.core.settings import STRICT
 from src.data.tensor_examples import TensorExamples
 from src.student.base import register
-from src.student.decayed_history import DecayedHistory, history_times_target
-from src.student.settings import ClosedFormSettings
+from src.student.decayed_history import Decay, DecayedHistory, history_times_target
+from src.student.settings import ClosedFormSettings, Window
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -21,10 +21,8 @@ class TransitionsSettings(ClosedFormSettings):
     """Counts of (earlier item, next item), divided by powers of what both are worth alone."""
 
     architecture: Annotated[str, Field(description="transition counts, decayed by distance")] = "transitions"
-    window: Annotated[
-        int, Field(ge=0, le=10_000, description="items of history that it reads, the latest ones; 0: dataset.window")
-    ] = 60
-    decay: Annotated[float, Field(gt=0, le=1, description="weight of an item relative to the one after it")] = 0.75
+    window: Window = 60
+    decay: Decay = 0.75
     count_decay: Annotated[
         float, Field(gt=0, le=1, description="the same, while pairs of earlier and next item are counted")
     ] = 0.85
