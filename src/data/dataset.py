@@ -1,4 +1,4 @@
-"""The one door of this room: settings in, splits over one catalogue out."""
+"""The one way into this room: settings in, splits over one catalogue out."""
 
 from __future__ import annotations
 

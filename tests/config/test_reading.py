@@ -1,4 +1,4 @@
-"""The door: what a command line may say, what is answered when it may not, and that nothing said is ever ignored."""
+"""What a command line may say, what is answered when it may not, and that nothing said is ever ignored."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import optuna
 import pytest
 
 from src.config.reading import read_settings
@@ -79,6 +80,14 @@ def test_a_range_that_nothing_can_be_drawn_from(tmp_path, settings, parameter: s
 )  # fmt: skip
 def test_a_range_that_people_write(low: float, high: float, log: bool, step: float | None, whole: bool) -> None:
     assert range_problem(low, high, log, step, whole) is None
+
+
+def test_a_look_at_a_range_says_nothing_of_optunas_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(optuna.logging.get_logger("optuna").handlers[0], "emit", lambda line: said.append(line.msg))
+    optuna.logging.set_verbosity(optuna.logging.INFO)  # as it is imported
+    assert range_problem(0.0, 1.0, False, None, False) is None
+    assert said == []
 
 
 def test_an_endless_document_is_read_no_further_than_its_bound(tmp_path, settings) -> None:
