@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import LlamaModel
 
 from benchmarks.random_teacher import Place
-from src.teacher.gated_lora import (
+from src.teacher.backbone.gated_lora import (
     ADAPTER,
     GatedAdapters,
     GateScope,

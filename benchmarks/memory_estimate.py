@@ -1,4 +1,4 @@
-"""The memory that `src.teacher.needs` announces before a training, beside what the training then takes.
+"""What `src.teacher.operations.resource_estimate` says before a training, beside what the training then takes.
 
 The project's own teacher, `item_ce` or `title_lm`, around a LLaMA with random weights. Measured: what model and
 optimiser hold between steps, and the most that one step adds to it (gradients among that). On a CPU dropout is made to
@@ -33,9 +33,9 @@ from benchmarks.random_teacher import (
     shape_of,
 )
 from src.core.training import train_step
-from src.teacher.gated_lora import GatedAdapters, checkpoint_activations
-from src.teacher.needs import GIGABYTE, Needs, form_of, load_of, needs_of
-from src.teacher.needs import shape_of as needed_shape
+from src.teacher.backbone.gated_lora import GatedAdapters, checkpoint_activations
+from src.teacher.operations.resource_estimate import GIGABYTE, Needs, form_of, load_of, needs_of
+from src.teacher.operations.resource_estimate import shape_of as needed_shape
 from src.teacher.settings import TeacherSettings
 from src.teacher.training import build_optimiser
 

@@ -26,11 +26,12 @@ from src.data.id_map import IdMap
 from src.data.tensor_examples import TensorExamples
 from src.student.architectures.sasrec import SASRec
 from src.student.models import student_settings
+from src.teacher.backbone.gated_lora import inject
+from src.teacher.backbone.gates import build_gate
+from src.teacher.backbone.llm import LanguageModel
+from src.teacher.backbone.tiny_llm import train_tokenizer
 from src.teacher.factory import build_teacher
-from src.teacher.gated_lora import inject
-from src.teacher.gates import build_gate
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
-from src.teacher.llm import LanguageModel
 from src.teacher.settings import (
     TITLE_MONITOR,
     LoraSettings,
@@ -40,11 +41,10 @@ from src.teacher.settings import (
     TinySettings,
     TitleSettings,
 )
-from src.teacher.tiny_llm import train_tokenizer
-from src.teacher.title.curriculum import Curriculum
-from src.teacher.title.model import TitleTeacher
-from src.teacher.title.prompts import TitlePrompts
-from src.teacher.title.training import TitleObjective, row_tokens
+from src.teacher.title_lm.curriculum import Curriculum
+from src.teacher.title_lm.model import TitleTeacher
+from src.teacher.title_lm.prompts import TitlePrompts
+from src.teacher.title_lm.training import TitleObjective, row_tokens
 from src.teacher.training import ItemObjective
 
 WINDOW = 10

@@ -62,7 +62,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
         lambda: check_titles_alone(stages) if teacher and TITLES in settings.distill.teachers else None,
     )
     if own_teacher:
-        from src.teacher.checks import check_prompts
+        from src.teacher.preflight import check_prompts
 
         # looks at data and language model together: both are sound by now
         check_prompts(settings.teacher, stages.data)
@@ -75,17 +75,17 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
 
 def check_titles_alone(stages: Stages) -> None:
     """Look at titles and language model where only these are read; raises ``ConfigError`` with every problem."""
-    from src.teacher.title_embeddings import check_title_embeddings
+    from src.teacher.labelling.title_embeddings import check_title_embeddings
 
     check_title_embeddings(stages.settings.teacher, stages.data.id_map)
 
 
 def check_teacher(settings: TeacherSettings) -> None:
     """Look at the selector and the language model; raises ``ConfigError`` with every problem."""
-    from src.teacher.llm import check_llm
+    from src.teacher.backbone.llm import check_llm
+    from src.teacher.backbone.tiny_llm import check_tiny
+    from src.teacher.labelling.selection import build_selector
     from src.teacher.objective import objective_of
-    from src.teacher.selection import build_selector
-    from src.teacher.tiny_llm import check_tiny
 
     def language_model() -> None:
         check_llm(settings)
@@ -97,10 +97,10 @@ def check_teacher(settings: TeacherSettings) -> None:
 
 def check_labels(settings: TeacherSettings, data: SequenceData) -> None:
     """Look at titles, candidates and what is to be labelled; raises ``ConfigError`` with every problem."""
-    from src.teacher.labelling import require_top_n
+    from src.teacher.labelling.labels import require_top_n
+    from src.teacher.labelling.selection import budget_rows
     from src.teacher.objective import objective_of
     from src.teacher.prompts import check_titles
-    from src.teacher.selection import budget_rows
 
     gather(
         lambda: check_titles(data.id_map),
@@ -112,6 +112,6 @@ def check_labels(settings: TeacherSettings, data: SequenceData) -> None:
 
 def check_device(settings: TeacherSettings, device: torch.device) -> None:
     """Look at whether the device can hold the language model as it is quantised; raises ``ConfigError``."""
-    from src.teacher.quantise import check_quantise
+    from src.teacher.backbone.quantisation import check_quantise
 
     check_quantise(settings.quantise, device)

@@ -25,7 +25,7 @@ from src.pipeline.stages import Stages, tried_for
 from src.student.evaluator import Score
 
 if TYPE_CHECKING:
-    from src.teacher.trained import TrainedTeacher
+    from src.teacher.operations.inference import TrainedTeacher
 
 _log = get_logger(__name__)
 

@@ -47,13 +47,13 @@ from src.student.objectives import train_prior_scores
 from src.student.prior import Prior, fit_prior, load_prior, require_prior_fits, save_prior
 from src.student.settings import NetworkSettings, StudentSettings
 from src.student.trainer_baseline import train_student
-from src.teacher.check import Ranking, TeacherCheck, check_teacher, student_ranker
-from src.teacher.label_cache import LabelCache, asked_of_a_row, export_that_is_read
-from src.teacher.selection import StudentAnswers, ask_student, build_selector, choose_rows
+from src.teacher.labelling.cache import LabelCache, asked_of_a_row, export_that_is_read
+from src.teacher.labelling.selection import StudentAnswers, ask_student, build_selector, choose_rows
+from src.teacher.operations.teacher_check import Ranking, TeacherCheck, check_teacher, student_ranker
 from src.teacher.settings import training_settings
 
 if TYPE_CHECKING:  # src.teacher's models import transformers and peft: only a run that has a teacher waits for them
-    from src.teacher.trained import TrainedTeacher
+    from src.teacher.operations.inference import TrainedTeacher
 
 _log = get_logger(__name__)
 
@@ -237,7 +237,7 @@ class Stages:
     @cached_property
     def llm_folder(self) -> str:
         """A local folder or hub id of the language model; `tiny` is built and pretrained first."""
-        from src.teacher.tiny_llm import build_tiny_llm
+        from src.teacher.backbone.tiny_llm import build_tiny_llm
 
         teacher = self.settings.teacher
         if teacher.llm != "tiny":
@@ -259,8 +259,8 @@ class Stages:
     @cached_property
     def teacher(self) -> StageRecord:
         """iLoRA, trained."""
+        from src.teacher.backbone.llm import fingerprint_llm
         from src.teacher.factory import save_teacher
-        from src.teacher.llm import fingerprint_llm
         from src.teacher.training import train_teacher
 
         settings = self.settings.teacher
@@ -305,7 +305,7 @@ class Stages:
     @cached_property
     def trained_teacher(self) -> TrainedTeacher:
         """The trained teacher on the run's device."""
-        from src.teacher.trained import load_trained
+        from src.teacher.operations.inference import load_trained
 
         settings = self.settings
         return load_trained(self.teacher.folder, settings.teacher, self.data, self.device, settings.seed)
@@ -372,7 +372,9 @@ class Stages:
         asked = settings.teacher.memory_probe
         if not asked:
             return found
-        from src.teacher.memory_probe import probe_memory as probe  # transformers: only where a teacher was trained
+        from src.teacher.operations.memory_probe import (
+            probe_memory as probe,  # transformers: only where a teacher was trained
+        )
 
         memory = probe(self.trained_teacher.model, self.data.id_map, asked, settings.seed, interval)
         return replace(found, memory=memory)
@@ -394,7 +396,7 @@ class Stages:
     @cached_property
     def title_outputs(self) -> TeacherOutputs:
         """The language model's embedding of every item, and no label: nothing is trained for it."""
-        from src.teacher.llm import fingerprint_llm
+        from src.teacher.backbone.llm import fingerprint_llm
 
         settings = self.settings.teacher
         determined_by = {
@@ -408,7 +410,7 @@ class Stages:
         }
 
         def build(folder: Path) -> None:
-            from src.teacher.title_embeddings import embed_titles
+            from src.teacher.labelling.title_embeddings import embed_titles
 
             embedding = embed_titles(settings, self.llm_folder, self.data.id_map, self.device).cpu().numpy()
             manifest = {"fingerprints": {**self.data.fingerprints(), "model": determined_by["llm"], "prompt": "none"}}

@@ -29,7 +29,7 @@ from src.data.examples import SequenceData
 from src.data.id_map import IdMap
 from src.student.architectures.sasrec import SASRec
 from src.student.artefact import load_student, save_student
-from src.teacher.gated_lora import (
+from src.teacher.backbone.gated_lora import (
     ADAPTER,
     GatedAdapters,
     attach,
@@ -40,18 +40,18 @@ from src.teacher.gated_lora import (
     resolve_targets,
     settle,
 )
-from src.teacher.gates import build_gate
+from src.teacher.backbone.gates import build_gate
+from src.teacher.backbone.llm import LanguageModel, context_of, fingerprint_llm, is_local, load_llm, runs
+from src.teacher.backbone.model_files import ADAPTER_CONFIG
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
-from src.teacher.llm import LanguageModel, context_of, fingerprint_llm, is_local, load_llm, runs
-from src.teacher.model_card import model_card
-from src.teacher.model_files import ADAPTER_CONFIG
 from src.teacher.objective import objective_of
+from src.teacher.operations.model_card import model_card
 from src.teacher.prompts import Prompts, TitlePieces
 from src.teacher.settings import TINY, TeacherSettings
-from src.teacher.title.language import with_language_head
-from src.teacher.title.model import TitleTeacher
-from src.teacher.title.objective import CANDIDATES_FOLDER
-from src.teacher.title.prompts import TitlePrompts
+from src.teacher.title_lm.language_head import with_language_head
+from src.teacher.title_lm.model import TitleTeacher
+from src.teacher.title_lm.objective import CANDIDATES_FOLDER
+from src.teacher.title_lm.prompts import TitlePrompts
 
 SCHEMA_VERSION = 1
 ADAPTER_FOLDER, ENCODER_FOLDER, LLM_FOLDER, ID_MAP = "adapter", "encoder", "llm", "id_map.json"

@@ -2,7 +2,7 @@
 
 The frozen SASRec turns a history into a user vector; the gate turns that into expert weights; under these weights the
 language model reads the prompt, in which projected SASRec item embeddings stand at the placeholders. With an item head
-the pooled state gives logits over the catalogue (here); without one the model writes a title (`src.teacher.title`).
+the pooled state gives logits over the catalogue (here); without one the model writes a title (`src.teacher.title_lm`).
 Trained: experts, gate, projector, head.
 """
 
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from src.core.data_utils import fingerprint
 from src.core.memory import in_parts
 from src.student.architectures.sasrec import SASRec
-from src.teacher.gated_lora import GatedAdapters
+from src.teacher.backbone.gated_lora import GatedAdapters
+from src.teacher.backbone.llm import LanguageModel, table_shape
+from src.teacher.backbone.projector import Projector
 from src.teacher.interfaces import TeacherForward
-from src.teacher.labelling import AT_ONCE, TOO_LARGE
-from src.teacher.llm import LanguageModel, table_shape
-from src.teacher.projector import Projector
+from src.teacher.labelling.labels import AT_ONCE, TOO_LARGE
 from src.teacher.prompts import PromptBatch, Prompts, TitlePieces
 from src.teacher.settings import TeacherSettings
 

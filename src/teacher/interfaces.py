@@ -37,7 +37,7 @@ class TeacherForward(NamedTuple):
     """What a teacher says about B histories.
 
     ``logits`` ``[B, V]`` over the catalogue, higher is better (of a teacher without an item head the scores of
-    `src.teacher.title.catalogue`); ``sequence_embedding`` ``[B, D]``, the LLM's last hidden state, pooled;
+    `src.teacher.title_lm.scoring`); ``sequence_embedding`` ``[B, D]``, the LLM's last hidden state, pooled;
     ``gate_weights`` ``[B, E]``. All float32.
     """
 

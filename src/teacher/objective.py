@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from src.data.tensor_examples import TensorExamples
     from src.student.architectures.sasrec import SASRec
     from src.student.settings import EvaluationSettings
+    from src.teacher.backbone.llm import LanguageModel
     from src.teacher.ilora_model import GatedTeacher
     from src.teacher.interfaces import Course
-    from src.teacher.llm import LanguageModel
-    from src.teacher.needs import Shape
+    from src.teacher.operations.inference import TrainedTeacher
+    from src.teacher.operations.resource_estimate import Shape
     from src.teacher.prompts import TitlePieces
     from src.teacher.settings import RankingKind, TeacherSettings
-    from src.teacher.trained import TrainedTeacher
 
 #: where the kinds are written
-_WRITTEN_IN = ("src.teacher.item_ce", "src.teacher.title.objective")
+_WRITTEN_IN = ("src.teacher.item_head.objective", "src.teacher.title_lm.objective")
 
 
 class TeacherObjective(ABC):

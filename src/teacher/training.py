@@ -24,17 +24,17 @@ from src.data.examples import Examples, SequenceData, sample
 from src.data.tensor_examples import TensorExamples
 from src.student.architectures.sasrec import SASRec
 from src.student.settings import EvaluationSettings
-from src.teacher.announce import announce
-from src.teacher.gates import normalised_entropy
-from src.teacher.head import LinearStart, recommender_start, title_start
+from src.teacher.backbone.gates import normalised_entropy
+from src.teacher.backbone.llm import load_llm
+from src.teacher.backbone.projector import TokenMoments
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
 from src.teacher.interfaces import Course, TeacherForward
-from src.teacher.labelling import ask, rank, select_rows
-from src.teacher.llm import load_llm
+from src.teacher.item_head.start import LinearStart, recommender_start, title_start
+from src.teacher.labelling.labels import ask, rank, select_rows
 from src.teacher.objective import objective_of
-from src.teacher.pace import Pace
-from src.teacher.projector import TokenMoments
-from src.teacher.rehearsal import rehearse
+from src.teacher.operations.dry_run import rehearse
+from src.teacher.operations.estimate_report import announce
+from src.teacher.operations.throughput import Pace
 from src.teacher.schedule import rate
 from src.teacher.settings import TeacherSettings, TeacherTrainSettings
 

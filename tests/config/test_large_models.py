@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel
 
 from src.exp.door import CONF, read_settings
 from src.pipeline.settings import ExperimentSettings
-from src.teacher.needs import Form, gigabytes, load_of, needs_of, shape_of
+from src.teacher.operations.resource_estimate import Form, gigabytes, load_of, needs_of, shape_of
 from src.teacher.settings import TeacherSettings
 
 ITEMS = 10_000

@@ -14,9 +14,9 @@ from src.core.training import LoopSettings
 from src.data.id_map import IdMap
 from src.teacher.prompts import PLACEHOLDER
 from src.teacher.settings import TITLE_MONITOR, PromptSettings, TeacherSettings, TeacherTrainSettings, TitleSettings
-from src.teacher.title.curriculum import is_hybrid
-from src.teacher.title.prompts import IGNORED, Question, TitlePrompts
-from src.teacher.title.text import (
+from src.teacher.title_lm.curriculum import is_hybrid
+from src.teacher.title_lm.prompts import IGNORED, Question, TitlePrompts
+from src.teacher.title_lm.text import (
     ANSWER_END,
     CANDIDATES_MARK,
     PLAIN_MARK,
@@ -26,7 +26,7 @@ from src.teacher.title.text import (
     hit_ratio,
     judge_answer,
 )
-from src.teacher.title.training import title_rate
+from src.teacher.title_lm.training import title_rate
 from tests.golden.sentencepiece_file import load_tokenizer
 from tests.golden.sources import FLOAT64, Leaves, Sources, require
 

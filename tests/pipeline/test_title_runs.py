@@ -24,7 +24,7 @@ from src.pipeline.runs import run_distill, run_teacher
 from src.pipeline.settings import RuntimeSettings
 from src.pipeline.stages import Stages
 from src.student.settings import EvaluationSettings
-from src.teacher.trained import TrainedTeacher, WritingTeacher
+from src.teacher.operations.inference import TrainedTeacher, WritingTeacher
 from tests.pipeline.toy import new_run, toy_stages
 
 CANDIDATES, SAMPLE = 4, 12

@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from src.core.errors import TrainingFailed
-from src.teacher.ranking.constrained import Ranking
-from src.teacher.ranking.continuation import Beams, Continuation, Gate, asking, no_gate, read_prompts, sharing
-from src.teacher.ranking.title_tree import TitleTree
+from src.teacher.title_lm.decoding.beam_search import Ranking
+from src.teacher.title_lm.decoding.continuation import Beams, Continuation, Gate, asking, no_gate, read_prompts, sharing
+from src.teacher.title_lm.decoding.title_tree import TitleTree
 
 
 def score_all(

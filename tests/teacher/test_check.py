@@ -19,7 +19,8 @@ from src.evaluation.paired import user_interval
 from src.student.architectures.sasrec import SASRec
 from src.student.evaluator import rank_examples
 from src.student.settings import EvaluationSettings
-from src.teacher.check import (
+from src.teacher.labelling.labels import rank
+from src.teacher.operations.teacher_check import (
     TOP,
     Ranking,
     TeacherCheck,
@@ -30,7 +31,6 @@ from src.teacher.check import (
     student_ranker,
     teacher_ranker,
 )
-from src.teacher.labelling import rank
 from tests.fixtures import NUM_ITEMS, WINDOW, cycle_examples, student_of
 from tests.teacher.builders import CPU, teacher_of
 

@@ -20,14 +20,14 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 from src.core.errors import ConfigError, ModelError
 from src.student.settings import EvaluationSettings
-from src.teacher import gated_lora
-from src.teacher.checks import check_prompts
-from src.teacher.gated_lora import attach, inject
-from src.teacher.llm import blueprint, check_llm, load_llm
+from src.teacher.backbone import gated_lora
+from src.teacher.backbone.gated_lora import attach, inject
+from src.teacher.backbone.llm import blueprint, check_llm, load_llm
 from src.teacher.objective import objective_of
+from src.teacher.preflight import check_prompts
 from src.teacher.settings import LoraSettings, PromptSettings, TeacherSettings, TinySettings
-from src.teacher.title.checks import check_writer
-from src.teacher.title.language import check_language_head, with_language_head
+from src.teacher.title_lm.language_head import check_language_head, with_language_head
+from src.teacher.title_lm.preflight import check_writer
 from src.teacher.training import train_teacher
 from tests.fixtures import NUM_ITEMS, cycle_data
 from tests.teacher.builders import CPU, SETTINGS, WIDTH, encoder_of
@@ -252,7 +252,7 @@ def said(llama: Path, caplog: pytest.LogCaptureFixture) -> Say:
     def run(title_tokens: int) -> list[str]:
         caplog.clear()
         settings = of(llama, prompt=PromptSettings(max_tokens=64, title_tokens=title_tokens))
-        with caplog.at_level(logging.INFO, logger="src.teacher.announce"):
+        with caplog.at_level(logging.INFO, logger="src.teacher.operations.estimate_report"):
             train_teacher(settings, cycle_data(8, 4), encoder_of(), str(llama), CPU, 0, EvaluationSettings())
         return [record.getMessage() for record in caplog.records if "title_tokens" in record.getMessage()]
 
@@ -276,7 +276,7 @@ def test_titles_that_are_cut_are_counted_once(said: Say) -> None:
 
 
 def test_what_a_models_makers_advise_for_chats_does_not_reach_answers(tmp_path: Path) -> None:
-    from src.teacher.title.generation import write_answers
+    from src.teacher.title_lm.generation import write_answers
     from tests.teacher.test_title_model import ASKED
     from tests.teacher.title_builders import title_teacher_of
 

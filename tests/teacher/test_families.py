@@ -14,13 +14,13 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from src.core.training import LoopSettings
 from src.student.settings import EvaluationSettings
+from src.teacher.backbone.gated_lora import checkpoint_activations, inject
+from src.teacher.backbone.llm import load_llm
 from src.teacher.factory import load_teacher, load_title_teacher, save_teacher
-from src.teacher.gated_lora import checkpoint_activations, inject
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
-from src.teacher.llm import load_llm
 from src.teacher.settings import GateSettings, LoraSettings, PromptSettings, TeacherSettings
-from src.teacher.title.model import TitleTeacher
-from src.teacher.title.training import answer_loss
+from src.teacher.title_lm.model import TitleTeacher
+from src.teacher.title_lm.training import answer_loss
 from src.teacher.training import start, train_teacher
 from tests.fixtures import cycle_data
 from tests.teacher.builders import CPU, SETTINGS, WIDTH, encoder_of, teacher_of

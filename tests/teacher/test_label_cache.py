@@ -15,8 +15,8 @@ import pytest
 
 from src.data.examples import Examples
 from src.data.teacher_outputs import TeacherOutputs, save_teacher_outputs
-from src.teacher.label_cache import LabelCache, asked_of_a_row
-from src.teacher.labelling import Catalogue, Labels, item_head_labeller
+from src.teacher.labelling.cache import LabelCache, asked_of_a_row
+from src.teacher.labelling.labels import Catalogue, Labels, item_head_labeller
 from src.teacher.settings import ExportSettings, TeacherSettings
 from tests.fixtures import NUM_ITEMS, cycle_data
 from tests.teacher.builders import label, teacher_of

@@ -9,8 +9,8 @@ import torch
 
 from src.core.paths import REPOSITORY
 from src.data.id_map import IdMap
+from src.teacher.backbone.llm import check_llm, load_llm
 from src.teacher.factory import build_teacher
-from src.teacher.llm import check_llm, load_llm
 from src.teacher.settings import PromptSettings
 from tests.teacher.builders import CPU, SETTINGS, encoder_of
 

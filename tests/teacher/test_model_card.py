@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import AutoModel, AutoModelForCausalLM
 
 from src.teacher.factory import ADAPTER_FOLDER, CARD, save_teacher
-from src.teacher.model_card import model_card
+from src.teacher.operations.model_card import model_card
 from src.teacher.settings import TeacherSettings
 from tests.fixtures import cycle_data
 from tests.teacher.builders import SETTINGS, teacher_of

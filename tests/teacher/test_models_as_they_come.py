@@ -19,14 +19,15 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 from src.core.errors import AnyoError, ConfigError, ModelError
 from src.student.settings import EvaluationSettings
-from src.teacher import checks, rehearsal
-from src.teacher.checks import check_prompts
+from src.teacher import preflight
+from src.teacher.backbone.llm import blueprint, check_llm, context_of, load_llm
 from src.teacher.factory import load_teacher, save_teacher
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
-from src.teacher.llm import blueprint, check_llm, context_of, load_llm
-from src.teacher.needs import shape_of
 from src.teacher.objective import objective_of
-from src.teacher.rehearsal import rehearse, rehearse_early
+from src.teacher.operations import dry_run
+from src.teacher.operations.dry_run import rehearse, rehearse_early
+from src.teacher.operations.resource_estimate import shape_of
+from src.teacher.preflight import check_prompts
 from src.teacher.settings import ExportSettings, LoraSettings, PromptSettings, TeacherSettings
 from src.teacher.training import train_teacher
 from tests.fixtures import NUM_ITEMS, cycle_data
@@ -168,7 +169,7 @@ def test_the_most_tokens_that_a_model_reads(tmp_path: Path, family: str, shape: 
     assert context_of(blueprint(str(folder))) == limit
     longest = limit or 160
     language = load_llm(str(folder), "auto", CPU)
-    rehearsal.require_length(of(folder, prompt=PromptSettings(max_tokens=longest)), language)
+    dry_run.require_length(of(folder, prompt=PromptSettings(max_tokens=longest)), language)
     check_llm(of(folder, prompt=PromptSettings(max_tokens=longest)))
     if limit is not None:
         with pytest.raises(ModelError, match=f"reads {limit} tokens at most → lower it"):
@@ -177,7 +178,7 @@ def test_the_most_tokens_that_a_model_reads(tmp_path: Path, family: str, shape: 
 
 def test_a_limit_that_no_config_names_is_found_by_trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save(tmp_path, "gpt2", {**GPT, "n_positions": 87})
-    monkeypatch.setattr(checks, "context_of", lambda model: None)
+    monkeypatch.setattr(preflight, "context_of", lambda model: None)
     with pytest.raises(ConfigError, match="max_tokens = 160: .* reads 87 tokens at most, as tried out → lower it"):
         check_prompts(of(folder), cycle_data())
 
@@ -506,16 +507,16 @@ def test_no_memory_for_a_rehearsal_is_no_reason_to_refuse(llama: Path, monkeypat
 
 def test_of_a_large_model_the_first_layers_are_rehearsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_random_causal(tmp_path, num_hidden_layers=5)
-    monkeypatch.setattr(rehearsal, "_WHOLE_MODEL", 1)
+    monkeypatch.setattr(dry_run, "_WHOLE_MODEL", 1)
     seen = list[int]()
-    kept = rehearsal.load_llm
+    kept = dry_run.load_llm
 
     def watched(*given: Any, **named: Any) -> Any:
         language = kept(*given, **named)
         seen.append(len(language.model.layers))
         return language
 
-    monkeypatch.setattr(rehearsal, "load_llm", watched)
+    monkeypatch.setattr(dry_run, "load_llm", watched)
     for settings in (ITEM_SETTINGS, RANKS):
         door(of(folder, settings))
     assert seen == [2, 2]

@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModel, LlamaConfig
 
 from src.core.training import LoopSettings
-from src.teacher.llm import load_llm
-from src.teacher.needs import (
+from src.teacher.backbone.llm import load_llm
+from src.teacher.operations.resource_estimate import (
     BYTES_OF_A_WEIGHT,
     LinearMap,
     Load,

@@ -10,10 +10,10 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from src.teacher.item_ce import ItemCE
+from src.teacher.item_head.objective import ItemCE
 from src.teacher.objective import objective_of, objectives
 from src.teacher.settings import RankingKind, TeacherSettings
-from src.teacher.title.objective import TitleLM
+from src.teacher.title_lm.objective import TitleLM
 from tests.teacher.builders import SETTINGS
 from tests.teacher.title_builders import TITLE_SETTINGS
 

@@ -13,12 +13,12 @@ import torch
 
 from src.core.training import LoopSettings
 from src.student.settings import EvaluationSettings
+from src.teacher.backbone.llm import load_llm
 from src.teacher.factory import load_teacher, load_title_teacher, save_teacher
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
-from src.teacher.llm import load_llm
-from src.teacher.needs import shape_of, weight_bytes
+from src.teacher.operations.resource_estimate import shape_of, weight_bytes
 from src.teacher.settings import PromptSettings, TeacherSettings
-from src.teacher.title.model import TitleTeacher
+from src.teacher.title_lm.model import TitleTeacher
 from src.teacher.training import train_teacher
 from tests.fixtures import cycle_data
 from tests.teacher.builders import SETTINGS, encoder_of

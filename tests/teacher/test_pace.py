@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.teacher.pace import MEASURED, WARM, Pace, duration
+from src.teacher.operations.throughput import MEASURED, WARM, Pace, duration
 
 
 class Half:

@@ -15,7 +15,7 @@ from torch import nn
 from src.core.errors import ConfigError, TrainingFailed
 from src.student.architectures.sasrec import SASRec
 from src.student.base import SequenceStudent
-from src.teacher.selection import (
+from src.teacher.labelling.selection import (
     Diverse,
     Order,
     RowSelector,

@@ -17,17 +17,17 @@ from src.data.examples import Examples
 from src.data.teacher_outputs import load_teacher_outputs, save_teacher_outputs
 from src.data.tensor_examples import TensorExamples
 from src.student.settings import EvaluationSettings
-from src.teacher import trained
 from src.teacher.factory import save_teacher
-from src.teacher.labelling import Labels, rank, teacher_outputs
-from src.teacher.ranking import grounded
-from src.teacher.ranking.title_tree import TitleTree
+from src.teacher.labelling.labels import Labels, rank, teacher_outputs
+from src.teacher.operations import inference
+from src.teacher.operations.inference import HeadTeacher, WritingTeacher, load_trained
 from src.teacher.settings import ExportSettings, PromptSettings, RankingKind, TeacherSettings
-from src.teacher.title.catalogue import UNLISTED, ConstrainedCatalogue, TitleCatalogue, title_catalogue
-from src.teacher.title.generation import title_metrics
-from src.teacher.title.labelling import title_labeller
-from src.teacher.title.model import TitleTeacher
-from src.teacher.trained import HeadTeacher, WritingTeacher, load_trained
+from src.teacher.title_lm.decoding import grounding
+from src.teacher.title_lm.decoding.title_tree import TitleTree
+from src.teacher.title_lm.generation import title_metrics
+from src.teacher.title_lm.labelling import title_labeller
+from src.teacher.title_lm.model import TitleTeacher
+from src.teacher.title_lm.scoring import UNLISTED, ConstrainedCatalogue, TitleCatalogue, title_catalogue
 from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data, id_map_of
 from tests.teacher.builders import CPU, WIDTH, teacher_of
 from tests.teacher.exact import score_all
@@ -153,13 +153,13 @@ def test_with_a_beam_for_every_item_ranks_are_exact(writer: TitleTeacher) -> Non
 
 def says(monkeypatch: pytest.MonkeyPatch, writer: TitleTeacher, item: int | None) -> None:
     """Whatever it is asked, the answer is this item's title (None: nothing at all)."""
-    real = grounded.generate
+    real = grounding.generate
 
     def answer(*given: Any, **named: Any) -> list[list[int]]:
         written = real(*given, **named)  # the prompts are read all the same
         return [[] if item is None else writer.title_token_ids()[item] for _ in written]
 
-    monkeypatch.setattr(grounded, "generate", answer)
+    monkeypatch.setattr(grounding, "generate", answer)
 
 
 @pytest.mark.parametrize("title_tokens", [24, 2])
@@ -268,7 +268,7 @@ def test_beams_list_what_the_largest_cut_off_needs_beside_a_masked_history(
         asked.append(count)
         return title_catalogue(model, export, ranking, count)
 
-    monkeypatch.setattr(trained, "title_catalogue", spy)
+    monkeypatch.setattr(inference, "title_catalogue", spy)
     teacher = WritingTeacher(writer, settings_for("constrained"), seed=5)
     teacher.ranking(DATA.validation.take(np.arange(2)), EvaluationSettings(ks=ks, mask_history=mask_history))
     assert asked == [listed]

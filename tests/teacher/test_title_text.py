@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from src.teacher.title.text import (
+from src.teacher.title_lm.text import (
     HISTORY_TEMPLATE,
     TEMPLATE,
     HitRatio,

@@ -20,16 +20,16 @@ from src.data.candidates import draw_candidate_lists
 from src.data.examples import SequenceData
 from src.data.tensor_examples import TensorExamples
 from src.student.settings import EvaluationSettings
-from src.teacher.checks import check_prompts
 from src.teacher.factory import load_teacher, load_title_teacher, save_teacher
 from src.teacher.objective import objective_of
+from src.teacher.preflight import check_prompts
 from src.teacher.settings import GateSettings, LoraSettings, TeacherSettings, TitleSettings
-from src.teacher.title.checks import check_candidates, check_writer
-from src.teacher.title.curriculum import Curriculum, counters
-from src.teacher.title.generation import answer_all, judge_answers, title_metrics
-from src.teacher.title.model import TitleTeacher
-from src.teacher.title.prompts import Question
-from src.teacher.title.training import TitleObjective, row_tokens, title_rate
+from src.teacher.title_lm.curriculum import Curriculum, counters
+from src.teacher.title_lm.generation import answer_all, judge_answers, title_metrics
+from src.teacher.title_lm.model import TitleTeacher
+from src.teacher.title_lm.preflight import check_candidates, check_writer
+from src.teacher.title_lm.prompts import Question
+from src.teacher.title_lm.training import TitleObjective, row_tokens, title_rate
 from src.teacher.training import TeacherRun, build_optimiser, train_teacher
 from tests.fixtures import NUM_ITEMS, cycle_data, cycle_examples
 from tests.teacher.builders import CPU, SETTINGS, encoder_of, teacher_of
@@ -389,8 +389,8 @@ def test_an_encoder_is_refused_before_training(bert: Path) -> None:
 
 
 def test_a_tiny_model_writes_and_travels_with_its_teacher(tmp_path: Path) -> None:
+    from src.teacher.backbone.tiny_llm import build_tiny_llm
     from src.teacher.settings import TinySettings
-    from src.teacher.tiny_llm import build_tiny_llm
 
     data = cycle_data(24, 6)
     tiny = TinySettings(width=16, heads=2, vocabulary=300, context=256, loop=LoopSettings(

@@ -1,0 +1,89 @@
+"""What a run says before a weight is read: what it will need, and what becomes of long titles."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from src.core.logging import get_logger
+from src.data.candidates import CandidateLists
+from src.data.examples import Examples
+from src.data.id_map import IdMap
+from src.data.tensor_examples import TensorExamples
+from src.teacher.backbone.llm import blueprint, computing_type, context_of, read_tokenizer
+from src.teacher.factory import prompts_of
+from src.teacher.objective import objective_of
+from src.teacher.operations.resource_estimate import (
+    Needs,
+    announcement,
+    form_of,
+    gigabytes,
+    load_of,
+    needs_of,
+    shape_of,
+)
+from src.teacher.prompts import Cuts
+from src.teacher.settings import TeacherSettings
+
+_log = get_logger(__name__)
+
+
+def announce(
+    settings: TeacherSettings,
+    llm: str,
+    id_map: IdMap,
+    train: Examples,
+    lists: CandidateLists | None,
+    device: torch.device,
+) -> Tensor:
+    """Say what the training will need, before weights are read; returns ``[N]`` int64: tokens of each training row.
+
+    ``lists``: the candidates of a teacher that writes titles. Raises what `prompts_of` raises, and ``ModelError`` where
+    an encoder is to write.
+    """
+    empty = blueprint(llm)
+    objective_of(settings.objective).check_body(llm, empty)
+    prompts = prompts_of(settings, id_map, read_tokenizer(llm), context_of(empty))
+    tell_cuts(prompts.cuts, id_map.num_items, settings)
+    if prompts.unknown:
+        rule = "teacher: %d of %d titles hold nothing that the language model's tokenizer knows"
+        _log.warning(rule, prompts.unknown, id_map.num_items)
+    shown = None if lists is None else torch.from_numpy(lists.of(train))
+    rows = TensorExamples.of(train, torch.device("cpu"))
+    cost = objective_of(settings.objective).row_tokens(prompts, rows, shown)
+    shape = shape_of(empty, settings.lora)
+    form = form_of(settings, computing_type(empty.config, settings.dtype, settings.quantise, device))
+    load = load_of(settings, shape, id_map.num_items, int(cost.max()))
+    needs = needs_of(shape, settings, form, load)
+    _log.info("teacher: %s", announcement(needs, load, len(cost), int(cost.sum()), settings))
+    _warn_of_memory(needs, device)
+    return cost
+
+
+def tell_cuts(cuts: Cuts, num_items: int, settings: TeacherSettings) -> None:
+    """Say what becomes of titles that are longer than ``prompt.title_tokens``."""
+    if not cuts.cut:
+        return
+    alike = f"; {cuts.alike} of them can no longer be told from another item's by their text" if cuts.alike else ""
+    _log.log(
+        logging.WARNING if cuts.alike else logging.INFO,
+        "teacher: %d of %d titles are cut to teacher.prompt.title_tokens=%d in prompts%s",
+        cuts.cut,
+        num_items,
+        settings.prompt.title_tokens,
+        alike,
+    )
+
+
+def _warn_of_memory(needs: Needs, device: torch.device) -> None:
+    if device.type != "cuda":
+        return
+    there = torch.cuda.get_device_properties(device).total_memory
+    if needs.memory > there:
+        _log.warning(
+            "teacher: the device has %s, less than the estimate; lower teacher.train.loop.micro_batch_size, or set "
+            "teacher.gradient_checkpointing=true or teacher.quantise=4bit",
+            gigabytes(there),
+        )
