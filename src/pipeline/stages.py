@@ -259,7 +259,7 @@ class Stages:
     @cached_property
     def teacher(self) -> StageRecord:
         """iLoRA, trained."""
-        from src.teacher.backbone.llm import fingerprint_llm
+        from src.teacher.backbone.model_fingerprint import fingerprint_llm
         from src.teacher.factory import save_teacher
         from src.teacher.training import train_teacher
 
@@ -396,7 +396,7 @@ class Stages:
     @cached_property
     def title_outputs(self) -> TeacherOutputs:
         """The language model's embedding of every item, and no label: nothing is trained for it."""
-        from src.teacher.backbone.llm import fingerprint_llm
+        from src.teacher.backbone.model_fingerprint import fingerprint_llm
 
         settings = self.settings.teacher
         determined_by = {

@@ -18,7 +18,8 @@ from src.core.data_utils import fingerprint
 from src.core.memory import in_parts
 from src.student.architectures.sasrec import SASRec
 from src.teacher.backbone.gated_lora import GatedAdapters
-from src.teacher.backbone.llm import LanguageModel, table_shape
+from src.teacher.backbone.llm import LanguageModel
+from src.teacher.backbone.model_config import table_shape
 from src.teacher.backbone.projector import Projector
 from src.teacher.interfaces import TeacherForward
 from src.teacher.labelling.labels import AT_ONCE, TOO_LARGE
@@ -47,7 +48,7 @@ class GatedTeacher(nn.Module):
         self.encoder = encoder.eval().requires_grad_(False)
         self.gate = gate
         self.projector = Projector(encoder.item_embeddings.embedding_dim, language.embedding_size)
-        self.prompts = prompts.fit(table_shape(language.model)[0])
+        self.prompts = prompts.require_rows(table_shape(language.model)[0])
 
     @property
     def num_items(self) -> int:

@@ -17,7 +17,7 @@ def nothing() -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class TrainingPlan:
     """In what the teacher's objectives differ while it is trained.
 
     ``cost`` ``[N]`` int64: tokens of each training row. ``evaluate`` gives the validation metrics; ``rate(step)`` is

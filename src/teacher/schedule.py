@@ -1,8 +1,15 @@
-"""How learning rates rise and fall."""
+"""How many steps a training has, and how learning rates rise and fall over them."""
 
 from __future__ import annotations
 
 import math
+
+from src.core.loop_settings import LoopSettings
+
+
+def planned_steps(loop: LoopSettings, rows: int) -> int:
+    """How many steps a run over so many training rows has that is not stopped early."""
+    return loop.epochs * math.ceil(rows / loop.batch_size)
 
 
 def rate(step: int, steps: int, warmup_share: float) -> float:

@@ -43,7 +43,7 @@ from src.tuning.processes import end_survivors, graceful_signals
 from src.tuning.progress import Screen
 from src.tuning.ray_session import check_shared, ray_session
 from src.tuning.resources import Resources, decide
-from src.tuning.samplers import sampler_note
+from src.tuning.samplers import sampler_note, sampling_problems
 from src.tuning.search_space import SearchSpace, Stage, Value
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.shared_data import FOLDER, SharedData
@@ -115,12 +115,7 @@ def _check_kind(space: SearchSpace, tuning: TuningSettings, stage: Stage, path: 
     problems = []
     if space.stage != stage:
         problems.append(Problem(f"{path.name}: stage", space.stage, f"this command searches stage {stage}"))
-    if len(space.objectives) > 1 and tuning.pruner != "none":
-        rule = f"early stopping needs a single objective; {path.name} has {', '.join(space.objectives)}"
-        problems.append(Problem("tuning.pruner", tuning.pruner, rule, "tuning.pruner=none"))
-    if len(space.objectives) > 1 and tuning.sampler == "cmaes":
-        problems.append(Problem("tuning.sampler", "cmaes", "works on one objective", "tuning.sampler=tpe"))
-    return problems
+    return [*problems, *sampling_problems(tuning, space, path.name)]
 
 
 def check_resources(tuning: TuningSettings, ray: RaySettings) -> None:
@@ -334,7 +329,9 @@ def searched_content(stage: Stage, stages: Stages, outputs: Teachings) -> dict[s
     """`content_of` of a search; a search over the teacher learns from the language model, too."""
     content = content_of(stages, outputs)
     if stage == "teacher":
-        from src.teacher.backbone.llm import fingerprint_llm  # imports transformers: only such a search waits for it
+        from src.teacher.backbone.model_fingerprint import (
+            fingerprint_llm,  # imports transformers: only such a search waits for it
+        )
 
         content["language model"] = fingerprint_llm(stages.llm_folder)
     return content

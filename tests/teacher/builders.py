@@ -127,4 +127,4 @@ def teacher_of(folder: Path, settings: TeacherSettings = SETTINGS, awake: bool =
 def label(teacher: Teacher, data: SequenceData, rows: NDArray[np.int64], settings: ExportSettings) -> TeacherOutputs:
     """An item head's labels of these rows of the training split, without a cache."""
     labeller = item_head_labeller(teacher, settings)
-    return teacher_outputs(labeller.label(data.train.take(rows)), labeller.catalogue(), data, settings)
+    return teacher_outputs(labeller.label(data.train.take(rows)), labeller.catalogue_outputs(), data, settings)

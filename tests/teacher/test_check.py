@@ -25,8 +25,8 @@ from src.teacher.operations.teacher_check import (
     Ranking,
     TeacherCheck,
     check_teacher,
-    compare,
-    coverage,
+    compare_rankings,
+    list_coverage,
     shared,
     student_ranker,
     teacher_ranker,
@@ -49,7 +49,7 @@ def ranking(ranks: list[int], *firsts: int, valid: list[bool] | None = None) -> 
 
 def compared(teacher: Ranking, student: Ranking, num_items: int = V) -> TeacherCheck:
     """Every example of a user of its own."""
-    return compare(teacher, student, np.arange(len(teacher.ranks)), num_items, INTERVAL)
+    return compare_rankings(teacher, student, np.arange(len(teacher.ranks)), num_items, INTERVAL)
 
 
 def test_the_figures_on_paper() -> None:
@@ -83,7 +83,7 @@ def test_an_item_head_always_answers_with_an_item() -> None:
 def test_answers_that_are_no_items_are_in_no_list() -> None:
     first, second = torch.tensor([[3, -1, 5], [-1, -1, -1]]), torch.tensor([[-1, 5, 4], [-1, 0, 1]])
     assert shared(first, second).tolist() == [1, 0]
-    assert coverage(first, 8) == 2 / 8
+    assert list_coverage(first, 8) == 2 / 8
 
 
 def test_a_small_catalogue_shortens_the_lists() -> None:

@@ -22,11 +22,13 @@ from src.core.errors import ConfigError, ModelError
 from src.student.settings import EvaluationSettings
 from src.teacher.backbone import gated_lora
 from src.teacher.backbone.gated_lora import attach, inject
-from src.teacher.backbone.llm import blueprint, check_llm, load_llm
+from src.teacher.backbone.language_head import check_language_head, with_language_head
+from src.teacher.backbone.llm import load_llm
+from src.teacher.backbone.model_check import check_llm
+from src.teacher.backbone.model_config import blueprint
 from src.teacher.objective import objective_of
 from src.teacher.preflight import check_prompts
 from src.teacher.settings import LoraSettings, PromptSettings, TeacherSettings, TinySettings
-from src.teacher.title_lm.language_head import check_language_head, with_language_head
 from src.teacher.title_lm.preflight import check_writer
 from src.teacher.training import train_teacher
 from tests.fixtures import NUM_ITEMS, cycle_data

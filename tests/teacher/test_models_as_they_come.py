@@ -20,13 +20,15 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from src.core.errors import AnyoError, ConfigError, ModelError
 from src.student.settings import EvaluationSettings
 from src.teacher import preflight
-from src.teacher.backbone.llm import blueprint, check_llm, context_of, load_llm
+from src.teacher.backbone.llm import load_llm
+from src.teacher.backbone.model_check import check_llm
+from src.teacher.backbone.model_config import blueprint, context_of
 from src.teacher.factory import load_teacher, save_teacher
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
 from src.teacher.objective import objective_of
 from src.teacher.operations import dry_run
-from src.teacher.operations.dry_run import rehearse, rehearse_early
-from src.teacher.operations.resource_estimate import shape_of
+from src.teacher.operations.dry_run import dry_run_before_training, dry_run_loaded
+from src.teacher.operations.model_shape import model_shape
 from src.teacher.preflight import check_prompts
 from src.teacher.settings import ExportSettings, LoraSettings, PromptSettings, TeacherSettings
 from src.teacher.training import train_teacher
@@ -196,7 +198,7 @@ def test_tables_of_another_width_than_the_states_are_written_into(
     language = teacher.language
     assert (language.embedding_size, language.hidden_size) == (8 if shape else WIDTH, width)
     assert (teacher.projector.outer.out_features, teacher.head.in_features) == (language.embedding_size, width)
-    shape_found = shape_of(blueprint(str(folder)), ITEM_SETTINGS.lora)
+    shape_found = model_shape(blueprint(str(folder)), ITEM_SETTINGS.lora)
     assert (shape_found.embedding, shape_found.width) == (language.embedding_size, width)
     save_teacher(tmp_path / "teacher", teacher, cycle_data(), {})
     again = load_teacher(tmp_path / "teacher", teacher.settings, cycle_data(), CPU)
@@ -458,7 +460,7 @@ def test_a_tokenizer_without_padding_and_end_is_enough(tmp_path: Path) -> None:
         train(of(folder, settings))
 
 
-# ------------------------------------------------------------------------------------------------------- the rehearsal
+# --------------------------------------------------------------------------------------------------------- the dry run
 
 
 @pytest.mark.parametrize("writes", [False, True])
@@ -467,12 +469,12 @@ def test_a_rehearsal_leaves_everything_as_it_was(tmp_path: Path, writes: bool) -
     teacher: GatedTeacher = title_teacher_of(folder, RANKS) if writes else teacher_of(folder)
     teacher.train()
     before, stream = {k: v.clone() for k, v in teacher.state_dict().items()}, torch.get_rng_state()
-    rehearse(teacher, HISTORY, LENGTH, torch.tensor([3, 4, 5]))
+    dry_run_loaded(teacher, HISTORY, LENGTH, torch.tensor([3, 4, 5]))
     assert torch.equal(torch.get_rng_state(), stream)
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert teacher.training
-    rehearse_early(of(folder), cycle_data())
+    dry_run_before_training(of(folder), cycle_data())
     assert torch.equal(torch.get_rng_state(), stream)
 
 
@@ -481,7 +483,7 @@ def test_states_that_are_not_numbers_are_refused_before_a_step(llama: Path) -> N
     with torch.no_grad():
         next(iter(teacher.parameter_groups()["experts"])).fill_(float("nan"))
     with pytest.raises(ModelError, match="its states are not finite in float32"):
-        rehearse(teacher, HISTORY, LENGTH, torch.tensor([3, 4, 5]))
+        dry_run_loaded(teacher, HISTORY, LENGTH, torch.tensor([3, 4, 5]))
 
 
 def test_layers_that_fail_are_told_by_the_models_name(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -494,7 +496,7 @@ def test_layers_that_fail_are_told_by_the_models_name(llama: Path, monkeypatch: 
     with pytest.raises(
         ModelError, match=r"a pass through its layers fails \(KeyError: .*own kind.* → choose a model of"
     ):
-        rehearse(teacher, HISTORY, LENGTH, torch.tensor([3, 4, 5]))
+        dry_run_loaded(teacher, HISTORY, LENGTH, torch.tensor([3, 4, 5]))
 
 
 def test_no_memory_for_a_rehearsal_is_no_reason_to_refuse(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -502,7 +504,7 @@ def test_no_memory_for_a_rehearsal_is_no_reason_to_refuse(llama: Path, monkeypat
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 14 GiB")
 
     monkeypatch.setattr(ILoRATeacher, "forward", full)
-    rehearse(teacher_of(llama), HISTORY, LENGTH, torch.tensor([3, 4, 5]))
+    dry_run_loaded(teacher_of(llama), HISTORY, LENGTH, torch.tensor([3, 4, 5]))
 
 
 def test_of_a_large_model_the_first_layers_are_rehearsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,20 +13,18 @@ from transformers import AutoModel, LlamaConfig
 
 from src.core.training import LoopSettings
 from src.teacher.backbone.llm import load_llm
+from src.teacher.operations.model_shape import LinearMap, ModelShape, model_shape
 from src.teacher.operations.resource_estimate import (
     BYTES_OF_A_WEIGHT,
-    LinearMap,
-    Load,
-    Shape,
+    Workload,
     activation_bytes,
-    announcement,
-    asking_bytes,
-    form_of,
-    load_of,
-    needs_of,
-    shape_of,
+    estimate_resources,
+    estimate_sentence,
+    kv_cache_bytes,
     small_parameters,
     weight_bytes,
+    weight_format,
+    workload_of,
 )
 from src.teacher.settings import ExportSettings, LoraSettings, PromptSettings, TeacherTrainSettings
 from tests.fixtures import NUM_ITEMS
@@ -36,7 +34,7 @@ from tests.teacher.test_training import TRAIN, trained
 from tests.teacher.title_builders import TITLE_SETTINGS, title_teacher_of
 
 # two layers: queries (adapted) and an up-projection
-SHAPE = Shape(
+SHAPE = ModelShape(
     layers=2,
     width=8,
     vocabulary=50,
@@ -80,7 +78,7 @@ def test_activations_by_hand() -> None:
 
 def test_adapters_of_one_module_share_their_input_unless_it_has_to_be_copied() -> None:
     maps = (LinearMap("a", 8, 8, True), LinearMap("a", 8, 8, True), LinearMap("b", 8, 8, True))
-    shape = Shape(layers=1, width=8, vocabulary=50, maps=maps, other=0)
+    shape = ModelShape(layers=1, width=8, vocabulary=50, maps=maps, other=0)
     rest = 2 * 8 + 2 * 4 * 3  # norms and inner activations
     outputs = 3 * 8 + 8
     assert activation_bytes(shape, 1, LORA, "float32", False) == 4 * (outputs + rest + 2 * 8)
@@ -90,7 +88,7 @@ def test_adapters_of_one_module_share_their_input_unless_it_has_to_be_copied() -
 
 def test_needs_by_hand() -> None:
     settings = replace(SETTINGS, lora=LORA)
-    needs = needs_of(SHAPE, settings, "float32", Load(rows=2, tokens=5, logits=7, small=100))
+    needs = estimate_resources(SHAPE, settings, "float32", Workload(rows=2, tokens=5, logits=7, small=100))
     trained_parameters = 2 * 4 * (8 + 8) + 100
     assert needs.trained == trained_parameters
     # float32: itself, gradient, two moments, the best epoch
@@ -106,26 +104,26 @@ def test_what_decoding_holds_by_hand(tmp_path: Path) -> None:
     export = ExportSettings(batch_size=3, beams=4, top_n=4)
     settings = replace(TITLE_SETTINGS, export=export, prompt=PromptSettings(title_tokens=7))
     shape = replace(SHAPE, cache=10)
-    assert asking_bytes(shape, settings, "bfloat16", 5) == 2 * 10 * 3 * (5 + 4 * 7)
+    assert kv_cache_bytes(shape, settings, "bfloat16", 5) == 2 * 10 * 3 * (5 + 4 * 7)
     free = replace(settings, export=replace(export, ranking="grounded"))
-    assert asking_bytes(shape, free, "float32", 5) == 4 * 10 * 3 * (5 + 7)
-    load = Load(rows=1, tokens=5, logits=7, small=0)
-    assert needs_of(shape, settings, "bfloat16", load).asking == 2 * 10 * 3 * (5 + 4 * 7)
-    assert needs_of(shape, SETTINGS, "bfloat16", load).asking == 0
-    said = announcement(needs_of(shape, settings, "bfloat16", load), load, 1, 5, settings)
+    assert kv_cache_bytes(shape, free, "float32", 5) == 4 * 10 * 3 * (5 + 7)
+    load = Workload(rows=1, tokens=5, logits=7, small=0)
+    assert estimate_resources(shape, settings, "bfloat16", load).kv_cache == 2 * 10 * 3 * (5 + 4 * 7)
+    assert estimate_resources(shape, SETTINGS, "bfloat16", load).kv_cache == 0
+    said = estimate_sentence(estimate_resources(shape, settings, "bfloat16", load), load, 1, 5, settings)
     assert "at most while it answers 3 prompts at once" in said
     # two layers, one head of 8 keys for two of queries
     config = {"num_attention_heads": 2, "num_key_value_heads": 1, "hidden_size": 16, "num_hidden_layers": 2}
     with torch.device("meta"):
         model = AutoModel.from_config(LlamaConfig(**config, intermediate_size=24, vocab_size=50))
-    assert shape_of(model, SETTINGS.lora).cache == 2 * 2 * 1 * 8
+    assert model_shape(model, SETTINGS.lora).cache == 2 * 2 * 1 * 8
 
 
 def test_a_forward_pass_holds_a_micro_batch() -> None:
-    def load(objective: str, **loop: int) -> Load:
+    def load(objective: str, **loop: int) -> Workload:
         train = TeacherTrainSettings(loop=LoopSettings(monitor="hit_ratio_1", **loop))
         settings = replace(SETTINGS if objective == "item_ce" else TITLE_SETTINGS, train=train)
-        return load_of(settings, SHAPE, 99, 5)
+        return workload_of(settings, SHAPE, 99, 5)
 
     assert load("item_ce", batch_size=8).rows == 8
     assert load("item_ce", batch_size=8, micro_batch_size=2).rows == 2
@@ -138,7 +136,7 @@ def test_a_forward_pass_holds_a_micro_batch() -> None:
 def test_parameters_are_those_of_the_real_model(tmp_path: Path, name: str) -> None:
     folder = save_random(tmp_path, name)
     model = load_llm(str(folder), "auto", CPU).model
-    shape = shape_of(model, SETTINGS.lora)
+    shape = model_shape(model, SETTINGS.lora)
     assert shape.parameters == sum(p.numel() for p in model.parameters())
     teacher = teacher_of(folder)
     groups = {part: sum(p.numel() for p in group) for part, group in teacher.parameter_groups().items()}
@@ -151,10 +149,10 @@ def test_a_head_counts_on_the_disk_and_where_titles_are_written_unless_it_is_the
     tmp_path: Path, name: str, tied: bool
 ) -> None:
     folder = save_random(tmp_path, name)
-    shape = shape_of(load_llm(str(folder), "auto", CPU).model, SETTINGS.lora)
+    shape = model_shape(load_llm(str(folder), "auto", CPU).model, SETTINGS.lora)
     assert shape.head == (0 if tied else shape.vocabulary * shape.width)
-    load = Load(rows=2, tokens=5, logits=7, small=100)
-    item, title = (needs_of(shape, settings, "float32", load) for settings in (SETTINGS, TITLE_SETTINGS))
+    load = Workload(rows=2, tokens=5, logits=7, small=100)
+    item, title = (estimate_resources(shape, settings, "float32", load) for settings in (SETTINGS, TITLE_SETTINGS))
     assert title.weights - item.weights == title.frozen * 4 - item.frozen * 4 == 4 * shape.head
     assert title.disk == item.disk
     frozen = [p for p in title_teacher_of(folder).llm.parameters() if not p.requires_grad]
@@ -164,21 +162,23 @@ def test_a_head_counts_on_the_disk_and_where_titles_are_written_unless_it_is_the
 def test_llama_2_7b_has_its_published_size() -> None:
     with torch.device("meta"):
         model = AutoModel.from_config(LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32))
-    shape = shape_of(model, SETTINGS.lora)
+    shape = model_shape(model, SETTINGS.lora)
     assert shape.parameters + shape.head == 6_738_415_616
     # rank 8 in all seven projections: 8 · (4 · 8192 + 3 · 15104) a layer
     assert shape.adapter_parameters(8) == 32 * 8 * (4 * 8192 + 3 * 15104)
 
 
 def test_the_form_is_the_quantisation_or_the_type() -> None:
-    assert form_of(SETTINGS, torch.float32) == "float32"
-    assert form_of(SETTINGS, torch.bfloat16) == "bfloat16"
-    assert form_of(replace(SETTINGS, quantise="4bit"), torch.bfloat16) == "4bit"
+    assert weight_format(SETTINGS, torch.float32) == "float32"
+    assert weight_format(SETTINGS, torch.bfloat16) == "bfloat16"
+    assert weight_format(replace(SETTINGS, quantise="4bit"), torch.bfloat16) == "4bit"
 
 
 def test_what_is_announced() -> None:
-    needs = needs_of(SHAPE, replace(SETTINGS, lora=LORA), "float32", Load(rows=2, tokens=5, logits=7, small=2_000_000))
-    said = announcement(needs, Load(2, 5, 7, 0), 17, 80, SETTINGS)
+    needs = estimate_resources(
+        SHAPE, replace(SETTINGS, lora=LORA), "float32", Workload(rows=2, tokens=5, logits=7, small=2_000_000)
+    )
+    said = estimate_sentence(needs, Workload(2, 5, 7, 0), 17, 80, SETTINGS)
     assert said == (
         "it trains 2.0 M parameters beside 0.0 M frozen ones; estimated need: 40.0 MB of memory (0.0 MB frozen "
         "weights, 40.0 MB trained parameters and optimiser, 0.0 MB activations) at 2 prompts of up to 5 tokens a "

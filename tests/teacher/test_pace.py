@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.teacher.operations.throughput import MEASURED, WARM, Pace, duration
+from src.teacher.operations.throughput import MEASURED, WARM, ThroughputMeter, rough_duration
 
 
 class Half:
@@ -21,7 +21,7 @@ def told(past: int, taken: int, micro: int = 1) -> list[str]:
     """A run of 100 steps of 30 tokens, one second each, after ``past`` steps that another process made."""
     said, now = list[str](), [0.0]
     cost = torch.tensor([10, 20])
-    pace = Pace(Half(), cost, steps=100, tokens=3000, tell=said.append, clock=lambda: now[0])
+    pace = ThroughputMeter(Half(), cost, steps=100, tokens=3000, tell=said.append, clock=lambda: now[0])
     for _ in range(past):
         pace.step_done()
     for _ in range(taken):
@@ -50,4 +50,4 @@ def test_steps_made_before_are_neither_measured_nor_left() -> None:
     ("seconds", "said"), [(3.4, "3 seconds"), (119, "119 seconds"), (600, "10 minutes"), (36000, "10.0 hours")]
 )
 def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+    assert rough_duration(seconds) == said

@@ -15,7 +15,8 @@ from transformers import AutoConfig
 
 from src.core.errors import ConfigError, ModelError
 from src.core.paths import MANIFEST
-from src.teacher.backbone.llm import check_llm, load_llm
+from src.teacher.backbone.llm import load_llm
+from src.teacher.backbone.model_check import check_llm
 from src.teacher.backbone.quantisation import (
     bits_config,
     check_quantise,

@@ -14,7 +14,8 @@ from src.core.errors import DataError
 from src.core.training import LoopSettings
 from src.data.examples import SealedExamples
 from src.data.id_map import IdMap
-from src.teacher.backbone.llm import fingerprint_llm, load_llm
+from src.teacher.backbone.llm import load_llm
+from src.teacher.backbone.model_fingerprint import fingerprint_llm
 from src.teacher.backbone.tiny_llm import build_tiny_llm, split_rows, training_texts
 from src.teacher.prompts import PREFIX, Prompts
 from src.teacher.settings import PromptSettings, TinySettings

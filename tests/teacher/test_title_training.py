@@ -20,7 +20,7 @@ from src.data.candidates import draw_candidate_lists
 from src.data.examples import SequenceData
 from src.data.tensor_examples import TensorExamples
 from src.student.settings import EvaluationSettings
-from src.teacher.factory import load_teacher, load_title_teacher, save_teacher
+from src.teacher.factory import load_teacher, save_teacher
 from src.teacher.objective import objective_of
 from src.teacher.preflight import check_prompts
 from src.teacher.settings import GateSettings, LoraSettings, TeacherSettings, TitleSettings
@@ -185,7 +185,7 @@ def test_candidates_are_drawn_once_and_saved_and_read_back_identical(folder: Pat
     for split, lists in teacher.candidates.items():
         assert lists.fingerprint == again.candidates[split].fingerprint
     save_teacher(tmp_path / "teacher", teacher, data, run.summary())
-    loaded = load_title_teacher(tmp_path / "teacher", replace(SETTINGS, llm=str(folder)), data, CPU)
+    loaded = load_teacher(tmp_path / "teacher", replace(TITLE_SETTINGS, llm=str(folder)), data, CPU)
     for split, lists in teacher.candidates.items():
         assert np.array_equal(loaded.candidates[split].example_id, lists.example_id)
         assert np.array_equal(loaded.candidates[split].items, lists.items)
@@ -196,7 +196,7 @@ def test_a_loaded_teacher_gives_the_same_answers_and_scores(folder: Path, tmp_pa
     run = trained(folder, data=data)
     teacher = writer(run)
     save_teacher(tmp_path / "teacher", teacher, data, run.summary())
-    loaded = load_title_teacher(tmp_path / "teacher", replace(SETTINGS, llm=str(folder)), data, CPU)
+    loaded = load_teacher(tmp_path / "teacher", replace(TITLE_SETTINGS, llm=str(folder)), data, CPU)
     found = {}
     for name, own in (("before", teacher), ("after", loaded)):
         examples = TensorExamples.of(data.validation, CPU)
@@ -236,7 +236,7 @@ def test_the_kinds_of_teacher_are_not_taken_for_each_other(folder: Path, llama: 
     with pytest.raises(ArtefactError, match="has objective title_lm; item_ce is needed"):
         load_teacher(tmp_path / "writer", replace(SETTINGS, llm=str(folder)), cycle_data(), CPU)
     with pytest.raises(ArtefactError, match="has objective item_ce; title_lm is needed"):
-        load_title_teacher(tmp_path / "ranker", replace(SETTINGS, llm=str(llama)), cycle_data(), CPU)
+        load_teacher(tmp_path / "ranker", replace(TITLE_SETTINGS, llm=str(llama)), cycle_data(), CPU)
 
 
 def test_candidates_of_another_catalogue_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_candidates_of_another_catalogue_are_refused(folder: Path, tmp_path: Pat
     save_teacher(tmp_path / "teacher", run.teacher, cycle_data(24, 6), {})
     (tmp_path / "teacher" / "candidates" / "train" / "items.npy").unlink()
     with pytest.raises(ArtefactError, match="cannot be read"):
-        load_title_teacher(tmp_path / "teacher", replace(SETTINGS, llm=str(folder)), cycle_data(24, 6), CPU)
+        load_teacher(tmp_path / "teacher", replace(TITLE_SETTINGS, llm=str(folder)), cycle_data(24, 6), CPU)
 
 
 @pytest.mark.parametrize("answer", ["corrected", "as_released"])
@@ -400,7 +400,7 @@ def test_a_tiny_model_writes_and_travels_with_its_teacher(tmp_path: Path) -> Non
     settings = replace(TITLE_SETTINGS, llm="tiny", tiny=tiny)
     run = train_teacher(settings, data, encoder_of(), str(tmp_path / "llm"), CPU, 0, EVALUATION)
     save_teacher(tmp_path / "teacher", run.teacher, data, run.summary())
-    loaded = load_title_teacher(tmp_path / "teacher", settings, data, CPU)
+    loaded = load_teacher(tmp_path / "teacher", settings, data, CPU)
     examples, lists = TensorExamples.of(data.validation, CPU), writer(run).candidates["validation"]
     candidates = torch.from_numpy(lists.of(data.validation))
     assert answer_all(loaded, examples, candidates, 3) == answer_all(writer(run), examples, candidates, 6)

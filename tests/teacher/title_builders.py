@@ -15,7 +15,7 @@ from src.core.training import LoopSettings
 from src.data.id_map import IdMap
 from src.teacher.backbone.llm import load_llm
 from src.teacher.backbone.tiny_llm import train_tokenizer
-from src.teacher.factory import build_title_teacher
+from src.teacher.factory import build_teacher
 from src.teacher.settings import (
     ExportSettings,
     HeadSettings,
@@ -103,7 +103,7 @@ def title_teacher_of(
     settings = replace(settings, llm=str(folder), **changes)
     language = load_llm(str(folder), settings.dtype, CPU)
     torch.manual_seed(4)
-    teacher = build_title_teacher(settings, id_map or id_map_of(NUM_ITEMS), encoder_of(), language, CPU)
+    teacher = build_teacher(settings, id_map or id_map_of(NUM_ITEMS), encoder_of(), language, CPU)
     if awake:
         with torch.no_grad():
             for name, parameter in teacher.llm.named_parameters():

@@ -14,10 +14,16 @@ from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from src.core.errors import ModelError
+from src.teacher.backbone.transformers_calls import FIELD, explained
 
-FIELD = "teacher.llm"
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 _LFS = b"version https://git-lfs"
 _SHOWN = 3
 #: whole numbers of a config and the largest that can be meant: a model is laid out, without weights, before anything
@@ -108,3 +114,17 @@ def check_numbers(name: str, config: PretrainedConfig) -> None:
 def int_of(value: float) -> int | None:
     """The whole number; None for nan and infinities."""
     return int(value) if value == value and abs(value) != float("inf") else None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files that a model folder has or, by its index, should have; empty when there are none."""
+    for name in WEIGHT_FILES:
+        file = folder / name
+        if not file.is_file():
+            continue
+        if not name.endswith(".index.json"):
+            return [file]
+        with explained(str(folder), name):
+            index: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return [folder / shard for shard in sorted(set(index["weight_map"].values()))]
+    return []

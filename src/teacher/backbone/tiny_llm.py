@@ -27,7 +27,7 @@ from src.data.examples import Examples, SequenceData
 from src.data.id_map import IdMap
 from src.data.tensor_examples import TensorExamples
 from src.teacher.backbone.gated_lora import resolve_targets
-from src.teacher.backbone.llm import hide_progress
+from src.teacher.backbone.transformers_calls import hide_progress
 from src.teacher.prompts import PLACEHOLDER, PREFIX, SUFFIX, PromptBatch, Prompts, check_titles
 from src.teacher.schedule import rate
 from src.teacher.settings import TINY, PromptSettings, TeacherSettings, TinySettings

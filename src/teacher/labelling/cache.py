@@ -26,7 +26,8 @@ from src.core.logging import get_logger
 from src.core.paths import write_bytes
 from src.data.examples import Examples, SequenceData
 from src.data.teacher_outputs import TeacherOutputs
-from src.teacher.labelling.labels import Catalogue, Labeller, Labels, teacher_outputs
+from src.teacher.labelling.labels import CatalogueOutputs, Labeller, Labels, teacher_outputs
+from src.teacher.objective import objective_of
 from src.teacher.settings import ExportSettings, TeacherSettings
 
 _log = get_logger(__name__)
@@ -35,14 +36,15 @@ _LABELS, _CATALOGUE = "labels", "catalogue"
 _COLUMNS = tuple(column.name for column in fields(Labels))
 #: export settings that say which rows are asked, and how many at once; all others say what is asked of a row
 _NOT_OF_A_LABEL = ("budget", "select", "batch_size")
+#: export settings that not every way of ranking reads
+_OF_SOME_RANKINGS = ("beams",)
 
 
 def export_that_is_read(settings: TeacherSettings) -> dict[str, Any]:
     """The export settings that this teacher reads; the way of ranking by its own name, whether named or meant."""
     export = {**asdict(settings.export), "ranking": settings.ranking}
-    if settings.ranking != "constrained":
-        del export["beams"]
-    return export
+    read = objective_of(settings.objective).own_export(settings)
+    return {name: value for name, value in export.items() if name not in _OF_SOME_RANKINGS or name in read}
 
 
 def asked_of_a_row(settings: TeacherSettings) -> dict[str, Any]:
@@ -129,13 +131,13 @@ class LabelCache:
                 found[name][order[places[wanted]]] = arrays[name][wanted]
         return Labels(**found)
 
-    def _catalogue(self, source: _Once) -> Catalogue:
+    def _catalogue(self, source: _Once) -> CatalogueOutputs:
         """Item embeddings and facts: asked for once, then read."""
         with self._alone():
             for path in sorted(self.folder.glob(f"{_CATALOGUE}-*.safetensors")):
                 if (arrays := _read(path)) is not None:
-                    return Catalogue(arrays["item_embedding"], json.loads(arrays["facts"].tobytes()))
-            catalogue = source.labeller.catalogue()
+                    return CatalogueOutputs(arrays["item_embedding"], json.loads(arrays["facts"].tobytes()))
+            catalogue = source.labeller.catalogue_outputs()
             facts = np.frombuffer(json.dumps(dict(catalogue.facts)).encode(), dtype=np.uint8)
             embedding = np.ascontiguousarray(catalogue.item_embedding)
             _write(self.folder, _CATALOGUE, {"item_embedding": embedding, "facts": facts})

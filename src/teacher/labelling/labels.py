@@ -39,7 +39,7 @@ def select_rows(examples: Examples, count: int, select: Select, generator: np.ra
 
 
 @torch.inference_mode()
-def ask(
+def infer(
     teacher: Teacher,
     examples: TensorExamples,
     batch_size: int,
@@ -77,7 +77,7 @@ def rank(teacher: Teacher, examples: TensorExamples, batch_size: int, mask_histo
         scores = as_judged(forward.logits, examples.history[rows], target, mask_history)
         ranks[rows.cpu()] = target_ranks(scores, target).cpu()
 
-    ask(teacher, examples, batch_size, keep)
+    infer(teacher, examples, batch_size, keep)
     return ranks
 
 
@@ -97,7 +97,7 @@ class Labels:
 
 
 @dataclass(frozen=True, eq=False)
-class Catalogue:
+class CatalogueOutputs:
     """What a teacher says once, whichever rows it labels: ``item_embedding`` ``[V, D']`` float32, and facts for the
     manifest: ``fingerprints`` of model and prompt, and what its ``scores`` and ``distances`` mean.
     """
@@ -112,7 +112,7 @@ class Labeller(Protocol):
     def label(self, examples: Examples) -> Labels:
         """The labels of these examples, in their order. A row's label does not depend on which others are asked."""
 
-    def catalogue(self) -> Catalogue:
+    def catalogue_outputs(self) -> CatalogueOutputs:
         """Item embeddings and facts."""
 
 
@@ -152,15 +152,15 @@ class CatalogueLabeller:
                 found[name][batch.cpu().numpy()] = values
 
         columns = TensorExamples.of(examples, self.teacher.device)
-        ask(self.teacher, columns, self.settings.batch_size, keep, "teacher: labelling")
+        infer(self.teacher, columns, self.settings.batch_size, keep, "teacher: labelling")
         # a probability that rounds to one may give −log p = −0.0 or a little below
         distances = np.maximum(-found["scores"], np.float32(0.0))
         return Labels(example_id=examples.example_id, distances=distances, **found)
 
-    def catalogue(self) -> Catalogue:
-        """As `Labeller.catalogue`."""
+    def catalogue_outputs(self) -> CatalogueOutputs:
+        """As `Labeller.catalogue_outputs`."""
         facts = {"fingerprints": dict(self.teacher.fingerprints()), **self.facts}
-        return Catalogue(self.teacher.embed_items(self.settings.batch_size).cpu().numpy(), facts)
+        return CatalogueOutputs(self.teacher.embed_items(self.settings.batch_size).cpu().numpy(), facts)
 
 
 def require_top_n(settings: ExportSettings, num_items: int) -> None:
@@ -187,7 +187,7 @@ def likeliest(logits: Tensor, n: int) -> Best:
 
 
 def teacher_outputs(
-    labels: Labels, catalogue: Catalogue, data: SequenceData, settings: ExportSettings
+    labels: Labels, catalogue: CatalogueOutputs, data: SequenceData, settings: ExportSettings
 ) -> TeacherOutputs:
     """Labels of training examples of ``data``, and the catalogue, as the artefact."""
     facts = catalogue.facts

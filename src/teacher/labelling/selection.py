@@ -73,7 +73,7 @@ def softmax_entropy(logits: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class SelectionContext:
+class RowSelectionContext:
     """What a selector may look at: the training examples, a seed, and a student's answers where it asked for them."""
 
     examples: Examples
@@ -101,7 +101,7 @@ class RowSelector(Protocol):
     def needs_student(self) -> bool:
         """Whether `order` reads ``context.student``: one pass of a trained student over the training rows."""
 
-    def order(self, context: SelectionContext) -> Order:
+    def order(self, context: RowSelectionContext) -> Order:
         """``[N]`` int64: every row number 0..N-1 once, the row most worth a label first."""
 
 
@@ -110,7 +110,7 @@ class AtRandom:
 
     needs_student = False
 
-    def order(self, context: SelectionContext) -> Order:
+    def order(self, context: RowSelectionContext) -> Order:
         """``[N]``."""
         return numpy_generator(context.seed, "label_budget").permutation(len(context.examples))
 
@@ -120,7 +120,7 @@ class MostRecent:
 
     needs_student = False
 
-    def order(self, context: SelectionContext) -> Order:
+    def order(self, context: RowSelectionContext) -> Order:
         """``[N]``."""
         return recent_order(context.examples)
 
@@ -132,7 +132,7 @@ class StudentUncertain:
 
     needs_student = True
 
-    def order(self, context: SelectionContext) -> Order:
+    def order(self, context: RowSelectionContext) -> Order:
         """``[N]``; equal entropies in a seeded order."""
         return descending(context.student.entropy.numpy(), context.generator("ties"))
 
@@ -146,7 +146,7 @@ class StudentWrong:
 
     needs_student = True
 
-    def order(self, context: SelectionContext) -> Order:
+    def order(self, context: RowSelectionContext) -> Order:
         """``[N]``; equal ranks in a seeded order."""
         return descending(context.student.target_rank.numpy(), context.generator("ties"))
 
@@ -165,7 +165,7 @@ class Diverse:
     centres: int = 2048
     needs_student: bool = True
 
-    def order(self, context: SelectionContext) -> Order:
+    def order(self, context: RowSelectionContext) -> Order:
         """``[N]``; the first row is drawn."""
         points = F.normalize(context.student.representation.float(), dim=1)
         first = int(context.generator("first").integers(len(points)))
@@ -269,7 +269,7 @@ def choose_rows(
         if answers is None:
             raise ConfigError.one("teacher.export.select", settings.select, "needs a trained student", "use random")
         asked = answers()
-    order = selector.order(SelectionContext(examples, seed, asked))
+    order = selector.order(RowSelectionContext(examples, seed, asked))
     if not np.array_equal(np.sort(order), np.arange(len(examples))):
         raise ConfigError.one(
             "teacher.export.select", settings.select, f"must order each of {len(examples)} rows once", "correct it"

@@ -5,24 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from src.core.errors import gather
 from src.core.memory import in_parts
 from src.data.id_map import IdMap
-from src.teacher.backbone.llm import check_llm, load_llm
-from src.teacher.backbone.tiny_llm import check_tiny
+from src.teacher.backbone.llm import load_llm
 from src.teacher.ilora_model import mean_state
 from src.teacher.labelling.labels import AT_ONCE, TOO_LARGE
-from src.teacher.prompts import TitlePieces, check_titles
+from src.teacher.prompts import TitlePieces
 from src.teacher.settings import TeacherSettings
-
-
-def check_title_embeddings(settings: TeacherSettings, id_map: IdMap) -> None:
-    """Look at the language model and the titles before anything is read.
-
-    Raises:
-        ConfigError: with the problems of both.
-    """
-    gather(lambda: check_titles(id_map), lambda: check_llm(settings), lambda: check_tiny(settings))
 
 
 @torch.no_grad()
@@ -46,7 +35,7 @@ def embed_titles(settings: TeacherSettings, llm_folder: str, id_map: IdMap, devi
     table = language.model.get_input_embeddings()
     pieces = TitlePieces(id_map, language.tokenizer, settings.prompt)
     pieces.hold([])
-    pieces = pieces.fit(len(table.weight)).to(device)
+    pieces = pieces.require_rows(len(table.weight)).to(device)
     rows = torch.empty(id_map.num_items, language.hidden_size, device=device)
 
     def embed(items: Tensor) -> None:

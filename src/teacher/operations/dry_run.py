@@ -20,9 +20,12 @@ from src.core.logging import get_logger
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
 from src.student.architectures.sasrec import SASRec
-from src.teacher.backbone.llm import LanguageModel, is_local, load_llm, read_config, runs, weight_files
-from src.teacher.backbone.model_files import FIELD
+from src.teacher.backbone.llm import LanguageModel, load_llm
+from src.teacher.backbone.model_config import read_config
+from src.teacher.backbone.model_files import weight_files
 from src.teacher.backbone.quantisation import stored_form
+from src.teacher.backbone.transformers_calls import FIELD, is_local, runs
+from src.teacher.factory import build_teacher
 from src.teacher.ilora_model import GatedTeacher
 from src.teacher.objective import objective_of
 from src.teacher.settings import NOT_QUANTISED, TINY, TeacherSettings
@@ -36,11 +39,11 @@ _FIRST_LAYERS = 2
 _ITEMS = 8  # of the small catalogue, at least
 
 
-def rehearse_early(settings: TeacherSettings, data: SequenceData) -> None:
+def dry_run_before_training(settings: TeacherSettings, data: SequenceData) -> None:
     """Try a language model out on the CPU, while nothing has been trained: a teacher around it, over a few items.
 
     Of a large model only the first layers are read. A model that is not on this disk yet, or is stored quantised, is
-    left to `rehearse`, once it is loaded.
+    left to `dry_run_loaded`, once it is loaded.
 
     Raises:
         ModelError: the model cannot be read or run, its layers cannot be gated, its numbers are not finite.
@@ -51,16 +54,15 @@ def rehearse_early(settings: TeacherSettings, data: SequenceData) -> None:
         return
     few = _few_items(data.id_map, max(_ITEMS, settings.title.candidates, settings.export.top_n))
     small = replace(settings, compile=False, quantise=NOT_QUANTISED)
-    objective = objective_of(settings.objective)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         encoder = SASRec(settings.encoder, few.num_items, data.history_length)
         require_length(settings, language)
-        teacher = objective.build(small, few, encoder, language, _CPU)
+        teacher = build_teacher(small, few, encoder, language, _CPU)
         history = torch.full((2, data.history_length), few.num_items)
         history[0] = torch.arange(data.history_length) % few.num_items
         history[1, 0] = 1
-        rehearse(teacher, history, torch.tensor([data.history_length, 1]), torch.tensor([0, few.num_items - 1]))
+        dry_run_loaded(teacher, history, torch.tensor([data.history_length, 1]), torch.tensor([0, few.num_items - 1]))
 
 
 def _first_layers(settings: TeacherSettings) -> LanguageModel | None:
@@ -121,7 +123,7 @@ def _longest(reads: Callable[[int], bool], wanted: int) -> int:
     return least
 
 
-def rehearse(teacher: GatedTeacher, history: Tensor, length: Tensor, target: Tensor) -> None:
+def dry_run_loaded(teacher: GatedTeacher, history: Tensor, length: Tensor, target: Tensor) -> None:
     """Do with a few rows what training and asking will do; the teacher and all random streams are left as they were.
 
     Args:
@@ -136,7 +138,7 @@ def rehearse(teacher: GatedTeacher, history: Tensor, length: Tensor, target: Ten
     name = teacher.language.name
     with _untouched(teacher), runs(name):
         try:
-            loss = objective_of(teacher.settings.objective).rehearse(teacher, history, length, target)
+            loss = objective_of(teacher.settings.objective).dry_run(teacher, history, length, target)
             finite = bool(torch.isfinite(loss))
             loss.backward()  # type: ignore[no-untyped-call]
         except (torch.OutOfMemoryError, OutOfMemory):

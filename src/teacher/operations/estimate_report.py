@@ -12,25 +12,25 @@ from src.data.candidates import CandidateLists
 from src.data.examples import Examples
 from src.data.id_map import IdMap
 from src.data.tensor_examples import TensorExamples
-from src.teacher.backbone.llm import blueprint, computing_type, context_of, read_tokenizer
-from src.teacher.factory import prompts_of
+from src.teacher.backbone.llm import computing_type
+from src.teacher.backbone.model_config import blueprint, context_of, read_tokenizer
 from src.teacher.objective import objective_of
+from src.teacher.operations.model_shape import model_shape
 from src.teacher.operations.resource_estimate import (
-    Needs,
-    announcement,
-    form_of,
+    ResourceEstimate,
+    estimate_resources,
+    estimate_sentence,
     gigabytes,
-    load_of,
-    needs_of,
-    shape_of,
+    weight_format,
+    workload_of,
 )
-from src.teacher.prompts import Cuts
+from src.teacher.prompts import TruncatedTitles
 from src.teacher.settings import TeacherSettings
 
 _log = get_logger(__name__)
 
 
-def announce(
+def report_estimate(
     settings: TeacherSettings,
     llm: str,
     id_map: IdMap,
@@ -38,31 +38,44 @@ def announce(
     lists: CandidateLists | None,
     device: torch.device,
 ) -> Tensor:
-    """Say what the training will need, before weights are read; returns ``[N]`` int64: tokens of each training row.
+    """Say what the training will need, before weights are read.
 
-    ``lists``: the candidates of a teacher that writes titles. Raises what `prompts_of` raises, and ``ModelError`` where
-    an encoder is to write.
+    Args:
+        settings: the teacher's.
+        llm: folder or hub id of the language model.
+        id_map: the items and their titles.
+        train: the examples that it will learn from.
+        lists: their candidates, for an objective that shows any.
+        device: where it will compute.
+
+    Returns:
+        ``[N]`` int64: tokens of each training row.
+
+    Raises:
+        ModelError: a model that the objective cannot use.
+        ProblemsFound: as `TeacherObjective.prompts`.
     """
     empty = blueprint(llm)
-    objective_of(settings.objective).check_body(llm, empty)
-    prompts = prompts_of(settings, id_map, read_tokenizer(llm), context_of(empty))
-    tell_cuts(prompts.cuts, id_map.num_items, settings)
+    objective = objective_of(settings.objective)
+    objective.check_body(llm, empty)
+    prompts = objective.prompts(settings, id_map, read_tokenizer(llm), context_of(empty))
+    report_truncation(prompts.cuts, id_map.num_items, settings)
     if prompts.unknown:
         rule = "teacher: %d of %d titles hold nothing that the language model's tokenizer knows"
         _log.warning(rule, prompts.unknown, id_map.num_items)
     shown = None if lists is None else torch.from_numpy(lists.of(train))
     rows = TensorExamples.of(train, torch.device("cpu"))
-    cost = objective_of(settings.objective).row_tokens(prompts, rows, shown)
-    shape = shape_of(empty, settings.lora)
-    form = form_of(settings, computing_type(empty.config, settings.dtype, settings.quantise, device))
-    load = load_of(settings, shape, id_map.num_items, int(cost.max()))
-    needs = needs_of(shape, settings, form, load)
-    _log.info("teacher: %s", announcement(needs, load, len(cost), int(cost.sum()), settings))
+    cost = objective.row_tokens(prompts, rows, shown)
+    shape = model_shape(empty, settings.lora)
+    form = weight_format(settings, computing_type(empty.config, settings.dtype, settings.quantise, device))
+    load = workload_of(settings, shape, id_map.num_items, int(cost.max()))
+    needs = estimate_resources(shape, settings, form, load)
+    _log.info("teacher: %s", estimate_sentence(needs, load, len(cost), int(cost.sum()), settings))
     _warn_of_memory(needs, device)
     return cost
 
 
-def tell_cuts(cuts: Cuts, num_items: int, settings: TeacherSettings) -> None:
+def report_truncation(cuts: TruncatedTitles, num_items: int, settings: TeacherSettings) -> None:
     """Say what becomes of titles that are longer than ``prompt.title_tokens``."""
     if not cuts.cut:
         return
@@ -77,7 +90,7 @@ def tell_cuts(cuts: Cuts, num_items: int, settings: TeacherSettings) -> None:
     )
 
 
-def _warn_of_memory(needs: Needs, device: torch.device) -> None:
+def _warn_of_memory(needs: ResourceEstimate, device: torch.device) -> None:
     if device.type != "cuda":
         return
     there = torch.cuda.get_device_properties(device).total_memory

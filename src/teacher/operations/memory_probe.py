@@ -20,12 +20,12 @@ from src.core.errors import ModelError
 from src.core.memory import in_parts
 from src.core.seed import numpy_generator
 from src.data.id_map import IdMap
-from src.teacher.backbone.llm import context_of, table_shape
+from src.teacher.backbone.language_head import with_language_head
+from src.teacher.backbone.model_config import context_of, table_shape
 from src.teacher.ilora_model import GatedTeacher
 from src.teacher.labelling.labels import AT_ONCE, TOO_LARGE
 from src.teacher.prompts import encode_words
 from src.teacher.settings import TINY
-from src.teacher.title_lm.language_head import with_language_head
 
 #: ``interval(values, group)``: 95 % interval of the mean of ``values`` ``[n]`` float64 with groups ``[n]``
 Interval = Callable[[NDArray[np.float64], NDArray[np.int64]], tuple[float, float]]

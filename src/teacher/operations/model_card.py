@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from src.teacher.backbone.llm import is_local
+from src.teacher.backbone.transformers_calls import is_local
 from src.teacher.objective import objective_of
 from src.teacher.settings import TINY, TeacherSettings
 
 
 def model_card(
-    settings: TeacherSettings, llm: str, num_items: int, fingerprints: Mapping[str, str], summary: Mapping[str, Any]
+    settings: TeacherSettings,
+    llm: str,
+    num_items: int,
+    fingerprints: Mapping[str, str],
+    summary: Mapping[str, Any],
+    parts: Sequence[str],
 ) -> str:
-    """The card's text. ``llm`` is the language model's folder or hub id; ``summary`` tells how the training went."""
+    """Write the card's text.
+
+    Args:
+        settings: the teacher's.
+        llm: folder or hub id of the language model.
+        num_items: V.
+        fingerprints: what identifies data, model and prompts.
+        summary: how the training went.
+        parts: the trained modules beside the adapter, each in a file of its own.
+    """
     return "\n".join(
         [
             *_front_matter(settings, llm),
             "# iLoRA teacher",
             "",
-            *_what(settings, llm, num_items),
+            *_what(settings, llm, num_items, parts),
             "",
             "## How it is read",
             "",
@@ -49,7 +63,7 @@ def _front_matter(settings: TeacherSettings, llm: str) -> list[str]:
     return ["---", *named, "library_name: peft", "tags:", *(f"- {tag}" for tag in tags), "---", ""]
 
 
-def _what(settings: TeacherSettings, llm: str, num_items: int) -> list[str]:
+def _what(settings: TeacherSettings, llm: str, num_items: int, parts: Sequence[str]) -> list[str]:
     lora, objective = settings.lora, objective_of(settings.objective)
     kinds = {TINY: "a small LLaMA built from the dataset's own text (`llm/`)"}
     named = kinds.get(settings.llm, f"`{_base_model(settings, llm) or 'a model in a local folder'}`")
@@ -57,24 +71,24 @@ def _what(settings: TeacherSettings, llm: str, num_items: int) -> list[str]:
     return [
         f"A sequential recommender over {num_items:,} items: {named}, frozen{bits}, with {lora.experts} LoRA experts",
         f"of rank {lora.rank // lora.experts} each that a gate mixes for every history (iLoRA, Kong et al., 2024).",
-        objective.answers,
+        objective.card_sentence,
         "",
         "- `adapter/`: the experts, as a standard PEFT adapter folder",
-        "- `gate.safetensors`, `projector.safetensors`" + ("" if objective.writes else ", `head.safetensors`"),
+        f"- {', '.join(f'`{part}.safetensors`' for part in parts)}",
         "- `encoder/`: the frozen SASRec that feeds the gate; `id_map.json`: the items; `manifest.json`: all settings",
     ]
 
 
 def _how(settings: TeacherSettings, llm: str) -> list[str]:
-    loader, kind = objective_of(settings.objective).loader
+    kind = objective_of(settings.objective).auto_class
     where = "llm" if settings.llm == TINY else _base_model(settings, llm) or "FOLDER-OF-THE-LANGUAGE-MODEL"
     return [
         "As it was trained, with the gate, in a checkout of anyo-ilora-dllm2rec (`settings`, `data`: an experiment's):",
         "",
         "```python",
-        f"from src.teacher.factory import {loader}",
+        "from src.teacher.factory import load_teacher",
         "",
-        f"teacher = {loader}(folder, settings.teacher, data, device)",
+        "teacher = load_teacher(folder, settings.teacher, data, device)",
         "```",
         "",
         "The adapter alone, anywhere, with all experts weighing the same:",

@@ -10,26 +10,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from src.teacher.backbone.gated_lora import adaptable_layers, resolve_targets
 from src.teacher.backbone.gates import build_gate
-from src.teacher.backbone.llm import state_width, table_shape
 from src.teacher.backbone.projector import Projector
 from src.teacher.objective import objective_of
+from src.teacher.operations.model_shape import LinearMap, ModelShape
 from src.teacher.settings import NOT_QUANTISED, LoraSettings, TeacherSettings
 
-Form = Literal["float32", "bfloat16", "8bit", "4bit"]
+WeightFormat = Literal["float32", "bfloat16", "8bit", "4bit"]
 GIGABYTE = 10**9
 
 #: of one weight in a linear map: 8 bits have a float32 scale a row (left out: below a thousandth); 4 bits have, for
 #: each block of 64 weights, a scale of one byte, and for each 256 of these a float32 (double quantisation)
-BYTES_OF_A_WEIGHT: dict[Form, Fraction] = {
+BYTES_OF_A_WEIGHT: dict[WeightFormat, Fraction] = {
     "float32": Fraction(4),
     "bfloat16": Fraction(2),
     "8bit": Fraction(1),
@@ -45,51 +42,7 @@ _NORMS = 2  # of a layer; each keeps its input in float32
 
 
 @dataclass(frozen=True)
-class LinearMap:
-    """A linear layer: ``place`` names the module that it is part of, ``adapted`` whether it has LoRA experts."""
-
-    place: str
-    inputs: int
-    outputs: int
-    adapted: bool
-
-    @property
-    def weights(self) -> int:
-        """Without a bias."""
-        return self.inputs * self.outputs
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A language model, as far as memory goes.
-
-    ``maps`` are its linear layers, poolers and heads left out; ``other`` counts all parameters beside their weights and
-    the language-model head; ``vocabulary`` is that of its token embeddings. ``head``: parameters of the head that lies
-    in its files; 0 where it is the embeddings. ``cache``: keys and values that decoding holds for a token.
-    ``embedding``: width of the token embeddings where that is not ``width``, which states have; 0: the same.
-    """
-
-    layers: int
-    width: int
-    vocabulary: int
-    maps: tuple[LinearMap, ...]
-    other: int
-    head: int = 0
-    cache: int = 0
-    embedding: int = 0
-
-    @property
-    def parameters(self) -> int:
-        """Without the head."""
-        return self.other + sum(one.weights for one in self.maps)
-
-    def adapter_parameters(self, rank: int) -> int:
-        """Of LoRA experts of this total rank."""
-        return sum(rank * (one.inputs + one.outputs) for one in self.maps if one.adapted)
-
-
-@dataclass(frozen=True)
-class Load:
+class Workload:
     """What is trained on at once, and over all.
 
     ``rows`` prompts of at most ``tokens`` tokens a forward pass; ``logits`` of one of them; ``small`` trained
@@ -103,9 +56,9 @@ class Load:
 
 
 @dataclass(frozen=True)
-class Needs:
+class ResourceEstimate:
     """Parameters, and bytes by what holds them. ``disk``: the model's files, a teacher's folder and its checkpoint.
-    ``asking``: keys and values while titles are written, at most; they come beside the weights, not beside the rest.
+    ``kv_cache``: keys and values while titles are written, at most; they come beside the weights, not beside the rest.
     """
 
     trained: int
@@ -113,7 +66,7 @@ class Needs:
     weights: int
     optimiser: int
     activations: int
-    asking: int
+    kv_cache: int
     disk: int
 
     @property
@@ -128,9 +81,9 @@ class Needs:
             f"{gigabytes(self.optimiser)} trained parameters and optimiser, {gigabytes(self.activations)} activations)"
         )
 
-    def asking_words(self, prompts: int) -> str:
-        """What a teacher that writes takes while it is asked."""
-        return f"{gigabytes(self.weights + self.asking)} at most while it answers {prompts} prompts at once"
+    def kv_cache_words(self, prompts: int) -> str:
+        """What a teacher that generates takes while it is asked."""
+        return f"{gigabytes(self.weights + self.kv_cache)} at most while it answers {prompts} prompts at once"
 
 
 def gigabytes(count: int) -> str:
@@ -138,58 +91,23 @@ def gigabytes(count: int) -> str:
     return f"{count / GIGABYTE:.1f} GB" if count >= GIGABYTE / 10 else f"{count / 10**6:.1f} MB"
 
 
-def shape_of(llm: PreTrainedModel, lora: LoraSettings) -> Shape:
-    """Look at a language model without its head and before adapters are injected.
-
-    Raises ``ModelError`` as `resolve_targets` does.
-    """
-    targets, _ = resolve_targets(llm, lora)
-    adaptable = set(adaptable_layers(llm)[0])
-    maps = []
-    for name, module in llm.named_modules():
-        if name in adaptable:
-            inputs, outputs = _sizes(module)
-            adapted = any(name == target or name.endswith(f".{target}") for target in targets)
-            maps.append(LinearMap(name.rpartition(".")[0], inputs, outputs, adapted))
-    # a quantised weight packs several numbers into one: it is counted by its layer's sizes
-    own = {id(llm.get_submodule(name).weight) for name in adaptable}
-    other = sum(parameter.numel() for parameter in llm.parameters() if id(parameter) not in own)
-    config, (vocabulary, embedding) = llm.config, table_shape(llm)
-    width = state_width(llm)
-    head = 0 if getattr(config, "tie_word_embeddings", False) else vocabulary * width
-    cache = _cache(config)
-    return Shape(config.num_hidden_layers, width, vocabulary, tuple(maps), other, head, cache, embedding)
-
-
-def _cache(config: Any) -> int:
-    """Two vectors a layer, each as wide as the heads of keys and values together."""
-    heads = config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return int(2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * width)
-
-
-def _sizes(module: Any) -> tuple[int, int]:
-    """Inputs and outputs of a layer that `adaptable_layers` names."""
-    if isinstance(module, Conv1D):
-        return int(module.nx), int(module.nf)
-    return int(module.in_features), int(module.out_features)
-
-
-def form_of(settings: TeacherSettings, dtype: torch.dtype) -> Form:
+def weight_format(settings: TeacherSettings, dtype: torch.dtype) -> WeightFormat:
     """How the frozen weights lie in memory; ``dtype`` is that of a model that is not quantised."""
     if settings.quantise != NOT_QUANTISED:
         return settings.quantise
     return "float32" if dtype == torch.float32 else "bfloat16"
 
 
-def weight_bytes(shape: Shape, form: Form, with_head: bool) -> int:
+def weight_bytes(shape: ModelShape, form: WeightFormat, with_head: bool) -> int:
     """Of the frozen model; what is no linear map of a layer stays in half precision when the maps are quantised."""
     rest = 4 if form == "float32" else 2
     other = shape.other + (shape.head if with_head else 0)
     return math.ceil(BYTES_OF_A_WEIGHT[form] * sum(one.weights for one in shape.maps)) + rest * other
 
 
-def activation_bytes(shape: Shape, tokens: int, lora: LoraSettings, form: Form, checkpointing: bool) -> int:
+def activation_bytes(
+    shape: ModelShape, tokens: int, lora: LoraSettings, form: WeightFormat, checkpointing: bool
+) -> int:
     """What a forward pass over ``tokens`` tokens keeps for the backward pass of a frozen model with adapters.
 
     Kept are, in the model's type, each linear map's output (attention, products and activation functions want their
@@ -232,48 +150,52 @@ def small_parameters(settings: TeacherSettings, width: int, num_items: int, embe
     return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
 
-def load_of(settings: TeacherSettings, shape: Shape, num_items: int, tokens: int) -> Load:
+def workload_of(settings: TeacherSettings, shape: ModelShape, num_items: int, tokens: int) -> Workload:
     """A micro-batch of prompts of at most ``tokens`` tokens; an answer has logits for as many as a title may have."""
     loop = settings.train.loop
     rows = min(loop.micro_batch_size or loop.batch_size, loop.batch_size)
     logits = objective_of(settings.objective).logits(settings, shape, num_items)
-    return Load(rows, tokens, logits, small_parameters(settings, shape.width, num_items, shape.embedding))
+    return Workload(rows, tokens, logits, small_parameters(settings, shape.width, num_items, shape.embedding))
 
 
-def asking_bytes(shape: Shape, settings: TeacherSettings, form: Form, tokens: int) -> int:
+def kv_cache_bytes(shape: ModelShape, settings: TeacherSettings, form: WeightFormat, tokens: int) -> int:
     """Keys and values of a batch of prompts of ``tokens`` tokens, and of all titles that are written behind each."""
     export = settings.export
-    written = settings.prompt.title_tokens * (export.beams if settings.ranking == "constrained" else 1)
+    written = objective_of(settings.objective).decoded_tokens(settings)
     return (4 if form == "float32" else 2) * shape.cache * export.batch_size * (tokens + written)
 
 
-def needs_of(shape: Shape, settings: TeacherSettings, form: Form, load: Load) -> Needs:
+def estimate_resources(
+    shape: ModelShape, settings: TeacherSettings, form: WeightFormat, workload: Workload
+) -> ResourceEstimate:
     """The estimate for a training under these settings."""
-    trained = shape.adapter_parameters(settings.lora.rank) + load.small
-    tokens = load.rows * load.tokens
+    trained = shape.adapter_parameters(settings.lora.rank) + workload.small
+    tokens = workload.rows * workload.tokens
     activations = activation_bytes(shape, tokens, settings.lora, form, settings.gradient_checkpointing)
     stored = weight_bytes(shape, "float32" if form == "float32" else "bfloat16", with_head=True)
-    writes = objective_of(settings.objective).writes
-    return Needs(
+    generates = objective_of(settings.objective).generates
+    return ResourceEstimate(
         trained=trained,
-        frozen=shape.parameters + (shape.head if writes else 0),
-        weights=weight_bytes(shape, form, with_head=writes),
+        frozen=shape.parameters + (shape.head if generates else 0),
+        weights=weight_bytes(shape, form, with_head=generates),
         optimiser=_TRAINED_BYTES * trained,
-        activations=activations + _LOGIT_BYTES * load.rows * load.logits,
-        asking=asking_bytes(shape, settings, form, load.tokens) if writes else 0,
+        activations=activations + _LOGIT_BYTES * workload.rows * workload.logits,
+        kv_cache=kv_cache_bytes(shape, settings, form, workload.tokens) if generates else 0,
         disk=stored + (4 + _CHECKPOINT_BYTES) * trained,
     )
 
 
-def announcement(needs: Needs, load: Load, rows: int, tokens: int, settings: TeacherSettings) -> str:
+def estimate_sentence(
+    estimate: ResourceEstimate, workload: Workload, rows: int, tokens: int, settings: TeacherSettings
+) -> str:
     """What a run says before it starts, with ``tokens`` in the prompts of an epoch's ``rows``."""
     loop = settings.train.loop
     steps = loop.epochs * math.ceil(rows / loop.batch_size)
     again = ", activations computed twice" if settings.gradient_checkpointing else ""
-    asking = f", {needs.asking_words(settings.export.batch_size)}" if needs.asking else ""
+    kv_cache = f", {estimate.kv_cache_words(settings.export.batch_size)}" if estimate.kv_cache else ""
     return (
-        f"it trains {needs.trained / 10**6:,.1f} M parameters beside {needs.frozen / 10**6:,.1f} M frozen ones; "
-        f"estimated need: {needs.memory_words()} at {load.rows} prompts of up to {load.tokens} tokens a forward "
-        f"pass{again}{asking}, {gigabytes(needs.disk)} of disk; {rows:,} prompts an epoch with {tokens:,} tokens, "
-        f"{steps:,} steps at most"
+        f"it trains {estimate.trained / 10**6:,.1f} M parameters beside {estimate.frozen / 10**6:,.1f} M frozen ones; "
+        f"estimated need: {estimate.memory_words()} at {workload.rows} prompts of up to {workload.tokens} tokens a "
+        f"forward pass{again}{kv_cache}, {gigabytes(estimate.disk)} of disk; {rows:,} prompts an epoch "
+        f"with {tokens:,} tokens, {steps:,} steps at most"
     )

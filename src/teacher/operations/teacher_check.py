@@ -22,7 +22,7 @@ from src.data.tensor_examples import TensorExamples
 from src.student.base import Recommender
 from src.student.evaluator import as_judged, scores_of
 from src.teacher.interfaces import Teacher, TeacherForward
-from src.teacher.labelling.labels import ask
+from src.teacher.labelling.labels import infer
 
 if TYPE_CHECKING:  # which imports transformers
     from src.teacher.operations.memory_probe import Interval, MemoryProbe
@@ -156,10 +156,10 @@ def check_teacher(
     """
     if len(examples) == 0:
         raise ValueError("a teacher check needs at least one example")
-    return compare(teacher(examples), student(examples), examples.user, num_items, interval)
+    return compare_rankings(teacher(examples), student(examples), examples.user, num_items, interval)
 
 
-def compare(
+def compare_rankings(
     teacher: Ranking, student: Ranking, user: NDArray[np.int64], num_items: int, interval: Interval
 ) -> TeacherCheck:
     """The figures of two rankings of the same examples of users ``[n]``, both on the CPU."""
@@ -181,8 +181,8 @@ def compare(
         only_teacher=_share(hit & missed),
         only_student=_share(~hit & ~missed),
         valid_ratio=_share(valid),
-        teacher_coverage=coverage(teacher.top[:, :top], num_items),
-        student_coverage=coverage(student.top[:, :top], num_items),
+        teacher_coverage=list_coverage(teacher.top[:, :top], num_items),
+        student_coverage=list_coverage(student.top[:, :top], num_items),
     )
 
 
@@ -198,7 +198,7 @@ def shared(first: Tensor, second: Tensor) -> Tensor:
     return same.sum(dim=(1, 2))
 
 
-def coverage(top: Tensor, num_items: int) -> float:
+def list_coverage(top: Tensor, num_items: int) -> float:
     """Different items in all lists together (−1 is none), over the catalogue's V."""
     return len(top[top >= 0].unique()) / num_items
 
@@ -213,7 +213,7 @@ def teacher_ranker(teacher: Teacher, batch_size: int, mask_history: bool) -> Ran
         def keep(rows: Tensor, forward: TeacherForward) -> None:
             found.put(rows, forward.logits, columns, mask_history)
 
-        ask(teacher, columns, batch_size, keep, "teacher: ranking")
+        infer(teacher, columns, batch_size, keep, "teacher: ranking")
         return Ranking(found.ranks, found.top)
 
     return ranking

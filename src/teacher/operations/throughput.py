@@ -15,7 +15,7 @@ WARM, MEASURED = 2, 10
 
 
 @dataclass(eq=False)
-class Pace:
+class ThroughputMeter:
     """An objective that watches the tokens which pass through it.
 
     ``cost`` ``[N]``: tokens of each training row. ``steps`` and ``tokens`` are those of the whole run, ``tell`` gets
@@ -61,12 +61,12 @@ class Pace:
         rate = tokens / seconds
         left = self.tokens * (1 - (self._past + self._done) / self.steps) / rate
         self.tell(
-            f"{rate:,.0f} tokens a second over {MEASURED} steps: about {duration(left)} of training left, "
+            f"{rate:,.0f} tokens a second over {MEASURED} steps: about {rough_duration(left)} of training left, "
             "evaluation not counted"
         )
 
 
-def duration(seconds: float) -> str:
+def rough_duration(seconds: float) -> str:
     """As a person says it: seconds below two minutes, minutes below two hours, then hours."""
     if seconds < 120:
         return f"{seconds:.0f} seconds"

@@ -15,7 +15,7 @@ from src.data.tensor_examples import TensorExamples
 from src.teacher.labelling.labels import AT_ONCE, TOO_LARGE
 from src.teacher.title_lm.model import TitleTeacher
 from src.teacher.title_lm.prompts import Question
-from src.teacher.title_lm.text import HitRatio, Judgement, first_line, hit_ratio, judge_answer
+from src.teacher.title_lm.text import AnswerShares, Judgement, answer_hit_ratio, first_line, judge_answer
 
 
 @torch.no_grad()
@@ -82,9 +82,9 @@ def judge_each(answers: Sequence[str], target: Tensor, candidates: Tensor, title
     return [judge_answer(answer, titles[item], [titles[c] for c in listed]) for answer, item, listed in rows]
 
 
-def judge_answers(answers: Sequence[str], target: Tensor, candidates: Tensor, titles: Sequence[str]) -> HitRatio:
+def judge_answers(answers: Sequence[str], target: Tensor, candidates: Tensor, titles: Sequence[str]) -> AnswerShares:
     """HitRatio@1 and ValidRatio of answers to examples with these targets ``[n]`` and candidates ``[n, K]``."""
-    return hit_ratio(judge_each(answers, target, candidates, titles))
+    return answer_hit_ratio(judge_each(answers, target, candidates, titles))
 
 
 def title_metrics(

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.teacher.objective import TeacherObjective, register
-from src.teacher.settings import TITLE_MONITOR
+from src.teacher.title_lm.ranking_ways import ranking_way, ranking_ways
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,15 +19,18 @@ if TYPE_CHECKING:
     from src.data.tensor_examples import TensorExamples
     from src.student.architectures.sasrec import SASRec
     from src.student.settings import EvaluationSettings
+    from src.teacher.backbone.gated_lora import GatedAdapters
     from src.teacher.backbone.llm import LanguageModel
     from src.teacher.ilora_model import GatedTeacher
-    from src.teacher.interfaces import Course
+    from src.teacher.interfaces import TrainingPlan
     from src.teacher.operations.inference import TrainedTeacher
-    from src.teacher.operations.resource_estimate import Shape
+    from src.teacher.operations.model_shape import ModelShape
     from src.teacher.prompts import TitlePieces
     from src.teacher.settings import TeacherSettings
     from src.teacher.title_lm.model import TitleTeacher
 
+#: ``train.loop.monitor`` of a teacher that writes titles: right answers over all rows, by generation
+TITLE_MONITOR = "hit_ratio_1"
 #: what is known after each epoch of such a teacher, see `src.teacher.title_lm.generation.title_metrics`
 TITLE_METRICS = (TITLE_MONITOR, "valid_ratio", "hit_ratio_1_of_valid")
 
@@ -41,24 +43,30 @@ class TitleLM(TeacherObjective):
     """A teacher that writes titles."""
 
     name = "title_lm"
-    rankings = ("constrained", "grounded")
+    rankings = tuple(ranking_ways())
     own_settings = ("title",)
     search_space = "teacher_title"
-    writes = True
-    answers = "It writes the title of the next item; candidates of each split are in `candidates/`."
-    loader = ("load_title_teacher", "AutoModelForCausalLM")
+    generates = True
+    card_sentence = "It writes the title of the next item; candidates of each split are in `candidates/`."
+    auto_class = "AutoModelForCausalLM"
 
     def metrics(self, ks: Sequence[int]) -> tuple[str, ...]:
-        """Those of generated answers, whatever K."""
+        """Name those of generated answers, whatever K."""
         return TITLE_METRICS
 
     def check_settings(self, settings: TeacherSettings) -> None:
-        """Its epochs are judged by generated titles alone."""
+        """Require the one metric by which its epochs are judged, and what the way of ranking asks for."""
         if settings.train.loop.monitor != TITLE_MONITOR:
             raise ValueError(
                 f"teacher.train.loop.monitor = {settings.train.loop.monitor!r} must be {TITLE_MONITOR} "
                 "with teacher.objective = title_lm: its epochs are judged by generated titles"
             )
+        if self.accepts_ranking(settings.ranking):
+            ranking_way(settings.ranking).check_settings(settings)
+
+    def accepts_ranking(self, name: str) -> bool:
+        """Accept the ways of this project, and one of the user's own."""
+        return super().accepts_ranking(name) or ":" in name
 
     def check_llm(self, settings: TeacherSettings) -> None:
         """See `check_writer`."""
@@ -73,16 +81,16 @@ class TitleLM(TeacherObjective):
         check_candidates(settings, data)
 
     def check_body(self, name: str, body: PreTrainedModel) -> None:
-        """It must be a decoder."""
-        from src.teacher.backbone.llm import is_decoder
-        from src.teacher.title_lm.language_head import require_decoder
+        """Require a decoder."""
+        from src.teacher.backbone.language_head import require_decoder
+        from src.teacher.backbone.model_config import is_decoder
 
         require_decoder(is_decoder(body.config), name)
 
     def prompts(
         self, settings: TeacherSettings, id_map: IdMap, tokenizer: PreTrainedTokenizerBase, context: int | None
     ) -> TitlePieces:
-        """Prompts with candidates, and answers."""
+        """Lay out prompts with candidates, and answers."""
         from src.teacher.title_lm.prompts import TitlePrompts
 
         return TitlePrompts(id_map, tokenizer, settings.prompt, settings.title, context)
@@ -90,13 +98,13 @@ class TitleLM(TeacherObjective):
     def draw_lists(
         self, settings: TeacherSettings, samples: Mapping[str, Examples], num_items: int, seed: int
     ) -> dict[str, CandidateLists]:
-        """Drawn once; raises ``DataError`` when the catalogue has too few items."""
+        """Draw them once; raises ``DataError`` when the catalogue has too few items."""
         from src.teacher.title_lm.training import draw_lists
 
         return draw_lists(settings, samples, num_items, seed)
 
     def row_tokens(self, prompts: TitlePieces, rows: TensorExamples, lists: Tensor | None) -> Tensor:
-        """Tokens of prompt and answer."""
+        """Count the tokens of prompt and answer."""
         from src.teacher.title_lm.prompts import TitlePrompts
         from src.teacher.title_lm.training import row_tokens
 
@@ -104,47 +112,73 @@ class TitleLM(TeacherObjective):
         return row_tokens(prompts, rows, lists)
 
     def small_parts(self, width: int, num_items: int) -> list[nn.Module]:
-        """Nothing: its head is the language model's own."""
+        """List nothing: the head is the language model's own, and frozen."""
         return []
 
-    def logits(self, settings: TeacherSettings, shape: Shape, num_items: int) -> int:
-        """The vocabulary for as many tokens as a title may have."""
+    def logits(self, settings: TeacherSettings, shape: ModelShape, num_items: int) -> int:
+        """Count the vocabulary for as many tokens as a title may have."""
         return shape.vocabulary * settings.prompt.title_tokens
 
-    def build(
-        self, settings: TeacherSettings, id_map: IdMap, encoder: SASRec, llm: LanguageModel, device: torch.device
+    def own_export(self, settings: TeacherSettings) -> tuple[str, ...]:
+        """Name those of the way of ranking."""
+        return ranking_way(settings.ranking).own_export
+
+    def decoded_tokens(self, settings: TeacherSettings) -> int:
+        """Count a title for each sequence that the way of ranking follows at once."""
+        return settings.prompt.title_tokens * ranking_way(settings.ranking).sequences(settings.export)
+
+    def language_model(self, llm: LanguageModel) -> LanguageModel:
+        """Put the language-model head back."""
+        from src.teacher.backbone.language_head import with_language_head
+
+        return with_language_head(llm)
+
+    def assemble(
+        self,
+        settings: TeacherSettings,
+        llm: LanguageModel,
+        adapters: GatedAdapters,
+        encoder: SASRec,
+        gate: nn.Module,
+        prompts: TitlePieces,
     ) -> GatedTeacher:
-        """See `build_title_teacher`."""
-        from src.teacher.factory import build_title_teacher
+        """Put a teacher that writes together; nothing is drawn but the projector."""
+        from src.teacher.title_lm.model import TitleTeacher
+        from src.teacher.title_lm.prompts import TitlePrompts
 
-        return build_title_teacher(settings, id_map, encoder, llm, device)
-
-    def load(self, folder: Path, settings: TeacherSettings, data: SequenceData, device: torch.device) -> GatedTeacher:
-        """See `load_title_teacher`."""
-        from src.teacher.factory import load_title_teacher
-
-        return load_title_teacher(folder, settings, data, device)
+        assert isinstance(prompts, TitlePrompts)
+        return TitleTeacher(settings, llm, adapters, encoder, gate, prompts)
 
     def save(self, folder: Path, teacher: GatedTeacher, data: SequenceData) -> None:
-        """The candidate lists, by split."""
+        """Write the candidate lists, by split."""
         from src.data.candidates import save_candidates
 
         for split, lists in _writer(teacher).candidates.items():
             save_candidates(folder / CANDIDATES_FOLDER / split, lists, data.fingerprints())
 
-    def rehearse(self, teacher: GatedTeacher, history: Tensor, length: Tensor, target: Tensor) -> Tensor:
-        """An answer's loss, a written answer, and a ranking of the catalogue."""
-        from src.teacher.title_lm.dry_run import rank_once
+    def restore(self, folder: Path, teacher: GatedTeacher, data: SequenceData) -> None:
+        """Read the candidate lists, by split."""
+        from src.data.candidates import load_candidates
+
+        folders = sorted(path for path in (folder / CANDIDATES_FOLDER).glob("*") if path.is_dir())
+        expected = {"id_map": data.id_map.fingerprint}
+        _writer(teacher).candidates = {path.name: load_candidates(path, expected) for path in folders}
+
+    def dry_run(self, teacher: GatedTeacher, history: Tensor, length: Tensor, target: Tensor) -> Tensor:
+        """Write an answer, rank the catalogue, and compute an answer's loss."""
+        import torch
+
         from src.teacher.title_lm.generation import write_answers
         from src.teacher.title_lm.training import answer_loss
 
         writer = _writer(teacher)
         write_answers(writer, history, length)
-        rank_once(writer, history, length)
+        with torch.no_grad():
+            ranking_way(writer.settings.ranking).dry_run(writer, history, length)
         forward = writer(writer.question(history, length), target)
         return answer_loss(forward.logits, forward.labels)
 
-    def course(
+    def plan(
         self,
         teacher: GatedTeacher,
         data: SequenceData,
@@ -153,17 +187,17 @@ class TitleLM(TeacherObjective):
         seed: int,
         evaluation: EvaluationSettings,
         cost: Tensor,
-    ) -> Course:
-        """See `title_course`."""
-        from src.teacher.title_lm.training import title_course
+    ) -> TrainingPlan:
+        """See `title_plan`."""
+        from src.teacher.title_lm.training import title_plan
 
-        return title_course(_writer(teacher), samples, lists, seed, cost)
+        return title_plan(_writer(teacher), samples, lists, seed, cost)
 
     def trained(self, teacher: GatedTeacher, settings: TeacherSettings, seed: int) -> TrainedTeacher:
-        """It ranks as the settings say, and its answers are judged over its candidates."""
-        from src.teacher.operations.inference import WritingTeacher
+        """Rank as the settings say, and judge answers over the candidates that travel with the teacher."""
+        from src.teacher.title_lm.inference import TrainedTitleTeacher
 
-        return WritingTeacher(_writer(teacher), settings, seed)
+        return TrainedTitleTeacher(_writer(teacher), settings, seed)
 
 
 def _writer(teacher: GatedTeacher) -> TitleTeacher:

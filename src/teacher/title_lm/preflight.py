@@ -7,9 +7,9 @@ from dataclasses import replace
 from src.core.errors import DataError
 from src.data.candidates import draw_candidate_lists
 from src.data.examples import SequenceData
-from src.teacher.backbone.llm import blueprint
+from src.teacher.backbone.language_head import check_language_head
+from src.teacher.backbone.model_config import blueprint
 from src.teacher.settings import TINY, TeacherSettings
-from src.teacher.title_lm.language_head import check_language_head
 
 
 def check_writer(settings: TeacherSettings) -> None:

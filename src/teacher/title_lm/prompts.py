@@ -23,7 +23,7 @@ from src.teacher.prompts import (
     TitlePieces,
     encode,
     encode_words,
-    pack,
+    pack_tokens,
     rectangle,
 )
 from src.teacher.settings import PromptSettings, TitleSettings
@@ -220,7 +220,7 @@ class TitlePrompts(TitlePieces):
     def ask(self, question: Question, hybrid: bool = True, left: bool = True) -> PromptBatch:
         """Prompts alone; padded on the left, so that generation goes on from each prompt's last word."""
         tokens, real, items = self._lay_out(question, hybrid)
-        (token_ids, packed), mask = pack(real, [(tokens, self.pad_id), (items, self.num_items)], left)
+        (token_ids, packed), mask = pack_tokens(real, [(tokens, self.pad_id), (items, self.num_items)], left)
         return PromptBatch(token_ids, mask, packed)
 
     def answered(self, question: Question, target: Tensor, hybrid: bool = True, left: bool = False) -> AnsweredBatch:
@@ -235,7 +235,7 @@ class TitlePrompts(TitlePieces):
         labels = torch.cat([torch.full_like(tokens, IGNORED), answers], dim=1)
         items = torch.cat([items, torch.full_like(answers, self.num_items)], dim=1)
         columns = [(whole, self.pad_id), (items, self.num_items), (labels, IGNORED)]
-        (token_ids, packed, learned), mask = pack(torch.cat([real, written], dim=1), columns, left)
+        (token_ids, packed, learned), mask = pack_tokens(torch.cat([real, written], dim=1), columns, left)
         return AnsweredBatch(PromptBatch(token_ids, mask, packed), learned)
 
     def render(self, question: Question, hybrid: bool = True) -> list[str]:

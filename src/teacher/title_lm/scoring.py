@@ -6,7 +6,7 @@ the title that it writes freely, brought back to the catalogue; an item's score 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -16,20 +16,23 @@ from transformers import PreTrainedModel
 
 from src.core.logging import get_logger
 from src.teacher.interfaces import TeacherForward
-from src.teacher.settings import ExportSettings, RankingKind
+from src.teacher.labelling.labels import Best, CatalogueLabeller
+from src.teacher.settings import ExportSettings, TeacherSettings
 from src.teacher.title_lm.decoding.beam_search import beam_search
 from src.teacher.title_lm.decoding.grounding import ground
 from src.teacher.title_lm.decoding.title_tree import TitleTree
 from src.teacher.title_lm.model import TitleTeacher
+from src.teacher.title_lm.ranking_ways import ranking_way
 
 _log = get_logger(__name__)
 
 _SHOWN = 3
+_COMPARED = 2  # titles of a dry run
 #: the score of an item that was not listed: below all others, yet a number
 UNLISTED = torch.finfo(torch.float32).min
 
 
-class TitleCatalogue:
+class TitleScorer:
     """What both ways share. The sequence embedding is the state from which the answer's first token is chosen.
 
     That token is a title's own with ``title.answer = corrected``. Published answers all begin with the same one (the
@@ -49,10 +52,10 @@ class TitleCatalogue:
         """Scores of all items for histories ``[B, L]`` of lengths ``[B]``, asked as in `TitleTeacher.question`."""
         embedded, mask = self.writer.prompt_embeddings(history, length)
         with first_states(self.writer.causal_lm) as states:
-            scores = self._scores(history, length, embedded, mask)
+            scores = self.scores(history, length, embedded, mask)
         return TeacherForward(scores, states[0].float(), self.writer.gate_weights(history, length))
 
-    def _scores(self, history: Tensor, length: Tensor, embedded: Tensor, mask: Tensor) -> Tensor:
+    def scores(self, history: Tensor, length: Tensor, embedded: Tensor, mask: Tensor) -> Tensor:
         """``[B, V]`` float32. The first pass through the language model reads the prompts."""
         raise NotImplementedError
 
@@ -102,7 +105,7 @@ class TitleCatalogue:
             },
         }
 
-    def tell_duplicates(self) -> None:
+    def warn_of_duplicates(self) -> None:
         """Warn of titles that several items bear: the model cannot tell these items apart."""
         groups = self.tree.duplicates()
         if not groups:
@@ -114,7 +117,7 @@ class TitleCatalogue:
         _log.warning("titles of several items: %d, of %d items in all (raw ids %s%s)", len(groups), items, shown, more)
 
 
-class ConstrainedCatalogue(TitleCatalogue):
+class ConstrainedScorer(TitleScorer):
     """The first ``listed`` items by beams along the title tree. Items that the search does not list share the lowest
     score: they rank behind all that are listed, and as ties count against a target, such a target ranks last.
     """
@@ -131,7 +134,7 @@ class ConstrainedCatalogue(TitleCatalogue):
         self.listed = min(listed, self.num_items)
         self.beams = max(settings.beams, self.listed)
 
-    def _scores(self, history: Tensor, length: Tensor, embedded: Tensor, mask: Tensor) -> Tensor:
+    def scores(self, history: Tensor, length: Tensor, embedded: Tensor, mask: Tensor) -> Tensor:
         gate = self.writer.gate_for(history, length)
         llm, at_once = self.writer.llm, self.settings.batch_size
         found = beam_search(llm, embedded, mask, self.tree, self.listed, self.beams, gate, at_once=at_once)
@@ -139,7 +142,7 @@ class ConstrainedCatalogue(TitleCatalogue):
         return scores.scatter(1, found.items, found.log_probability)
 
 
-class GroundedCatalogue(TitleCatalogue):
+class GroundedScorer(TitleScorer):
     """All items by the distance of their titles to a free answer, in the space of the item embeddings."""
 
     says = {
@@ -157,7 +160,7 @@ class GroundedCatalogue(TitleCatalogue):
         """As everywhere; what the answers were compared with."""
         return self.items
 
-    def _scores(self, history: Tensor, length: Tensor, embedded: Tensor, mask: Tensor) -> Tensor:
+    def scores(self, history: Tensor, length: Tensor, embedded: Tensor, mask: Tensor) -> Tensor:
         prompts, gate = self.writer.prompts, self.writer.gate_for(history, length)
         return -ground(
             self.writer.llm,
@@ -173,17 +176,31 @@ class GroundedCatalogue(TitleCatalogue):
         )
 
 
-_WAYS: dict[RankingKind, Callable[[TitleTeacher, ExportSettings, int], TitleCatalogue]] = {
-    "constrained": ConstrainedCatalogue,
-    "grounded": lambda writer, settings, listed: GroundedCatalogue(writer, settings),
-}
+def ground_few(writer: TitleTeacher, history: Tensor, length: Tensor) -> None:
+    """Write an answer to each history and compare it with a few titles alone."""
+    prompts = writer.prompts
+    embedded, mask = writer.prompt_embeddings(history, length)
+    items = writer.embed_titles(torch.arange(min(_COMPARED, writer.num_items), device=writer.device))
+    gate = writer.gate_for(history, length)
+    ground(writer.llm, prompts.tokenizer, embedded, mask, items, prompts.longest_answer, prompts.end_id, gate)
 
 
-def title_catalogue(
-    writer: TitleTeacher, settings: ExportSettings, ranking: RankingKind, listed: int
-) -> TitleCatalogue:
-    """The catalogue as the settings rank it: the first ``listed`` items at least."""
-    return _WAYS[ranking](writer, settings, listed)
+def title_labeller(writer: TitleTeacher, settings: TeacherSettings) -> CatalogueLabeller:
+    """Label with the top N by the way of ranking that the settings name; equal scores by ascending id.
+
+    Distances: −log P(title, end | prompt) of the constrained ranking, the embeddings' distance of the grounded one.
+    Raises ``ConfigError`` when N exceeds the catalogue.
+    """
+    export = settings.export
+    scorer = ranking_way(settings.ranking).scorer(writer, export, export.top_n)
+    scorer.warn_of_duplicates()
+    return CatalogueLabeller(scorer, export, best_first, scorer.facts())
+
+
+def best_first(scores: Tensor, n: int) -> Best:
+    """The n highest scores of ``[B, V]``, equal ones by ascending id."""
+    order = scores.sort(dim=1, descending=True, stable=True)
+    return Best(order.indices[:, :n], order.values[:, :n])
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def judge_answer(answer: str, target: str, candidates: Sequence[str]) -> Judgeme
     return Judgement(len(named) == 1, named == [wanted])
 
 
-class HitRatio(NamedTuple):
+class AnswerShares(NamedTuple):
     """Shares of answers.
 
     ``valid_ratio`` = valid / rows (ValidRatio); ``of_valid`` = correct / valid (published as HitRatio@1; 0 without a
@@ -79,9 +79,9 @@ class HitRatio(NamedTuple):
     of_all: float
 
 
-def hit_ratio(judgements: Sequence[Judgement]) -> HitRatio:
+def answer_hit_ratio(judgements: Sequence[Judgement]) -> AnswerShares:
     """Over all rows; raises ``ValueError`` for none."""
     if not judgements:
         raise ValueError("no rows to evaluate")
     rows, valid, correct = len(judgements), sum(j.valid for j in judgements), sum(j.correct for j in judgements)
-    return HitRatio(valid / rows, correct / valid if valid else 0.0, correct / rows)
+    return AnswerShares(valid / rows, correct / valid if valid else 0.0, correct / rows)

@@ -14,7 +14,7 @@ from src.data.candidates import CandidateLists, draw_candidate_lists
 from src.data.examples import Examples
 from src.data.tensor_examples import TensorExamples
 from src.teacher.backbone.projector import TokenMoments
-from src.teacher.interfaces import Course
+from src.teacher.interfaces import TrainingPlan
 from src.teacher.schedule import published_rate
 from src.teacher.settings import TeacherSettings
 from src.teacher.title_lm.curriculum import Curriculum
@@ -68,13 +68,13 @@ def title_rate(settings: TeacherSettings, steps: int, steps_per_epoch: int, step
     return published_rate(step, steps, warmup, 1.0, title.minimum_rate, title.start_rate, warming)
 
 
-def title_course(
+def title_plan(
     teacher: TitleTeacher,
     samples: Mapping[str, Examples],
     lists: Mapping[str, CandidateLists],
     seed: int,
     cost: Tensor,
-) -> Course:
+) -> TrainingPlan:
     """The training of `title_lm` on ``samples["train"]``, judged by generation on ``samples["validation"]``.
 
     ``lists`` hold the candidates of both; they are given to the teacher, with which they are saved. ``cost``: see
@@ -92,7 +92,7 @@ def title_course(
     steps = loop.epochs * steps_per_epoch
     curriculum = Curriculum.of(settings.title.curriculum, steps, steps_per_epoch, seed)
     batch_size = settings.export.batch_size
-    return Course(
+    return TrainingPlan(
         objective=TitleObjective.of(teacher, shown["train"], listed["train"], curriculum),
         cost=cost.to(device),
         evaluate=lambda: title_metrics(teacher, shown["validation"], listed["validation"], batch_size),

@@ -33,7 +33,7 @@ _NEVER = float("-inf")
 _LOGITS = 1 << 27  # logits that are computed, or copied into float32, at once
 
 
-class Ranking(NamedTuple):
+class BeamResult(NamedTuple):
     """The N best items of each prompt, best first, equal ones by ascending id.
 
     ``items`` ``[B, N]`` int64, no item twice in a row; ``log_probability`` ``[B, N]`` float32 ≤ 0, natural logarithm.
@@ -74,7 +74,7 @@ def beam_search(
     gate: Gate = no_gate,
     hold: Beams = "auto",
     at_once: int = 0,
-) -> Ranking:
+) -> BeamResult:
     """Rank a catalogue for prompts ``[B, S, D]`` with mask ``[B, S]`` (padding on the left), ``top_n`` items each.
 
     A title's score is log P(title, end token | prompt): the sum of its tokens' log-probabilities, each normalised over
@@ -273,7 +273,7 @@ def _narrow(live: _Beams) -> _Beams:
     return _Beams(*(part.gather(1, front) for part in live))
 
 
-def _items(found: _Found, tree: TitleTree, top_n: int) -> Ranking:
+def _items(found: _Found, tree: TitleTree, top_n: int) -> BeamResult:
     """Leaves → the ``top_n`` best of their items."""
     used = (found.score > _NEVER).flatten().nonzero().flatten()
     place, item = tree.items_of(found.leaf.flatten()[used])
@@ -282,4 +282,4 @@ def _items(found: _Found, tree: TitleTree, top_n: int) -> Ranking:
     if every.node.shape[1] < top_n or not torch.isfinite(every.score[:, :top_n]).all():
         raise TrainingFailed("the language model's logits are not finite; nothing can be ranked by them")
     order = _best_first(every.score, every.node, top_n)
-    return Ranking(every.node.gather(1, order), every.score.gather(1, order))
+    return BeamResult(every.node.gather(1, order), every.score.gather(1, order))

@@ -11,7 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from src.core.errors import ModelError
-from src.teacher.backbone.llm import OWN_CODE, LanguageModel, is_decoder, is_local, keep_layers, quietly, weight_files
+from src.teacher.backbone.llm import LanguageModel
+from src.teacher.backbone.model_config import OWN_CODE, is_decoder, keep_layers
+from src.teacher.backbone.model_files import weight_files
+from src.teacher.backbone.transformers_calls import is_local, quietly
 
 _FIELD = "teacher.llm"
 _QUANTISED = ("is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method", "hf_quantizer")
