@@ -28,8 +28,18 @@ from src.student.trainer_baseline import new_student, optimiser_for, sampler_and
 def build_taught(
     student: SequenceStudent, settings: DistillSettings, teaching: TeachingRows, data: StudentData, seed: int
 ) -> TaughtStudent:
-    """Add the parts that the terms need. They draw from a stream of their own, so the student's own weights and dropout
-    are those of the baseline with the same seed."""
+    """Add the parts that the terms need.
+
+    They draw from a stream of their own, so the student's own weights and dropout are those of the baseline with the
+    same seed.
+
+    Args:
+        student: as it was initialised.
+        settings: which terms are on.
+        teaching: what the teacher said.
+        data: the training rows.
+        seed: the run's.
+    """
     device = student.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         seed_everything(seed, "distill")

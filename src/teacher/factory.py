@@ -94,7 +94,14 @@ def _prepare(adapters: GatedAdapters, settings: TeacherSettings) -> GatedAdapter
 
 
 def save_teacher(folder: Path, teacher: GatedTeacher, data: SequenceData, summary: Mapping[str, Any]) -> None:
-    """Write the folder atomically; ``summary`` (how the training went) stands in the manifest."""
+    """Write a teacher's folder atomically.
+
+    Args:
+        folder: where it is written.
+        teacher: as it was trained.
+        data: whose id map and fingerprints it carries.
+        summary: how the training went; stands in the manifest and on the card.
+    """
     settings = teacher.settings
     fingerprints = {**data.fingerprints(), **teacher.fingerprints(), "llm": teacher.language.fingerprint}
     with atomic_folder(folder) as target:

@@ -52,7 +52,7 @@ class GatedTeacher(nn.Module):
 
     @property
     def num_items(self) -> int:
-        """V."""
+        """Number of items, V."""
         return self.encoder.num_items
 
     @property

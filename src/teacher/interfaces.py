@@ -51,7 +51,7 @@ class Teacher(Protocol):
 
     @property
     def num_items(self) -> int:
-        """V."""
+        """Number of items, V."""
 
     @property
     def device(self) -> torch.device:

@@ -116,7 +116,16 @@ class TeacherObjective(ABC):
 
     @abstractmethod
     def row_tokens(self, prompts: TitlePieces, rows: TensorExamples, lists: Tensor | None) -> Tensor:
-        """Count the tokens of each training row, ``[N]`` int64; ``lists`` ``[N, n]`` are its candidates."""
+        """Count the tokens of each training row.
+
+        Args:
+            prompts: what `prompts` gave.
+            rows: the training rows.
+            lists: ``[N, n]``, their candidates; None where none were drawn.
+
+        Returns:
+            ``[N]`` int64.
+        """
 
     @abstractmethod
     def small_parts(self, width: int, num_items: int) -> list[nn.Module]:
@@ -124,7 +133,13 @@ class TeacherObjective(ABC):
 
     @abstractmethod
     def logits(self, settings: TeacherSettings, shape: ModelShape, num_items: int) -> int:
-        """Say how many logits a training row has, at most."""
+        """Say how many logits a training row has, at most: the memory estimate counts them.
+
+        Args:
+            settings: the teacher's.
+            shape: the language model's.
+            num_items: V.
+        """
 
     def own_export(self, settings: TeacherSettings) -> tuple[str, ...]:
         """Name the settings below ``export`` that decide its labels, of those that not every ranking reads."""

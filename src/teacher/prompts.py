@@ -255,8 +255,13 @@ class Prompts(TitlePieces):
 def pack_tokens(real: Tensor, columns: Sequence[tuple[Tensor, int]], left: bool = False) -> tuple[list[Tensor], Tensor]:
     """Move the real places of each row together, in order, and cut off what is padding in every row.
 
-    ``real`` ``[B, n]`` bool; ``columns`` are tensors ``[B, n]``, each with the value that pads it. They come back as
-    ``[B, S]``, with the mask ``[B, S]`` int64; padding stands on the right, or on the ``left``.
+    Args:
+        real: ``[B, n]`` bool.
+        columns: tensors ``[B, n]``, each with the value that pads it.
+        left: whether padding stands on the left; else on the right.
+
+    Returns:
+        The columns as ``[B, S]``, and the mask ``[B, S]`` int64.
     """
     counts = real.sum(dim=1)
     width = int(counts.max())

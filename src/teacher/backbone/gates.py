@@ -132,7 +132,13 @@ class ConvolutionalRouter(nn.Module):
 
 
 def build_gate(settings: GateSettings, width: int, experts: int) -> nn.Module:
-    """A freshly initialised gate for user vectors of this width; draws from torch's global stream."""
+    """Make a freshly initialised gate; draws from torch's global stream.
+
+    Args:
+        settings: which kind, and its own settings.
+        width: H, of user vectors.
+        experts: E.
+    """
     if settings.kind == "convolutional":
         return ConvolutionalRouter(experts)
     if settings.kind == "linear":

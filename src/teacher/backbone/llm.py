@@ -65,10 +65,16 @@ class LanguageModel:
 
 
 def computing_type(config: PretrainedConfig, wanted: str, quantise: Quantise, device: torch.device) -> torch.dtype:
-    """Of the frozen weights; in a quantised model, of what is not quantised.
+    """Choose the type of the frozen weights; in a quantised model, of what is not quantised.
 
     That stays in half precision, as in a model that is not quantised: norms compute in float32 whatever their weights
     are, and float32 embeddings would make every activation float32.
+
+    Args:
+        config: how the model is stored.
+        wanted: ``teacher.dtype``.
+        quantise: bits of its linear layers.
+        device: where it computes.
     """
     if quantise != NOT_QUANTISED:
         return torch.bfloat16
@@ -87,9 +93,14 @@ def _switch_dropout_off(config: PretrainedConfig) -> None:
 
 
 def choose_attention(config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> str:
-    """The fastest attention that is installed and that the model's family has.
+    """Choose the fastest attention that is installed and that the model's family has.
 
     FlashAttention 2 (half precision on a GPU), else torch's scaled dot product, else the family's own (`eager`).
+
+    Args:
+        config: the model's.
+        dtype: in which it computes.
+        device: where it computes.
     """
     half_on_gpu = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
     flash = ("flash_attention_2",) if half_on_gpu and find_spec("flash_attn") is not None else ()
@@ -161,6 +172,7 @@ def load_llm(
 
 
 def require_whole(name: str, missing_keys: Iterable[str]) -> None:
+    """Raise ``ModelError`` where weights other than a pooler are missing."""
     missing = sorted(key for key in missing_keys if "pooler" not in key)
     if missing:
         raise ModelError.one(FIELD, name, f"{len(missing)} weights are missing, {missing[0]} among them")

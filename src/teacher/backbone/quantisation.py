@@ -47,7 +47,16 @@ def stored_form(config: PretrainedConfig) -> str:
 
 
 def check_stored_form(name: str, config: PretrainedConfig, quantise: Quantise) -> None:
-    """Raises ``ModelError`` when a model is already quantised, and otherwise than ``quantise`` says."""
+    """Refuse a model that is already quantised, and otherwise than is asked for.
+
+    Args:
+        name: folder or hub id.
+        config: the model's.
+        quantise: bits that are asked for.
+
+    Raises:
+        ModelError: the two differ.
+    """
     stored = stored_form(config)
     if stored in (NOT_QUANTISED, quantise):
         return

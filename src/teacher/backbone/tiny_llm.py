@@ -43,10 +43,22 @@ _WARMUP = 0.1
 def build_tiny_llm(
     folder: Path, settings: TinySettings, data: SequenceData, seed: int, device: torch.device
 ) -> FitResult:
-    """Train tokenizer and model, and write them to ``folder`` atomically; says how the pretraining went.
+    """Train tokenizer and model, and write them to a folder atomically.
 
-    Raises ``DataError`` for missing titles, ``ConfigError`` when a title does not fit into the context,
-    ``TrainingFailed`` when the loss is not finite.
+    Args:
+        folder: where they are written.
+        settings: sizes, rows and epochs.
+        data: whose titles and training histories it reads.
+        seed: the run's.
+        device: where it computes.
+
+    Returns:
+        How the pretraining went.
+
+    Raises:
+        DataError: titles are missing.
+        ConfigError: a title does not fit into the context.
+        TrainingFailed: the loss is not finite.
     """
     check_titles(data.id_map)
     no_cudnn_attention()
@@ -113,7 +125,7 @@ def _config(settings: TinySettings, vocabulary: int, **special: int) -> LlamaCon
 
 
 def pretraining_prompts(data: SequenceData, tokenizer: PreTrainedTokenizerFast, settings: TinySettings) -> Prompts:
-    """The prompts that it learns to read; raises ``ConfigError`` when a title does not fit into the context."""
+    """Make the prompts that it learns to read; raises ``ConfigError`` when a title does not fit into the context."""
     return Prompts(data.id_map, tokenizer, _room_for_an_answer(data.history_length, settings))
 
 

@@ -82,6 +82,7 @@ def first_line(error: BaseException) -> str:
 
 
 def too_large(name: str, error: BaseException) -> OutOfMemory:
+    """Make the error for a model that does not fit on the device."""
     advice = "set teacher.quantise=4bit, take a smaller model, or free the device"
     return OutOfMemory(f"{FIELD} = {name!r}: it does not fit on the device ({reason_of(error)}) → {advice}")
 

@@ -20,9 +20,15 @@ class LinearStart(NamedTuple):
 
 
 def ridge_regression(inputs: Tensor, outputs: Tensor, penalty: float) -> LinearStart:
-    """Weight ``[H, D]`` and bias ``[H]`` that predict ``outputs`` ``[n, H]`` from ``inputs`` ``[n, D]``, least squares.
+    """Fit a linear map by least squares with a penalty, in float64.
 
-    ``penalty`` × (mean variance of the inputs) is added to every variance. Computed in float64.
+    Args:
+        inputs: ``[n, D]``.
+        outputs: ``[n, H]``.
+        penalty: times the mean variance of the inputs; added to every variance.
+
+    Returns:
+        Weight ``[H, D]`` and bias ``[H]``.
     """
     x, y = inputs.double(), outputs.double()
     centre, level = x.mean(dim=0), y.mean(dim=0)
@@ -35,18 +41,26 @@ def ridge_regression(inputs: Tensor, outputs: Tensor, penalty: float) -> LinearS
 
 
 def recommender_start(states: Tensor, users: Tensor, scorer: LinearStart, penalty: float) -> LinearStart:
-    """The recommender's scorer over user vectors that a ridge regression predicts from the LLM's states.
+    """Start as the recommender's scorer over user vectors that a ridge regression predicts from the LLM's states.
 
-    ``states`` ``[n, D]``, ``users`` ``[n, H]`` (the frozen SASRec's), ``scorer`` ``[V, H]`` and ``[V]``.
+    Args:
+        states: ``[n, D]``.
+        users: ``[n, H]``, the frozen SASRec's.
+        scorer: ``[V, H]`` and ``[V]``, likewise.
+        penalty: see `ridge_regression`.
     """
     regression = ridge_regression(states, users, penalty)
     return LinearStart(scorer.weight @ regression.weight, scorer.weight @ regression.bias + scorer.bias)
 
 
 def title_start(states: Tensor, item_embedding: Tensor, item_counts: Tensor, sharpness: float) -> LinearStart:
-    """Similarity of centred states to centred, normalised title embeddings ``[V, D]``, plus log popularity.
+    """Start as similarity of centred states to centred, normalised title embeddings, plus log popularity.
 
-    The similarities' deviation over states and items is ``sharpness``; ``item_counts`` ``[V]`` are training targets.
+    Args:
+        states: ``[n, D]``.
+        item_embedding: ``[V, D]``.
+        item_counts: ``[V]``, training targets.
+        sharpness: the similarities' deviation over states and items.
     """
     centre = states.mean(dim=0)
     titles = torch.nn.functional.normalize(item_embedding - item_embedding.mean(dim=0), dim=1)

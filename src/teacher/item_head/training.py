@@ -43,9 +43,15 @@ def item_plan(
     evaluation: EvaluationSettings,
     cost: Tensor,
 ) -> TrainingPlan:
-    """The training of `item_ce`: the head's start, cross-entropy over the catalogue, full ranking on validation.
+    """Plan the training of `item_ce`: the head's start, cross-entropy over the catalogue, full ranking on validation.
 
-    ``cost`` ``[N]`` int64: prompt tokens of each training row.
+    Args:
+        teacher: as it was built.
+        data: the dataset, split; the head's start reads training examples.
+        samples: ``train`` and ``validation``.
+        seed: the run's.
+        evaluation: how a ranking is judged.
+        cost: ``[N]`` int64, prompt tokens of each training row.
     """
     settings = teacher.settings
     train, validation = (TensorExamples.of(samples[split], teacher.device) for split in ("train", "validation"))
@@ -63,7 +69,13 @@ def item_plan(
 def start_head(teacher: ILoRATeacher, data: SequenceData, seed: int) -> int:
     """Give projector and head a start that is worth training from (`Projector.calibrate`, `HeadSettings.init`).
 
-    Returns the number of training examples that were read for it, without their targets.
+    Args:
+        teacher: as it was built.
+        data: the dataset, split.
+        seed: the run's.
+
+    Returns:
+        How many training examples were read for it, without their targets.
     """
     settings, encoder = teacher.settings.head, teacher.encoder
     tokens = TokenMoments.of(teacher.llm.get_base_model().get_input_embeddings())
@@ -95,6 +107,6 @@ def start_head(teacher: ILoRATeacher, data: SequenceData, seed: int) -> int:
 def validation_metrics(
     teacher: ILoRATeacher, examples: TensorExamples, evaluation: EvaluationSettings, batch_size: int
 ) -> dict[str, float]:
-    """Ranking metrics of the teacher on examples."""
+    """Rank the targets of examples over the whole catalogue, and summarise the ranks."""
     ranks = rank(teacher, examples, batch_size, evaluation.mask_history)
     return summarise(ranks, evaluation.ks)

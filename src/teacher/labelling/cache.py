@@ -67,19 +67,31 @@ class LabelCache:
 
     @classmethod
     def at(cls, root: Path, determined_by: Mapping[str, Any], shard_rows: int = 4096) -> LabelCache:
-        """The cache below ``root`` for labels that are determined by this: the teacher with its prompt and data, and
-        `asked_of_a_row`. Neither budget nor selector belongs here.
+        """Open the cache below a folder for labels that are determined by the same things.
+
+        Args:
+            root: where caches lie.
+            determined_by: the teacher with its prompt and data, and `asked_of_a_row`; neither budget nor selector
+                belongs here.
+            shard_rows: labels in a file, at most.
         """
         return cls(root / fingerprint("labels", determined_by), shard_rows)
 
     def outputs(
         self, data: SequenceData, rows: NDArray[np.int64], settings: ExportSettings, build: Callable[[], Labeller]
     ) -> TeacherOutputs:
-        """Teacher outputs for these rows of the training split (one at least), in their order.
+        """Give the teacher outputs of some rows of the training split, in their order; only missing ones are labelled.
 
-        Only missing ones are labelled; each shard is on disk before the next one begins. ``build`` makes the labeller,
-        at most once, and only where something is missing. A damaged file is told, removed and labelled again. Raises
-        ``ValueError`` when the labeller answers for other rows than it was asked.
+        Each shard is on disk before the next one begins. A damaged file is told, removed and labelled again.
+
+        Args:
+            data: the dataset, split.
+            rows: row numbers, one at least.
+            settings: how the rows were chosen, for the manifest.
+            build: makes the labeller, at most once, and only where something is missing.
+
+        Raises:
+            ValueError: the labeller answers for other rows than it was asked.
         """
         examples, source = data.train.take(rows), _Once(build)
         labels = None

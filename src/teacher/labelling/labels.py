@@ -33,7 +33,14 @@ TOO_LARGE = "set teacher.quantise=4bit, lower teacher.prompt.max_tokens or the b
 
 
 def select_rows(examples: Examples, count: int, select: Select, generator: np.random.Generator) -> NDArray[np.int64]:
-    """``count`` row numbers, ascending: the first of a random order, or those with the latest targets."""
+    """Choose row numbers, ascending: the first of a random order, or those with the latest targets.
+
+    Args:
+        examples: of which.
+        count: how many.
+        select: ``random`` or ``most_recent``.
+        generator: draws the random order.
+    """
     order = recent_order(examples) if select == "most_recent" else generator.permutation(len(examples))
     return np.sort(order[:count]).astype(np.int64)
 
@@ -46,12 +53,22 @@ def infer(
     keep: Callable[[Tensor, TeacherForward], None],
     description: str = "",
 ) -> None:
-    """Show every example to the teacher in eval mode; ``keep(rows, forward)`` takes what it needs of each batch.
+    """Pass every example through the teacher in eval mode.
 
-    Rows come in batches of like cost, so that little is computed on padding; ``rows`` are their numbers. Out of memory
-    halves the batch from there on, and ``keep`` may see the rows that did not fit twice. A ``description`` draws a bar,
-    which must not happen inside of another one. Raises ``TrainingFailed`` when a logit is not finite, ``OutOfMemory``
-    when not even one prompt fits.
+    Rows come in batches of like cost, so that little is computed on padding. Out of memory halves the batch from
+    there on.
+
+    Args:
+        teacher: of any objective.
+        examples: on the teacher's device.
+        batch_size: prompts at once.
+        keep: ``keep(rows, forward)`` takes what it needs of each batch; ``rows`` are numbers. It may see rows that
+            did not fit twice.
+        description: draws a bar, which must not happen inside of another one; empty: none.
+
+    Raises:
+        TrainingFailed: a logit is not finite.
+        OutOfMemory: not even one prompt fits.
     """
     teacher.eval()
     order = teacher.cost(examples.history, examples.length).argsort(stable=True)
@@ -69,7 +86,17 @@ def infer(
 
 
 def rank(teacher: Teacher, examples: TensorExamples, batch_size: int, mask_history: bool = False) -> Tensor:
-    """1-based rank of each example's target in the teacher's full ranking, ``[n]`` int64 on the CPU."""
+    """Rank each example's target in the teacher's full ranking.
+
+    Args:
+        teacher: of any objective.
+        examples: on the teacher's device.
+        batch_size: prompts at once.
+        mask_history: whether items of the history leave the ranking.
+
+    Returns:
+        ``[n]`` int64 on the CPU, 1-based.
+    """
     ranks = torch.zeros(len(examples), dtype=torch.int64)
 
     def keep(rows: Tensor, forward: TeacherForward) -> None:
@@ -113,7 +140,7 @@ class Labeller(Protocol):
         """The labels of these examples, in their order. A row's label does not depend on which others are asked."""
 
     def catalogue_outputs(self) -> CatalogueOutputs:
-        """Item embeddings and facts."""
+        """Embed all items, and say what scores and distances mean."""
 
 
 class Best(NamedTuple):
@@ -158,7 +185,7 @@ class CatalogueLabeller:
         return Labels(example_id=examples.example_id, distances=distances, **found)
 
     def catalogue_outputs(self) -> CatalogueOutputs:
-        """As `Labeller.catalogue_outputs`."""
+        """Embed all items, and say what scores and distances mean."""
         facts = {"fingerprints": dict(self.teacher.fingerprints()), **self.facts}
         return CatalogueOutputs(self.teacher.embed_items(self.settings.batch_size).cpu().numpy(), facts)
 
@@ -189,7 +216,14 @@ def likeliest(logits: Tensor, n: int) -> Best:
 def teacher_outputs(
     labels: Labels, catalogue: CatalogueOutputs, data: SequenceData, settings: ExportSettings
 ) -> TeacherOutputs:
-    """Labels of training examples of ``data``, and the catalogue, as the artefact."""
+    """Put labels and what is said of the catalogue together, as the artefact.
+
+    Args:
+        labels: of some training examples.
+        catalogue: item embeddings and facts.
+        data: whose training examples they are.
+        settings: how these were chosen.
+    """
     facts = catalogue.facts
     return TeacherOutputs(
         example_id=labels.example_id,

@@ -45,10 +45,18 @@ class StudentAnswers:
 
 @torch.inference_mode()
 def ask_student(student: SequenceStudent, examples: Examples, batch_size: int) -> StudentAnswers:
-    """One pass over the examples in eval mode, ``batch_size`` rows at once; the student's mode is left as it was.
+    """Pass examples through a student in eval mode; its mode is left as it was.
 
     On the rows that it was trained on a student is surer and ranks better than on others: the order of the rows is
-    what counts here, not the values. Raises ``TrainingFailed`` when a score is not finite.
+    what counts here, not the values.
+
+    Args:
+        student: trained.
+        examples: which ones.
+        batch_size: rows at once.
+
+    Raises:
+        TrainingFailed: a score is not finite.
     """
     device = student.scorer.weight.device
     columns, training = TensorExamples.of(examples, device), student.training
@@ -111,7 +119,7 @@ class AtRandom:
     needs_student = False
 
     def order(self, context: RowSelectionContext) -> Order:
-        """``[N]``."""
+        """Order all rows at random, ``[N]``."""
         return numpy_generator(context.seed, "label_budget").permutation(len(context.examples))
 
 
@@ -121,7 +129,7 @@ class MostRecent:
     needs_student = False
 
     def order(self, context: RowSelectionContext) -> Order:
-        """``[N]``."""
+        """Order all rows by time, ``[N]``."""
         return recent_order(context.examples)
 
 
@@ -133,7 +141,7 @@ class StudentUncertain:
     needs_student = True
 
     def order(self, context: RowSelectionContext) -> Order:
-        """``[N]``; equal entropies in a seeded order."""
+        """Order all rows by entropy, ``[N]``; equal ones in a seeded order."""
         return descending(context.student.entropy.numpy(), context.generator("ties"))
 
 
@@ -147,7 +155,7 @@ class StudentWrong:
     needs_student = True
 
     def order(self, context: RowSelectionContext) -> Order:
-        """``[N]``; equal ranks in a seeded order."""
+        """Order all rows by the rank of their target, ``[N]``; equal ones in a seeded order."""
         return descending(context.student.target_rank.numpy(), context.generator("ties"))
 
 
@@ -166,7 +174,7 @@ class Diverse:
     needs_student: bool = True
 
     def order(self, context: RowSelectionContext) -> Order:
-        """``[N]``; the first row is drawn."""
+        """Order all rows, ``[N]``; the first one is drawn."""
         points = F.normalize(context.student.representation.float(), dim=1)
         first = int(context.generator("first").integers(len(points)))
         found = farthest_first(points, min(self.centres, len(points)), first)
@@ -188,9 +196,14 @@ class Traversal(NamedTuple):
 
 @torch.inference_mode()
 def farthest_first(points: Tensor, count: int, first: int) -> Traversal:
-    """Choose ``count`` ≤ N of the unit vectors ``[N, R]``, each as far as possible from those before it.
+    """Choose unit vectors, each as far as possible from those before it; of equally far rows the first is taken.
 
-    Of equally far rows the first is taken. Nothing waits for the device until the end.
+    Nothing waits for the device until the end.
+
+    Args:
+        points: ``[N, R]``, of length one each.
+        count: how many, N at most.
+        first: the row that the traversal begins with.
     """
     distance = points.new_full((len(points),), float("inf"))
     nearest = torch.zeros(len(points), dtype=torch.int64, device=points.device)
@@ -257,11 +270,20 @@ def budget_rows(settings: ExportSettings, rows: int) -> int:
 def choose_rows(
     examples: Examples, settings: ExportSettings, seed: int, answers: Callable[[], StudentAnswers] | None = None
 ) -> NDArray[np.int64]:
-    """Row numbers of the examples to label, ascending. A larger budget keeps what a smaller one chose.
+    """Choose the examples to label. A larger budget keeps what a smaller one chose.
 
-    ``answers`` is called only for a selector that needs a student: ``lambda: ask_student(student, examples, 2048)``.
-    Raises ``ConfigError`` as `budget_rows` and `build_selector`, when there is no student to ask, and when a selector's
-    order is not one of all rows.
+    Args:
+        examples: the training split.
+        settings: budget and selector.
+        seed: the run's.
+        answers: called only for a selector that needs a student: ``lambda: ask_student(student, examples, 2048)``.
+
+    Returns:
+        Row numbers, ascending.
+
+    Raises:
+        ConfigError: as `budget_rows` and `build_selector`, when there is no student to ask, and when a selector's
+            order is not one of all rows.
     """
     count, selector = budget_rows(settings, len(examples)), build_selector(settings)
     asked = None

@@ -76,7 +76,13 @@ def report_estimate(
 
 
 def report_truncation(cuts: TruncatedTitles, num_items: int, settings: TeacherSettings) -> None:
-    """Say what becomes of titles that are longer than ``prompt.title_tokens``."""
+    """Say what becomes of titles that are longer than ``prompt.title_tokens``.
+
+    Args:
+        cuts: what the prompts found.
+        num_items: V.
+        settings: the bound.
+    """
     if not cuts.cut:
         return
     alike = f"; {cuts.alike} of them can no longer be told from another item's by their text" if cuts.alike else ""

@@ -99,7 +99,15 @@ def weight_format(settings: TeacherSettings, dtype: torch.dtype) -> WeightFormat
 
 
 def weight_bytes(shape: ModelShape, form: WeightFormat, with_head: bool) -> int:
-    """Of the frozen model; what is no linear map of a layer stays in half precision when the maps are quantised."""
+    """Bytes of the frozen model.
+
+    What is no linear map of a layer stays in half precision when the maps are quantised.
+
+    Args:
+        shape: the model's.
+        form: how its linear maps are stored.
+        with_head: whether the language-model head is kept.
+    """
     rest = 4 if form == "float32" else 2
     other = shape.other + (shape.head if with_head else 0)
     return math.ceil(BYTES_OF_A_WEIGHT[form] * sum(one.weights for one in shape.maps)) + rest * other
@@ -108,12 +116,19 @@ def weight_bytes(shape: ModelShape, form: WeightFormat, with_head: bool) -> int:
 def activation_bytes(
     shape: ModelShape, tokens: int, lora: LoraSettings, form: WeightFormat, checkpointing: bool
 ) -> int:
-    """What a forward pass over ``tokens`` tokens keeps for the backward pass of a frozen model with adapters.
+    """Bytes that a forward pass keeps for the backward pass of a frozen model with adapters.
 
     Kept are, in the model's type, each linear map's output (attention, products and activation functions want their
     inputs) and one more of the widest a layer; in float32 each norm's input; in the adapters' type each adapted map's
     input and twice its inner activations; with dropout a mask of a byte. With checkpointing only each layer's input is
     kept, and one layer's share of all that at a time, with half as much again for the gradients that pass through it.
+
+    Args:
+        shape: the model's.
+        tokens: in the pass.
+        lora: rank, dropout and type of the adapters.
+        form: how the frozen weights are stored.
+        checkpointing: whether activations are computed again.
     """
     each = 4 if form == "float32" else 2
     widest = max(one.outputs for one in shape.maps)
@@ -137,9 +152,13 @@ def _adapted_inputs(adapted: Sequence[LinearMap], copied: bool) -> int:
 
 
 def small_parameters(settings: TeacherSettings, width: int, num_items: int, embedding: int = 0) -> int:
-    """Trained parameters beside the experts, for a language model of this width and V items.
+    """Count the trained parameters beside the experts.
 
-    ``embedding``: width of its token embeddings; 0: the same.
+    Args:
+        settings: the teacher's.
+        width: D, of the language model's states.
+        num_items: V.
+        embedding: width of its token embeddings; 0: the same.
     """
     with torch.device("meta"):
         parts: list[nn.Module] = [
@@ -151,7 +170,14 @@ def small_parameters(settings: TeacherSettings, width: int, num_items: int, embe
 
 
 def workload_of(settings: TeacherSettings, shape: ModelShape, num_items: int, tokens: int) -> Workload:
-    """A micro-batch of prompts of at most ``tokens`` tokens; an answer has logits for as many as a title may have."""
+    """Say what is trained on at once.
+
+    Args:
+        settings: the teacher's.
+        shape: the language model's.
+        num_items: V.
+        tokens: of the longest prompt.
+    """
     loop = settings.train.loop
     rows = min(loop.micro_batch_size or loop.batch_size, loop.batch_size)
     logits = objective_of(settings.objective).logits(settings, shape, num_items)
@@ -159,7 +185,14 @@ def workload_of(settings: TeacherSettings, shape: ModelShape, num_items: int, to
 
 
 def kv_cache_bytes(shape: ModelShape, settings: TeacherSettings, form: WeightFormat, tokens: int) -> int:
-    """Keys and values of a batch of prompts of ``tokens`` tokens, and of all titles that are written behind each."""
+    """Bytes of keys and values while titles are written: of a batch of prompts and of all that stands behind each.
+
+    Args:
+        shape: the language model's.
+        settings: the teacher's.
+        form: how the frozen weights are stored.
+        tokens: of a prompt.
+    """
     export = settings.export
     written = objective_of(settings.objective).decoded_tokens(settings)
     return (4 if form == "float32" else 2) * shape.cache * export.batch_size * (tokens + written)
@@ -168,7 +201,14 @@ def kv_cache_bytes(shape: ModelShape, settings: TeacherSettings, form: WeightFor
 def estimate_resources(
     shape: ModelShape, settings: TeacherSettings, form: WeightFormat, workload: Workload
 ) -> ResourceEstimate:
-    """The estimate for a training under these settings."""
+    """Estimate what a training takes.
+
+    Args:
+        shape: the language model's.
+        settings: the teacher's.
+        form: how the frozen weights are stored.
+        workload: what is trained on at once.
+    """
     trained = shape.adapter_parameters(settings.lora.rank) + workload.small
     tokens = workload.rows * workload.tokens
     activations = activation_bytes(shape, tokens, settings.lora, form, settings.gradient_checkpointing)
@@ -188,7 +228,15 @@ def estimate_resources(
 def estimate_sentence(
     estimate: ResourceEstimate, workload: Workload, rows: int, tokens: int, settings: TeacherSettings
 ) -> str:
-    """What a run says before it starts, with ``tokens`` in the prompts of an epoch's ``rows``."""
+    """Word what a run says before it starts.
+
+    Args:
+        estimate: of this training.
+        workload: what is trained on at once.
+        rows: prompts of an epoch.
+        tokens: in all of these.
+        settings: the teacher's.
+    """
     loop = settings.train.loop
     steps = loop.epochs * math.ceil(rows / loop.batch_size)
     again = ", activations computed twice" if settings.gradient_checkpointing else ""

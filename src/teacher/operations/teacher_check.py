@@ -149,10 +149,18 @@ class TeacherCheck:
 def check_teacher(
     teacher: Ranker, student: Ranker, examples: Examples, num_items: int, interval: Interval
 ) -> TeacherCheck:
-    """Let both rank the same examples of a catalogue of V = ``num_items`` items, and compare.
+    """Let both rank the same examples, and compare.
 
-    ``examples`` should be held out from both. A few users own most examples, which must not count as so many
-    independent ones: see `src.evaluation.paired.user_interval`. Raises ``ValueError`` for no examples.
+    Args:
+        teacher: ranks examples.
+        student: likewise.
+        examples: held out from both.
+        num_items: V.
+        interval: of a mean; a few users own most examples, which must not count as so many independent ones (see
+            `src.evaluation.paired.user_interval`).
+
+    Raises:
+        ValueError: there are no examples.
     """
     if len(examples) == 0:
         raise ValueError("a teacher check needs at least one example")
@@ -162,7 +170,15 @@ def check_teacher(
 def compare_rankings(
     teacher: Ranking, student: Ranking, user: NDArray[np.int64], num_items: int, interval: Interval
 ) -> TeacherCheck:
-    """The figures of two rankings of the same examples of users ``[n]``, both on the CPU."""
+    """Compute the figures of two rankings of the same examples.
+
+    Args:
+        teacher: on the CPU.
+        student: likewise.
+        user: ``[n]``, whose examples they are.
+        num_items: V.
+        interval: as for `check_teacher`.
+    """
     top = min(TOP, num_items)
     ours, theirs = ndcg(teacher.ranks, top), ndcg(student.ranks, top)
     hit, missed = teacher.ranks <= top, student.ranks > top
@@ -204,7 +220,13 @@ def list_coverage(top: Tensor, num_items: int) -> float:
 
 
 def teacher_ranker(teacher: Teacher, batch_size: int, mask_history: bool) -> Ranker:
-    """The ranking of a teacher with scores over the catalogue."""
+    """Make the function that ranks examples by a teacher with scores over the catalogue.
+
+    Args:
+        teacher: of any objective.
+        batch_size: prompts at once.
+        mask_history: whether items of the history leave the ranking.
+    """
 
     def ranking(examples: Examples) -> Ranking:
         columns = TensorExamples.of(examples, teacher.device)
@@ -220,7 +242,13 @@ def teacher_ranker(teacher: Teacher, batch_size: int, mask_history: bool) -> Ran
 
 
 def student_ranker(student: Recommender, batch_size: int, mask_history: bool) -> Ranker:
-    """The ranking of a student, in eval mode; its mode is left as it was."""
+    """Make the function that ranks examples by a student, in eval mode; its mode is left as it was.
+
+    Args:
+        student: trained.
+        batch_size: rows at once.
+        mask_history: whether items of the history leave the ranking.
+    """
 
     @torch.inference_mode()
     def ranking(examples: Examples) -> Ranking:

@@ -35,7 +35,7 @@ class ThroughputMeter:
         self._since = (0.0, 0)
 
     def loss(self, rows: Tensor) -> Tensor:
-        """The objective's."""
+        """Compute the objective's loss, and count the rows' tokens."""
         self._begun = True
         self._seen = self._seen + self.cost[rows].sum()
         return self.objective.loss(rows)

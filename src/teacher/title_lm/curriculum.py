@@ -36,7 +36,14 @@ class Curriculum:
 
     @classmethod
     def of(cls, kind: Kind, steps: int, steps_per_epoch: int, seed: int) -> Curriculum:
-        """One draw for each batch, from a stream of its own."""
+        """Draw which steps are hybrid: once for each batch, from a stream of its own.
+
+        Args:
+            kind: how the share grows.
+            steps: of the whole run.
+            steps_per_epoch: of an epoch.
+            seed: the run's.
+        """
         if kind == "none":
             return cls(torch.ones(steps, dtype=torch.bool))
         draws = torch.rand(steps, dtype=torch.float64, generator=torch_generator(seed, "teacher_curriculum"))

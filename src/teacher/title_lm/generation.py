@@ -22,10 +22,16 @@ from src.teacher.title_lm.text import AnswerShares, Judgement, answer_hit_ratio,
 def write_answers(
     teacher: TitleTeacher, history: Tensor, length: Tensor, candidates: Tensor | None = None
 ) -> list[str]:
-    """The model's answer to each history ``[B, L]``, its first line; candidates as for `TitleTeacher.question`.
+    """Write an answer to each history: the first line of what is generated; the mode is left as it was.
 
     Greedy, or by beam search with ``title.beams``; an answer ends at its end token or at the length of the longest
-    title. The mode is left as it was.
+    title.
+
+    Args:
+        teacher: one that writes.
+        history: ``[B, L]``.
+        length: ``[B]``.
+        candidates: as for `TitleTeacher.question`.
     """
     training = teacher.training
     teacher.eval()
@@ -55,10 +61,17 @@ def _write(teacher: TitleTeacher, history: Tensor, length: Tensor, candidates: T
 def answer_all(
     teacher: TitleTeacher, examples: TensorExamples, candidates: Tensor, batch_size: int, description: str = ""
 ) -> list[str]:
-    """An answer for each example, given its candidates ``[n, K]``; batches hold prompts of like length.
+    """Answer each example; batches hold prompts of like length, and out of memory halves them from there on.
 
-    Out of memory halves the batch from there on. A ``description`` draws a bar, which must not happen inside of another
-    one. Raises ``OutOfMemory`` when not even one prompt fits.
+    Args:
+        teacher: one that writes.
+        examples: on its device.
+        candidates: ``[n, K]``, shown where prompts list any.
+        batch_size: prompts at once.
+        description: draws a bar, which must not happen inside of another one; empty: none.
+
+    Raises:
+        OutOfMemory: not even one prompt fits.
     """
     shown = candidates if teacher.settings.title.show_candidates else None
     cost = teacher.prompts.token_counts(Question(examples.history, examples.length, shown))

@@ -56,12 +56,22 @@ class TitleScorer:
         return TeacherForward(scores, states[0].float(), self.writer.gate_weights(history, length))
 
     def scores(self, history: Tensor, length: Tensor, embedded: Tensor, mask: Tensor) -> Tensor:
-        """``[B, V]`` float32. The first pass through the language model reads the prompts."""
+        """Score all items; the first pass through the language model reads the prompts.
+
+        Args:
+            history: ``[B, L]``.
+            length: ``[B]``.
+            embedded: ``[B, S, D]``, the prompts.
+            mask: ``[B, S]``, padded on the left.
+
+        Returns:
+            ``[B, V]`` float32, finite, at most 0.
+        """
         raise NotImplementedError
 
     @property
     def num_items(self) -> int:
-        """V."""
+        """Number of items, V."""
         return self.writer.num_items
 
     @property
@@ -135,6 +145,7 @@ class ConstrainedScorer(TitleScorer):
         self.beams = max(settings.beams, self.listed)
 
     def scores(self, history: Tensor, length: Tensor, embedded: Tensor, mask: Tensor) -> Tensor:
+        """Score the items that the beams list by their log-probability, all others below them."""
         gate = self.writer.gate_for(history, length)
         llm, at_once = self.writer.llm, self.settings.batch_size
         found = beam_search(llm, embedded, mask, self.tree, self.listed, self.beams, gate, at_once=at_once)
@@ -161,6 +172,7 @@ class GroundedScorer(TitleScorer):
         return self.items
 
     def scores(self, history: Tensor, length: Tensor, embedded: Tensor, mask: Tensor) -> Tensor:
+        """Score all items by minus the distance of their titles to what is written."""
         prompts, gate = self.writer.prompts, self.writer.gate_for(history, length)
         return -ground(
             self.writer.llm,

@@ -34,7 +34,15 @@ def list_titles(titles: Sequence[str], mark: str) -> str:
 
 
 def fill(template: str, history: Sequence[str], candidates: Sequence[str], target: str, hybrid: bool) -> str:
-    """A template with its slots filled; the target's slot is filled in hybrid prompts only (as published)."""
+    """Fill a template's slots.
+
+    Args:
+        template: with slots.
+        history: titles, oldest first.
+        candidates: titles.
+        target: a title; its slot is filled in hybrid prompts only (as published).
+        hybrid: whether titles are followed by places for their embeddings.
+    """
     fillings = {
         HISTORY_SLOT: list_titles(history, HISTORY_MARK if hybrid else PLAIN_MARK),
         CANDIDATES_SLOT: list_titles(candidates, CANDIDATES_MARK if hybrid else PLAIN_MARK),
@@ -58,9 +66,14 @@ def first_line(text: str) -> str:
 
 
 def judge_answer(answer: str, target: str, candidates: Sequence[str]) -> Judgement:
-    """Whether an answer is valid and correct: a candidate is named when its title is a part of the answer.
+    """Judge whether an answer is valid and correct: a candidate is named when its title is a part of the answer.
 
     All are stripped and in lower case. As published, a title that contains another candidate's is never valid.
+
+    Args:
+        answer: what was written.
+        target: the title that came next.
+        candidates: the titles of the list.
     """
     said, wanted = answer.strip().lower(), target.strip().lower()
     named = [title for title in (title.strip().lower() for title in candidates) if title in said]

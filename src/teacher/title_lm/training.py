@@ -46,7 +46,7 @@ class TitleObjective:
     def of(
         cls, teacher: TitleTeacher, train: TensorExamples, candidates: Tensor, curriculum: Curriculum
     ) -> TitleObjective:
-        """With the mean answer length of these rows."""
+        """Make the objective, with the mean answer length of its rows."""
         tokens = teacher.prompts.answer_sizes[train.target].float().mean()
         return cls(teacher, train, candidates, curriculum, float(tokens))
 
@@ -59,9 +59,15 @@ class TitleObjective:
 
 
 def title_rate(settings: TeacherSettings, steps: int, steps_per_epoch: int, step: int) -> float:
-    """The learning rates' factor at a step of a run: `published_rate` with a peak of 1.
+    """Factor of the learning rates at a step of a run: `published_rate` with a peak of 1.
 
     With ``title.curriculum = as_released`` there is a warm-up in the first epoch alone, as published.
+
+    Args:
+        settings: the teacher's.
+        steps: of the whole run.
+        steps_per_epoch: of an epoch.
+        step: from 0.
     """
     title, warmup = settings.title, int(settings.train.warmup_share * steps)
     warming = title.curriculum != "as_released" or step < steps_per_epoch
@@ -75,10 +81,14 @@ def title_plan(
     seed: int,
     cost: Tensor,
 ) -> TrainingPlan:
-    """The training of `title_lm` on ``samples["train"]``, judged by generation on ``samples["validation"]``.
+    """Plan the training of `title_lm`: the answers' cross-entropy, judged by generation.
 
-    ``lists`` hold the candidates of both; they are given to the teacher, with which they are saved. ``cost``: see
-    `row_tokens`.
+    Args:
+        teacher: as it was built; it is given the lists, with which it is saved.
+        samples: ``train`` and ``validation``.
+        lists: the candidates of both.
+        seed: the run's.
+        cost: ``[N]`` int64, as `row_tokens` counts.
     """
     settings, device = teacher.settings, teacher.device
     teacher.candidates = lists
@@ -102,7 +112,16 @@ def title_plan(
 
 
 def row_tokens(prompts: TitlePrompts, train: TensorExamples, candidates: Tensor | None) -> Tensor:
-    """``[N]`` int64: tokens of each training row, prompt and answer."""
+    """Count the tokens of each training row, prompt and answer.
+
+    Args:
+        prompts: what the teacher reads and writes.
+        train: the rows.
+        candidates: ``[N, n]``, theirs.
+
+    Returns:
+        ``[N]`` int64.
+    """
     question = Question(train.history, train.length, candidates)
     return prompts.token_counts(question) + prompts.answer_sizes[train.target]
 

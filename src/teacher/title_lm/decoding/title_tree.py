@@ -75,12 +75,12 @@ class TitleTree:
 
     @property
     def num_items(self) -> int:
-        """V."""
+        """Number of items, V."""
         return len(self.items)
 
     @property
     def num_nodes(self) -> int:
-        """Q."""
+        """Number of nodes, Q."""
         return len(self.token)
 
     @property
