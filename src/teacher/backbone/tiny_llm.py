@@ -136,7 +136,13 @@ def _room_for_an_answer(history_length: int, settings: TinySettings) -> PromptSe
 
 
 def split_rows(train: Examples, most: int, seed: int) -> tuple[Examples, Examples]:
-    """Training examples to learn from (``most`` of them) and to judge by, of different people where these are named."""
+    """Choose training examples to learn from and to judge by, of different people where these are named.
+
+    Args:
+        train: the training split.
+        most: rows to learn from, at most.
+        seed: the run's.
+    """
     generator = numpy_generator(seed, "tiny_llm_rows")
     people = np.unique(train.user)
     if len(people) > 1:

@@ -90,20 +90,43 @@ def answer_all(
 
 
 def judge_each(answers: Sequence[str], target: Tensor, candidates: Tensor, titles: Sequence[str]) -> list[Judgement]:
-    """Each answer to an example with its target ``[n]`` and candidates ``[n, K]``, see `judge_answer`."""
+    """Judge each answer, see `judge_answer`.
+
+    Args:
+        answers: n of them.
+        target: ``[n]``, the items that came next.
+        candidates: ``[n, K]``.
+        titles: of all items.
+    """
     rows = zip(answers, target.tolist(), candidates.tolist(), strict=True)
     return [judge_answer(answer, titles[item], [titles[c] for c in listed]) for answer, item, listed in rows]
 
 
 def judge_answers(answers: Sequence[str], target: Tensor, candidates: Tensor, titles: Sequence[str]) -> AnswerShares:
-    """HitRatio@1 and ValidRatio of answers to examples with these targets ``[n]`` and candidates ``[n, K]``."""
+    """Compute HitRatio@1 and ValidRatio of answers.
+
+    Args:
+        answers: n of them.
+        target: ``[n]``, the items that came next.
+        candidates: ``[n, K]``.
+        titles: of all items.
+    """
     return answer_hit_ratio(judge_each(answers, target, candidates, titles))
 
 
 def title_metrics(
     teacher: TitleTeacher, examples: TensorExamples, candidates: Tensor, batch_size: int
 ) -> dict[str, float]:
-    """``hit_ratio_1`` (correct / rows), ``valid_ratio``, ``hit_ratio_1_of_valid`` (correct / valid, as published)."""
+    """Answer examples and compute ``hit_ratio_1`` (correct / rows), ``valid_ratio`` and ``hit_ratio_1_of_valid``.
+
+    The last one is correct / valid, as published.
+
+    Args:
+        teacher: one that writes.
+        examples: on its device.
+        candidates: ``[n, K]``.
+        batch_size: prompts at once.
+    """
     answers = answer_all(teacher, examples, candidates, batch_size)
     found = judge_answers(answers, examples.target, candidates, teacher.prompts.texts)
     return {

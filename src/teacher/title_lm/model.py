@@ -69,7 +69,13 @@ class TitleTeacher(GatedTeacher):
 
     @contextmanager
     def gated(self, history: Tensor, length: Tensor, repeat: int = 1) -> Iterator[None]:
-        """The experts mixed for these histories, each ``repeat`` times in a row (as beam search lays its beams out)."""
+        """Mix the experts for some histories, for the block.
+
+        Args:
+            history: ``[B, L]``.
+            length: ``[B]``.
+            repeat: each one so often in a row, as beam search lays its beams out.
+        """
         with self.scope(self.gate_weights(history, length).repeat_interleave(repeat, dim=0)):
             yield
 
@@ -88,7 +94,13 @@ class TitleTeacher(GatedTeacher):
         return torch.where(plain.unsqueeze(2), self.plain, words)
 
     def forward(self, question: Question, target: Tensor, hybrid: bool = True) -> AnswerForward:
-        """Logits where the answers ``[B]`` stand behind their prompts, each from the tokens before it."""
+        """Compute logits where the answers stand behind their prompts, each from the tokens before it.
+
+        Args:
+            question: B prompts.
+            target: ``[B]``, the items that are the answers.
+            hybrid: whether prompts hold item embeddings.
+        """
         # padded on the left all answers end in the last column: as many columns of logits as the longest answer has
         # tokens, and not the union of wherever answers stand
         batch = self.prompts.answered(question, target, hybrid, left=True)
@@ -108,7 +120,13 @@ class TitleTeacher(GatedTeacher):
         return states
 
     def question(self, history: Tensor, length: Tensor, candidates: Tensor | None = None) -> Question:
-        """What to ask about histories: with these candidates ``[B, n]``, or with `propose`'s where prompts list any."""
+        """Say what to ask about histories.
+
+        Args:
+            history: ``[B, L]``.
+            length: ``[B]``.
+            candidates: ``[B, n]``; None: those of `propose`, where prompts list any.
+        """
         if candidates is None and self.settings.title.show_candidates:
             candidates = self.propose(history, length)
         return Question(history, length, candidates)
@@ -129,9 +147,15 @@ class TitleTeacher(GatedTeacher):
     def prompt_embeddings(
         self, history: Tensor, length: Tensor, candidates: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Hybrid prompts to generate from: ``inputs_embeds`` ``[B, S, D]``, ``attention_mask`` ``[B, S]``, padded left.
+        """Embed hybrid prompts to generate from; the model that reads them must run inside of `gated` (same histories).
 
-        See `question` for the candidates. The model that reads them must run inside of `gated` (same histories).
+        Args:
+            history: ``[B, L]``.
+            length: ``[B]``.
+            candidates: see `question`.
+
+        Returns:
+            ``inputs_embeds`` ``[B, S, D]`` and ``attention_mask`` ``[B, S]``, padded on the left.
         """
         batch = self.prompts.ask(self.question(history, length, candidates))
         return self.embed_tokens(batch), batch.attention_mask

@@ -218,15 +218,26 @@ class TitlePrompts(TitlePieces):
         return tokens.flatten(1), real.flatten(1), items.flatten(1)
 
     def ask(self, question: Question, hybrid: bool = True, left: bool = True) -> PromptBatch:
-        """Prompts alone; padded on the left, so that generation goes on from each prompt's last word."""
+        """Lay out prompts alone.
+
+        Args:
+            question: B prompts.
+            hybrid: whether titles are followed by places for their embeddings.
+            left: whether they are padded on the left, so that generation goes on from each prompt's last word.
+        """
         tokens, real, items = self._lay_out(question, hybrid)
         (token_ids, packed), mask = pack_tokens(real, [(tokens, self.pad_id), (items, self.num_items)], left)
         return PromptBatch(token_ids, mask, packed)
 
     def answered(self, question: Question, target: Tensor, hybrid: bool = True, left: bool = False) -> AnsweredBatch:
-        """Prompts with the answers ``[B]`` behind them; the labels are the answers' tokens (golden README §6).
+        """Lay out prompts with their answers behind them; the labels are the answers' tokens (golden README §6).
 
-        Padded on the right as published, or on the ``left``, so that all answers end in the last column.
+        Args:
+            question: B prompts.
+            target: ``[B]``, the items that are the answers.
+            hybrid: whether titles are followed by places for their embeddings.
+            left: whether they are padded on the left, so that all answers end in the last column; else on the right, as
+                published.
         """
         tokens, real, items = self._lay_out(question, hybrid)
         answers = self.answers[target]

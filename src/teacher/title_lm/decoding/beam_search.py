@@ -75,7 +75,7 @@ def beam_search(
     hold: Beams = "auto",
     at_once: int = 0,
 ) -> BeamResult:
-    """Rank a catalogue for prompts ``[B, S, D]`` with mask ``[B, S]`` (padding on the left), ``top_n`` items each.
+    """Rank a catalogue for prompts by beam search along the tree of all titles.
 
     A title's score is log P(title, end token | prompt): the sum of its tokens' log-probabilities, each normalised over
     the whole vocabulary: what the model believes, comparable between prompts. At each depth the best ``beams``
@@ -85,11 +85,22 @@ def beam_search(
     than ``beams`` titles are left below its beams: they are then all read at once, which is what the search would have
     done token by token. Items of one title share its score, in the order of their ids.
 
-    Where each beam holds a copy of its prompt's cache, as many prompts are searched at a time as have ``at_once`` beams
-    together, one at least (0: all of them); all are read at once. How beams are held is told once a process.
+    Args:
+        llm: a causal language model, with its adapters or without.
+        inputs_embeds: ``[B, S, D]``.
+        attention_mask: ``[B, S]``, padded on the left.
+        tree: all titles.
+        top_n: N, items that are listed for each prompt.
+        beams: unfinished titles that are followed at once.
+        gate: the context of the model's passes.
+        hold: how beams are held; that is told once a process.
+        at_once: where each beam holds a copy of its prompt's cache, as many prompts are searched at a time as have so
+            many beams together, one at least; 0: all of them. All are read at once.
 
-    Raises ``ConfigError`` when ``top_n`` is not within 1..V or ``beams`` is below it, ``ModelError`` when the model has
-    no language-model head, ``TrainingFailed`` when its logits are not finite.
+    Raises:
+        ConfigError: ``top_n`` is not within 1..V, or ``beams`` is below it.
+        ModelError: the model has no language-model head.
+        TrainingFailed: its logits are not finite.
     """
     _check(tree, top_n, beams)
     with asking(llm), sharing(llm):

@@ -119,11 +119,20 @@ def read_prompts(
     beams: Beams = "auto",
     room: int = 0,
 ) -> Start:
-    """Read prompts ``[B, S, D]`` with mask ``[B, S]`` (1 real, 0 padding on the left) once each.
+    """Read prompts once each, so that many continuations can follow.
 
-    ``beams``: how beams are held; *auto* shares the prompt where the model's family is known to allow it. ``room``: how
-    many tokens one prompt's beams may append in all; a model with a sliding window shares only if they fit into it.
-    Raises ``ModelError`` when sharing is asked of a model that cannot, ``ValueError`` when padding is not on the left.
+    Args:
+        llm: a causal language model, with its adapters or without.
+        inputs_embeds: ``[B, S, D]``.
+        attention_mask: ``[B, S]``, 1 for real tokens; padded on the left.
+        gate: the context of the model's passes.
+        beams: how beams are held; *auto* shares the prompt where the model's family is known to allow it.
+        room: how many tokens one prompt's beams may append in all; a model with a sliding window shares only if they
+            fit into it.
+
+    Raises:
+        ModelError: sharing is asked of a model that cannot.
+        ValueError: padding is not on the left.
     """
     model = causal_model(llm)
     if not attention_mask[:, -1].all():
@@ -245,8 +254,13 @@ class Shared(_Prompts):
     def read_below(self, beams: Tensor, tokens: Tensor, above: Tensor) -> Tensor:
         """Append whole trees of tokens below the present beams in one pass: the last thing that is asked of a prompt.
 
-        ``beams`` ``[b, n]``: the beam that a token hangs below; ``above`` ``[b, n, n]`` bool: ``above[:, i, j]`` where
-        token j is token i or one between it and its beam. Returns ``[b, n, vocabulary]``: what follows each token.
+        Args:
+            beams: ``[b, n]``, the beam that a token hangs below.
+            tokens: ``[b, n]``.
+            above: ``[b, n, n]`` bool: ``above[:, i, j]`` where token j is token i or one between it and its beam.
+
+        Returns:
+            ``[b, n, vocabulary]``: what follows each token.
         """
         inherited = self.seen.gather(1, beams.unsqueeze(2).expand(-1, -1, self.seen.shape[2]))
         self.seen = torch.cat([inherited, above], dim=2)

@@ -39,12 +39,25 @@ def ground(
     batch_size: int = 64,
     longest_text: int | None = None,
 ) -> Tensor:
-    """Answer prompts ``[B, S, D]`` with mask ``[B, S]`` (padding on the left) freely; returns the answers' Euclidean
-    distances to all items, ``[B, V]`` float32 ≥ 0.
+    """Answer prompts freely, and measure how far each answer lies from every title.
 
-    ``item_embeddings`` ``[V, D]``: the titles through `embed_texts` with the same ``longest_text`` (or
-    `GatedTeacher.embed_items`, with its ``title_tokens``), computed once for a catalogue. An empty answer says nothing:
-    it gets the mean of the item embeddings.
+    An empty answer says nothing: it gets the mean of the item embeddings.
+
+    Args:
+        llm: a causal language model, with its adapters or without.
+        tokenizer: its tokenizer.
+        inputs_embeds: ``[B, S, D]``.
+        attention_mask: ``[B, S]``, padded on the left.
+        item_embeddings: ``[V, D]``, the titles through `embed_texts` with the same ``longest_text`` (or
+            `GatedTeacher.embed_items`, with its ``title_tokens``), computed once for a catalogue.
+        max_tokens: of an answer, at most.
+        end_id: the token that ends one.
+        gate: the context of the model's passes.
+        batch_size: answers that are embedded at once.
+        longest_text: tokens of an answer that are embedded, at most; None: all.
+
+    Returns:
+        Euclidean distances, ``[B, V]`` float32 ≥ 0.
     """
     tokens = generate(llm, inputs_embeds, attention_mask, max_tokens, end_id, gate)
     answers = [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in tokens]
@@ -70,11 +83,22 @@ def generate(
     end_id: int,
     gate: Gate = no_gate,
 ) -> list[list[int]]:
-    """The most probable token, again and again, until the end token (left out) or ``max_tokens``: B lists of token ids.
+    """Write the most probable token, again and again. A prompt that has ended leaves the batch.
 
-    Prompts ``[B, S, D]``, mask ``[B, S]`` with padding on the left. A prompt that has ended leaves the batch.
+    Args:
+        llm: a causal language model, with its adapters or without.
+        inputs_embeds: ``[B, S, D]``.
+        attention_mask: ``[B, S]``, padded on the left.
+        max_tokens: of an answer, at most.
+        end_id: the token that ends one, which is left out.
+        gate: the context of the model's passes.
 
-    Raises ``ValueError`` when ``max_tokens`` is below 1, ``TrainingFailed`` when a logit is not a number.
+    Returns:
+        B lists of token ids.
+
+    Raises:
+        ValueError: ``max_tokens`` is below 1.
+        TrainingFailed: a logit is not a number.
     """
     if max_tokens < 1:
         raise ValueError(f"max_tokens is {max_tokens}: must be at least 1")
@@ -107,15 +131,24 @@ def embed_texts(
     batch_size: int,
     longest: int | None = None,
 ) -> Tensor:
-    """Each text alone through the LLM, adapters off: ``[n, D]`` float32, on the model's device.
+    """Pass each text alone through the LLM, adapters off.
 
-    Only the first ``longest`` tokens of a text are read, its special tokens not counted; None: all.
+    Its embedding is the mean of the last layer's states over all tokens, those that the tokenizer puts around a text
+    among them, as the item embeddings of the teacher outputs (BIGRec takes the last token's). Each different text is
+    asked once, in batches of like length: equal texts have equal rows.
 
-    The mean of the last layer's states over all tokens, those that the tokenizer puts around a text among them, as the
-    item embeddings of the teacher outputs (BIGRec takes the last token's). Each different text is asked once, in
-    batches of like length: equal texts have equal rows.
+    Args:
+        llm: a causal language model, with its adapters or without.
+        tokenizer: its tokenizer.
+        texts: n of them.
+        batch_size: texts at once.
+        longest: tokens of a text that are read, its special tokens not counted; None: all.
 
-    Raises ``DataError`` when there is no text or a text is empty.
+    Returns:
+        ``[n, D]`` float32, on the model's device.
+
+    Raises:
+        DataError: there is no text, or a text is empty.
     """
     places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
     ids = _tokens(tokenizer, list(places), longest)

@@ -26,9 +26,12 @@ class Below(NamedTuple):
 
 
 def read_order(tree: TitleTree, beams: Tensor, used: Tensor) -> Below:
-    """What is below the beams ``[b, K]`` that are ``used`` ``[b, K]``.
+    """Lay out what is below some beams, so that it can be read in one pass.
 
-    The beams of a prompt lie at one depth, in ascending order, and none of them is a leaf.
+    Args:
+        tree: all titles.
+        beams: ``[b, K]`` nodes; those of a prompt lie at one depth, in ascending order, and none of them is a leaf.
+        used: ``[b, K]`` bool, which of these places hold a beam.
     """
     row, origin, node, depth = _collect(tree, beams, used)
     # a deeper node has a higher number than every node above it, so beams come first
