@@ -106,7 +106,7 @@ class TitlePieces(nn.Module):
     pieces: Tensor
     sizes: Tensor
     fingerprint: str
-    cuts: TruncatedTitles
+    truncated: TruncatedTitles
 
     def __init__(self, id_map: IdMap, tokenizer: PreTrainedTokenizerBase, settings: PromptSettings) -> None:
         """Tokenise every title, cut to ``settings.title_tokens``; the rows of `frame` follow with `hold`.
@@ -119,7 +119,7 @@ class TitlePieces(nn.Module):
         self.settings, self.tokenizer, self.num_items = settings, tokenizer, id_map.num_items
         whole = encode_words(tokenizer, id_map.texts)
         titles = [ids[: settings.title_tokens] for ids in whole]
-        self.cuts = TruncatedTitles.of(whole, titles)
+        self.truncated = TruncatedTitles.of(whole, titles)
         tokenizer.add_tokens([AddedToken(PLACEHOLDER, special=True)])
         self.placeholder_id = int(tokenizer.convert_tokens_to_ids(PLACEHOLDER))
         self.before, self.after = surrounding(tokenizer)

@@ -70,7 +70,7 @@ def test_the_need_in_the_file_is_the_estimate(preset: str) -> None:
         f"{gigabytes(needs.disk)} of disk"
     )
     assert words in comment(preset), words
-    if needs.asking:
+    if needs.kv_cache:
         assert needs.kv_cache_words(settings.export.batch_size) in comment(preset), needs.kv_cache_words(0)
 
 

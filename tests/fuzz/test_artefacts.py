@@ -386,7 +386,7 @@ def _teacher_folder(folder: Path) -> None:
 
 
 def _teacher(folder: Path) -> Any:
-    return factory._open(folder, TeacherSettings(), DATA, torch.device("cpu"), "item_ce")
+    return factory._open(folder, TeacherSettings(), DATA, torch.device("cpu"))
 
 
 # ------------------------------------------------------------------------------------------------------ documents

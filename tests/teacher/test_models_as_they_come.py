@@ -34,9 +34,9 @@ from src.teacher.settings import ExportSettings, LoraSettings, PromptSettings, T
 from src.teacher.training import train_teacher
 from tests.fixtures import NUM_ITEMS, cycle_data
 from tests.teacher.builders import CPU, WIDTH, encoder_of, teacher_of
-from tests.teacher.test_checks import retitled
 from tests.teacher.test_families import ITEM_SETTINGS, WRITES, save_random
 from tests.teacher.test_ilora_model import HISTORY, LENGTH
+from tests.teacher.test_preflight import retitled
 from tests.teacher.title_builders import save_random_causal, title_teacher_of, tokenizer
 
 CONTEXT = 256

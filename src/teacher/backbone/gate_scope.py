@@ -33,7 +33,7 @@ class GateScope:
         #: S of the forward pass that is running, see `WidthHook`
         self.width = 0
         #: while `probe_layouts` looks: layers by name whose activations belong to no sequence; None at all other times
-        self.strange: list[str] | None = None
+        self.ungated: list[str] | None = None
 
     @contextmanager
     def __call__(self, gate_weights: Tensor) -> Iterator[None]:
@@ -107,18 +107,18 @@ class GateHook:
         self.turned = False
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], activations: Tensor) -> Tensor:
-        if self.scope.strange is not None and not self._settle(activations.shape, self.scope.strange):
+        if self.scope.ungated is not None and not self._probe(activations.shape, self.scope.ungated):
             return activations
         return activations * self.scope.factor(activations.shape, self.turned).to(activations.dtype)
 
-    def _settle(self, shape: torch.Size, strange: list[str]) -> bool:
+    def _probe(self, shape: torch.Size, ungated: list[str]) -> bool:
         """Note how the layer lays out sequences, in a pass with more tokens than sequences; whether it does at all."""
         assert self.scope.gate_weights is not None
         sequences = len(self.scope.gate_weights)
         self.turned = len(shape) == 3 and shape[0] != sequences and shape[1] == sequences
         flat = len(shape) == 2 and shape[0] == sequences * self.scope.width
         if not (self.turned or flat or shape[0] == sequences):
-            strange.append(self.name)
+            ungated.append(self.name)
             return False
         return True
 

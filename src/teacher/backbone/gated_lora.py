@@ -148,17 +148,17 @@ def probe_layouts(adapters: GatedAdapters) -> GatedAdapters:
     model, scope = adapters.model, adapters.scope
     table, training = model.get_base_model().get_input_embeddings().weight, model.training
     model.eval()
-    scope.strange = []
+    scope.ungated = []
     try:
         with scope(torch.full((2, scope.experts), 1 / scope.experts, device=table.device)):
             model(inputs_embeds=torch.zeros(2, 3, table.shape[1], dtype=table.dtype, device=table.device))
-        strange = list(dict.fromkeys(scope.strange))
+        ungated = list(dict.fromkeys(scope.ungated))
     finally:
-        scope.strange = None
+        scope.ungated = None
         model.train(training)
-    if strange:
-        rule = f"{strange[0]} also runs over what is no sequence: its adapters cannot be gated"
-        raise _not_gated(strange, rule, [(name, None) for name in strange], _lora_layers(model))
+    if ungated:
+        rule = f"{ungated[0]} also runs over what is no sequence: its adapters cannot be gated"
+        raise _not_gated(ungated, rule, [(name, None) for name in ungated], _lora_layers(model))
     return adapters
 
 

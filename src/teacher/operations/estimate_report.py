@@ -59,7 +59,7 @@ def report_estimate(
     objective = objective_of(settings.objective)
     objective.check_body(llm, empty)
     prompts = objective.prompts(settings, id_map, read_tokenizer(llm), context_of(empty))
-    report_truncation(prompts.cuts, id_map.num_items, settings)
+    report_truncation(prompts.truncated, id_map.num_items, settings)
     if prompts.unknown:
         rule = "teacher: %d of %d titles hold nothing that the language model's tokenizer knows"
         _log.warning(rule, prompts.unknown, id_map.num_items)
@@ -69,38 +69,42 @@ def report_estimate(
     shape = model_shape(empty, settings.lora)
     form = weight_format(settings, computing_type(empty.config, settings.dtype, settings.quantise, device))
     load = workload_of(settings, shape, id_map.num_items, int(cost.max()))
-    needs = estimate_resources(shape, settings, form, load)
-    _log.info("teacher: %s", estimate_sentence(needs, load, len(cost), int(cost.sum()), settings))
-    _warn_of_memory(needs, device)
+    estimate = estimate_resources(shape, settings, form, load)
+    _log.info("teacher: %s", estimate_sentence(estimate, load, len(cost), int(cost.sum()), settings))
+    _warn_of_memory(estimate, device)
     return cost
 
 
-def report_truncation(cuts: TruncatedTitles, num_items: int, settings: TeacherSettings) -> None:
+def report_truncation(truncated: TruncatedTitles, num_items: int, settings: TeacherSettings) -> None:
     """Say what becomes of titles that are longer than ``prompt.title_tokens``.
 
     Args:
-        cuts: what the prompts found.
+        truncated: what the prompts found.
         num_items: V.
         settings: the bound.
     """
-    if not cuts.cut:
+    if not truncated.cut:
         return
-    alike = f"; {cuts.alike} of them can no longer be told from another item's by their text" if cuts.alike else ""
+    alike = (
+        f"; {truncated.alike} of them can no longer be told from another item's by their text"
+        if truncated.alike
+        else ""
+    )
     _log.log(
-        logging.WARNING if cuts.alike else logging.INFO,
+        logging.WARNING if truncated.alike else logging.INFO,
         "teacher: %d of %d titles are cut to teacher.prompt.title_tokens=%d in prompts%s",
-        cuts.cut,
+        truncated.cut,
         num_items,
         settings.prompt.title_tokens,
         alike,
     )
 
 
-def _warn_of_memory(needs: ResourceEstimate, device: torch.device) -> None:
+def _warn_of_memory(estimate: ResourceEstimate, device: torch.device) -> None:
     if device.type != "cuda":
         return
     there = torch.cuda.get_device_properties(device).total_memory
-    if needs.memory > there:
+    if estimate.memory > there:
         _log.warning(
             "teacher: the device has %s, less than the estimate; lower teacher.train.loop.micro_batch_size, or set "
             "teacher.gradient_checkpointing=true or teacher.quantise=4bit",
