@@ -26,9 +26,9 @@ from src.data.tensor_examples import TensorExamples
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
+from src.teacher.backbone.tiny_llm import train_tokenizer
 from src.teacher.prompts import Prompts
 from src.teacher.settings import TINY
-from src.teacher.tiny_llm import train_tokenizer
 
 _EPOCHS = 3
 _CPU = torch.device("cpu")

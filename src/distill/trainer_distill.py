@@ -28,8 +28,18 @@ from src.student.trainer_baseline import new_student, optimiser_for, sampler_and
 def build_taught(
     student: SequenceStudent, settings: DistillSettings, teaching: TeachingRows, data: StudentData, seed: int
 ) -> TaughtStudent:
-    """Add the parts that the terms need. They draw from a stream of their own, so the student's own weights and dropout
-    are those of the baseline with the same seed."""
+    """Add the parts that the terms need.
+
+    They draw from a stream of their own, so the student's own weights and dropout are those of the baseline with the
+    same seed.
+
+    Args:
+        student: as it was initialised.
+        settings: which terms are on.
+        teaching: what the teacher said.
+        data: the training rows.
+        seed: the run's.
+    """
     device = student.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         seed_everything(seed, "distill")
@@ -140,9 +150,18 @@ def train_distilled(
     report: Report = silent,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> DistillRun:
-    """Build, fit, keep the best validation epoch, fold; goes on from ``checkpoint`` where it holds a state.
+    """Build, fit, keep the best validation epoch, fold. With every term off this is `train_student` to the last bit.
 
-    With every term off this is `train_student` to the last bit.
+    Args:
+        student_settings: the student's.
+        settings: the terms'.
+        active: which labelled rows are taught.
+        evaluation: how a ranking is judged.
+        data: training and validation rows.
+        teaching: what the teacher said.
+        seed: the run's, from which every stream of random numbers is derived.
+        report: gets each epoch's metrics.
+        checkpoint: where the state is kept; training goes on from the state that it holds.
 
     Raises:
         TrainingFailed: the loss or the scores are not finite.

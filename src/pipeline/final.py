@@ -26,7 +26,7 @@ from src.pipeline.student_stages import tried_for
 from src.student.evaluator import Score
 
 if TYPE_CHECKING:
-    from src.teacher.trained import TrainedTeacher
+    from src.teacher.operations.inference import TrainedTeacher
 
 _log = get_logger(__name__)
 

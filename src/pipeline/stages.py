@@ -24,8 +24,8 @@ from src.student.base import SequenceStudent
 from src.student.evaluator import ScoreRows
 from src.student.objectives import train_prior_scores
 from src.student.prior import load_prior
-from src.teacher.label_cache import LabelCache, asked_of_a_row, export_that_is_read
-from src.teacher.selection import StudentAnswers, ask_student, build_selector, choose_rows
+from src.teacher.labelling.cache import LabelCache, asked_of_a_row, export_that_is_read
+from src.teacher.labelling.selection import StudentAnswers, ask_student, build_selector, choose_rows
 
 #: how far the seeds of the teachers in `self` lie from the run's own: no final training has one of them
 SELF_SEEDS = 1000
@@ -80,7 +80,7 @@ class Stages(TeacherStages):
     @cached_property
     def title_outputs(self) -> TeacherOutputs:
         """The language model's embedding of every item, and no label: nothing is trained for it."""
-        from src.teacher.llm import fingerprint_llm
+        from src.teacher.backbone.model_fingerprint import fingerprint_llm
 
         settings = self.settings.teacher
         determined_by = {
@@ -94,7 +94,7 @@ class Stages(TeacherStages):
         }
 
         def build(folder: Path) -> None:
-            from src.teacher.title_embeddings import embed_titles
+            from src.teacher.labelling.title_embeddings import embed_titles
 
             embedding = embed_titles(settings, self.llm_folder, self.data.id_map, self.device).cpu().numpy()
             manifest = {"fingerprints": {**self.data.fingerprints(), "model": determined_by["llm"], "prompt": "none"}}

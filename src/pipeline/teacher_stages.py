@@ -23,11 +23,11 @@ from src.pipeline.cache import StageRecord, stage_key
 from src.pipeline.student_stages import AGAIN, StudentStages
 from src.pipeline.versions import VERSIONS
 from src.student.architectures.sasrec import SASRec
-from src.teacher.check import Ranking, TeacherCheck, check_teacher, student_ranker
+from src.teacher.operations.teacher_check import Ranking, TeacherCheck, check_teacher, student_ranker
 from src.teacher.settings import training_settings
 
 if TYPE_CHECKING:  # src.teacher's models import transformers and peft: only a run that has a teacher waits for them
-    from src.teacher.trained import TrainedTeacher
+    from src.teacher.operations.inference import TrainedTeacher
 
 
 @document(frozen=True, config=PARTIAL)
@@ -46,7 +46,7 @@ class TeacherStages(StudentStages):
     @cached_property
     def llm_folder(self) -> str:
         """A local folder or hub id of the language model; `tiny` is built and pretrained first."""
-        from src.teacher.tiny_llm import build_tiny_llm
+        from src.teacher.backbone.tiny_llm import build_tiny_llm
 
         teacher = self.settings.teacher
         if teacher.llm != "tiny":
@@ -68,8 +68,8 @@ class TeacherStages(StudentStages):
     @cached_property
     def teacher(self) -> StageRecord:
         """iLoRA, trained."""
+        from src.teacher.backbone.model_fingerprint import fingerprint_llm
         from src.teacher.factory import save_teacher
-        from src.teacher.llm import fingerprint_llm
         from src.teacher.training import train_teacher
 
         settings = self.settings.teacher
@@ -114,7 +114,7 @@ class TeacherStages(StudentStages):
     @cached_property
     def trained_teacher(self) -> TrainedTeacher:
         """The trained teacher on the run's device."""
-        from src.teacher.trained import load_trained
+        from src.teacher.operations.inference import load_trained
 
         settings = self.settings
         return load_trained(self.teacher.folder, settings.teacher, self.data, self.device, settings.seed)
@@ -153,7 +153,9 @@ class TeacherStages(StudentStages):
         asked = settings.teacher.memory_probe
         if not asked:
             return found
-        from src.teacher.memory_probe import probe_memory as probe  # transformers: only where a teacher was trained
+        from src.teacher.operations.memory_probe import (
+            probe_memory as probe,  # transformers: only where a teacher was trained
+        )
 
         memory = probe(self.trained_teacher.model, self.data.id_map, asked, settings.seed, interval)
         return replace(found, memory=memory)

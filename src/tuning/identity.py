@@ -45,7 +45,9 @@ def searched_content(stage: Stage, stages: Stages, outputs: Teachings) -> dict[s
     """`content_of` of a search; a search over the teacher learns from the language model, too."""
     content = content_of(stages, outputs)
     if stage == "teacher":
-        from src.teacher.llm import fingerprint_llm  # imports transformers: only such a search waits for it
+        from src.teacher.backbone.model_fingerprint import (
+            fingerprint_llm,  # imports transformers: only such a search waits for it
+        )
 
         content["language model"] = fingerprint_llm(stages.llm_folder)
     return content

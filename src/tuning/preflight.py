@@ -20,7 +20,7 @@ from src.tuning.applied import check_values, neutral_trial, plain
 from src.tuning.identity import check_content, content_of
 from src.tuning.ray_session import check_ray
 from src.tuning.resources import check_gpu
-from src.tuning.samplers import sampler_note
+from src.tuning.samplers import sampler_note, sampling_problems
 from src.tuning.search_settings import SearchSettings, TuneSettings, experiment
 from src.tuning.search_space import SearchSpace, Stage
 from src.tuning.settings import RaySettings, TuningSettings
@@ -179,9 +179,4 @@ def _check_kind(space: SearchSpace, tuning: TuningSettings, stage: Stage, path: 
     problems = []
     if space.stage != stage:
         problems.append(Problem(f"{path.name}: stage", space.stage, f"this command searches stage {stage}"))
-    if len(space.objectives) > 1 and tuning.pruner != "none":
-        rule = f"early stopping needs a single objective; {path.name} has {', '.join(space.objectives)}"
-        problems.append(Problem("tuning.pruner", tuning.pruner, rule, "tuning.pruner=none"))
-    if len(space.objectives) > 1 and tuning.sampler == "cmaes":
-        problems.append(Problem("tuning.sampler", "cmaes", "works on one objective", "tuning.sampler=tpe"))
-    return problems
+    return [*problems, *sampling_problems(tuning, space, path.name)]

@@ -6,7 +6,7 @@ from src.pipeline.final import Comparison, closed_form_contestants
 from src.pipeline.run_folder import RunFolder, previous_resumes
 from src.pipeline.runs import baseline_contestant
 from src.teacher.objective import objective_of
-from src.teacher.trained import load_trained
+from src.teacher.operations.inference import load_trained
 from src.tuning.preflight import Prepared, check_search
 from src.tuning.publish import compare_winner, conclude, facts
 from src.tuning.search_settings import SearchSettings

@@ -51,7 +51,7 @@ from src.student.base import ClosedForm, SequenceStudent
 from src.student.models import build_closed_form, build_student, require_network, student_settings
 from src.student.prior import Prior, fit_prior, load_prior, save_prior
 from src.teacher import factory
-from src.teacher.label_cache import LabelCache
+from src.teacher.labelling.cache import LabelCache
 from src.teacher.settings import ExportSettings, TeacherSettings
 from src.tuning.html_report.sources import read_result
 from src.tuning.journal import JOURNAL, read_journal
@@ -388,7 +388,7 @@ def _teacher_folder(folder: Path) -> None:
 
 
 def _teacher(folder: Path) -> Any:
-    return factory._open(folder, TeacherSettings(), DATA, torch.device("cpu"), "item_ce")
+    return factory._open(folder, TeacherSettings(), DATA, torch.device("cpu"))
 
 
 # ------------------------------------------------------------------------------------------------------ documents

@@ -14,8 +14,8 @@ from src.distill.settings import ActiveSettings, DistillSettings
 from src.distill.trainer_distill import train_distilled
 from src.student.base import SequenceStudent
 from src.student.evaluator import evaluate_model, rank_examples
-from src.teacher.check import student_ranker
-from src.teacher.selection import ask_student, choose_rows
+from src.teacher.labelling.selection import ask_student, choose_rows
+from src.teacher.operations.teacher_check import student_ranker
 from src.teacher.settings import ExportSettings
 from src.tuning.trained import Trained, latency_ms
 from tests.fixtures import cycle_data

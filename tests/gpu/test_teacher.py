@@ -13,11 +13,11 @@ import torch
 from src.core.checkpoints import FileCheckpoint
 from src.core.training import LoopSettings
 from src.student.settings import EvaluationSettings
+from src.teacher.backbone.tiny_llm import build_tiny_llm
 from src.teacher.factory import save_teacher
-from src.teacher.label_cache import LabelCache
+from src.teacher.labelling.cache import LabelCache
+from src.teacher.operations.inference import load_trained
 from src.teacher.settings import GateSettings, PromptSettings, TeacherSettings, TinySettings
-from src.teacher.tiny_llm import build_tiny_llm
-from src.teacher.trained import load_trained
 from src.teacher.training import train_teacher
 from tests.fixtures import cycle_data
 from tests.gpu.pretended import GPU, PretendedGPU

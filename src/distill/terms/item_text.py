@@ -119,7 +119,7 @@ class TextRows(Part):
         return F.embedding(history, self.item_rows())
 
     def output(self, weight: Tensor, bias: Tensor, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Part.output`."""
+        """Add the text rows to the output rows, see `Part.output`."""
         gate, text = self._gate(items), _at(self.text, items)
         if self.output_row is not None:
             weight = weight + gate * (self.output_row(text) - weight)
