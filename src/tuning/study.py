@@ -39,6 +39,18 @@ def require_content(study: str, known: Mapping[str, Any], content: Mapping[str, 
         raise ArtefactError.one("study", study, rule, step)
 
 
+def ranked(study: optuna.Study) -> list[FrozenTrial]:
+    """Completed trials, the best by the first objective first; the earlier one where two are equal."""
+    sign = -1.0 if study.directions[0] == StudyDirection.MAXIMIZE else 1.0
+    completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sorted(completed, key=lambda trial: (sign * trial.values[0], trial.number))
+
+
+def front(study: optuna.Study) -> list[int]:
+    """Numbers of the trials that no other one beats in every objective."""
+    return sorted(trial.number for trial in study.best_trials) if ranked(study) else []
+
+
 @dataclass
 class Record:
     """A study and what the search asks of it.
@@ -124,9 +136,7 @@ class Record:
 
     def ranked(self) -> list[FrozenTrial]:
         """Completed trials, the best by the first objective first; the earlier one where two are equal."""
-        sign = -1.0 if self.study.directions[0] == StudyDirection.MAXIMIZE else 1.0
-        completed = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
-        return sorted(completed, key=lambda trial: (sign * trial.values[0], trial.number))
+        return ranked(self.study)
 
     def best(self) -> FrozenTrial | None:
         """The completed trial that is best by the first objective."""
@@ -134,7 +144,7 @@ class Record:
 
     def front(self) -> list[int]:
         """Numbers of the trials that no other one beats in every objective."""
-        return sorted(trial.number for trial in self.study.best_trials) if self.ranked() else []
+        return front(self.study)
 
     # ------------------------------------------------------------------------------------------------ writing
 
