@@ -494,9 +494,9 @@ def hang_up(settings: ExperimentSettings, prepared: object, folder: RunFolder) -
 
 @pytest.fixture
 def handlers() -> Any:
-    """The signals' handlers, restored at the end."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
-    yield before
+    """The signals' handlers as on a terminal, whatever these tests were started from; restored at the end."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGTERM)}
+    yield dict.fromkeys(before, signal.SIG_DFL)
     for number, handler in before.items():
         signal.signal(number, handler)
 
