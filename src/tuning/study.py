@@ -24,6 +24,7 @@ from src.tuning.settings import TuningSettings
 
 SEARCH = "search"
 IDENTITY, METRICS, FIRST, CONTENT = "identity", "metrics", "first_trials", "content"
+_NOTE, _NOTE_VERSION, _LONGEST_PIECE = "dashboard:note_str:", "dashboard:note_ver", 2045
 _RUNG = "completed_rung_"  # what Optuna's successive halving and Hyperband write before they decide
 
 
@@ -191,6 +192,19 @@ class Record:
         for key, value in attributes.items():
             if key not in trial.user_attrs or trial.user_attrs[key] != value:
                 self.study._storage.set_trial_user_attr(trial._trial_id, key, value)
+
+    def describe(self, text: str) -> None:
+        """The study's note in optuna-dashboard (Markdown), in place of an earlier one.
+
+        It lies where the dashboard looks for it, in pieces that every storage takes.
+        """
+        study, storage = self.study._study_id, self.study._storage
+        known = storage.get_study_system_attrs(study)
+        pieces = [text[start : start + _LONGEST_PIECE] for start in range(0, len(text), _LONGEST_PIECE)]
+        earlier = sum(key.startswith(_NOTE) for key in known)
+        storage.set_study_system_attr(study, _NOTE_VERSION, int(known.get(_NOTE_VERSION, 0)) + 1)
+        for place in range(max(len(pieces), earlier)):
+            storage.set_study_system_attr(study, f"{_NOTE}{place}", pieces[place] if place < len(pieces) else "")
 
     # ------------------------------------------------------------------------------------------------ in memory
 

@@ -182,6 +182,7 @@ def test_the_fair_protocol_answers_for_every_arm(
     assert [line["against"] for line in answer["comparisons"]] == ["student"] * (len(names) + len(closed_forms) - 1)
     shown = " ".join(capsys.readouterr().out.split())
     assert all(line["sentence"] in shown for line in answer["comparisons"])
+    assert f"report: {workplace / 'fair' / 'report.html'} {workplace / 'fair'}" in shown  # its last words
     trials = pd.read_csv(workplace / "fair" / "trials.csv")
     assert trials.groupby("study").size().to_dict() == {**dict.fromkeys(names, 2), "finals": 2 * len(names)}
     # what the arms share is drawn alike
