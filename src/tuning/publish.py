@@ -10,9 +10,9 @@ from optuna.trial import TrialState
 
 from src.core.data_utils import fingerprint
 from src.core.logging import console, get_logger
-from src.evaluation.comparison import Ranked, row
+from src.evaluation.comparison import Ranked, as_short_table, row
 from src.evaluation.verdict import ONE_TRAINING, judge_search
-from src.pipeline.final import Comparison, Contestant, write_comparison, write_segments
+from src.pipeline.final import Comparison, Contestant, write_segments, write_tables
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import BASELINE, BEST_STUDENT, finish, fit_summary
 from src.pipeline.stages import Stages
@@ -21,11 +21,14 @@ from src.student.artefact import load_student
 from src.tuning.applied import is_distilled
 from src.tuning.dispatch import states
 from src.tuning.finalists import told
-from src.tuning.html_report import write_report
+from src.tuning.html_report import REPORT, write_report
 from src.tuning.search import SearchOutcome
 from src.tuning.study import Record
 
 _log = get_logger(__name__)
+
+#: where the note of a study leads
+_BESIDE = "`report.html` and `comparison.csv` lie beside this journal."
 
 
 def best_student(outcome: SearchOutcome, stages: Stages, folder: RunFolder, name: str) -> Contestant:
@@ -50,8 +53,11 @@ def compare_winner(
     judged = fingerprint(outcome.best.user_attrs["weights"], stages.baseline.key)
     reason = f"the winner ({what}, trial {outcome.best.number}) and its baselines"
     ranked = [*comparison.validation(), *comparison.test(folder, reason, judged, reopen_test)]
+    rows = comparison.rows(ranked)
+    write_tables(folder, rows, ranked)
     title = f"{what} beside its baselines; {comparison.repeated:.1%} of validation targets were met before"
-    write_comparison(folder, comparison.rows(ranked), ranked, stages.settings.evaluation.ks, title)
+    own = "teacher" if outcome.search.record.space.stage == "teacher" else comparison.contestants[-1].name
+    console.print(as_short_table(rows, max(stages.settings.evaluation.ks), title, own))
     write_segments(folder, comparison, ranked, BASELINE)
     if outcome.search.record.space.stage != "teacher":
         _write_verdict(comparison, outcome, folder, ranked)
@@ -79,7 +85,10 @@ def _write_verdict(comparison: Comparison, outcome: SearchOutcome, folder: RunFo
         what = "distillation" if distils else "tuning"
         verdict = judge_search(winner.ranks.numpy(), other, winner.user, k, seed, changed, what, f"the {against}")
         found[against] = asdict(verdict)
-        console.print(verdict.sentence, markup=False, style="bold")
+    sentences = list(dict.fromkeys(str(verdict["sentence"]) for verdict in found.values()))  # alike where nothing won
+    for sentence in sentences:
+        console.print(sentence, markup=False, style="bold")
+    outcome.search.record.describe("\n\n".join([*sentences, f"Each on the test split; {ONE_TRAINING}.", _BESIDE]))
     folder.write_metrics("verdict", {"against": found, "strongest_without": strongest, "caveat": ONE_TRAINING})
 
 
@@ -102,12 +111,13 @@ def facts(outcome: SearchOutcome, stages: Stages, resumed: Sequence[Mapping[str,
 
 
 def conclude(stages: Stages, folder: RunFolder, kind: str, found: Mapping[str, Any]) -> None:
-    """Times, `report.html`, and the manifest last."""
+    """Times, `report.html`, and the manifest last; then where to read all of it."""
 
     def last(manifest: Mapping[str, Any]) -> None:
         write_report(folder.path, manifest)
 
     finish(stages, folder, kind, found, last)
+    console.print(f"report: {folder.path / REPORT}", markup=False, soft_wrap=True)
 
 
 def reproduces_baseline(stages: Stages, record: Record) -> bool | None:

@@ -14,7 +14,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from src.core.paths import write_text
 from src.tuning.dispatch import MEMORY_RETRIES, RESTARTS, Search
-from src.tuning.search_space import SearchSpace
 from src.tuning.study import Record
 
 TRIALS_TABLE = "trials.csv"
@@ -31,24 +30,26 @@ def trials_frame(searches: Sequence[Search]) -> pd.DataFrame:
         front = set(search.record.front()) if len(search.record.space.objectives) > 1 else None
         for trial in search.record.trials():
             pareto = {} if front is None else {"pareto": trial.number in front}
-            lines.append({**study, **_line(trial, search.record.space), **pareto})
+            space = search.record.space
+            lines.append({**study, **trial_line(trial, list(space.objectives), list(space.parameters)), **pareto})
     return pd.DataFrame(lines)
 
 
-def _line(trial: FrozenTrial, space: SearchSpace) -> dict[str, Any]:
+def trial_line(trial: FrozenTrial, objectives: Sequence[str], parameters: Sequence[str]) -> dict[str, Any]:
+    """A trial as `trials.csv` and `report.html` list it; what it does not have is ``None``."""
     attributes = trial.user_attrs
     seconds = trial.duration.total_seconds() if trial.duration else None
     complete = trial.state == TrialState.COMPLETE
-    values = trial.values if complete else [None] * len(space.objectives)
-    metrics = {k: v for k, v in attributes.get("metrics", {}).items() if k not in space.objectives}
+    values = trial.values if complete else [None] * len(objectives)
+    metrics = {k: v for k, v in attributes.get("metrics", {}).items() if k not in objectives}
     return {
         "trial": trial.number,
         "state": trial.state.name,
-        **dict(zip(space.objectives, values, strict=True)),
+        **dict(zip(objectives, values, strict=True)),
         "epochs": len(trial.intermediate_values),
         "best_epoch": attributes.get("best_epoch"),
         "seconds": attributes.get("seconds", seconds),
-        **{key: trial.params.get(key) for key in space.parameters},
+        **{key: trial.params.get(key) for key in parameters},
         **metrics,
         RESTARTS: attributes.get(RESTARTS, 0),
         MEMORY_RETRIES: attributes.get(MEMORY_RETRIES, 0),

@@ -7,6 +7,7 @@ import copy
 import re
 import sys
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -98,6 +99,12 @@ def options() -> list[tuple[str, str]]:
     return [(group, option) for group in found for option in found[group]]
 
 
+@cache
+def composed(group: str, option: str) -> dict[str, Any]:
+    """The config of a search with this option; what is composed once is looked at twice."""
+    return compose_plain("tune", [f"{group}={option}"])[0]
+
+
 def test_every_group_folder_is_known_here() -> None:
     assert set(GROUPS) | {"hydra", "use"} == {folder.name for folder in CONF.iterdir() if folder.is_dir()}
 
@@ -109,7 +116,7 @@ def test_option_files_are_all_seen() -> None:
 
 @pytest.mark.parametrize(("group", "option"), options())
 def test_every_option_composes_into_settings(group: str, option: str) -> None:
-    settings, _ = read_settings("tune", [f"{group}={option}"], TuneSettings)
+    settings = to_settings(composed(group, option), TuneSettings, ".")
     assert type(getattr(settings, group)) in GROUPS[group].values()
     if group == "dataset":
         # an option is an adapter, or a preset of one
@@ -155,7 +162,7 @@ def test_what_no_file_says_is_the_default_of_the_dataclass(entry: Any) -> None:
 
 @pytest.mark.parametrize(("group", "option"), options())
 def test_an_option_changes_only_what_its_file_says(group: str, option: str) -> None:
-    content = compose_plain("tune", [f"{group}={option}"])[0][group]
+    content = composed(group, option)[group]
     for key, (value, expected) in pairs(content, said_by(group, option)).items():
         if "${" not in str(expected):
             assert value == expected, key

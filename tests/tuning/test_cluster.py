@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +13,7 @@ from ray.cluster_utils import Cluster
 
 from src.config.reading import read_settings
 from src.core.errors import ConfigError
-from src.core.paths import REPOSITORY
+from src.exp.tune_student import ENTRY as TUNE_STUDENT
 from src.tuning.journal import JOURNAL
 from src.tuning.preflight import prepare_space
 from src.tuning.ray_session import check_ray, check_shared
@@ -83,10 +81,10 @@ def test_a_folder_that_a_node_does_not_see_is_refused(cluster: Cluster, tmp_path
         check_shared(Blind(str(tmp_path / "shared")))
 
 
-def test_a_cluster_that_is_not_there_is_told_before_anything_is_trained(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "src.exp.tune_student", "ray.address=127.0.0.1:1", "trials=2"]
-    done = subprocess.run(line, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"},
-                          capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
-    assert done.returncode == 2
-    assert "no cluster answers at 127.0.0.1:1" in done.stdout
+def test_a_cluster_that_is_not_there_is_told_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert TUNE_STUDENT.execute(["ray.address=127.0.0.1:1", "trials=2"]) == 2
+    assert "no cluster answers at 127.0.0.1:1" in " ".join(capfd.readouterr().out.split())
     assert not (tmp_path / "result").exists()

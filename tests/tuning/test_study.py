@@ -67,6 +67,21 @@ def test_the_first_trial_has_the_given_values_and_proposals_depend_on_seed_and_n
     assert proposals[0] != proposals[2]
 
 
+def test_a_study_has_a_note_as_the_dashboard_reads_it(tmp_path: Path) -> None:
+    def note(record: Record) -> tuple[int, list[str]]:
+        """Its version and its pieces, of which the dashboard shows the whole."""
+        attributes = record.study._storage.get_study_system_attrs(record.study._study_id)
+        names = [name for name in attributes if name.startswith("dashboard:note_str:")]
+        assert names == [f"dashboard:note_str:{place}" for place in range(len(names))]
+        return attributes["dashboard:note_ver"], [attributes[name] for name in names]
+
+    record = _record(tmp_path)
+    record.describe("it helped" * 300)
+    assert note(record) == (1, [("it helped" * 300)[:2045], ("it helped" * 300)[2045:]])
+    record.describe("it hurt")
+    assert note(_record(tmp_path)) == (2, ["it hurt", ""])
+
+
 def test_the_objectives_have_names_written_once(tmp_path: Path) -> None:
     """Optuna's dashboard and plots show them; an older study, which has none, gets them when it goes on."""
     record = _record(tmp_path / "new")
