@@ -251,6 +251,16 @@ def objective_of(name: str) -> TeacherObjective:
     return known[name] if name in known else _own(name)
 
 
+def known_objective(name: str) -> str:
+    """Give back a name that `objective_of` finds; raise ``ValueError``, as checks of settings do, for another."""
+    try:
+        objective_of(name)
+    except ConfigError as error:
+        (problem,) = error.problems
+        raise ValueError(f"{problem.rule} → {problem.next_step}") from None
+    return name
+
+
 @cache
 def _own(name: str) -> TeacherObjective:
     """What a user's factory makes."""

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from src.core.loop_settings import LoopSettings
 from src.core.settings import STRICT, deciding
 from src.student.architectures.sasrec import SASRecSettings
-from src.teacher.objective import objective_of, objectives
+from src.teacher.objective import known_objective, objective_of, objectives
 
 #: `llm` value that builds and pretrains a small language model from the dataset's own text
 TINY = "tiny"
@@ -230,6 +230,7 @@ class TeacherSettings:
 
     objective: Annotated[
         str,
+        AfterValidator(known_objective),
         Field(
             min_length=1,
             description="item_ce: logits over the catalogue; title_lm: write the next item's title (as published); "

@@ -83,7 +83,7 @@ def test_an_objective_of_ones_own_is_what_the_settings_name() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("title", "teacher.objective = 'title': cannot be found"),
+        ("title", "cannot be found .* → use item_ce, title_lm, or package.module:factory"),
         ("nowhere:factory", "cannot be found"),
         ("my_teacher:number", "names a int, not a factory"),
         ("my_teacher:nothing", "makes a NoneType, and no TeacherObjective"),
@@ -91,8 +91,10 @@ def test_an_objective_of_ones_own_is_what_the_settings_name() -> None:
     ],
 )
 def test_what_is_no_objective_is_refused_with_its_settings(name: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ValueError, match=said):
         TeacherSettings(objective=name)
+    with pytest.raises(ConfigError, match=said):
+        objective_of(name)
 
 
 def test_a_way_of_ones_own_is_for_a_teacher_that_writes() -> None:
@@ -101,7 +103,7 @@ def test_a_way_of_ones_own_is_for_a_teacher_that_writes() -> None:
     with pytest.raises(ValueError, match="must be auto or item_head with teacher.objective = item_ce"):
         replace(SETTINGS, export=own)
     for name, said in (("my_teacher:objective", "makes a Mine, and no RankingWay"), ("nowhere:way", "cannot be found")):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ValueError, match=said):
             replace(TITLE_SETTINGS, export=replace(own, ranking=name))
 
 

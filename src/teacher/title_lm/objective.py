@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.core.errors import ConfigError
 from src.teacher.objective import TeacherObjective, register
 from src.teacher.title_lm.ranking_ways import ranking_way, ranking_ways
 
@@ -62,7 +63,11 @@ class TitleLM(TeacherObjective):
                 "with teacher.objective = title_lm: its epochs are judged by generated titles"
             )
         if self.accepts_ranking(settings.ranking):
-            ranking_way(settings.ranking).check_settings(settings)
+            try:
+                way = ranking_way(settings.ranking)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+            way.check_settings(settings)
 
     def accepts_ranking(self, name: str) -> bool:
         """Accept the ways of this project, and one of the user's own."""
