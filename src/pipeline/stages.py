@@ -1,7 +1,7 @@
 """The stages from interactions to teacher outputs, each cached by what determines it.
 
-data ─► student baseline ─► encoder ─► language model ─► teacher ─► teacher outputs
-(student_stages.py)         (teacher_stages.py)                     (here)
+data, language model ─► student baseline, encoder ─► teacher ─► teacher outputs
+(source_stages.py)      (student_stages.py)          (teacher_stages.py)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from src.data.teacher_outputs import TeacherOutputs, load_teacher_outputs, save_teacher_outputs
 from src.distill.data_bridge import RANKING_FILE, import_dllm2rec
-from src.distill.teachers import LLM, SELF, TITLES, combined, outputs_from_scores, without_labels
+from src.distill.teachers import LLM, SELF, TITLES, combined, outputs_from_scores
 from src.pipeline.cache import StageRecord
 from src.pipeline.teacher_stages import TeacherStages
 from src.pipeline.versions import VERSIONS
@@ -77,33 +77,6 @@ class Stages(TeacherStages):
         found = [own[name]() if name in own else self._student_outputs(name) for name in teachers]
         return combined(found, self.data.num_items)
 
-    @cached_property
-    def title_outputs(self) -> TeacherOutputs:
-        """The language model's embedding of every item, and no label: nothing is trained for it."""
-        from src.teacher.backbone.model_fingerprint import fingerprint_llm
-
-        settings = self.settings.teacher
-        determined_by = {
-            "version": VERSIONS["title_outputs"],
-            "id_map": self.data.id_map.fingerprint,
-            "data": self.data.fingerprints(),
-            "llm": fingerprint_llm(self.llm_folder),
-            "title_tokens": settings.prompt.title_tokens,
-            "dtype": settings.dtype,
-            "quantise": str(settings.quantise),
-        }
-
-        def build(folder: Path) -> None:
-            from src.teacher.labelling.title_embeddings import embed_titles
-
-            embedding = embed_titles(settings, self.llm_folder, self.data.id_map, self.device).cpu().numpy()
-            manifest = {"fingerprints": {**self.data.fingerprints(), "model": determined_by["llm"], "prompt": "none"}}
-            outputs = without_labels(embedding, settings.export.top_n, manifest)
-            save_teacher_outputs(folder, outputs, self.data.id_map)
-
-        record = self.cache.stage("embeddings of titles", determined_by, build, kind="title_outputs")
-        return load_teacher_outputs(record.folder, self.data.fingerprints(), self.data.num_items)
-
     def _student_outputs(self, name: str) -> TeacherOutputs:
         """The labels of two seeds of the student itself, or of a model in closed form."""
         settings = self.settings
@@ -154,13 +127,3 @@ class Stages(TeacherStages):
         if (given / RANKING_FILE).exists():
             return import_dllm2rec(given, self.data)
         return load_teacher_outputs(given, self.data.fingerprints(), self.data.num_items)
-
-    @property
-    def reads_given_outputs(self) -> bool:
-        """Whether the language model's outputs come from a folder."""
-        return self.settings.distill.outputs_from is not None and LLM in self.settings.distill.teachers
-
-    @property
-    def uses_own_teacher(self) -> bool:
-        """Whether this experiment trains a language model, or reads outputs that were given, or needs none."""
-        return self.settings.distill.outputs_from is None and LLM in self.settings.distill.teachers

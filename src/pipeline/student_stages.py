@@ -1,4 +1,4 @@
-"""The stages up to students: data, models in closed form, priors, the baseline, the teacher's encoder.
+"""The stages of students: models in closed form, priors, the baseline, the teacher's encoder.
 
 data ─► closed forms ─► prior ─► student baseline, encoder
 """
@@ -11,22 +11,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass as document
 
 from src.core.data_utils import fingerprint_file
 from src.core.documents import PARTIAL, conform
 from src.core.errors import ConfigError
-from src.core.hardware import resolve_device
 from src.core.logging import epoch_bar, get_logger
 from src.core.paths import MANIFEST, require_finished
 from src.core.settings import deciding
 from src.core.training import FitResult, Report, silent
-from src.data.dataset import load_dataset
-from src.data.examples import SequenceData
-from src.pipeline.cache import StageCache, StageRecord
-from src.pipeline.settings import ExperimentSettings
+from src.pipeline.cache import StageRecord
+from src.pipeline.source_stages import SourceStages
 from src.pipeline.versions import VERSIONS
 from src.student.artefact import WEIGHTS, load_student, save_student
 from src.student.base import Recommender
@@ -58,23 +54,11 @@ class _Tuned:
 
 
 @dataclass
-class StudentStages:
+class StudentStages(SourceStages):
     """Stages without a teacher; each property builds or reuses what it needs, once."""
 
-    settings: ExperimentSettings
-    cache: StageCache
     #: what `closed_form` and `prior_record` found: a stage that this run built is not one that it reused
     _found: dict[tuple[str, str], StageRecord] = field(default_factory=dict, repr=False)
-
-    @cached_property
-    def device(self) -> torch.device:
-        """Where models are trained."""
-        return resolve_device(self.settings.runtime.device)
-
-    @cached_property
-    def data(self) -> SequenceData:
-        """The dataset, split."""
-        return load_dataset(self.settings.dataset)
 
     @cached_property
     def student_data(self) -> StudentData:

@@ -1,11 +1,11 @@
-"""The stages of the teacher: its language model, its training, what it ranks, and whether distilling from it may help.
+"""The stages of the teacher: its training, what it ranks, and whether distilling from it may help.
 
-encoder ─► language model ─► teacher
+encoder, language model ─► teacher
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,7 @@ from pydantic.dataclasses import dataclass as document
 from src.core.checkpoints import FileCheckpoint
 from src.core.documents import PARTIAL, conform
 from src.core.memory import give_back
-from src.core.paths import MANIFEST, require_finished, write_json
-from src.core.settings import deciding
+from src.core.paths import MANIFEST, require_finished
 from src.data.examples import Examples, sample
 from src.evaluation.paired import user_interval
 from src.pipeline.cache import StageRecord, stage_key
@@ -42,28 +41,6 @@ class TeacherStages(StudentStages):
     """The stages of students and teacher; each property builds or reuses what it needs, once."""
 
     _rankings: dict[str, Ranking] = field(default_factory=dict, repr=False)
-
-    @cached_property
-    def llm_folder(self) -> str:
-        """A local folder or hub id of the language model; `tiny` is built and pretrained first."""
-        from src.teacher.backbone.tiny_llm import build_tiny_llm
-
-        teacher = self.settings.teacher
-        if teacher.llm != "tiny":
-            return teacher.llm
-        determined_by = {
-            "version": VERSIONS["tiny_llm"],
-            "train": self.data.train.fingerprint,
-            "id_map": self.data.id_map.fingerprint,
-            "settings": deciding(teacher.tiny),
-            "seed": self.settings.seed,
-        }
-
-        def build(folder: Path) -> None:
-            pretraining = build_tiny_llm(folder, teacher.tiny, self.data, self.settings.seed, self.device)
-            write_json(folder / MANIFEST, {"kind": "tiny_llm", "fit": asdict(pretraining)})
-
-        return str(self.cache.stage("tiny_llm", determined_by, build).folder)
 
     @cached_property
     def teacher(self) -> StageRecord:
