@@ -104,7 +104,7 @@ def contour(searched: Searched, pair: Sequence[str]) -> Panel | None:
     _hover(figure.data[1], searched, [trial.number for trial in trials])
     figure.data[1].marker.size = 6
     first, second = short_names(pair).values()
-    return Panel(styled(figure, 320), f"{_best_at(searched, pair)}", f"{first} and {second}")
+    return Panel(styled(figure, 320), _best_at(searched, pair), f"{first} and {second}")
 
 
 def parallel_coordinates(searched: Searched) -> Panel:
