@@ -21,7 +21,8 @@ from src.tuning.html_report.wording import about, inert, metric_title, number, s
 
 #: fewer trials cannot tell which parameter mattered; the best tenth is set against all, but never fewer than five
 LEAST_TRIALS, LEAST_BEST = 4, 5
-_SMALL = 250
+#: pixels of a small panel, and the ratio from which on a logarithmic axis has room for powers of ten only
+_SMALL, _MANY = 240, 300
 
 
 def history(searches: Sequence[Searched], reference: float | None) -> Panel:
@@ -103,7 +104,7 @@ def contour(searched: Searched, pair: Sequence[str]) -> Panel | None:
     _hover(figure.data[1], searched, [trial.number for trial in trials])
     figure.data[1].marker.size = 6
     first, second = short_names(pair).values()
-    return Panel(styled(figure, 320), f"{_best_at(searched, pair)}", f"{first} and {second}")
+    return Panel(styled(figure, 320), _best_at(searched, pair), f"{first} and {second}")
 
 
 def parallel_coordinates(searched: Searched) -> Panel:
@@ -122,6 +123,8 @@ def parallel_coordinates(searched: Searched) -> Panel:
 def slices(searched: Searched) -> list[Panel]:
     """The first objective against each parameter on its own, of the trials that used it; the large dot is the best."""
     best, completed = searched.best(), _finite(searched)
+    values = [trial.values[0] for trial in completed]
+    room = 0.06 * (max(values) - min(values)) or 0.01 if values else 0.0
     panels = []
     for key, name in short_names(_used(searched)).items():
         figure = _plot(visualization.plot_slice, searched, params=[key])
@@ -135,7 +138,9 @@ def slices(searched: Searched) -> list[Panel]:
         used = len(dots.x)
         heading = name if used == len(completed) else f"{name} ({used} of {len(completed)})"
         figure.update_xaxes(title="", nticks=5, tickangle=0)
-        figure.update_yaxes(title="")
+        if figure.layout.xaxis.type == "log":
+            figure.update_xaxes(dtick=1 if max(dots.x) / min(dots.x) > _MANY else "D2", exponentformat="e")
+        figure.update_yaxes(title="", range=[min(values) - room, max(values) + room])
         panels.append(Panel(styled(figure, _SMALL), _best_at(searched, [key]), heading))
     return panels
 
