@@ -28,13 +28,13 @@ from src.core.memory import give_back
 from src.core.paths import MANIFEST, require_finished, write_json
 from src.core.settings import deciding
 from src.core.training import FitResult, Report, silent
-from src.data.dataset import load_dataset
 from src.data.examples import Examples, SequenceData, sample
 from src.data.teacher_outputs import TeacherOutputs, load_teacher_outputs, save_teacher_outputs
 from src.distill.data_bridge import RANKING_FILE, import_dllm2rec
 from src.distill.teachers import LLM, SELF, TITLES, combined, outputs_from_scores, without_labels
 from src.evaluation.paired import user_interval
 from src.pipeline.cache import StageCache, StageRecord, stage_key
+from src.pipeline.prepared_data import prepared_data
 from src.pipeline.settings import ExperimentSettings
 from src.student.architectures.sasrec import SASRec
 from src.student.artefact import WEIGHTS, load_student, save_student
@@ -113,7 +113,7 @@ class Stages:
     @cached_property
     def data(self) -> SequenceData:
         """The dataset, split."""
-        return load_dataset(self.settings.dataset)
+        return prepared_data(self.settings.dataset, self.cache)
 
     @cached_property
     def student_data(self) -> StudentData:
