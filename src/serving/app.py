@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from src.serving.beside import LabelledTeacher
 from src.serving.catalogue import padded
 from src.serving.meter import Meter
 from src.serving.students import Recommendation, ServedStudent
@@ -75,6 +76,7 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
     students: list[str]
     items: int
+    teacher: str | None = Field(default=None, description="the one that knows labelled histories alone")
 
 
 class Problem(Exception):
@@ -144,10 +146,20 @@ def build_app(students: Sequence[ServedStudent], limits: Limits, token: str | No
         raw_ids, titles = catalogue.id_map.raw_ids, catalogue.id_map.titles
         return [Found(item=raw_ids[place], title=titles[place]) for place in catalogue.search(query, limit)]
 
+    teacher = next((student for student in students if isinstance(student, LabelledTeacher)), None)
+
+    @app.get("/labelled", response_model=list[Found])
+    def labelled(number: int = Query(default=0, ge=0, le=2**31)) -> list[Found]:
+        """One of the histories that the teacher labelled, oldest first; none where no teacher is served."""
+        history = [] if teacher is None else teacher.labelled(number)
+        raw_ids, titles = catalogue.id_map.raw_ids, catalogue.id_map.titles
+        return [Found(item=raw_ids[place], title=titles[place]) for place in history]
+
     @app.get("/health", response_model=Health)
     async def health() -> Health:
         """Whether it is up, and whom it serves."""
-        return Health(students=list(by_name), items=catalogue.num_items)
+        known = None if teacher is None else teacher.name
+        return Health(students=list(by_name), items=catalogue.num_items, teacher=known)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> str:
