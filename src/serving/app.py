@@ -22,7 +22,7 @@ from src.serving.students import Recommendation, ServedStudent
 
 _WEB = Path(__file__).parent / "web"
 #: what may be read without a token: the page asks for one, and a probe has none
-_OPEN = frozenset({"/", "/health", "/page.js", "/style.css"})
+_OPEN = frozenset({"/", "/health", "/page.js", "/style.css", "/favicon.ico"})
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,11 @@ def build_app(students: Sequence[ServedStudent], limits: Limits, token: str | No
     async def metrics() -> str:
         """Counters and times, in Prometheus' text format."""
         return meter.text()
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        """There is none: a browser that asks is not told of an error."""
+        return Response(status_code=204)
 
     for address, file in {"/": "page.html", "/page.js": "page.js", "/style.css": "style.css"}.items():
         app.add_api_route(address, _file(_WEB / file), include_in_schema=False)
