@@ -160,7 +160,7 @@ def open_table(path: Path, form: TextForm | None = None) -> Table:
     ]
     if problems:
         raise DataError(limited(problems, str(found)))
-    return tables[0] if len(tables) == 1 else _Folder(found, tables)
+    return tables[0] if len(tables) == 1 else Folder(found, tables)
 
 
 def _open_file(path: Path, form: TextForm) -> Table:
@@ -200,7 +200,9 @@ class _ParquetFile:
 
 
 @dataclass(frozen=True, eq=False)
-class _Folder:
+class Folder:
+    """Files with equal columns, one after the other in the order of their names."""
+
     path: Path
     parts: tuple[Table, ...]
 
