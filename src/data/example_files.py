@@ -44,7 +44,8 @@ class _SplitFacts:
 
 def save_sequences(folder: Path, data: SequenceData) -> None:
     """Write three splits, the id map and what is told of them into an existing folder."""
-    for split, examples in zip(_SPLITS, (data.train, data.validation, data.test), strict=True):
+    parts: tuple[Examples | SealedExamples, ...] = (data.train, data.validation, data.test)
+    for split, examples in zip(_SPLITS, parts, strict=True):
         write_examples(folder, split, examples)
     data.id_map.save(folder / _ID_MAP)
     facts = {"name": data.name, "statistics": asdict(data.statistics), "dataset_fingerprint": data.dataset_fingerprint}
