@@ -20,11 +20,12 @@ EXAMPLES = (
 
 def work() -> Work[ExportStudentSettings, Any]:
     """The work behind the command; what it needs is imported here, after the command line was judged."""
-    from src.serving.export import check_export, export_record, export_student
+    from src.serving.export import check_export, export_record, export_student, tell
 
     def write(settings: ExportStudentSettings, plan: Any, folder: RunFolder) -> None:
         place = settings.out or folder.path / "student"
         config = export_student(settings, plan, place)
+        tell(config, place)
         record = export_record(config, place)
         folder.finish("export", int(plan.result.manifest.get("seed", 0)), config["fingerprints"], record)
 

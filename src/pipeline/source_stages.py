@@ -14,11 +14,11 @@ import torch
 from src.core.hardware import resolve_device
 from src.core.paths import MANIFEST, write_json
 from src.core.settings import deciding
-from src.data.dataset import load_dataset
 from src.data.examples import SequenceData
 from src.data.teacher_outputs import TeacherOutputs, load_teacher_outputs, save_teacher_outputs
 from src.distill.teachers import LLM, without_labels
 from src.pipeline.cache import StageCache
+from src.pipeline.prepared_data import prepared_data
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.versions import VERSIONS
 
@@ -38,7 +38,7 @@ class SourceStages:
     @cached_property
     def data(self) -> SequenceData:
         """The dataset, split."""
-        return load_dataset(self.settings.dataset)
+        return prepared_data(self.settings.dataset, self.cache)
 
     @cached_property
     def llm_folder(self) -> str:

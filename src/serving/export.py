@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 from src.core.checkpoints import save_weights
 from src.core.checksums import checksum_files
 from src.core.errors import ConfigError, TrainingFailed
-from src.core.logging import get_logger
+from src.core.logging import console, get_logger
 from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json, write_text
 from src.core.settings import STRICT
 from src.data.examples import Examples, SequenceData
@@ -206,6 +206,20 @@ def ndcg(best: Callable[..., Any], examples: Examples, k: int) -> float:
         place = np.argwhere(items == examples.target[rows, None])[:, 1]
         gain += float((1 / np.log2(place + 2.0)).sum())
     return gain / max(1, len(examples))
+
+
+def tell(config: Mapping[str, Any], folder: Path) -> None:
+    """What was written, and what to do with it, on the terminal."""
+    files = [path for path in folder.iterdir() if path.is_file()]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    console.print(
+        f"{folder}: {config['architecture']} over {config['num_items']:,} items, {len(files)} files, {size:.1f} MB; "
+        f"its scores differ from PyTorch's by at most {config['largest_difference']:.1e} on {config['rows_compared']} "
+        f"histories\nnext: python -m src.exp.recommend student={folder} histories=FILE out=next.parquet, or "
+        f"python -m src.exp.serve student={folder}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def export_record(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
