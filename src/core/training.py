@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from src.core.checkpoints import Checkpoint, NoCheckpoint, restore
+from src.core.checkpoints import Checkpoint, NoCheckpoint, changing, restore
 from src.core.data_utils import shuffled_batches
 from src.core.errors import OutOfMemory, StopTraining, TrainingFailed
 from src.core.finite import FiniteWatch
@@ -216,6 +216,10 @@ class _Step:
     watch: FiniteWatch
     hook: Callable[[], None] | None
 
+    def __post_init__(self) -> None:
+        # a buffer that is not saved with the weights is a table (of tokens, of texts): no pass writes into it
+        self.moving_buffers = frozenset(changing(self.module)) if self.settings.adapt_micro_batch else frozenset()
+
     def __call__(self, rows: Tensor) -> Tensor:
         """Train on these rows; returns the detached mean loss."""
         loss = self._within_memory(rows) if self.settings.adapt_micro_batch else self._gradients(rows)
@@ -247,7 +251,9 @@ class _Step:
         A pass that failed leaves no trace: buffers (batch norm's running statistics) and streams are put back, and the
         step is that of a training which had the smaller micro-batch from the beginning.
         """
-        buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
+        buffers = [
+            (buffer, buffer.clone()) for name, buffer in self.module.named_buffers() if name in self.moving_buffers
+        ]
         drawn = self.randomness.save()
         while True:
             size = min(self.progress.micro_batch_size or len(rows), len(rows))

@@ -37,8 +37,6 @@ TAUGHT = {
 ALLOWED: dict[str, float] = {
     # only the pretended GPU's: torch sorts the gradients by their real device before it clips them
     "copy to the host: core/lazy_adam.py clip_gradients": 1.0,
-    # before an adaptive step the objective's counts are kept, so that a step that failed leaves no trace
-    "aten::_local_scalar_dense: distill/trainer_distill.py get_state": 1.0,
 }
 
 
