@@ -28,7 +28,9 @@ from tests.teacher.test_ilora_model import HISTORY, LENGTH
 from tests.teacher.test_on_a_gpu import scale_bytes
 from tests.teacher.title_builders import save_random_causal
 
-pytestmark = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes (its CPU build is enough)")
+pytestmark = pytest.mark.skipif(
+    find_spec("bitsandbytes") is None, reason="needs bitsandbytes (its CPU build is enough)"
+)
 Bits = Literal["8bit", "4bit"]
 LAYERS = {"8bit": "Linear8bitLt", "4bit": "Linear4bit"}
 DATA = cycle_data(16, 4)
