@@ -1,6 +1,6 @@
 """4 and 8 bits on bitsandbytes' CPU build: a teacher is trained, saved and read again without a GPU.
 
-The program itself refuses it (too slow for a language model of use); what a GPU computes otherwise, `test_on_a_gpu.py` shows.
+The program itself refuses it, because no model of use would be fast enough; `test_on_a_gpu.py` is for a GPU.
 """
 
 from __future__ import annotations
