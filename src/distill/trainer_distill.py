@@ -100,8 +100,8 @@ class DistillObjective:
         return share
 
     def get_state(self) -> Tensor:
-        """What `taught_share` has counted so far, ``[2]`` float64, where it was counted: a training may go on from within
-        an epoch, and an adaptive step asks each time, for which a GPU must not be waited for."""
+        """What `taught_share` has counted so far, ``[2]`` float64: a training may go on from within an epoch. It stays
+        on its device: an adaptive step asks each time, and must not wait for a GPU."""
         taught = torch.as_tensor(self.rows_taught).double()
         return torch.stack([torch.full_like(taught, self.rows_seen), taught])
 

@@ -13,11 +13,11 @@ from src.pipeline.final import Comparison, closed_form_contestants
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import (
     BEST_STUDENT,
-    CURVES,
     baseline_contestant,
     check_teacher,
     show_teacher,
     teacher_facts,
+    tracker_of,
 )
 from src.pipeline.stages import Stages, fit_of
 from src.tuning.arms import arms_of, check_arms, teachers_of
@@ -27,7 +27,7 @@ from src.tuning.fair import (
 )
 from src.tuning.fair_answer import fair_facts, publish_answer
 from src.tuning.publish import best_student, compare_winner, conclude, facts
-from src.tuning.report import write_tensorboard, write_trials_table
+from src.tuning.report import write_outcomes, write_trials_table
 from src.tuning.search import Workplace, reproduces_baseline
 from src.tuning.shared_data import teaching_key
 
@@ -64,7 +64,7 @@ def run(settings: TuneSettings, prepared: Prepared, folder: RunFolder) -> None:
         outputs = _teaching(settings, prepared, stages)
         show_teacher(teacher_facts(stages))
         stages.release_teacher()
-        write_curves(folder.path / CURVES / "student_baseline", fit_of(stages.baseline).history)
+        write_curves(tracker_of(stages, folder), "student_baseline", fit_of(stages.baseline).history)
         work = _run_fair if settings.protocol == "fair" else _run_single
         work(settings, prepared, folder, place, outputs)
 
@@ -122,6 +122,6 @@ def _run_fair(
     searches = [*fair.arms.values(), fair.finals]
     write_trials_table(folder.path, searches)
     for search in searches:
-        write_tensorboard(folder.path / CURVES / search.name, search.record)
+        write_outcomes(tracker_of(stages, folder), search.record)
     publish_answer(stages, fair, models, folder, settings.tuning.resamples, settings.reopen_test)
     conclude(stages, folder, "tune_distill", {"search": fair_facts(fair, arm, seed), **teacher_facts(stages)})

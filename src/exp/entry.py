@@ -6,12 +6,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import hydra
 import yaml
@@ -38,6 +38,10 @@ from src.exp.help import CFG, Question, question, show_help, show_keys
 from src.exp.replay import Origin, started_from
 from src.exp.resume import log_resume, read_resumed, remember_command, resume_argument
 from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
+from src.pipeline.tracking import followed
+
+if TYPE_CHECKING:
+    from src.pipeline.settings import RuntimeSettings
 
 _log = get_logger(__name__)
 
@@ -171,11 +175,18 @@ class Entry(Generic[S]):
 
     def _run(self, settings: S, prepared: Any, folder: RunFolder) -> None:
         try:
-            self.run(settings, prepared, folder)
+            with self._followed(settings, folder):
+                self.run(settings, prepared, folder)
         except OSError as error:
             if not disk_is_full(error):
                 raise
             raise AnyoError(f"the disk is full ({error.filename or folder.path}): make room") from error
+
+    @staticmethod
+    def _followed(settings: S, folder: RunFolder) -> AbstractContextManager[None]:
+        """The trainings of a command that has any are watched."""
+        runtime: RuntimeSettings | None = getattr(settings, "runtime", None)
+        return nullcontext() if runtime is None else followed(runtime.tracking, folder.path)
 
     def _work(
         self,

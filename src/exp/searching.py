@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,11 @@ from src.exp.replay import REPLAY_HEADING, REPLAY_WITH, replay_keys
 from src.exp.resume import SPACE_FILE
 from src.exp.search_settings import SearchSettings
 from src.pipeline.run_folder import RunFolder
-from src.pipeline.runs import CURVES, describe_data
+from src.pipeline.runs import describe_data, tracker_of
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.tuning.ray_session import check_ray
-from src.tuning.report import write_tensorboard, write_trials_table
+from src.tuning.report import write_outcomes, write_trials_table
 from src.tuning.resources import check_gpu
 from src.tuning.search import (
     SearchOutcome,
@@ -112,7 +112,8 @@ def driving(settings: SearchSettings, stages: Stages, folder: RunFolder, documen
             shutil.copyfile(space_document(settings.tuning, document), folder.path / SPACE_FILE)
         describe_data(stages)
         _ = stages.baseline
-        yield Workplace(folder.path, settings.tuning, settings.ray, settings.dashboard, settings.storage)
+        place = Workplace(folder.path, settings.tuning, settings.ray, settings.dashboard, settings.storage)
+        yield replace(place, tracker=tracker_of(stages, folder))
 
 
 def search_and_publish(
@@ -128,7 +129,7 @@ def search_and_publish(
     heading = REPLAY_HEADING.format(command=command, folder=folder.path)
     folder.write_yaml("best_params.yaml", replay_keys(outcome.settings), heading)
     write_trials_table(folder.path, [outcome.search])
-    write_tensorboard(folder.path / CURVES, outcome.search.record)
+    write_outcomes(tracker_of(stages, folder), outcome.search.record)
     folder.watch.add("search_time", outcome.seconds)
     return outcome
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from src.core.timing import duration as duration  # said here and by the lines of a long training
 from src.core.training import Objective
 
 #: steps that only warm up (compilation, caches, the allocator), and steps that are measured
@@ -40,6 +41,10 @@ class Pace:
         self._seen = self._seen + self.cost[rows].sum()
         return self.objective.loss(rows)
 
+    def tokens_seen(self) -> int:
+        """So far in this process; waits for the device."""
+        return int(self._seen)
+
     def step_done(self) -> None:
         """To be called after each step."""
         if not self._begun:
@@ -64,10 +69,3 @@ class Pace:
             f"{rate:,.0f} tokens a second over {MEASURED} steps: about {duration(left)} of training left, "
             "evaluation not counted"
         )
-
-
-def duration(seconds: float) -> str:
-    """As a person says it: seconds below two minutes, minutes below two hours, then hours."""
-    if seconds < 120:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -12,13 +12,14 @@ from src.evaluation.comparison import Ranked, row
 from src.evaluation.verdict import ONE_TRAINING, judge_search
 from src.pipeline.final import Comparison, Contestant, write_comparison, write_segments
 from src.pipeline.run_folder import RunFolder
-from src.pipeline.runs import BASELINE, BEST_STUDENT, finish, fit_summary
+from src.pipeline.runs import BASELINE, BEST_STUDENT, finish, fit_summary, tracker_of
 from src.pipeline.stages import Stages, fit_of
 from src.student.artefact import load_student
 from src.tuning.applied import is_distilled
 from src.tuning.dispatch import states
 from src.tuning.finalists import told
 from src.tuning.html_report import write_report
+from src.tuning.report import write_outcomes
 from src.tuning.search import SearchOutcome
 
 
@@ -47,6 +48,11 @@ def compare_winner(
     title = f"{what} beside its baselines; {comparison.repeated:.1%} of validation targets were met before"
     write_comparison(folder, comparison.rows(ranked), ranked, stages.settings.evaluation.ks, title)
     write_segments(folder, comparison, ranked, BASELINE)
+    own = comparison.contestants[-1].name
+    opened = next((one for one in ranked if (one.model, one.split) == (own, "test")), None)
+    if opened is not None and outcome.search.record.space.stage != "teacher":
+        metrics = row(opened, stages.settings.evaluation.ks, 1).metrics
+        write_outcomes(tracker_of(stages, folder), outcome.search.record, {outcome.best.number: metrics})
     if outcome.search.record.space.stage != "teacher":
         _write_verdict(comparison, outcome, folder, ranked)
 

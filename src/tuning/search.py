@@ -25,6 +25,7 @@ from src.distill.settings import terms
 from src.distill.teachers import LLM, TITLES
 from src.pipeline.settings import ExperimentSettings, without_places
 from src.pipeline.stages import Stages, fit_of
+from src.pipeline.tracking import Nobody, Tracker
 from src.student.settings import NetworkSettings
 from src.tuning.applied import (
     apply_values,
@@ -51,6 +52,7 @@ from src.tuning.space_document import load_search_space
 from src.tuning.store import Store, folder_bytes, own_store
 from src.tuning.study import SEARCH, Record, require_content
 from src.tuning.trainable import TOKEN, Trainable
+from src.tuning.trial_curves import trial_curves
 
 _log = get_logger(__name__)
 
@@ -173,6 +175,7 @@ class Workplace:
     ray: RaySettings
     dashboard: bool = False
     storage: str = ""
+    tracker: Tracker = field(default_factory=Nobody)
 
 
 @dataclass
@@ -194,7 +197,10 @@ class Workshop:
         self._dispatcher = Dispatcher(searches, self.store, retries, screen.update, self._over_bound, self.interrupted)
         with screen:
             elastic = bool(self.place.ray.address)
-            execute(self._dispatcher, self.trainable, self.resources, self.place.folder, self.scratch, elastic)
+            with trial_curves(self.place.tracker) as curves:
+                execute(
+                    self._dispatcher, self.trainable, self.resources, self.place.folder, self.scratch, elastic, curves
+                )
 
     def interrupt(self, reason: str) -> None:
         """End in order (a signal's handler calls this)."""
