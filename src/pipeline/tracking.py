@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from src.core.errors import ConfigError
-from src.core.logging import is_terminal
+from src.core.logging import get_logger, is_terminal
 from src.core.paths import write_json
 from src.core.progress_lines import Lines
 from src.core.watching import Look, Watcher, Watchers, watched_by
+
+_log = get_logger(__name__)
 
 #: the folder of a result with TensorBoard's files
 CURVES = "tb"
@@ -135,6 +137,39 @@ def tracker_for(tracking: Tracking, folder: Path) -> Tracker:
 
 
 @dataclass
+class NeverInTheWay:
+    """A run whose points get lost where its place is full or cannot be reached: no training ends for its curves."""
+
+    run: Run
+
+    @classmethod
+    def of(cls, tracker: Tracker, name: str) -> NeverInTheWay:
+        """A tracker's run."""
+        made = cls(Nobody())
+        with made._watched():
+            made.run = tracker.run(name)
+        return made
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.run = Nobody()  # told once
+            _log.warning("curves are lost from here on: %s", error.strerror or error)
+
+    def log(self, axis: Axis, at: int, values: Mapping[str, float]) -> None:
+        """As `Run.log`."""
+        with self._watched():
+            self.run.log(axis, at, values)
+
+    def close(self) -> None:
+        """As `Run.close`."""
+        with self._watched():
+            self.run.close()
+
+
+@dataclass
 class Curves:
     """Watches one training for a tracker. The run begins with its first point: a training in closed form has none."""
 
@@ -153,7 +188,7 @@ class Curves:
 
     def _log(self, axis: Axis, at: int, values: Mapping[str, float]) -> None:
         if values:
-            self._run = self._run or self.tracker.run(self.name)
+            self._run = self._run or NeverInTheWay.of(self.tracker, self.name)
             self._run.log(axis, at, values)
 
     def close(self) -> None:

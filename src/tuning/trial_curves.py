@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from src.core.watching import Look
-from src.pipeline.tracking import Run, Tracker, numbers
+from src.pipeline.tracking import NeverInTheWay, Run, Tracker, numbers
 from src.tuning.dispatch import Job
 from src.tuning.study import SEARCH
 
@@ -88,7 +88,7 @@ class TrialCurves:
 
     def _run(self, name: str) -> Run:
         if name not in self._runs:
-            self._runs[name] = self.tracker.run(name)
+            self._runs[name] = NeverInTheWay.of(self.tracker, name)
         return self._runs[name]
 
     def close(self) -> None:

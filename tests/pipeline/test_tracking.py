@@ -15,7 +15,7 @@ from src.core.errors import ConfigError
 from src.core.watching import Look, training
 from src.pipeline import tracking as tracking_module
 from src.pipeline.trackers.tensorboard import TensorBoard
-from src.pipeline.tracking import Curves, Last, Nobody, Outcome, check_tracking, followed, tracker_for
+from src.pipeline.tracking import Curves, Last, NeverInTheWay, Nobody, Outcome, check_tracking, followed, tracker_for
 
 OUTCOMES = [Outcome("trial_0000", {"lam": 0.5, "policy": "all"}, {"state": "complete", "best/ndcg": 0.25}, 2)]
 
@@ -94,6 +94,25 @@ def test_nobody_writes_nothing(tmp_path: Path) -> None:
     run.close()
     tracker.table("", ["lam"], OUTCOMES)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_loses_curves_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Full:
+        def log(self, axis: str, at: int, values: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        close = log
+
+    run = NeverInTheWay(Full())  # type: ignore[arg-type]
+    for step in (1, 2):
+        run.log("step", step, {"train/loss": 2.5})
+    run.close()
+    assert caplog.messages == ["curves are lost from here on: No space left on device"]
+    (tmp_path / "file").touch()
+    curves = Curves(TensorBoard(tmp_path / "file"), "teacher")  # no folder can be made there
+    curves.look(Look(1, 2, {"loss": 2.5}))
+    curves.close()
+    assert len(caplog.messages) == 2
 
 
 def test_a_run_is_followed_by_curves_and_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.summary_v2 import HParam, Metric, hparams_config_pb, hparams_pb
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from src.pipeline.tracking import Axis, Outcome, numbers
 
 #: what a table consists of is in files of its own, so that it can be written anew
 _TABLE = ".table"
+#: numbers this process's files, many of which may be begun in one second
+_files = count()
 #: seconds after which an epoch's points are brought to the disk; its end does that at once
 _FLUSH = 3.0
 
@@ -38,18 +45,17 @@ class TensorBoard:
         metrics = dict.fromkeys(key for outcome in outcomes for key in numbers(outcome.results))
         columns = [HParam(key) for key in (*parameters, *texts)]
         shown = [Metric(key, display_name=key.replace("/", " ")) for key in metrics]
-        with _table_writer(place) as writer:
-            writer._get_file_writer().add_summary(_as_torch_summary(hparams_config_pb(columns, shown)))
+        with closing(_table_file(place)) as file:
+            file.add(hparams_config_pb(columns, shown))
         for outcome in outcomes:
             values = {
                 key: value if isinstance(value, (bool, float, str)) else float(value)
                 for key, value in {**outcome.parameters, **{key: outcome.results.get(key, "") for key in texts}}.items()
             }
-            with _table_writer(self.folder / outcome.name) as writer:
-                start = hparams_pb(values, trial_id=outcome.name.replace("/", " "))
-                writer._get_file_writer().add_summary(_as_torch_summary(start))
+            with closing(_table_file(self.folder / outcome.name)) as file:
+                file.add(hparams_pb(values, trial_id=outcome.name.replace("/", " ")))
                 for key, value in numbers(outcome.results).items():
-                    writer.add_scalar(key, value, outcome.step)
+                    file.add(_scalar(key, value), outcome.step)
 
 
 class EventRun:
@@ -57,7 +63,7 @@ class EventRun:
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder, self._last = folder, last_steps(folder)
-        self._writer: SummaryWriter | None = None
+        self._file: EventFile | None = None
         self._clock, self._flushed = clock, clock()
 
     def log(self, axis: Axis, at: int, values: Mapping[str, float]) -> None:
@@ -65,18 +71,18 @@ class EventRun:
         ahead = {name: value for name, value in values.items() if at > self._last.get(name, -1)}
         if not ahead:
             return
-        writer = self._writer = self._writer or SummaryWriter(str(self._folder))
+        file = self._file = self._file or EventFile(self._folder)
         for name, value in ahead.items():
-            writer.add_scalar(name, value, at)
+            file.add(_scalar(name, value), at)
             self._last[name] = at
         if axis == "epoch" or self._clock() - self._flushed >= _FLUSH:
-            writer.flush()
+            file.flush()
             self._flushed = self._clock()
 
     def close(self) -> None:
         """As `Run.close`."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def last_steps(folder: Path) -> dict[str, int]:
@@ -88,13 +94,40 @@ def last_steps(folder: Path) -> dict[str, int]:
     return {name: max(point.step for point in events.Scalars(name)) for name in events.Tags()["scalars"]}
 
 
-def _table_writer(folder: Path) -> Any:
+class EventFile:
+    """A new event file. It is written where it stands: torch's writer has a thread for each file, which tells a full disk
+    with a traceback."""
+
+    def __init__(self, folder: Path, suffix: str = "") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads a run's files in the order of their names
+        name = f"events.out.tfevents.{int(time.time()):010d}.{next(_files):06d}.{os.getpid()}{suffix}"
+        self._records = RecordWriter((folder / name).open("wb"))
+        self._write(Event(file_version="brain.Event:2"))
+
+    def add(self, summary: Any, step: int = 0) -> None:
+        """A summary message."""
+        self._write(Event(summary=summary, step=step))
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
+
+    def flush(self) -> None:
+        """What was written can be read."""
+        self._records.flush()
+
+    def close(self) -> None:
+        """It is complete."""
+        self._records.close()
+
+
+def _scalar(name: str, value: float) -> Any:
+    return Summary(value=[Summary.Value(tag=name, simple_value=value)])
+
+
+def _table_file(folder: Path) -> EventFile:
     """For a table's part, in place of an earlier one."""
     for old in folder.glob(f"events.out.*{_TABLE}"):
         old.unlink()
-    return SummaryWriter(str(folder), filename_suffix=_TABLE)
-
-
-def _as_torch_summary(summary: Any) -> Any:
-    """TensorBoard's own summary message; torch's writer takes it as it is."""
-    return summary
+    return EventFile(folder, _TABLE)
