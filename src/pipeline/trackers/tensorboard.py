@@ -95,7 +95,7 @@ def last_steps(folder: Path) -> dict[str, int]:
 
 
 class EventFile:
-    """A new event file. It is written where it stands: torch's writer has a thread for each file, which tells a full disk
+    """A new event file. It is written where it stands: torch's writer has a thread a file, which tells a full disk
     with a traceback."""
 
     def __init__(self, folder: Path, suffix: str = "") -> None:
