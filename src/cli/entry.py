@@ -6,12 +6,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import yaml
 from rich.markup import escape
@@ -29,6 +29,10 @@ from src.core.logging import console, get_logger, log_to, say_last
 from src.core.paths import MANIFEST, disk_is_full, reserve_folder
 from src.core.streams import steady_standard_streams
 from src.pipeline.run_folder import RunFolder
+from src.pipeline.tracking import followed
+
+if TYPE_CHECKING:
+    from src.pipeline.settings import RuntimeSettings
 
 _log = get_logger(__name__)
 
@@ -161,11 +165,18 @@ class Entry(Generic[S]):
 
     def _run(self, settings: S, prepared: Any, folder: RunFolder) -> None:
         try:
-            self.run(settings, prepared, folder)
+            with self._followed(settings, folder):
+                self.run(settings, prepared, folder)
         except OSError as error:
             if not disk_is_full(error):
                 raise
             raise AnyoError(f"the disk is full ({error.filename or folder.path}): make room") from error
+
+    @staticmethod
+    def _followed(settings: S, folder: RunFolder) -> AbstractContextManager[None]:
+        """The trainings of a command that has any are watched."""
+        runtime: RuntimeSettings | None = getattr(settings, "runtime", None)
+        return nullcontext() if runtime is None else followed(runtime.tracking, folder.path)
 
     def _work(
         self,

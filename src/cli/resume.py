@@ -32,7 +32,7 @@ RESUMABLE = frozenset(
         "trials", "dashboard", "reopen_test", "ray.address", "ray.memory_mb", "ray.dashboard_host",
         "ray.dashboard_port", "tuning.gpu_per_trial", "tuning.retries", "tuning.stall_minutes", "tuning.keep_top",
         "tuning.max_folder_mb", "tuning.resamples", "dataset.root", "teacher.llm", "distill.outputs_from",
-        "runtime.device", "runtime.cache", "runtime.reuse",
+        "runtime.device", "runtime.cache", "runtime.reuse", "runtime.tracking",
     }
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from src.core.checkpoints import Checkpoint, NoCheckpoint, restore
+from src.core.checkpoints import Checkpoint, NoCheckpoint, changing, restore
 from src.core.data_utils import shuffled_batches
 from src.core.errors import OutOfMemory, StopTraining, TrainingFailed
 from src.core.finite import FiniteWatch
@@ -25,6 +25,7 @@ from src.core.lazy_adam import LazyAdam, clip_gradients
 from src.core.logging import get_logger
 from src.core.loop_settings import LoopSettings as LoopSettings  # the loop and its settings are imported together
 from src.core.memory import give_back, is_out_of_memory, reason_of
+from src.core.watching import Lookout
 from src.core.weight_mean import WeightMean, averaged, weight_mean
 
 _log = get_logger(__name__)
@@ -156,22 +157,28 @@ def fit(
     keeper = Keeper(checkpoint, state, progress, 60 * settings.checkpoint_minutes, clock, watch)
     step = _Step(module, objective, optimiser, settings, progress, randomness, schedule, mean, watch, on_step)
     step.repeat(progress.steps)
+    steps_in_all = settings.epochs * math.ceil(train_rows / settings.batch_size)
+    lookout = Lookout(progress, optimiser, train_rows, steps_in_all, objective, clock)
 
     def draw(order: torch.Generator) -> Iterator[Tensor]:
         return batches(train_rows, settings.batch_size, order, device)
 
     try:
+        lookout.repeat(progress.history)
         for epoch, metrics in enumerate(progress.history, start=1):
             report(epoch, metrics)
         while progress.epoch < settings.epochs and progress.stale < settings.patience:
             keeper.begin()
-            loss = _train_epoch(module, step, progress.left(draw, generator, device), train_rows, keeper)
+            left = progress.left(draw, generator, device)
+            lookout.begin()
+            loss = _train_epoch(module, step, left, train_rows, keeper, lookout)
             with _out_of_memory_explained("with a second set of weights", "set loop.ema to 0"), averaged(mean):
                 metrics = _evaluate(module, evaluate, loss, progress.epoch + 1, settings.monitor)
                 progress.judge(metrics, settings.monitor, module)
             shown = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())
             _log.debug("epoch %d: %s", progress.epoch, shown)
             keeper.evaluated()
+            lookout.evaluated(metrics)
             report(progress.epoch, metrics)
     except StopTraining:
         stopped = True
@@ -190,13 +197,20 @@ def fit(
 
 
 def _train_epoch(
-    module: nn.Module, step: Callable[[Tensor], Tensor], batches: Iterator[Tensor], train_rows: int, keeper: Keeper
+    module: nn.Module,
+    step: Callable[[Tensor], Tensor],
+    batches: Iterator[Tensor],
+    train_rows: int,
+    keeper: Keeper,
+    lookout: Lookout,
 ) -> float:
     """What is left of one pass over the rows; returns the mean loss of them all."""
     module.train()
     for rows in batches:
         keeper.progress.add(step(rows), len(rows) / train_rows)
         keeper.step_done()
+        lookout.step_done(len(rows))
+    lookout.trained()
     keeper.trained()
     return float(keeper.progress.loss)
 
@@ -215,6 +229,10 @@ class _Step:
     mean: WeightMean | None
     watch: FiniteWatch
     hook: Callable[[], None] | None
+
+    def __post_init__(self) -> None:
+        # a buffer that is not saved with the weights is a table (of tokens, of texts): no pass writes into it
+        self.moving_buffers = frozenset(changing(self.module)) if self.settings.adapt_micro_batch else frozenset()
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Train on these rows; returns the detached mean loss."""
@@ -247,7 +265,9 @@ class _Step:
         A pass that failed leaves no trace: buffers (batch norm's running statistics) and streams are put back, and the
         step is that of a training which had the smaller micro-batch from the beginning.
         """
-        buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
+        buffers = [
+            (buffer, buffer.clone()) for name, buffer in self.module.named_buffers() if name in self.moving_buffers
+        ]
         drawn = self.randomness.save()
         while True:
             size = min(self.progress.micro_batch_size or len(rows), len(rows))

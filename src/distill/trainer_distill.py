@@ -110,8 +110,10 @@ class DistillObjective:
         return share
 
     def get_state(self) -> Tensor:
-        """What `taught_share` has counted so far, ``[2]`` float64: a training may go on from within an epoch."""
-        return torch.tensor([float(self.rows_seen), float(self.rows_taught)], dtype=torch.float64)
+        """What `taught_share` has counted so far, ``[2]`` float64: a training may go on from within an epoch. It stays
+        on its device: an adaptive step asks each time, and must not wait for a GPU."""
+        taught = torch.as_tensor(self.rows_taught).double()
+        return torch.stack([torch.full_like(taught, self.rows_seen), taught])
 
     def set_state(self, state: Tensor) -> None:
         """Count on from there."""

@@ -9,6 +9,7 @@ from src.distill.teachers import TITLES
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
+from src.pipeline.tracking import check_tracking
 from src.student.models import build_recommender, require_network
 from src.student.objectives import with_loss
 from src.student.settings import NetworkSettings
@@ -42,6 +43,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
         data,
         lambda: stages.device,
         stages.cache.check,
+        lambda: check_tracking(settings.runtime.tracking),
         lambda: build_recommender(settings.student, 2, settings.dataset.window),
         lambda: check_terms(settings.distill, require_network(settings.student)) if teacher else None,
         lambda: build_policy(settings.active),

@@ -184,7 +184,6 @@ class RunFolder:
         """Make a finished folder an unfinished one: its manifest is set aside until the run has ended again."""
         if (self.path / MANIFEST).exists():
             os.replace(self.path / MANIFEST, self.path / EARLIER_MANIFEST)
-        shutil.rmtree(self.path / "tb", ignore_errors=True)
 
     def record_stage_times(self, records: Sequence[StageRecord]) -> None:
         """Add the seconds that each stage took when it was built, also where this run reused it."""

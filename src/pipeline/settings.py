@@ -14,6 +14,7 @@ from src.core.metrics import metric_names
 from src.core.settings import STRICT
 from src.data.settings import DatasetSettings
 from src.distill.settings import ActiveSettings, DistillSettings, active_terms
+from src.pipeline.tracking import Tracking
 from src.student.baselines import BaselineSettings
 from src.student.settings import AnyStudentSettings, EvaluationSettings, NetworkSettings
 from src.teacher.settings import TeacherSettings
@@ -26,6 +27,13 @@ class RuntimeSettings:
     device: Annotated[str, Field(min_length=1, description="auto (first GPU, else CPU), cpu, cuda, cuda:N")] = "auto"
     cache: Annotated[Path, Field(description="folder of finished stages, shared by all runs")] = Path("data/cache")
     reuse: Annotated[bool, Field(description="take finished stages from the cache; false: build them again")] = True
+    tracking: Annotated[
+        Tracking,
+        Field(
+            description="who draws curves while models train: tensorboard (in the result's tb), mlflow (in the "
+            "result, or where MLFLOW_TRACKING_URI says), wandb (offline, in the result), none"
+        ),
+    ] = "tensorboard"
 
 
 @dataclass(frozen=True, config=STRICT)

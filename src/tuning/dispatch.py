@@ -117,6 +117,10 @@ class Dispatcher:
         folder = search.folder(trial.number)
         return Job(search.name, trial.number, search.values(trial), folder, self._starts, retries)
 
+    def job(self, start: int) -> Job | None:
+        """What was handed out with this start; None when it has ended."""
+        return self._open.get(start)
+
     @property
     def running(self) -> Sequence[Job]:
         """What was handed out and has not ended."""

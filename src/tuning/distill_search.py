@@ -8,11 +8,11 @@ from src.pipeline.final import Comparison, closed_form_contestants
 from src.pipeline.run_folder import RunFolder, previous_resumes
 from src.pipeline.runs import (
     BEST_STUDENT,
-    CURVES,
     baseline_contestant,
     check_teacher,
     show_teacher,
     teacher_facts,
+    tracker_of,
 )
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
@@ -24,7 +24,7 @@ from src.tuning.fair import (
 from src.tuning.fair_answer import fair_facts, publish_answer
 from src.tuning.preflight import Prepared, check_protocol, check_search
 from src.tuning.publish import best_student, compare_winner, conclude, facts, reproduces_baseline
-from src.tuning.report import write_tensorboard, write_trials_table
+from src.tuning.report import write_outcomes, write_trials_table
 from src.tuning.search_settings import TuneSettings
 from src.tuning.shared_data import teaching_key
 from src.tuning.stage_search import alone_with_baseline, search_and_publish
@@ -50,7 +50,7 @@ def run(settings: TuneSettings, prepared: Prepared, folder: RunFolder) -> None:
         outputs = _teaching(settings, prepared, stages)
         show_teacher(teacher_facts(stages))
         stages.release_teacher()
-        write_curves(folder.path / CURVES / "student_baseline", fit_of(stages.baseline).history)
+        write_curves(tracker_of(stages, folder), "student_baseline", fit_of(stages.baseline).history)
         work = _run_fair if settings.protocol == "fair" else _run_single
         work(settings, prepared, folder, outputs)
 
@@ -95,6 +95,6 @@ def _run_fair(settings: TuneSettings, prepared: Prepared, folder: RunFolder, out
     searches = [*fair.arms.values(), fair.finals]
     write_trials_table(folder.path, searches)
     for search in searches:
-        write_tensorboard(folder.path / CURVES / search.name, search.record)
+        write_outcomes(tracker_of(stages, folder), search.record)
     publish_answer(stages, fair, models, folder, settings.tuning.resamples, settings.reopen_test)
     conclude(stages, folder, "tune_distill", {"search": fair_facts(fair, arm, seed), **teacher_facts(stages)})

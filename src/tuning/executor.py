@@ -20,10 +20,12 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from src.core.errors import AnyoError, Paused
+from src.pipeline.tracking import Nobody
 from src.tuning.dispatch import Dispatcher, Job
 from src.tuning.processes import remember_children
 from src.tuning.resources import Resources
 from src.tuning.trainable import LOG, MESSAGE, Trainable
+from src.tuning.trial_curves import LOOKS, TrialCurves
 
 _ROUNDING = 1e-6  # of shares that add up to a whole GPU
 
@@ -45,6 +47,7 @@ class _Desk:
     total: Callable[[], Mapping[str, float]] | None = None
     stall_minutes: float = 0.0
     starts: dict[str, int] = field(default_factory=dict)
+    curves: TrialCurves = field(default_factory=lambda: TrialCurves(Nobody()))
 
     def has_room(self) -> bool:
         """Whether another trial could start beside those that run; with none running, Tune may decide.
@@ -120,7 +123,16 @@ class StudyScheduler(FIFOScheduler):
         if MESSAGE not in result:  # a trial that ends without a word: `on_trial_complete` says so
             return TrialScheduler.CONTINUE
         report = self._judged(json.loads(result[MESSAGE]), float(trial.config["share"]))
-        stop = desk().dispatcher.on_report(desk().starts[trial.trial_id], report)
+        start = desk().starts[trial.trial_id]
+        job = desk().dispatcher.job(start)
+        if job is not None:
+            desk().curves.take(job, report)
+        if report.get("kind") == LOOKS:
+            desk().dispatcher.on_change()
+            return TrialScheduler.CONTINUE
+        stop = desk().dispatcher.on_report(start, report)
+        if stop and job is not None:
+            desk().curves.end(job)
         # a trial that has told its end leaves by itself: a stop would also have to wait for its thread
         return TrialScheduler.STOP if stop and report.get("kind") == "epoch" else TrialScheduler.CONTINUE
 
@@ -175,15 +187,23 @@ class Watch(TrialProgressCallback):
 
 
 def execute(
-    dispatcher: Dispatcher, trainable: Trainable, resources: Resources, folder: Path, scratch: Path, elastic: bool
+    dispatcher: Dispatcher,
+    trainable: Trainable,
+    resources: Resources,
+    folder: Path,
+    scratch: Path,
+    elastic: bool,
+    curves: TrialCurves | None = None,
 ) -> None:
     """Work through the dispatcher's searches in the running Ray session; an ``elastic`` one may have more nodes later.
 
+    ``curves`` takes what trials tell of their trainings.
     Raises ``Paused`` when the dispatcher was halted.
     """
     global _desk
     total = None if elastic else ray.cluster_resources
     _desk = _Desk(dispatcher, resources, folder, scratch, total, trainable.stall_minutes)
+    _desk.curves = curves or _desk.curves
     try:
         if not (dispatcher.halted or dispatcher.finished):
             _tuner(trainable, resources, scratch).fit()

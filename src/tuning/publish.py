@@ -14,7 +14,7 @@ from src.evaluation.comparison import Ranked, as_short_table, row
 from src.evaluation.verdict import ONE_TRAINING, judge_search
 from src.pipeline.final import Comparison, Contestant, write_segments, write_tables
 from src.pipeline.run_folder import RunFolder
-from src.pipeline.runs import BASELINE, BEST_STUDENT, finish, fit_summary
+from src.pipeline.runs import BASELINE, BEST_STUDENT, finish, fit_summary, tracker_of
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
 from src.student.artefact import load_student
@@ -22,6 +22,7 @@ from src.tuning.applied import is_distilled
 from src.tuning.dispatch import states
 from src.tuning.finalists import told
 from src.tuning.html_report import REPORT, write_report
+from src.tuning.report import write_outcomes
 from src.tuning.search import SearchOutcome
 from src.tuning.study import Record
 
@@ -59,6 +60,11 @@ def compare_winner(
     own = "teacher" if outcome.search.record.space.stage == "teacher" else comparison.contestants[-1].name
     console.print(as_short_table(rows, max(stages.settings.evaluation.ks), title, own))
     write_segments(folder, comparison, ranked, BASELINE)
+    own = comparison.contestants[-1].name
+    opened = next((one for one in ranked if (one.model, one.split) == (own, "test")), None)
+    if opened is not None and outcome.search.record.space.stage != "teacher":
+        metrics = row(opened, stages.settings.evaluation.ks, 1).metrics
+        write_outcomes(tracker_of(stages, folder), outcome.search.record, {outcome.best.number: metrics})
     if outcome.search.record.space.stage != "teacher":
         _write_verdict(comparison, outcome, folder, ranked)
 

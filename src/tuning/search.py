@@ -18,6 +18,7 @@ from src.core.memory import give_back
 from src.data.teacher_outputs import Teachings
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
+from src.pipeline.tracking import tracker_for
 from src.student.settings import NetworkSettings
 from src.tuning.applied import apply_values, configured_trial, neutral_trial, trial_values
 from src.tuning.dispatch import MODEL, Dispatcher, Search
@@ -37,6 +38,7 @@ from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.store import Store, folder_bytes, own_store
 from src.tuning.study import SEARCH, Record
 from src.tuning.trainable import TOKEN, Trainable
+from src.tuning.trial_curves import trial_curves
 from src.tuning.warm_start import warm_trials
 
 _log = get_logger(__name__)
@@ -67,7 +69,8 @@ class SearchSession:
         self._dispatcher = Dispatcher(searches, self.store, retries, screen.update, self._over_bound, self.interrupted)
         with screen:
             elastic = bool(self.settings.ray.address)
-            execute(self._dispatcher, self.trainable, self.resources, self.folder, self.scratch, elastic)
+            with trial_curves(tracker_for(self.settings.runtime.tracking, self.folder)) as curves:
+                execute(self._dispatcher, self.trainable, self.resources, self.folder, self.scratch, elastic, curves)
 
     def interrupt(self, reason: str) -> None:
         """End in order (a signal's handler calls this)."""

@@ -11,10 +11,10 @@ from src.core.paths import MANIFEST
 from src.data.examples import already_open, openings
 from src.data.teacher_outputs import Teachings
 from src.pipeline.run_folder import SPACE_FILE, RunFolder
-from src.pipeline.runs import CURVES, describe_data
+from src.pipeline.runs import describe_data, tracker_of
 from src.pipeline.stages import Stages
 from src.tuning.preflight import Prepared, space_document
-from src.tuning.report import write_tensorboard, write_trials_table
+from src.tuning.report import write_outcomes, write_trials_table
 from src.tuning.search import SearchOutcome, first_trials, run_search
 from src.tuning.search_settings import SearchSettings
 
@@ -58,6 +58,6 @@ def search_and_publish(
         folder.copy_folder(outcome.model_folder, name)
     folder.write_best_params(outcome.settings, REPLAY_WITH[space.stage])
     write_trials_table(folder.path, [outcome.search])
-    write_tensorboard(folder.path / CURVES, outcome.search.record)
+    write_outcomes(tracker_of(stages, folder), outcome.search.record)
     folder.watch.add("search_time", outcome.seconds)
     return outcome

@@ -1,7 +1,8 @@
 """One trial: a stage's plain training function in a worker, with a thread to the search and a checkpoint an epoch.
 
 What it reports (`kind`):
-  epoch   {epoch, objective}            after each epoch, its checkpoint being saved already
+  epoch   {epoch, objective, metrics, looks}   after each epoch, its checkpoint being saved already
+  looks   {looks}                       within a long epoch, for the curves alone
   done    {values, attributes}          trained to the end; values follow the space's objectives
   failed  {reason}                      this configuration cannot be trained
   memory  {reason}                      its share of the GPU was too small
@@ -34,6 +35,7 @@ from src.core.logging import get_logger
 from src.core.memory import give_back, is_out_of_memory
 from src.core.paths import disk_is_full, write_json
 from src.core.seed import seed_everything
+from src.core.watching import watching
 from src.pipeline.settings import ExperimentSettings, without_places
 from src.tuning.applied import apply_values, plain
 from src.tuning.dispatch import CHECKPOINT, MODEL
@@ -43,6 +45,7 @@ from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.stage_functions import train_stage
 from src.tuning.store import Store
 from src.tuning.trained import Trained
+from src.tuning.trial_curves import Looks
 
 _log = get_logger(__name__)
 
@@ -164,14 +167,16 @@ class Trainable:
         identity = fingerprint(self.stage, without_places(settings))
         checkpoint = TrialCheckpoint(self.store, f"{config['folder']}/{CHECKPOINT}", identity, self.token)
         with self._stall_watch(log.stream) as alive, self.store.scratch() as scratch:
+            looks = Looks(tell)
 
             def report(epoch: int, metrics: Mapping[str, float]) -> None:
-                self._report(epoch, metrics)
+                self._report(epoch, metrics, looks)
                 log.keep()
                 alive()
 
             data = SharedData.load(self.store.download(FOLDER, Path(scratch)), device)
-            trained = train_stage(self.stage, settings, data, device, report, checkpoint)
+            with watching(looks):
+                trained = train_stage(self.stage, settings, data, device, report, checkpoint)
             return self._finish(trained, config, checkpoint.note, Path(scratch))
 
     @contextmanager
@@ -192,14 +197,14 @@ class Trainable:
         finally:
             faulthandler.cancel_dump_traceback_later()
 
-    def _report(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def _report(self, epoch: int, metrics: Mapping[str, float], looks: Looks) -> None:
         metric = self.objectives[0]
         if metric not in metrics:
             raise TrainingFailed(f"{metric} is not among the metrics of epoch {epoch}: {sorted(metrics)}")
         value = float(metrics[metric])
         if not math.isfinite(value):
             raise TrainingFailed(f"{metric} of epoch {epoch} is {value}")
-        tell({"kind": "epoch", "epoch": epoch, "objective": value})
+        tell({"kind": "epoch", "epoch": epoch, "objective": value, **looks.taken(metrics)})
 
     def _finish(self, trained: Trained, config: Mapping[str, Any], note: str, scratch: Path) -> dict[str, Any]:
         """Save the model, then say so: a trial is complete only when its model is on disk."""

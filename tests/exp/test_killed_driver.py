@@ -13,6 +13,7 @@ import pytest
 from src.core.paths import MANIFEST
 from src.exp.tune_student import ENTRY
 from tests.exp.driver import ONE_AT_A_TIME, PATIENCE, SMALL, end, finish, records, stopped, trained_epochs, trial_table
+from tests.pipeline.test_tracking import points
 
 TRIALS = 6
 ARGUMENTS = [*SMALL, ONE_AT_A_TIME, "runtime.cache=cache"]
@@ -41,6 +42,11 @@ def test_sigkill_and_resume(uninterrupted: Path, tmp_path: Path, capfd: pytest.C
     (found / "trials" / "scratch-of-a-killed-worker").mkdir()
     assert finish(tmp_path, f"resume={found}") == 0, (tmp_path / "out.txt").read_text()
     assert trial_table(found) == trial_table(uninterrupted)
+    for number in range(TRIALS):
+        drawn, whole = (points(folder / "tb" / f"trial_{number:04d}") for folder in (found, uninterrupted))
+        assert drawn["ndcg_20"] == whole["ndcg_20"]
+        steps = [(name, step) for name, curve in drawn.items() for step, _ in curve]
+        assert len(steps) == len(set(steps))
     epochs = trained_epochs(found)
     assert len(epochs) >= TRIALS
     assert sorted(set(epochs)) == sorted(set(trained_epochs(uninterrupted)))

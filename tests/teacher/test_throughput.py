@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.teacher.operations.throughput import MEASURED, WARM, ThroughputMeter, rough_duration
+from src.core.timing import duration
+from src.teacher.operations.throughput import MEASURED, WARM, ThroughputMeter
 
 
 class Half:
@@ -50,4 +51,4 @@ def test_steps_made_before_are_neither_measured_nor_left() -> None:
     ("seconds", "said"), [(3.4, "3 seconds"), (119, "119 seconds"), (600, "10 minutes"), (36000, "10.0 hours")]
 )
 def test_durations_are_said_as_people_say_them(seconds: float, said: str) -> None:
-    assert rough_duration(seconds) == said
+    assert duration(seconds) == said

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from src.core.timing import duration
 from src.core.training import Objective
 
 #: steps that only warm up (compilation, caches, the allocator), and steps that are measured
@@ -40,6 +41,10 @@ class ThroughputMeter:
         self._seen = self._seen + self.cost[rows].sum()
         return self.objective.loss(rows)
 
+    def tokens_seen(self) -> int:
+        """So far in this process; waits for the device."""
+        return int(self._seen)
+
     def step_done(self) -> None:
         """To be called after each step."""
         if not self._begun:
@@ -61,13 +66,6 @@ class ThroughputMeter:
         rate = tokens / seconds
         left = self.tokens * (1 - (self._past + self._done) / self.steps) / rate
         self.tell(
-            f"{rate:,.0f} tokens a second over {MEASURED} steps: about {rough_duration(left)} of training left, "
+            f"{rate:,.0f} tokens a second over {MEASURED} steps: about {duration(left)} of training left, "
             "evaluation not counted"
         )
-
-
-def rough_duration(seconds: float) -> str:
-    """As a person says it: seconds below two minutes, minutes below two hours, then hours."""
-    if seconds < 120:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
