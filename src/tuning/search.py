@@ -239,7 +239,7 @@ def _workshop(
     token = secrets.token_hex(16)
     store.write(TOKEN, token.encode())  # from here on a worker of an earlier start writes nothing more
     store.sweep()
-    SharedData.of(stages.data, outputs, stages.prior).save(store)
+    SharedData.of(stages.data, outputs, stages.prior, stages.item_text, stages.text_source).save(store)
     give_back(stages.device)
     try:
         with ray_session(place.ray, place.dashboard, stages.settings.runtime.device, place.folder) as scratch:
@@ -318,7 +318,8 @@ def epochs_of(settings: ExperimentSettings, stage: Stage) -> int:
 def content_of(stages: Stages, outputs: Teachings) -> dict[str, str]:
     """Fingerprints of what trials learn from: the data and all that each teacher says."""
     taught = {f"teacher outputs ({name})": _said(found) for name, found in outputs.items()}
-    return {**stages.data.fingerprints(), **taught}
+    text = {} if stages.item_text is None else {"texts of items": fingerprint(stages.item_text)}
+    return {**stages.data.fingerprints(), **taught, **text}
 
 
 def _said(outputs: TeacherOutputs) -> str:
