@@ -148,7 +148,12 @@ def read_result(folder: Path, manifest: Mapping[str, Any]) -> Result:
         folder=folder,
         manifest=manifest,
         searches=[searched for searched in studies if searched.distinct],
-        finals=next((searched for searched in studies if not searched.distinct), None),
+        # of a fair comparison the final trainings, of a single search its finalists'
+        finals=min(
+            (searched for searched in studies if not searched.distinct),
+            key=lambda searched: searched.name != FINALS,
+            default=None,
+        ),
         comparison=_table(folder / "comparison.csv", _COLUMNS),
         settings=read_yaml_mapping(settings) if settings.exists() else {},
         settings_text=_text(settings),
