@@ -33,7 +33,10 @@ from src.exp.door import read_settings
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
+from src.student.architectures.linear import LinearSettings
+from src.student.decayed_history import history_times_history, history_times_target, times_matrix
 from src.student.models import require_network, student_settings
+from src.student.new_items import text_directions
 from src.student.prior import fit_prior
 
 LINEAR, TEXT_LINEAR = "linear", "text_linear"
@@ -78,12 +81,48 @@ def compare_costs(stages: Stages, folds: int) -> None:
         )
 
 
+def compare_strengths(stages: Stages) -> None:
+    """NDCG of every third validation example for each strength of the pull, all / seen / never seen in training.
+
+    The solution is linear in the pull, W = (G + λ I)⁻¹ Σ h eᵀ + c · [λ (G + λ I)⁻¹ S] · (S / (1 + n)ᵖ)ᵀ with S the texts'
+    directions; both factors are solved for once. The diagonal of W₀ is left in: items of the history alone feel it.
+    """
+    text = torch.from_numpy(np.array(stages.outputs_of([TITLES]).item_embedding)).double()
+    data, settings, k = stages.student_data, LinearSettings(), max(stages.settings.evaluation.ks)
+    everyone, items = torch.arange(len(data.train)), data.num_items
+    seen = (data.train, everyone, items, settings.window, settings.decay)
+    directions = text_directions(text, text.mean(dim=0))
+    right = torch.cat([history_times_target(*seen), settings.l2 * directions], dim=1)
+    owner = ridge.owners_of_items(data.train, everyone, items)
+    solved = ridge.solve_ridge(history_times_history(*seen), right, settings.l2, owner).float()
+    rows, counts = torch.arange(0, len(data.validation), 3), data.item_counts
+    target = data.validation.target[rows]
+    history, length = data.validation.read(rows, settings.window)
+    shown = torch.cat(
+        [
+            times_matrix(*part, settings.decay, solved)
+            for part in zip(history.split(512), length.split(512), strict=True)
+        ]
+    )
+    alone, pulled = shown[:, :items], shown[:, items:] @ directions.T.float()
+    for rarity in (0.0, 0.1, 0.25, 0.5, 1.0):
+        for weight in (0.0, 0.0005, 0.001, 0.002, 0.003):
+            scores = alone + weight * pulled * (1 + counts) ** -rarity
+            own = scores.gather(1, target.unsqueeze(1))
+            rank = ((scores > own).sum(dim=1) + (scores == own).sum(dim=1)).double()
+            gained = torch.where(rank <= k, 1 / torch.log2(rank + 1), 0.0)
+            known = counts[target] > 0
+            told = [float(gained[part].mean()) for part in (known | ~known, known, ~known)]
+            print(f"rarity {rarity} weight {weight}: " + " / ".join(f"{value:.4f}" for value in told), flush=True)
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the ranks and the table")
     parser.add_argument("--seeds", type=int, default=1, help="trainings of each student")
     parser.add_argument("--cost", type=int, default=0, help="folds of a prior whose cost is measured; 0: none")
+    parser.add_argument("--strengths", action="store_true", help="only how the linear model takes each strength")
     parser.add_argument("overrides", nargs="*", help="of the configuration, after --")
     options = parser.parse_args()
     log_to(None)
@@ -91,6 +130,9 @@ def main() -> None:
     settings, _ = read_settings("config", options.overrides, ExperimentSettings)
     stages = {name: with_prior(settings, name) for name in (LINEAR, TEXT_LINEAR)}
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.strengths:
+        compare_strengths(with_prior(settings, "none"))
+        return
     if options.cost:
         compare_costs(with_prior(settings, "none"), options.cost)
     ranks: dict[str, NDArray[np.int64]] = {}

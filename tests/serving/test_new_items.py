@@ -267,7 +267,7 @@ def test_a_table_that_breaks_a_rule(frame: pd.DataFrame, kind: Any, words: str, 
 
 def test_another_language_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(title_embeddings, "fingerprint_llm", lambda name: "f2")
-    with pytest.raises(ConfigError, match=r"encoder = 'HERE': is another language model .* FOLDER of PATH/model"):
+    with pytest.raises(ConfigError, match=r"encoder = 'HERE': is another language model .*FOLDER of PATH/model"):
         title_embeddings.embed_as(SOURCE, "HERE", id_map(2))
 
 
