@@ -84,7 +84,7 @@ def compare_costs(stages: Stages, folds: int) -> None:
 def compare_strengths(stages: Stages) -> None:
     """NDCG of every third validation example for each strength of the pull, all / seen / never seen in training.
 
-    The solution is linear in the pull, W = (G + λ I)⁻¹ Σ h eᵀ + c · [λ (G + λ I)⁻¹ S] · (S / (1 + n)ᵖ)ᵀ with S the texts'
+    The solution is linear in the pull, W = (G + λ I)⁻¹ Σ h eᵀ + c · [λ (G + λ I)⁻¹ S] · (S / (1 + n)ᵖ)ᵀ, S the texts'
     directions; both factors are solved for once. The diagonal of W₀ is left in: items of the history alone feel it.
     """
     text = torch.from_numpy(np.array(stages.outputs_of([TITLES]).item_embedding)).double()
