@@ -29,8 +29,8 @@ class DecayedHistory(ClosedForm):
     """
 
     weight: Tensor
-    #: whether `sums` and `solve` are how it is fitted
-    adds_up = True
+    #: whether `sums` and `solve` are how it is fitted; a subclass that has them says so
+    adds_up = False
 
     def __init__(
         self, settings: ClosedFormSettings, num_items: int, window: int, decay: float, whole: bool = True

@@ -71,6 +71,7 @@ def test_the_model_alone_is_a_student_and_its_settings_are_searched(tmp_path: Pa
 
 def test_trials_read_the_texts_and_their_source(tmp_path: Path) -> None:
     stages = with_student(tmp_path, "text_linear")
+    (tmp_path / "store").mkdir()
     store = Store(str(tmp_path / "store"))
     SharedData.of(stages.data, {}, None, stages.item_text, stages.text_source).save(store)
     with store.scratch() as scratch:

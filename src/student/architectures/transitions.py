@@ -40,6 +40,7 @@ class TransitionsSettings(ClosedFormSettings):
 class Transitions(DecayedHistory):
     """One row of decayed counts for each item of history."""
 
+    adds_up = True
     candidates = (
         {"decay": 0.75, "count_decay": 0.85},
         {"decay": 0.8, "count_decay": 0.9},
