@@ -29,8 +29,10 @@ from src.data.dataset import load_dataset
 from src.data.examples import SequenceData
 from src.data.frames import atomic_files
 from src.data.settings import DatasetSettings
+from src.data.tables import from_memory
 from src.serving.catalogue import padded
 from src.serving.export import ExportStudentSettings, check_export, export_student
+from src.serving.new_items import add_items, read_new_items, require_takes_items
 from src.serving.students import ServedStudent, open_student, require_k
 
 __all__ = ["Dataset", "Result", "Student", "tune_distill"]
@@ -107,9 +109,12 @@ def _dataset_settings(**values: Any) -> DatasetSettings:
 
 @dataclass(frozen=True, eq=False)
 class Student:
-    """A finished student. ``folder``: an exported folder, or the result that it comes from."""
+    """A finished student. ``folder``: an exported folder, or the result that it comes from; ``grown``: whether items
+    were added that the folder does not know.
+    """
 
     folder: Path
+    grown: bool = False
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Student:
@@ -162,9 +167,36 @@ class Student:
                 rows += [(place, rank, one.item, one.title, one.score) for rank, one in named]
         return pd.DataFrame(rows, columns=["history", "rank", "item", "title", "score"])
 
+    def with_items(self, items: Any, item: str = "item", encoder: str = "") -> Student:
+        """The same student with items that came after training, scored from their texts.
+
+        Args:
+            items: a table with a row an item: its id, ``title``, and the other fields that the texts are made of.
+            item: the column of ids.
+            encoder: where the language model lies that the student was trained with; empty: where it lay then.
+
+        Raises:
+            ConfigError: the student reads no text, the language model is another one, or a column is not there.
+            DataError: an item is known already, or has no title.
+        """
+        from src.pipeline.new_texts import embedded_by
+
+        student = open_student(self.folder, growing=True)
+        source = require_takes_items(student)
+        new = read_new_items(from_memory("items", items), student.catalogue, source, item)
+        grown = Student(self.folder, grown=True)
+        grown.__dict__["opened"] = add_items(student, new, embedded_by(encoder))
+        return grown
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the student's folder; raises ``ConfigError`` where something is there already."""
+        self._require_as_saved()
         return _copy(self.folder, Path(folder))
+
+    def _require_as_saved(self) -> None:
+        if self.grown:
+            rule, step = "does not hold the items that were added", "python -m src.exp.export result=… new_items=FILE"
+            raise ConfigError.one("student", str(self.folder), rule, step)
 
     def to_onnx(self, folder: str | os.PathLike[str], quantise: str = "none") -> Path:
         """Export the student as `python -m src.exp.export` does.
@@ -177,6 +209,7 @@ class Student:
             ConfigError: the folder exists, or the data that ``int8`` is measured on cannot be read.
             ArtefactError: the student is an exported one already.
         """
+        self._require_as_saved()
         if quantise not in ("none", "int8"):
             raise ConfigError.one("quantise", quantise, "must be none or int8")
         settings = ExportStudentSettings(result=self.folder, out=Path(folder).resolve(), quantise=quantise)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from src.student.evaluator import ScoreRows, evaluate_model, tell_sample
 from src.student.objectives import DrawNegatives, column_loss, main_loss, negative_sampler, sampled_bce, with_loss
 from src.student.segments import Segments, segments_for
 from src.student.settings import EvaluationSettings, NetworkSettings
-from src.student.trainer_baseline import new_student, optimiser_for, sampler_and_streams
+from src.student.trainer_baseline import new_student, optimiser_for, remember_new_items, sampler_and_streams
 
 
 def build_taught(
@@ -209,4 +209,6 @@ def train_distilled(
             streams=(negatives, objective, *streams),
             batches=shuffled_batches if segments is None else segments.batches(),
         )
-        return DistillRun(model.fold(), result)
+        student = model.fold()
+        remember_new_items(student, data)
+        return DistillRun(student, result)

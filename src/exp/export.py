@@ -20,7 +20,11 @@ EXAMPLES = (
 
 def work() -> Work[ExportStudentSettings, Any]:
     """The work behind the command; what it needs is imported here, after the command line was judged."""
+    from src.pipeline.new_texts import embedded_by
     from src.serving.export import check_export, export_record, export_student, tell
+
+    def check(settings: ExportStudentSettings) -> Any:
+        return check_export(settings, embedded_by(settings.encoder))
 
     def write(settings: ExportStudentSettings, plan: Any, folder: RunFolder) -> None:
         place = settings.out or folder.path / "student"
@@ -29,7 +33,7 @@ def work() -> Work[ExportStudentSettings, Any]:
         record = export_record(config, place)
         folder.finish("export", int(plan.result.manifest.get("seed", 0)), config["fingerprints"], record)
 
-    return Work(check_export, write)
+    return Work(check, write)
 
 
 ENTRY: Entry[ExportStudentSettings] = Entry(

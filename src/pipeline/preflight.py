@@ -50,6 +50,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
         lambda: check_teacher(settings.teacher, stages) if own_teacher else None,
         lambda: stages.llm_outputs if teacher and stages.reads_given_outputs else None,
         lambda: check_titles_alone(stages) if teacher and TITLES in settings.distill.teachers else None,
+        lambda: check_titles_alone(stages) if stages.reads_text and not own_teacher else None,
     )
     return stages
 

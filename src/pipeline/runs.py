@@ -72,7 +72,8 @@ def run_distill(stages: Stages, folder: RunFolder) -> None:
     folder.watch.add("distill_student_train_time", run.fit.seconds)
     data, settings = stages.data, stages.settings
     extra = {"fit": asdict(run.fit)}
-    save_student(folder.path / BEST_STUDENT, run.student, settings.student, data.id_map, data.fingerprints(), extra)
+    place, source = folder.path / BEST_STUDENT, stages.text_source
+    save_student(place, run.student, settings.student, data.id_map, data.fingerprints(), extra, source)
     contestants = [
         *closed_form_contestants(stages),
         baseline_contestant(stages),

@@ -15,10 +15,12 @@ from src.core.lazy_adam import LazyAdam
 from src.core.seed import reproducible, seed_everything, torch_generator
 from src.core.training import NO_CHECKPOINT, FitResult, Report, fit, silent
 from src.student.base import Recommender, SequenceStudent
+from src.student.closed_form_cost import fit_cost
 from src.student.columns import DrawShared
 from src.student.datamodule import StudentData
 from src.student.evaluator import ScoreRows, evaluate_model, tell_sample
 from src.student.models import build_closed_form, build_student
+from src.student.new_items import constant_maps
 from src.student.objectives import SAMPLED, StudentObjective, negative_sampler, shared_sampler, with_loss
 from src.student.segments import segments_for
 from src.student.settings import ClosedFormSettings, EvaluationSettings, NetworkSettings, StudentSettings
@@ -97,7 +99,15 @@ def train_student(
             streams=(negatives, *streams),
             batches=shuffled_batches if segments is None else segments.batches(),
         )
+        remember_new_items(student, data)
         return StudentRun(student, result)
+
+
+def remember_new_items(student: SequenceStudent, data: StudentData) -> None:
+    """Where its prior scores new items from their texts, a network must hold something of them, too."""
+    if student.prior is not None and student.prior.from_text and not student.from_text:
+        width = len(student.prior.from_text["mean"])
+        student.from_text = constant_maps(student, data.item_counts, width).tensors()
 
 
 def sampler_and_streams(
@@ -122,9 +132,9 @@ def optimiser_for(model: torch.nn.Module, settings: NetworkSettings, student: Se
 
 def require_closed_form_fits(settings: StudentSettings, num_items: int) -> None:
     """Raises ``ConfigError`` when the catalogue is larger than a model in closed form is computed for."""
-    if isinstance(settings, ClosedFormSettings) and num_items > settings.max_items:
-        gigabytes = 3 * 8 * num_items**2 / 2**30
-        rule = f"this catalogue has {num_items} items, for which it needs about {gigabytes:.0f} GB"
+    if isinstance(settings, ClosedFormSettings) and settings.too_large(num_items):
+        cost = fit_cost(num_items, num_items)
+        rule = f"this catalogue has {num_items} items, for which it needs {cost}"
         raise ConfigError.one("student.max_items", settings.max_items, rule, "raise it, or use student=transformer")
 
 
@@ -139,6 +149,7 @@ def fit_closed_form(
     start = time.perf_counter()
     with reproducible(settings.threads):
         model = build_closed_form(settings, data.num_items, data.history_length).to(data.device)
+        model.item_text = data.item_text
         model.fit(data.train, torch.arange(len(data.train), device=data.device))
         metrics = evaluate_model(model.eval(), data.validation, evaluation)
     report(1, metrics)

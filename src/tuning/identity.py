@@ -29,7 +29,8 @@ def identity_of(experiment: ExperimentSettings, space: SearchSpace, tuning: Tuni
 def content_of(stages: Stages, outputs: Teachings) -> dict[str, str]:
     """Fingerprints of what trials learn from: the data and all that each teacher says."""
     taught = {f"teacher outputs ({name})": _said(found) for name, found in outputs.items()}
-    return {**stages.data.fingerprints(), **taught}
+    text = {} if stages.item_text is None else {"texts of items": fingerprint(stages.item_text)}
+    return {**stages.data.fingerprints(), **taught, **text}
 
 
 def _said(outputs: TeacherOutputs) -> str:

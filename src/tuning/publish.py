@@ -18,6 +18,7 @@ from src.pipeline.runs import BASELINE, BEST_STUDENT, finish, fit_summary, track
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
 from src.student.artefact import load_student
+from src.student.models import closed_forms, student_settings
 from src.tuning.applied import is_distilled
 from src.tuning.dispatch import states
 from src.tuning.finalists import told
@@ -82,6 +83,8 @@ def _write_verdict(comparison: Comparison, outcome: SearchOutcome, folder: RunFo
     k, seed = max(stages.settings.evaluation.ks), stages.settings.seed
     on = {(one.model, one.split): one for one in ranked}
     own, *others = [contestant.name for contestant in reversed(comparison.contestants)]
+    # drawn towards texts, a model in closed form has something of the language model, too
+    others = [name for name in others if name not in closed_forms() or not student_settings(name).reads_text]
     strongest = max(others, key=lambda name: row(on[name, "validation"], (k,), 1).metrics[f"ndcg_{k}"])
     winner, distils = on[own, "test"], outcome.search.record.space.stage == "distill"
     changed = not distils or is_distilled(outcome.settings, stages.settings)

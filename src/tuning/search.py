@@ -126,7 +126,7 @@ def _session(
     token = secrets.token_hex(16)
     store.write(TOKEN, token.encode())  # from here on a worker of an earlier start writes nothing more
     store.sweep()
-    SharedData.of(stages.data, outputs, stages.prior).save(store)
+    SharedData.of(stages.data, outputs, stages.prior, stages.item_text, stages.text_source).save(store)
     give_back(stages.device)
     tuning = settings.tuning
     try:

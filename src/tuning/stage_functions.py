@@ -48,6 +48,7 @@ def train_stage(
             student, fit = distilled.student, distilled.fit
 
     def save(folder: Path) -> None:
-        save_student(folder, student, settings.student, data.id_map, data.fingerprints, {"fit": asdict(fit)})
+        extra, source = {"fit": asdict(fit)}, data.text_source
+        save_student(folder, student, settings.student, data.id_map, data.fingerprints, extra, source)
 
     return Trained(fit, student, save)

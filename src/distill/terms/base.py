@@ -21,6 +21,7 @@ from src.student.base import Rows, ScorePart, SequenceStudent
 from src.student.columns import Columns, DrawShared
 from src.student.datamodule import StudentData
 from src.student.losses import DroTerms, dro_terms
+from src.student.new_items import TextMaps, summed
 from src.student.objectives import DrawNegatives, column_prior_scores, train_prior_scores
 from src.student.segments import Segments, represent_rows
 from src.student.settings import NetworkSettings
@@ -60,6 +61,11 @@ class Part(nn.Module):
             Both, changed.
         """
         return weight, bias
+
+    def text_maps(self) -> TextMaps | None:
+        """From the text embedding of an item that training never saw to what this part makes of its row and bias; None
+        where it knows nothing of such an item."""
+        return None
 
     def prior(self, scores: Tensor, items: Tensor | None = None) -> Tensor:
         """What of the prior's scores ``[B, V]`` counts in this step; they are of ``items`` ``[B, M]`` where given."""
@@ -180,6 +186,7 @@ class TaughtStudent(nn.Module):
     def fold(self) -> SequenceStudent:
         """The student alone, with what its parts added in its own tables; it gives the same logits."""
         self.eval()  # what a part leaves out in training is no part of the student
+        self._remember_new_items()
         has_output_parts = self.has_output_parts
         weight, bias = self._output()
         added = [rows for part in self._own if (rows := part.item_rows()) is not None]
@@ -189,6 +196,12 @@ class TaughtStudent(nn.Module):
             self.student.set_output(weight, bias)
         self.parts = nn.ModuleDict()
         return self.student
+
+    def _remember_new_items(self) -> None:
+        """Keep how an item that is added later gets its row and bias, where a part makes them of its text."""
+        maps = [found for part in self._own if (found := part.text_maps()) is not None]
+        if any(type(part).output is not Part.output and part.text_maps() is not None for part in self._own):
+            self.student.from_text = summed(maps).tensors()
 
 
 @dataclass
