@@ -4,7 +4,7 @@ Three sets of adapters on the same frozen LLaMA with random weights, all of the 
 projections, with the same A and B:
 
 - plain: PEFT's own LoRA layers;
-- gated: this project's teacher, the same layers with a gate between A and B (`src.teacher.gated_lora`);
+- gated: this project's teacher, the same layers with a gate between A and B (`src.teacher.backbone.gated_lora`);
 - expert by expert: y = x Wᵀ + s Σ_k g_k (x A_kᵀ) B_kᵀ as the formula stands (golden README §4), with every expert's
   output in memory before the gate weighs them.
 

@@ -4,7 +4,7 @@ facts       versions, and the memory that a process takes beside torch's allocat
 attention   masked attention in half precision, each back end beside exact arithmetic; cuDNN's is switched off in use
 students    whether a training repeats bit by bit, and whether distillation switched off is the student alone
 steps       milliseconds and operations a step, deterministic and not, for catalogues of three sizes
-together    steps a second of 1 to 16 processes on one GPU, in turns and with MPS
+together    steps a second of 1 to 16 processes on one GPU, in turns and with MPS, and trials an hour
 memory      whether a real shortage of memory is known as one, whoever says it
 
 python -m benchmarks.gpu_check facts attention
@@ -51,6 +51,8 @@ from src.student.trainer_baseline import train_student
 from src.tuning.resources import CONTEXT_BYTES
 
 BATCH, WINDOW, CANDIDATES, LLM_WIDTH = 256, 10, 10, 64
+#: of a trial of the embedded sample: 30 epochs of 16,064 rows
+TRIAL_STEPS = 30 * 63
 NOTHING = DistillSettings(lam=0.0, alpha=0.0, ed_weight=0.0)
 EVERYTHING = DistillSettings(embedding_loss_weight=0.1)
 _PACKAGES = ("transformers", "peft", "bitsandbytes", "ray", "optuna", "triton")
@@ -296,11 +298,14 @@ def together(device: torch.device) -> Iterator[str]:
         with _mps() as runs:
             if runs:
                 found["with MPS"] = [_at_once(device, count) for count in counts]
-    rows = [
-        (str(count), *(f"{values[place]:.0f} ({values[place] / values[0]:.1f})" for values in found.values()))
-        for place, count in enumerate(counts)
-    ]
-    yield table(["at once", *(f"steps/s {name} (of one)" for name in found)], rows)
+    rows = [(str(count), *(_pace(values, place) for values in found.values())) for place, count in enumerate(counts)]
+    yield table(["at once", *(f"{name}: steps/s (of one), trials/h" for name in found)], rows)
+
+
+def _pace(values: Sequence[float], place: int) -> str:
+    """Steps a second in all, how many times one alone, and trials of the sample an hour, evaluations apart."""
+    steps = values[place]
+    return f"{steps:.0f} ({steps / values[0]:.1f}), {3600 * steps / TRIAL_STEPS:.0f}"
 
 
 def _at_once(device: torch.device, count: int) -> float:

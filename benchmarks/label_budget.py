@@ -26,6 +26,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from src.config.reading import read_settings
 from src.core.data_utils import fingerprint
 from src.core.logging import log_to
 from src.core.paths import require_finished, write_json, write_text
@@ -34,9 +35,8 @@ from src.data.tensor_examples import TensorExamples
 from src.distill.data_bridge import align
 from src.distill.trainer_distill import train_distilled
 from src.evaluation.paired import Comparison, compare, gain
-from src.exp.checks import check_experiment
-from src.exp.door import read_settings
 from src.pipeline.cache import StageCache
+from src.pipeline.preflight import check_experiment
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.student.artefact import load_student, save_student

@@ -47,13 +47,13 @@ from src.core.memory import is_out_of_memory
 from src.data.examples import Examples
 from src.data.tensor_examples import TensorExamples
 from src.teacher.ilora_model import ILoRATeacher
-from src.teacher.labelling import item_head_labeller
-from src.teacher.ranking.constrained import beam_search
-from src.teacher.ranking.continuation import Beams
-from src.teacher.ranking.grounded import embed_texts, ground
-from src.teacher.ranking.title_tree import TitleTree
+from src.teacher.labelling.labels import item_head_labeller
 from src.teacher.settings import ExportSettings
-from src.teacher.title.model import TitleTeacher
+from src.teacher.title_lm.decoding.beam_search import beam_search
+from src.teacher.title_lm.decoding.continuation import Beams
+from src.teacher.title_lm.decoding.grounding import embed_texts, ground
+from src.teacher.title_lm.decoding.title_tree import TitleTree
+from src.teacher.title_lm.model import TitleTeacher
 
 Answer = Callable[[Tensor, Tensor], object]
 METHODS = ("item_ce", "items", "constrained", "grounded")

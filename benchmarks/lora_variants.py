@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers import LlamaModel
 
 from benchmarks.random_teacher import Place
-from src.teacher.gated_lora import (
+from src.teacher.backbone.gate_scope import GateScope
+from src.teacher.backbone.gated_lora import (
     ADAPTER,
     GatedAdapters,
-    GateScope,
     adaptable_layers,
     both_names,
     checkpoint_activations,

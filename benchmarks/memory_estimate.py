@@ -1,4 +1,4 @@
-"""The memory that `src.teacher.needs` announces before a training, beside what the training then takes.
+"""What `src.teacher.operations.resource_estimate` says before a training, beside what the training then takes.
 
 The project's own teacher, `item_ce` or `title_lm`, around a LLaMA with random weights. Measured: what model and
 optimiser hold between steps, and the most that one step adds to it (gradients among that). On a CPU dropout is made to
@@ -33,9 +33,15 @@ from benchmarks.random_teacher import (
     shape_of,
 )
 from src.core.training import train_step
-from src.teacher.gated_lora import GatedAdapters, checkpoint_activations
-from src.teacher.needs import GIGABYTE, Needs, form_of, load_of, needs_of
-from src.teacher.needs import shape_of as needed_shape
+from src.teacher.backbone.gated_lora import GatedAdapters, checkpoint_activations
+from src.teacher.operations.model_shape import model_shape as needed_shape
+from src.teacher.operations.resource_estimate import (
+    GIGABYTE,
+    ResourceEstimate,
+    estimate_resources,
+    weight_format,
+    workload_of,
+)
 from src.teacher.settings import TeacherSettings
 from src.teacher.training import build_optimiser
 
@@ -88,7 +94,7 @@ def measured(options: argparse.Namespace, place: Place) -> Found:
     return Found(held_bytes(teacher, optimiser), growth, trained, int(taught.costs.max()), teacher.settings)
 
 
-def estimated(options: argparse.Namespace, place: Place, found: Found) -> Needs:
+def estimated(options: argparse.Namespace, place: Place, found: Found) -> ResourceEstimate:
     """What a run would print."""
     loop = replace(found.settings.train.loop, batch_size=options.micro_batch, micro_batch_size=0)
     settings = replace(
@@ -100,8 +106,8 @@ def estimated(options: argparse.Namespace, place: Place, found: Found) -> Needs:
     with torch.device("meta"):
         llm = LlamaModel(config_of(shape_of(options)))
     shape = needed_shape(llm, settings.lora)
-    return needs_of(
-        shape, settings, form_of(settings, place.dtype), load_of(settings, shape, options.items, found.tokens)
+    return estimate_resources(
+        shape, settings, weight_format(settings, place.dtype), workload_of(settings, shape, options.items, found.tokens)
     )
 
 

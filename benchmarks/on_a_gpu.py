@@ -1,20 +1,21 @@
 """Every measurement that wants a GPU, the most telling first: one command for a quarter of an hour.
 
 Each one runs as a process of its own with a limit of time; what it prints lies in FOLDER/NAME.txt, and
-FOLDER/summary.md is written anew after each of them. A failure, or memory that is not enough, stops nothing. The
-teacher's shape is Llama-2-7B's with random weights: nothing is downloaded. The commands themselves stand here and
-nowhere else.
+FOLDER/summary.md is written anew after each of them. A failure, or memory that is not enough, stops nothing; the same
+command once more goes on with what is not done yet (FOLDER may have been carried to another machine). The teacher's
+shape is Llama-2-7B's with random weights: nothing is downloaded. The commands themselves stand here and nowhere else.
 
     python -m benchmarks.on_a_gpu --list
     python -m benchmarks.on_a_gpu --out FOLDER                     # one GPU of 80 GB or more, 15 minutes
     python -m benchmarks.on_a_gpu --out FOLDER --all               # and what takes longer: see --list --all
-    python -m benchmarks.on_a_gpu --out FOLDER --only gated-step tests
+    python -m benchmarks.on_a_gpu --out FOLDER --only gated-step tests --again
     python -m benchmarks.on_a_gpu --out FOLDER --small             # tiny shapes on the CPU: does it run?
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import subprocess
@@ -23,8 +24,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.machine_rate import table
+from src.core.paths import write_json, write_text
+from src.tuning.settings import TuningSettings
 
 _SEVEN_B = "--device cuda --dtype bfloat16 --shape llama-2-7b"
 _PUBLISHED = "--rank 8 --dropout 0.1"  # of conf/teacher/llama2_7b
@@ -33,6 +37,7 @@ _ITEM = f"{_SEVEN_B} {_PUBLISHED} --micro-batch 8 16 32 --checkpointing off on -
 _TITLE = f"{_SEVEN_B} {_PUBLISHED} {_THOUSAND} --micro-batch 2 4 8 --checkpointing off on --grouped --rows 256"
 _WRITING = f"{_SEVEN_B} --rank 8 --methods constrained grounded --rank-rows 128"
 _TINY = "--device cpu --shape tiny"
+_DONE, _KEPT = "done", "done.json"
 _FEW_STEPS = f"{_TINY} --items 60 --micro-batch 2 --steps 1 --rows 8"
 _FEW_ROWS = f"{_TINY} --items 60 --rows 4 --batch 4 --rank-rows 2 --rank-batch 2"
 
@@ -69,6 +74,15 @@ def _look(part: str, minutes: float, gigabytes: int = 2) -> Command:
     return _benchmark(f"gpu-{part}", "gpu_check", f"{part} --device cuda", f"{part} --device cpu", minutes, gigabytes)
 
 
+def _population() -> tuple[Command, ...]:
+    """Trials that are trained as one model, where this version has it."""
+    if "population" not in TuningSettings.__dataclass_fields__:
+        return ()
+    words = "runtime.device=cuda trials=33 student.loop.epochs=6 tuning.population=32"
+    small = "runtime.device=cpu trials=3 student.loop.epochs=1 tuning.population=2"
+    return (Command("search-population", "src.exp.tune_distill", words, small, 1.3, 20),)
+
+
 #: a quarter of an hour: what a search of students stands on, then the teacher of 7 B parameters
 COMMANDS = (
     _look("facts", 0.4),
@@ -90,9 +104,10 @@ COMMANDS = (
         "src.exp.tune_distill",
         "runtime.device=cuda trials=8 student.loop.epochs=6",
         "runtime.device=cpu trials=1 student.loop.epochs=1",
-        2.5,
+        2.2,
         20,
     ),
+    *_population(),
     _benchmark(
         "training-title",
         "teacher_throughput",
@@ -133,6 +148,10 @@ COMMANDS = (
         0.8,
         20,
     ),
+)
+
+#: with more time, by name or with --all
+FURTHER = (
     _benchmark(
         "memory-title",
         "memory_estimate",
@@ -141,10 +160,6 @@ COMMANDS = (
         0.9,
         57,
     ),
-)
-
-#: with more time, by name or with --all
-FURTHER = (
     _benchmark("training-item-sizes", "teacher_throughput", _ITEM, _FEW_STEPS, 4, 52),
     _benchmark("training-title-sizes", "teacher_throughput", _TITLE, f"{_FEW_STEPS} --objective title_lm", 5, 98),
     _benchmark("training-item-base", "teacher_throughput", f"{_ITEM} --compute base", _FEW_STEPS, 4, 40),
@@ -225,25 +240,60 @@ def carry_out(command: Command, folder: Path, small: bool, minutes: float) -> Do
                 timeout=60 * minutes,
                 check=False,
             ).returncode
-            outcome = "done" if code == 0 else f"failed ({code})"
+            outcome = _DONE if code == 0 else f"failed ({code})"
         except subprocess.TimeoutExpired:
             outcome = "ended: out of time"
     return Done(command, outcome, (time.monotonic() - start) / 60, file.read_text(encoding="utf-8", errors="replace"))
 
 
-def carry_out_all(commands: Sequence[Command], folder: Path, small: bool, minutes: float) -> list[Done]:
-    """One after the other within ``minutes`` in all; the summary is written after each."""
+def carry_out_all(
+    commands: Sequence[Command], folder: Path, small: bool, minutes: float, again: bool = False
+) -> list[Done]:
+    """One after the other within ``minutes`` in all; the summary is written after each.
+
+    What an earlier call has done in the folder is not done once more, unless ``again``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    before = {} if again else _done_before(commands, folder, small)
     end, found = time.monotonic() + 60 * minutes, list[Done]()
     for command in commands:
         left = (end - time.monotonic()) / 60
-        if left <= 0:
+        if command.name in before:
+            found.append(before[command.name])
+        elif left <= 0:
             found.append(Done(command, "not started: out of time", 0.0, ""))
         else:
             print(f"{command.name}: {command.shown(small)}", flush=True)
             found.append(carry_out(command, folder, small, min(left, command.minutes)))
             print(f"{command.name}: {found[-1].outcome}, {found[-1].minutes:.1f} min", flush=True)
-        (folder / "summary.md").write_text("\n".join(summary(found, small)) + "\n", encoding="utf-8")
+        write_text(folder / "summary.md", "\n".join(summary(found, small)) + "\n")
+        _keep(found, folder, small)
+    return found
+
+
+def _keep(found: Sequence[Done], folder: Path, small: bool) -> None:
+    """Which commands are done, with those of other calls."""
+    done = {done.command.name: done for done in found if done.outcome == _DONE}
+    new = {name: {"command": one.command.shown(small), "minutes": one.minutes} for name, one in done.items()}
+    write_json(folder / _KEPT, {**_kept(folder), **new})
+
+
+def _kept(folder: Path) -> dict[str, dict[str, Any]]:
+    try:
+        found: dict[str, dict[str, Any]] = json.loads((folder / _KEPT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def _done_before(commands: Sequence[Command], folder: Path, small: bool) -> dict[str, Done]:
+    """The commands that an earlier call has done in just this form."""
+    found = {}
+    for command in commands:
+        kept, file = _kept(folder).get(command.name), folder / f"{command.name}.txt"
+        if kept is not None and kept["command"] == command.shown(small) and file.is_file():
+            output = file.read_text(encoding="utf-8", errors="replace")
+            found[command.name] = Done(command, _DONE, kept["minutes"], output)
     return found
 
 
@@ -254,7 +304,7 @@ def summary(found: Sequence[Done], small: bool) -> Iterator[str]:
         if done.output:
             yield f"\n## {done.command.name}\n\n`{done.command.shown(small)}`\n"
             yield figures(done.output)
-            if done.outcome != "done":
+            if done.outcome != _DONE:
                 yield "\n".join(["", "```", *done.output.splitlines()[-25:], "```"])
 
 
@@ -285,6 +335,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=names, default=[], metavar="NAME", help=", ".join(names))
     parser.add_argument("--all", action="store_true", help="also the commands that need more time")
     parser.add_argument("--minutes", type=float, default=0.0, help="for all of them together; 0: the sum of theirs")
+    parser.add_argument("--again", action="store_true", help="also what is done in this folder already")
     parser.add_argument("--small", action="store_true", help="tiny shapes on the CPU")
     parser.add_argument("--list", action="store_true", help="show the commands, with the time and memory they may take")
     options = parser.parse_args(words)
@@ -302,9 +353,9 @@ def main(words: Sequence[str] | None = None) -> int:
         print(listing(chosen, options.small))
         return 0
     minutes = options.minutes or sum(command.minutes for command in chosen)
-    found = carry_out_all(chosen, options.out, options.small, minutes)
+    found = carry_out_all(chosen, options.out, options.small, minutes, options.again)
     print(f"\n{options.out / 'summary.md'}")
-    return 0 if all(done.outcome == "done" for done in found) else 1
+    return 0 if all(done.outcome == _DONE for done in found) else 1
 
 
 if __name__ == "__main__":

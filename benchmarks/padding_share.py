@@ -19,16 +19,16 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from benchmarks.machine_rate import table
+from src.config.reading import read_settings
 from src.core.data_utils import grouped_batches, shuffled_batches
 from src.core.training import Batches
 from src.data.tensor_examples import TensorExamples
-from src.exp.door import read_settings
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
+from src.teacher.backbone.tiny_llm import train_tokenizer
 from src.teacher.prompts import Prompts
 from src.teacher.settings import TINY
-from src.teacher.tiny_llm import train_tokenizer
 
 _EPOCHS = 3
 _CPU = torch.device("cpu")

@@ -26,13 +26,14 @@ from src.data.id_map import IdMap
 from src.data.tensor_examples import TensorExamples
 from src.student.architectures.sasrec import SASRec
 from src.student.models import student_settings
+from src.teacher.backbone.gated_lora import inject
+from src.teacher.backbone.gates import build_gate
+from src.teacher.backbone.llm import LanguageModel
+from src.teacher.backbone.tiny_llm import train_tokenizer
 from src.teacher.factory import build_teacher
-from src.teacher.gated_lora import inject
-from src.teacher.gates import build_gate
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
-from src.teacher.llm import LanguageModel
+from src.teacher.item_head.training import ItemObjective
 from src.teacher.settings import (
-    TITLE_MONITOR,
     LoraSettings,
     PromptSettings,
     TeacherSettings,
@@ -40,12 +41,11 @@ from src.teacher.settings import (
     TinySettings,
     TitleSettings,
 )
-from src.teacher.tiny_llm import train_tokenizer
-from src.teacher.title.curriculum import Curriculum
-from src.teacher.title.model import TitleTeacher
-from src.teacher.title.prompts import TitlePrompts
-from src.teacher.title.training import TitleObjective, row_tokens
-from src.teacher.training import ItemObjective
+from src.teacher.title_lm.curriculum import Curriculum
+from src.teacher.title_lm.model import TitleTeacher
+from src.teacher.title_lm.objective import TITLE_MONITOR
+from src.teacher.title_lm.prompts import TitlePrompts
+from src.teacher.title_lm.training import TitleObjective, row_tokens
 
 WINDOW = 10
 _WORDS = 200  # different words of the titles; each becomes one token
@@ -256,7 +256,7 @@ def title_teacher(options: argparse.Namespace, place: Place) -> TitleTeacher:
     with torch.no_grad():
         # so that free answers are made of tokens that mean something
         language.model.get_output_embeddings().weight[len(tokenizer) :] = 0
-    # what `build_title_teacher` does once the head has been read from a folder; here there is none
+    # what `build_teacher` does once the head has been read from a folder; here there is none
     prompts = TitlePrompts(id_map, language.tokenizer, settings.prompt, settings.title, _TOKENIZER.context)
     adapters = inject(language.model, settings.lora)
     gate = build_gate(settings.gate, encoder.representation, settings.lora.experts)

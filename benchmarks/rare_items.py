@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from src.config.reading import read_settings
 from src.core.logging import log_to
 from src.data.tensor_examples import TensorExamples
 from src.distill.data_bridge import align
@@ -26,7 +27,6 @@ from src.distill.settings import ActiveSettings, DistillSettings
 from src.distill.teachers import TITLES
 from src.distill.trainer_distill import train_distilled
 from src.evaluation.segments import segments_frame
-from src.exp.door import read_settings
 from src.pipeline.cache import StageCache
 from src.pipeline.final import closed_form_contestants
 from src.pipeline.judging import facts_of, judge, repeated_share

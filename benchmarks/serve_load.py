@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -74,7 +75,7 @@ async def measure(address: str, chosen: argparse.Namespace) -> None:
         await good(client, 5, 1, chosen.items)
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Start a server, ask it, end it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=20_000)
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--bad", type=int, default=1000)
     parser.add_argument("--student", default="transformer")
     parser.add_argument("--width", type=int, default=64)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(given)
     with tempfile.TemporaryDirectory() as name:
         student = drawn_export(Path(name), chosen.items, chosen.student, chosen.width)
         command = [sys.executable, "-m", "src.exp.serve", f"student={student}", "port=0"]

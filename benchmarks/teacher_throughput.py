@@ -35,7 +35,7 @@ from benchmarks.random_teacher import (
 )
 from src.core.memory import is_out_of_memory
 from src.core.training import train_step
-from src.teacher.gated_lora import GatedAdapters, both_names, checkpoint_activations
+from src.teacher.backbone.gated_lora import GatedAdapters, both_names, checkpoint_activations
 from src.teacher.ilora_model import GatedTeacher
 from src.teacher.training import build_optimiser
 

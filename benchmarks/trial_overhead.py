@@ -19,7 +19,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -27,25 +27,28 @@ from pathlib import Path
 import psutil
 import torch
 
+from src.config.reading import read_settings
 from src.core.checkpoints import FileCheckpoint
 from src.core.logging import log_to
-from src.exp.door import read_settings
-from src.exp.searching import SearchSettings
 from src.pipeline.cache import StageCache
-from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.tuning.applied import apply_values
-from src.tuning.search import SearchPlan, Workplace, prepare_space, run_search
-from src.tuning.settings import RaySettings, TuningSettings
+from src.tuning.preflight import prepare_space
+from src.tuning.search import run_search
+from src.tuning.search_settings import SearchSettings, experiment
+from src.tuning.search_space import SearchSpace, Value
+from src.tuning.settings import TuningSettings
 from src.tuning.shared_data import SharedData
 from src.tuning.stage_functions import train_stage
 
+#: a space, and the same points of it for every measurement
+Trials = tuple[SearchSpace, Sequence[Mapping[str, Value]]]
 
-def trials_of(settings: ExperimentSettings, tuning: TuningSettings, count: int) -> SearchPlan:
-    """The same points for every measurement: learning rates that differ a little."""
-    space = prepare_space(settings, tuning, "student", "student").only(["student.learning_rate"])
-    points = [{"student.learning_rate": 1e-3 * (1 + 0.01 * number)} for number in range(count)]
-    return SearchPlan("search", settings, space, count, points, count)
+
+def trials_of(settings: SearchSettings) -> Trials:
+    """Learning rates that differ a little."""
+    space = prepare_space(experiment(settings), settings.tuning, "student", "student").only(["student.learning_rate"])
+    return space, [{"student.learning_rate": 1e-3 * (1 + 0.01 * number)} for number in range(settings.trials)]
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,11 @@ class Took:
         return self.whole - self.epochs
 
 
-def plainly(plan: SearchPlan, stages: Stages, folder: Path) -> list[Took]:
+def plainly(trials: Trials, stages: Stages, folder: Path) -> list[Took]:
     """Each training called as a function, with its checkpoints; the first is left out."""
-    data, took = SharedData.of(stages.data, None), []
-    for number, point in enumerate(plan.first):
-        settings = apply_values(plan.settings, point)
+    data, took = SharedData.of(stages.data, {}, stages.prior), []
+    for number, point in enumerate(trials[1]):
+        settings = apply_values(stages.settings, point)
         start = time.perf_counter()
         checkpoint = FileCheckpoint(folder / f"{number}.pt", "benchmark")
         trained = train_stage("student", settings, data, stages.device, lambda *_: None, checkpoint)
@@ -102,19 +105,21 @@ class Memory:
         self._thread.join()
 
 
-def searched(plan: SearchPlan, stages: Stages, tuning: TuningSettings, gpu: float = 0.0) -> tuple[list[Took], int]:
+def searched(trials: Trials, stages: Stages, settings: SearchSettings) -> tuple[list[Took], int]:
     """From the end of a trial to the end of the next, in order of their ends, and the workers' peak memory in bytes.
 
     The first trials, which start their workers, are left out.
     """
-    tuning = replace(tuning, gpu_per_trial=gpu) if gpu else tuning
-    with tempfile.TemporaryDirectory(prefix="anyo-bench-") as folder, Memory() as memory:
-        place = Workplace(Path(folder), tuning, RaySettings())
-        with run_search(place, plan, stages, None) as outcome:
-            trials = outcome.search.record.trials()
-    ended = [(t.datetime_complete.timestamp(), t.user_attrs["seconds"]) for t in trials if t.datetime_complete]
+    space, points = trials
+    with (
+        tempfile.TemporaryDirectory(prefix="anyo-bench-") as folder,
+        Memory() as memory,
+        run_search(settings, stages, space, points, {}, Path(folder)) as outcome,
+    ):
+        done = outcome.search.record.trials()
+    ended = [(t.datetime_complete.timestamp(), t.user_attrs["seconds"]) for t in done if t.datetime_complete]
     took = [Took(end - before, float(trained)) for (before, _), (end, trained) in pairwise(sorted(ended))]
-    workers = max(1, int((psutil.cpu_count() or 1) / tuning.cpu_per_trial))
+    workers = max(1, int((psutil.cpu_count() or 1) / settings.tuning.cpu_per_trial))
     return took[workers - 1 :], memory.peak
 
 
@@ -138,24 +143,27 @@ def main() -> None:
     chosen += [f"dataset.root={options.root}"] if options.root else []
     chosen += [f"dataset.name={options.name}"] if options.name else []
     asked, _ = read_settings("tune_student", chosen, SearchSettings)
-    names = ("dataset", "student", "teacher", "distill", "active", "evaluation", "runtime", "seed")
-    settings = ExperimentSettings(**{name: getattr(asked, name) for name in names})
-    stages = Stages(settings, StageCache(settings.runtime.cache))
-    tuning = TuningSettings(pruner="none", keep_top=1)
-    plan = trials_of(settings, tuning, options.trials)
+    settings = replace(asked, tuning=TuningSettings(pruner="none", keep_top=1, finalists=1), trials=options.trials)
+    stages = Stages(experiment(settings), StageCache(settings.runtime.cache))
+    trials = trials_of(settings)
+    _ = stages.baseline
+
+    def sharing(**change: float) -> tuple[list[Took], int]:
+        return searched(trials, stages, replace(settings, tuning=replace(settings.tuning, **change)))
+
     if options.fractions:
         for share in (1.0, 0.5, 0.25, 0.125):
-            took, _ = searched(plan, stages, tuning, share)
+            took, _ = sharing(gpu_per_trial=share)
             print(f"share {share:5.3f}: {3600 / statistics.mean(one.whole for one in took):8.0f} trials an hour")
         return
     torch.set_num_threads(1)
     cores = float(psutil.cpu_count() or 1)
     with tempfile.TemporaryDirectory(prefix="anyo-bench-") as folder:
-        alone = plainly(plan, stages, Path(folder))
-        single, one = searched(plan, stages, replace(tuning, cpu_per_trial=cores))
-        alone += plainly(plan, stages, Path(folder) / "again")
-    pair, _ = searched(plan, stages, replace(tuning, cpu_per_trial=cores / 2))
-    _, four = searched(plan, stages, replace(tuning, cpu_per_trial=cores / 4))
+        alone = plainly(trials, stages, Path(folder))
+        single, one = sharing(cpu_per_trial=cores)
+        alone += plainly(trials, stages, Path(folder) / "again")
+    pair, _ = sharing(cpu_per_trial=cores / 2)
+    _, four = sharing(cpu_per_trial=cores / 4)
     for name, took in (("called plainly", alone), ("in a search, one at a time", single)):
         tell(f"{name}: a trial", [each.whole for each in took])
         tell(f"{name}: beside its epochs", [each.beside for each in took])

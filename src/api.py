@@ -27,9 +27,12 @@ from src.core.errors import ConfigError, DataError, Problem
 from src.core.paths import atomic_folder, read_json, require_finished
 from src.data.dataset import load_dataset
 from src.data.examples import SequenceData
+from src.data.frames import atomic_files
 from src.data.settings import DatasetSettings
-from src.serving.catalogue import padded, raw_text
+from src.data.tables import from_memory
+from src.serving.catalogue import padded
 from src.serving.export import ExportStudentSettings, check_export, export_student
+from src.serving.new_items import add_items, read_new_items, require_takes_items
 from src.serving.students import ServedStudent, open_student, require_k
 
 __all__ = ["Dataset", "Result", "Student", "tune_distill"]
@@ -76,15 +79,7 @@ class Dataset:
         """
         table = frame.to_pandas() if hasattr(frame, "to_pandas") else frame
         wanted = {"user": user, "item": item, "time": time, "title": title, "rating": rating}
-        columns = {role: column for role, column in wanted.items() if column is not None}
-        missing = [
-            Problem(role, column, "is no column of the table", f"use one of {', '.join(map(str, table.columns))}")
-            for role, column in columns.items()
-            if column not in table.columns
-        ]
-        if missing:
-            raise ConfigError(missing)
-        log, items = _as_files(table, columns)
+        log, items = atomic_files(table, {role: column for role, column in wanted.items() if column is not None})
         place = (folder or _TABLES / fingerprint(name, log, items)).resolve()
         found = _dataset_settings(adapter="recbole", name=name, root=place, **settings)
         with atomic_folder(place, replace=folder is not None) as target:
@@ -112,66 +107,14 @@ def _dataset_settings(**values: Any) -> DatasetSettings:
         raise ConfigError(found) from None
 
 
-def _as_files(table: pd.DataFrame, columns: Mapping[str, str]) -> tuple[str, str]:
-    """The table as RecBole's two files: interactions, and items with their titles."""
-    users, items = (_ids(table[columns[role]], columns[role]) for role in ("user", "item"))
-    log = {"user_id:token": users, "item_id:token": items, "timestamp:float": _seconds(table, columns["time"])}
-    if "rating" in columns:
-        log["rating:float"] = pd.to_numeric(table[columns["rating"]], errors="coerce")
-        _refuse_empty(log["rating:float"], columns["rating"], "is no number")
-    titles = _titles(table[columns["title"]]) if "title" in columns else pd.Series("", index=table.index)
-    listed = pd.DataFrame({"item_id:token": items, "title:token_seq": titles}).drop_duplicates("item_id:token")
-    return _as_text(pd.DataFrame(log)), _as_text(listed)
-
-
-def _ids(values: pd.Series, column: str) -> pd.Series:
-    _refuse_empty(values, column, "is empty")
-    found = values.map(raw_text)
-    bad = found[found.str.contains(r"[\t\r\n]", regex=True) | (found == "")]
-    if len(bad):
-        raise DataError.one(column, str(bad.iloc[0]), f"{len(bad)} ids are empty or hold a tab or a line break")
-    return found
-
-
-def _titles(values: pd.Series) -> pd.Series:
-    return values.fillna("").astype(str).str.split().str.join(" ")
-
-
-def _seconds(table: pd.DataFrame, column: str) -> pd.Series:
-    given = table[column]
-    found, kind = given, pd.api.types
-    if not kind.is_numeric_dtype(given):
-        dates = kind.is_datetime64_any_dtype(given)
-        numbers = None if dates else pd.to_numeric(given, errors="coerce")
-        if numbers is not None and numbers.notna().mean() > 0.5:
-            found = numbers
-        else:
-            read = pd.to_datetime(given, errors="coerce", utc=True, format=None if dates else "ISO8601")
-            found = (read - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
-    _refuse_empty(found, column, "is empty or no time", given)
-    return found
-
-
-def _refuse_empty(values: pd.Series, column: str, rule: str, shown: pd.Series | None = None) -> None:
-    empty = values.isna()
-    if empty.any():
-        example = (values if shown is None else shown)[empty].iloc[0]
-        where = f"row {int(empty.to_numpy().argmax())} {rule}, and so are {int(empty.sum()) - 1} others"
-        raise DataError.one(column, str(example), where, "mend or drop these rows")
-
-
-def _as_text(frame: pd.DataFrame) -> str:
-    """Tab-separated, without quotes: no value holds a tab or a line break."""
-    columns = [frame[name].map(repr if frame[name].dtype.kind == "f" else str) for name in frame.columns]
-    lines = ["\t".join(frame.columns), *map("\t".join, zip(*columns, strict=True))]
-    return "\n".join(lines) + "\n"
-
-
 @dataclass(frozen=True, eq=False)
 class Student:
-    """A finished student. ``folder``: an exported folder, or the result that it comes from."""
+    """A finished student. ``folder``: an exported folder, or the result that it comes from; ``grown``: whether items
+    were added that the folder does not know.
+    """
 
     folder: Path
+    grown: bool = False
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Student:
@@ -224,9 +167,36 @@ class Student:
                 rows += [(place, rank, one.item, one.title, one.score) for rank, one in named]
         return pd.DataFrame(rows, columns=["history", "rank", "item", "title", "score"])
 
+    def with_items(self, items: Any, item: str = "item", encoder: str = "") -> Student:
+        """The same student with items that came after training, scored from their texts.
+
+        Args:
+            items: a table with a row an item: its id, ``title``, and the other fields that the texts are made of.
+            item: the column of ids.
+            encoder: where the language model lies that the student was trained with; empty: where it lay then.
+
+        Raises:
+            ConfigError: the student reads no text, the language model is another one, or a column is not there.
+            DataError: an item is known already, or has no title.
+        """
+        from src.pipeline.new_texts import embedded_by
+
+        student = open_student(self.folder, growing=True)
+        source = require_takes_items(student)
+        new = read_new_items(from_memory("items", items), student.catalogue, source, item)
+        grown = Student(self.folder, grown=True)
+        grown.__dict__["opened"] = add_items(student, new, embedded_by(encoder))
+        return grown
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the student's folder; raises ``ConfigError`` where something is there already."""
+        self._require_as_saved()
         return _copy(self.folder, Path(folder))
+
+    def _require_as_saved(self) -> None:
+        if self.grown:
+            rule, step = "does not hold the items that were added", "python -m src.exp.export result=… new_items=FILE"
+            raise ConfigError.one("student", str(self.folder), rule, step)
 
     def to_onnx(self, folder: str | os.PathLike[str], quantise: str = "none") -> Path:
         """Export the student as `python -m src.exp.export` does.
@@ -239,6 +209,7 @@ class Student:
             ConfigError: the folder exists, or the data that ``int8`` is measured on cannot be read.
             ArtefactError: the student is an exported one already.
         """
+        self._require_as_saved()
         if quantise not in ("none", "int8"):
             raise ConfigError.one("quantise", quantise, "must be none or int8")
         settings = ExportStudentSettings(result=self.folder, out=Path(folder).resolve(), quantise=quantise)  # type: ignore[arg-type]
@@ -329,10 +300,11 @@ def tune_distill(
         TrainingFailed: training cannot go on.
     """
     # Hydra, Ray and Optuna: what only reads results does without them
+    from src.config.composition import RUN_DIR, groups
+    from src.config.overrides import format_value
     from src.core.logging import log_to
     from src.distill.settings import terms
     from src.distill.teachers import TITLES
-    from src.exp.door import RUN_DIR, format_value, groups
     from src.exp.tune_distill import ENTRY
 
     of_llm = teacher in groups(ENTRY.config_name)["teacher"]

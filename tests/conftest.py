@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Ray ends workers when the machine's memory is nearly full, whoever filled it: not what these tests are about
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 
 GOLDEN_VECTORS = Path(__file__).parent / "golden" / "vectors"
 

@@ -84,12 +84,14 @@ class StopTraining(Exception):
 
 
 def gather(*checks: Callable[[], object]) -> None:
-    """Run every check and raise one ``ConfigError`` that holds the problems of all, in their order."""
+    """Run every check and raise one ``ConfigError`` that holds the problems of all, each once, in their order."""
     problems: list[Problem] = []
     for check in checks:
         try:
             check()
         except ProblemsFound as error:
-            problems += error.problems
+            for problem in error.problems:
+                if problem not in problems:
+                    problems.append(problem)
     if problems:
         raise ConfigError(problems)

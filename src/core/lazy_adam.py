@@ -1,17 +1,49 @@
 """Adam that does not touch the rows of a large table which a step has not read.
 
 A step with sampled items reads a few thousand rows of an item table. Its gradient holds these rows alone, and so moves
-them alone: their moments decay when they are read, not in between (`torch.optim.SparseAdam`). All other parameters are
-moved by the Adam that dense training uses.
+them alone: their moments decay when they are read, not in between (as `torch.optim.SparseAdam` has it). All other
+parameters are moved by the Adam that dense training uses.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+class RowAdam(torch.optim.SparseAdam):
+    """`torch.optim.SparseAdam`, to the same bits in less time: rows are gathered and put back by their numbers, where
+    torch intersects sparse tensors.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step; gradients hold each row once (see `rows_alone`)."""
+        assert closure is None
+        for group in self.param_groups:
+            for table in group["params"]:
+                if table.grad is not None:
+                    self._move(table, table.grad, group)
+
+    def _move(self, table: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[table]
+        if not state:
+            state.update(step=0, exp_avg=torch.zeros_like(table), exp_avg_sq=torch.zeros_like(table))
+        state["step"] += 1
+        rows, values = gradient.indices()[0], gradient.values()
+        (beta1, beta2), count = group["betas"], state["step"]
+        moments = []
+        for name, beta, seen in (("exp_avg", beta1, values), ("exp_avg_sq", beta2, values.square())):
+            old = state[name].index_select(0, rows)
+            moments.append(seen.sub(old).mul_(1 - beta).add_(old))
+            state[name].index_copy_(0, rows, moments[-1])
+        rate = float(group["lr"]) * math.sqrt(1 - beta2**count) / (1 - beta1**count)
+        moved = moments[0].div_(moments[1].sqrt_().add_(group["eps"])).mul_(-rate)
+        table.index_copy_(0, rows, moved.add_(table.index_select(0, rows)))
 
 
 class LazyAdam(torch.optim.Optimizer):
@@ -27,7 +59,7 @@ class LazyAdam(torch.optim.Optimizer):
         #: the parameters whose gradients hold a few rows
         self.tables = tuple(tables)
         self._dense = torch.optim.Adam(list(dense), learning_rate, weight_decay=weight_decay, fused=True)
-        self._lazy = torch.optim.SparseAdam(list(tables), learning_rate)
+        self._lazy = RowAdam(list(tables), learning_rate)
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One step; a schedule sets the learning rates of ``param_groups``."""

@@ -24,7 +24,7 @@ def is_terminal() -> bool:
 #: It writes to `sys.stdout` as that is when it writes (see `src.core.streams`); emoji: `:factory:` is part of a text.
 console = Console(highlight=False, soft_wrap=True, emoji=False, width=None if is_terminal() else 120)
 
-_NOISY = ("httpx", "urllib3", "filelock", "fsspec", "transformers", "torch", "ray", "optuna", "alembic")
+_NOISY = ("httpx", "urllib3", "filelock", "fsspec", "transformers", "torch", "ray", "optuna", "alembic", "tensorboard")
 
 
 def get_logger(name: str) -> logging.Logger:

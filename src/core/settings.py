@@ -6,7 +6,7 @@ the dataclass is built, in a test as well as at the command line, and refuses un
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from pydantic import ConfigDict
@@ -14,15 +14,19 @@ from pydantic import ConfigDict
 #: ``@dataclass(frozen=True, config=STRICT)`` (pydantic.dataclasses) is the form of every settings class.
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=False, use_attribute_docstrings=False)
 
-#: how often a training is saved decides nothing of what it learns
-_SAVING = "checkpoint_minutes"
+#: how often a training is saved and how its kernels are launched (`student.graphs`) decide nothing of what it learns
+_NOT_DECIDING = frozenset({"checkpoint_minutes", "graphs"})
 
 
 def deciding(settings: Any) -> dict[str, Any]:
     """Settings (a dataclass) as nested plain values, without those that decide no result: what a key is made of."""
-    return _without_saving(asdict(settings))
+    return _deciding(settings, asdict(settings))
 
 
-def _without_saving(values: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in values.items() if name != _SAVING}
-    return {name: _without_saving(value) if isinstance(value, dict) else value for name, value in kept.items()}
+def _deciding(settings: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """Of declared fields alone: an own student's option may be called like one of them."""
+    kept = {name: value for name, value in values.items() if name not in _NOT_DECIDING}
+    for name in kept:
+        if is_dataclass(part := getattr(settings, name)):
+            kept[name] = _deciding(part, kept[name])
+    return kept

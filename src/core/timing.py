@@ -1,4 +1,4 @@
-"""Seconds spent, by name; `metrics/time.json` is written from here."""
+"""Seconds: spent, by name (`metrics/time.json` is written from here), and as a person says them."""
 
 from __future__ import annotations
 
@@ -25,3 +25,10 @@ class Stopwatch:
             yield
         finally:
             self.add(name, time.perf_counter() - start)
+
+
+def duration(seconds: float) -> str:
+    """As a person says it: seconds below two minutes, minutes below two hours, then hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

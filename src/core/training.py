@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from src.core.checkpoints import Checkpoint, NoCheckpoint, restore
+from src.core.checkpoints import Checkpoint, NoCheckpoint, changing, restore
 from src.core.data_utils import shuffled_batches
 from src.core.errors import OutOfMemory, StopTraining, TrainingFailed
 from src.core.finite import FiniteWatch
@@ -25,6 +25,7 @@ from src.core.lazy_adam import LazyAdam, clip_gradients
 from src.core.logging import get_logger
 from src.core.loop_settings import LoopSettings as LoopSettings  # the loop and its settings are imported together
 from src.core.memory import give_back, is_out_of_memory, reason_of
+from src.core.watching import Lookout
 from src.core.weight_mean import WeightMean, averaged, weight_mean
 
 _log = get_logger(__name__)
@@ -207,14 +208,18 @@ class Fitting:
         self.watch = FiniteWatch(self.module, progress)
         keeper = Keeper(self.checkpoint, state, progress, 60 * settings.checkpoint_minutes, self.clock, self.watch)
         self._tell_steps(progress.steps)
+        steps_in_all = settings.epochs * math.ceil(self.train_rows / settings.batch_size)
+        lookout = Lookout(progress, self.optimiser, self.train_rows, steps_in_all, self.objective, self.clock)
         try:
+            lookout.repeat(progress.history)
             for epoch, metrics in enumerate(progress.history, start=1):
                 self.report(epoch, metrics)
             while progress.epoch < settings.epochs and progress.stale < settings.patience:
                 keeper.begin()
-                loss = yield from self._epoch(keeper)
+                loss = yield from self._epoch(keeper, lookout)
                 self._judge(loss)
                 keeper.evaluated()
+                lookout.evaluated(progress.history[-1])
                 self.report(progress.epoch, progress.history[-1])
         except StopTraining:
             stopped = True
@@ -231,11 +236,13 @@ class Fitting:
             stopped=stopped,
         )
 
-    def _epoch(self, keeper: Keeper) -> Generator[Tensor, Tensor, float]:
+    def _epoch(self, keeper: Keeper, lookout: Lookout) -> Generator[Tensor, Tensor, float]:
         """What is left of one pass over the rows; returns the mean loss of them all."""
         progress = self.progress
         self.module.train()
-        for rows in progress.left(self._draw, self.generator, self.device):
+        left = progress.left(self._draw, self.generator, self.device)
+        lookout.begin()
+        for rows in left:
             loss = yield rows
             progress.steps += 1
             if self.schedule is not None:
@@ -243,6 +250,8 @@ class Fitting:
             self._tell_steps(1)
             progress.add(loss, len(rows) / self.train_rows)
             keeper.step_done()
+            lookout.step_done(len(rows))
+        lookout.trained()
         keeper.trained()
         return float(progress.loss)
 
@@ -269,6 +278,12 @@ class AloneStep:
 
     fit: Fitting
 
+    def __post_init__(self) -> None:
+        # a buffer that is not saved with the weights is a table (of tokens, of texts): no pass writes into it
+        self.moving_buffers = (
+            frozenset(changing(self.fit.module)) if self.fit.settings.adapt_micro_batch else frozenset()
+        )
+
     def __call__(self, rows: Tensor) -> Tensor:
         """Train on these rows; returns the detached mean loss."""
         fit = self.fit
@@ -292,7 +307,9 @@ class AloneStep:
         step is that of a training which had the smaller micro-batch from the beginning.
         """
         fit = self.fit
-        buffers = [(buffer, buffer.clone()) for buffer in fit.module.buffers()]
+        buffers = [
+            (buffer, buffer.clone()) for name, buffer in fit.module.named_buffers() if name in self.moving_buffers
+        ]
         drawn = fit.randomness.save()
         while True:
             size = min(fit.progress.micro_batch_size or len(rows), len(rows))

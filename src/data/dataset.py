@@ -1,8 +1,9 @@
-"""The one door of this room: settings in, splits over one catalogue out."""
+"""The one way into this room: settings in, splits over one catalogue out."""
 
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 from src.core.errors import ConfigError, DataError, Problem
 from src.core.logging import get_logger
@@ -17,6 +18,7 @@ from src.data.row_rules import apply_rules, check_untitled
 from src.data.sequences import build_examples
 from src.data.settings import DatasetSettings
 from src.data.splits import Split, leave_one_out_split, temporal_split
+from src.data.tables import files_of
 
 _log = get_logger(__name__)
 
@@ -33,6 +35,17 @@ def load_dataset(settings: DatasetSettings) -> SequenceData:
     """
     _refuse_unread(settings)
     return split_source(find_adapter(settings.adapter).load(settings), settings)
+
+
+def source_files(settings: DatasetSettings) -> list[Path] | None:
+    """The files that decide what `load_dataset` returns, in the order in which they are read; None where only reading
+    tells. Raises as `load_dataset` does for settings that would be ignored and for files that are not there.
+    """
+    _refuse_unread(settings)
+    named = find_adapter(settings.adapter).files
+    if named is None:
+        return None
+    return [file for path in named(settings) for file in files_of(path)]
 
 
 def split_source(source: Interactions | PreSplit, settings: DatasetSettings) -> SequenceData:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ class Examples:
     ``example_id`` ``[N]`` int64, unique over all splits of a dataset, is what artefacts are joined by; ``user`` ``[N]``
     int64 (-1 where the source names no users); ``past``: each example's whole history; ``window``: L, how many of its
     last items a model sees unless it asks for more; ``target`` ``[N]`` int64; ``timestamp`` ``[N]`` float64 of the
-    target (row number where there is no clock).
+    target (row number where there is no clock). ``known_fingerprint``: what `fingerprint` gave when these very examples
+    were written to a file whose checksum was verified; "" otherwise.
     """
 
     example_id: NDArray[np.int64]
@@ -81,6 +82,7 @@ class Examples:
     window: int
     target: NDArray[np.int64]
     timestamp: NDArray[np.float64]
+    known_fingerprint: str = field(default="", repr=False)
 
     @classmethod
     def of_rows(
@@ -118,6 +120,8 @@ class Examples:
     @cached_property
     def fingerprint(self) -> str:
         """Identifies every column and every whole history."""
+        if self.known_fingerprint:
+            return self.known_fingerprint
         past = self.past.compact()
         return fingerprint(
             self.example_id, self.user, past.items, past.end, past.earlier, self.window, self.target, self.timestamp
@@ -133,6 +137,19 @@ class Examples:
             self.target[rows],
             self.timestamp[rows],
         )
+
+    def columns(self) -> tuple[dict[str, NDArray[Any]], NDArray[np.int32], dict[str, Any]]:
+        """What a file holds: columns ``[N]``, the items of the histories ``[T]``, and what is told of them."""
+        named = {
+            "example_id": self.example_id,
+            "user": self.user,
+            "end": self.past.end,
+            "earlier": self.past.earlier,
+            "target": self.target,
+            "timestamp": self.timestamp,
+        }
+        facts = {"window": self.window, "padding_id": self.past.padding_id, "fingerprint": self.fingerprint}
+        return named, self.past.items, facts
 
     def split_off(self, rows: NDArray[Any]) -> Examples:
         """As `take`, for a split: nothing that happened after its last example comes along."""
@@ -235,6 +252,10 @@ class SealedExamples:
     def fingerprint(self) -> str:
         """Identifies the examples without showing them."""
         return self._examples.fingerprint
+
+    def columns(self) -> tuple[dict[str, NDArray[Any]], NDArray[np.int32], dict[str, Any]]:
+        """As `Examples.columns`: for a file, which is as sealed as the source that it was read from."""
+        return self._examples.columns()
 
     def unseen(self, train: Examples) -> Unseen:
         """How many of its users and items never train a model: counts, which show no example."""

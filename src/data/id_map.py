@@ -13,6 +13,13 @@ from src.core.errors import ArtefactError, DataError
 from src.core.paths import read_json, write_json
 
 
+def raw_text(value: object) -> str:
+    """An id as the id map spells it: a whole number has no decimal point, whatever type it came as."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
 @dataclass(frozen=True)
 class IdMap:
     """Items 0..V-1 with their raw ids and titles (``""`` where the source has none); the padding id is V.

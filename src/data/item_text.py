@@ -82,6 +82,21 @@ class ItemText:
         return (_LEADING.sub("", text) if present[0] is not self.places[0] else text) + self.end
 
 
+@dataclass(frozen=True)
+class TextSource:
+    """Where embeddings of items' texts come from: who wants one of a new item must ask the same model in the same way.
+
+    ``llm``: a folder or hub id, as `teacher.llm` named it; ``fingerprint``: of that model; ``title_tokens``, ``dtype``:
+    how it read the texts; ``template``: of a text (`dataset.item_text`).
+    """
+
+    llm: str
+    fingerprint: str
+    title_tokens: int
+    dtype: str
+    template: str
+
+
 def source_of(name: str, there: Sequence[str]) -> str | None:
     """The column that holds a field, under its name or another that sources give it; None where there is none."""
     lower = {column.lower(): column for column in reversed(there)}

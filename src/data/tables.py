@@ -120,6 +120,16 @@ def is_table(path: Path) -> bool:
     return _kind(path) is not None and not path.name.startswith(".")
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files that `open_table` reads for a path, in their order; none where nothing is there."""
+    found = find(path)
+    if found is None:
+        return []
+    if not found.is_dir():
+        return [found]
+    return sorted(part for part in found.rglob("*") if part.is_file() and is_table(part))
+
+
 def _kind(path: Path) -> str | None:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     while suffixes and suffixes[-1] in COMPRESSED:
@@ -138,7 +148,7 @@ def open_table(path: Path, form: TextForm | None = None) -> Table:
         raise DataError.one("file", str(path), "is missing", what_is_there(path))
     if not found.is_dir():
         return _open_file(found, form)
-    files = sorted(part for part in found.rglob("*") if part.is_file() and is_table(part))
+    files = files_of(found)
     if not files:
         kinds = ", ".join(_ENDINGS)
         raise DataError.one("folder", str(found), "holds no table", f"put files ending in {kinds} there")
@@ -150,7 +160,7 @@ def open_table(path: Path, form: TextForm | None = None) -> Table:
     ]
     if problems:
         raise DataError(limited(problems, str(found)))
-    return tables[0] if len(tables) == 1 else _Folder(found, tables)
+    return tables[0] if len(tables) == 1 else Folder(found, tables)
 
 
 def _open_file(path: Path, form: TextForm) -> Table:
@@ -190,7 +200,9 @@ class _ParquetFile:
 
 
 @dataclass(frozen=True, eq=False)
-class _Folder:
+class Folder:
+    """Files with equal columns, one after the other in the order of their names."""
+
     path: Path
     parts: tuple[Table, ...]
 

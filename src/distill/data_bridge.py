@@ -67,7 +67,7 @@ class TeachingRows:
 
     @property
     def num_labelled(self) -> int:
-        """M."""
+        """Number of labelled rows, M."""
         return len(self.candidates) - 1
 
 
@@ -79,9 +79,16 @@ def _too_few(topk: int, exported: int) -> Problem | None:
 
 
 def align(outputs: TeacherOutputs, train: Examples, topk: int, device: torch.device | str) -> TeachingRows:
-    """Join by `example_id` and keep the first ``topk`` candidates.
+    """Join by `example_id` and keep the first candidates of each row.
 
-    Raises ``ArtefactError`` when a label belongs to no training example, or when fewer than ``topk`` were exported.
+    Args:
+        outputs: what the teacher said.
+        train: the examples that are trained on.
+        topk: K, candidates that are kept.
+        device: where the result lies.
+
+    Raises:
+        ArtefactError: a label belongs to no training example, or fewer than ``topk`` candidates were exported.
     """
     problems = []
     if problem := _too_few(topk, outputs.candidates.shape[1]):
@@ -120,7 +127,13 @@ RANKING_FILE, CONFIDENCE_FILE, EMBEDDING_FILE = "myrank_train.txt", "confidence_
 def export_dllm2rec(folder: Path, outputs: TeacherOutputs, train: Examples) -> None:
     """Write DLLM2Rec's three files, line i for training row i (golden §8).
 
-    Raises ``ArtefactError`` when some training row has no label: that format has no way to say so.
+    Args:
+        folder: where they are written.
+        outputs: labels of every training row.
+        train: the rows, in their order.
+
+    Raises:
+        ArtefactError: some training row has no label: that format has no way to say so.
     """
     teaching = align(outputs, train, outputs.candidates.shape[1], "cpu")
     missing = int((teaching.slot == teaching.num_labelled).sum())

@@ -28,9 +28,15 @@ def confidence_weights(distances: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def consistency_weights(candidates: Tensor, logits: Tensor, favourites: Tensor | None = None) -> Tensor:
-    """1[c in the student's own top K] + 1e-8: ``[B, K]``, not normalised; nothing is taken out of the ranking.
+    """Weigh candidates that the student ranks high too: 1[c in the student's own top K] + 1e-8, not normalised.
 
-    ``favourites`` ``[B, ≤ K]``: that top K, where it is known.
+    Args:
+        candidates: ``[B, K]``; nothing is taken out of this ranking.
+        logits: ``[B, V]`` of the student.
+        favourites: ``[B, ≤ K]``, the student's own top K where it is known.
+
+    Returns:
+        ``[B, K]``.
     """
     own = logits.topk(candidates.shape[1], dim=1).indices if favourites is None else favourites
     shared = (candidates.unsqueeze(2) == own.unsqueeze(1)).any(dim=2)
@@ -40,30 +46,62 @@ def consistency_weights(candidates: Tensor, logits: Tensor, favourites: Tensor |
 def importance_weights(
     position: Tensor, confidence: Tensor, consistency: Tensor, gammas: tuple[float, float, float]
 ) -> Tensor:
-    """The three weights mixed by γ and normalised over the K candidates: ``[B, K]``."""
+    """Mix three weights and normalise them over the K candidates.
+
+    Args:
+        position: ``[K]``, by the place in the teacher's ranking.
+        confidence: ``[B, K]``, by the teacher's distances.
+        consistency: ``[B, K]``, by the student's own ranking.
+        gammas: the share of each.
+
+    Returns:
+        ``[B, K]``.
+    """
     mixed = gammas[0] * position + gammas[1] * confidence + gammas[2] * consistency
     return mixed / mixed.sum(dim=1, keepdim=True)
 
 
 def ranking_bce(candidate_logits: Tensor, negative_logit: Tensor, negative_form: str) -> Tensor:
-    """−log σ(x_c) − log(negative part): ``[B, K]``; the same negative stands against every candidate.
+    """Set each candidate against one negative: −log σ(x_c) − log(negative part).
 
-    ``one_minus_sigmoid``: log(1 − σ(x_u)). ``sigmoid_of_one_minus``: log σ(1 − x_u), as released.
+    Args:
+        candidate_logits: ``[B, K]``.
+        negative_logit: ``[B]``; the same negative stands against every candidate.
+        negative_form: ``one_minus_sigmoid``: log(1 − σ(x_u)); ``sigmoid_of_one_minus``: log σ(1 − x_u), as released.
+
+    Returns:
+        ``[B, K]``.
     """
     shift = 1.0 if negative_form == "sigmoid_of_one_minus" else 0.0
     return F.softplus(-candidate_logits) + F.softplus(negative_logit.unsqueeze(1) - shift)
 
 
 def weighted_bce(weights: Tensor, bce: Tensor, taught: Tensor) -> Tensor:
-    """Σ over taught rows of W·bce, divided by B: ``[K]``."""
+    """Sum W·bce over taught rows, and divide by B.
+
+    Args:
+        weights: ``[B, K]``.
+        bce: ``[B, K]``.
+        taught: ``[B]``, 1.0 where a row is taught.
+
+    Returns:
+        ``[K]``.
+    """
     return (taught.unsqueeze(1) * weights * bce).mean(dim=0)
 
 
 def weighted_dro(weights: Tensor, dro: Tensor, taught: Tensor, weighting: str) -> Tensor:
-    """The candidates' DRO under their weights, divided by B: ``[K]``.
+    """Weigh the candidates' DRO terms and divide by B.
 
-    ``per_sample``: mean of W·g. ``product``: mean W times mean g over taught rows, which is what the released
-    [B, 1] × [B] product amounts to (golden §1e). With every row taught, the latter is mean(W)·mean(g).
+    Args:
+        weights: W ``[B, K]``.
+        dro: g ``[B, K]``.
+        taught: ``[B]``, 1.0 where a row is taught.
+        weighting: ``per_sample``: mean of W·g. ``product``: mean W times mean g over taught rows, which is what the
+            released [B, 1] × [B] product amounts to (golden §1e). With every row taught, the latter is mean(W)·mean(g).
+
+    Returns:
+        ``[K]``.
     """
     mask = taught.unsqueeze(1)
     if weighting == "per_sample":
@@ -73,9 +111,16 @@ def weighted_dro(weights: Tensor, dro: Tensor, taught: Tensor, weighting: str) -
 
 
 def embedding_loss(student: Tensor, teacher: Tensor, taught: Tensor, kind: str) -> Tensor:
-    """Output-level distance of ``[B, E]`` sequence embeddings, summed over taught rows, divided by B.
+    """Compare sequence embeddings: a distance summed over taught rows, divided by B.
 
-    ``mse``: mean squared difference over E. ``cosine``: 1 − cos.
+    Args:
+        student: ``[B, E]``, projected to the teacher's width.
+        teacher: ``[B, E]``.
+        taught: ``[B]``, 1.0 where a row is taught.
+        kind: ``mse``: mean squared difference over E; ``cosine``: 1 − cos.
+
+    Returns:
+        A scalar.
     """
     if kind == "mse":
         rows = (student - teacher).square().mean(dim=1)

@@ -50,14 +50,21 @@ class TeachAll:
     """Every labelled row."""
 
     def select(self, context: SelectionContext) -> Tensor:
-        """``[B]`` bool."""
+        """Select ``[B]`` bool: every labelled row."""
         return context.labelled
 
 
 def teacher_student_kl(logits: Tensor, candidates: Tensor, distances: Tensor, temperature: float) -> Tensor:
-    """KL(teacher ‖ student) over the teacher's top K, in nats: ``[B]``.
+    """KL(teacher ‖ student) over the teacher's top K, in nats.
 
-    The teacher is ∝ e^{−d/τ}, the student a softmax over the same items.
+    Args:
+        logits: ``[B, V]`` of the student, whose distribution is a softmax over the K candidates.
+        candidates: ``[B, K]``.
+        distances: d ``[B, K]``; the teacher's distribution is ∝ e^{−d/τ}.
+        temperature: τ.
+
+    Returns:
+        ``[B]``.
     """
     teacher = torch.log_softmax(-distances / temperature, dim=1)
     student = torch.log_softmax(logits.gather(1, candidates), dim=1)
@@ -71,7 +78,7 @@ class KLDivergence:
     threshold: float
 
     def select(self, context: SelectionContext) -> Tensor:
-        """``[B]`` bool."""
+        """Select ``[B]`` bool: labelled rows whose divergence reaches the threshold."""
         kl = teacher_student_kl(context.student_logits, context.candidates, context.distances, context.temperature)
         return context.labelled & (kl >= self.threshold)
 
@@ -83,7 +90,7 @@ class GroundTruthError:
     threshold: int
 
     def select(self, context: SelectionContext) -> Tensor:
-        """``[B]`` bool."""
+        """Select ``[B]`` bool: labelled rows whose target ranks behind the threshold."""
         return context.labelled & (target_ranks(context.student_logits, context.target) > self.threshold)
 
 
@@ -103,7 +110,16 @@ def build_policy(settings: ActiveSettings) -> SelectionPolicy:
 
 
 def require_policy_fits(student: NetworkSettings, distill: DistillSettings, active: ActiveSettings) -> None:
-    """Raises ``ConfigError`` when a policy looks at the whole ranking, which a loss over sampled items has not."""
+    """Refuse a policy that looks at the whole ranking where a loss over sampled items has none.
+
+    Args:
+        student: its loss.
+        distill: which terms are on.
+        active: which policy.
+
+    Raises:
+        ConfigError: the two do not go together.
+    """
     if student.loss not in SAMPLED or active.policy in _NEEDS_NO_RANKING:
         return
     if any(term.reads_labels for term in active_terms(distill)):

@@ -61,7 +61,13 @@ def outputs_from_scores(
 
 
 def without_labels(item_embedding: np.ndarray, top_n: int, manifest: Mapping[str, Any]) -> TeacherOutputs:
-    """Item embeddings ``[V, W]`` as the outputs of a teacher that labelled no row."""
+    """Make the outputs of a teacher that labelled no row.
+
+    Args:
+        item_embedding: ``[V, W]``.
+        top_n: N, the candidates that a label would have.
+        manifest: what the outputs say of themselves.
+    """
     rows = np.zeros((0, top_n), np.float32)
     return TeacherOutputs(
         np.zeros(0, np.int64), rows.astype(np.int64), rows, rows, np.zeros((0, 0), np.float32), item_embedding, manifest

@@ -24,14 +24,24 @@ from src.student.evaluator import ScoreRows, evaluate_model, tell_sample
 from src.student.objectives import DrawNegatives, column_loss, main_loss, negative_sampler, sampled_bce, with_loss
 from src.student.segments import Segments, segments_for
 from src.student.settings import EvaluationSettings, NetworkSettings
-from src.student.trainer_baseline import new_student, optimiser_for, sampler_and_streams
+from src.student.trainer_baseline import new_student, optimiser_for, remember_new_items, sampler_and_streams
 
 
 def build_taught(
     student: SequenceStudent, settings: DistillSettings, teaching: TeachingRows, data: StudentData, seed: int
 ) -> TaughtStudent:
-    """Add the parts that the terms need. They draw from a stream of their own, so the student's own weights and dropout
-    are those of the baseline with the same seed."""
+    """Add the parts that the terms need.
+
+    They draw from a stream of their own, so the student's own weights and dropout are those of the baseline with the
+    same seed.
+
+    Args:
+        student: as it was initialised.
+        settings: which terms are on.
+        teaching: what the teacher said.
+        data: the training rows.
+        seed: the run's.
+    """
     device = student.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         seed_everything(seed, "distill")
@@ -104,8 +114,10 @@ class DistillObjective:
         return share
 
     def get_state(self) -> Tensor:
-        """What `taught_share` has counted so far, ``[2]`` float64: a training may go on from within an epoch."""
-        return torch.tensor([float(self.rows_seen), float(self.rows_taught)], dtype=torch.float64)
+        """What `taught_share` has counted so far, ``[2]`` float64: a training may go on from within an epoch. It stays
+        on its device: an adaptive step asks each time, and must not wait for a GPU."""
+        taught = torch.as_tensor(self.rows_taught).double()
+        return torch.stack([torch.full_like(taught, self.rows_seen), taught])
 
     def set_state(self, state: Tensor) -> None:
         """Count on from there."""
@@ -144,9 +156,18 @@ def train_distilled(
     report: Report = silent,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> DistillRun:
-    """Build, fit, keep the best validation epoch, fold; goes on from ``checkpoint`` where it holds a state.
+    """Build, fit, keep the best validation epoch, fold. With every term off this is `train_student` to the last bit.
 
-    With every term off this is `train_student` to the last bit.
+    Args:
+        student_settings: the student's.
+        settings: the terms'.
+        active: which labelled rows are taught.
+        evaluation: how a ranking is judged.
+        data: training and validation rows.
+        teaching: what the teacher said.
+        seed: the run's, from which every stream of random numbers is derived.
+        report: gets each epoch's metrics.
+        checkpoint: where the state is kept; training goes on from the state that it holds.
 
     Raises:
         TrainingFailed: the loss or the scores are not finite.
@@ -158,7 +179,9 @@ def train_distilled(
             student_settings, settings, active, evaluation, data, teaching, seed, report, checkpoint
         )
         result = fitting.alone(step_of(fitting, student_settings.graphs))
-        return DistillRun(model.fold(), result)
+        student = model.fold()
+        remember_new_items(student, data)
+        return DistillRun(student, result)
 
 
 def prepare_distilled(

@@ -88,6 +88,30 @@ def as_table(rows: Sequence[Row], ks: Sequence[int], title: str) -> Table:
     return table
 
 
+def as_short_table(rows: Sequence[Row], k: int, title: str, winner: str) -> Table:
+    """What a search found, for the terminal: one line a model, the winner's stands out.
+
+    Args:
+        rows: Every model on every split; shown are those that the winner was ranked on as a whole, else as a sample.
+        k: The cut-off K.
+        title: Of the table.
+        winner: The model that the search found.
+    """
+    ranked_on = list(dict.fromkeys(r.split for r in rows if r.model == winner))
+    splits = [split for split in ranked_on if not split.endswith(" sample")] or ranked_on
+    on = {(r.model, r.split): r for r in rows}
+    table = Table(title=title, title_justify="left")
+    table.add_column("model")
+    for heading in ("trials", *(f"NDCG@{k} {split}" for split in splits), f"Recall@{k} {splits[-1]}"):
+        table.add_column(heading, justify="right")
+    for model in dict.fromkeys(r.model for r in rows if r.split in splits):
+        shown = [on[model, split] for split in splits]
+        values = [f"{r.metrics[f'ndcg_{k}']:.4f}" for r in shown] + [f"{shown[-1].metrics[f'recall_{k}']:.4f}"]
+        style = "bold green" if model == winner else None
+        table.add_row(model, str(shown[-1].trials), *values, style=style)
+    return table
+
+
 def _other_way(k: int) -> dict[str, str]:
     """NDCG with everything seen before left out, or not, whichever the official figures are not."""
     return {f"masked_ndcg_{k}": f"NDCG@{k} masked", f"unmasked_ndcg_{k}": f"NDCG@{k} unmasked"}

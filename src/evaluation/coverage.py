@@ -1,10 +1,12 @@
 """Metrics of what is recommended, whatever the target: pure functions of top-K lists.
 
 A metric takes the lists ``[N, K]`` of item ids and how often each item of the catalogue occurs in training ``[V]``, and
-gives one number. To add one, write the function and name it in ``_METRICS``.
+gives one number. A function below `list_metric` is a metric of every table under its own name.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,18 +14,27 @@ from numpy.typing import ArrayLike, NDArray
 #: an item that occurs at most so often in training is rare
 RARE = 5
 
+#: what a metric of lists is: ``metric(lists [N, K], training_count [V])``
+ListMetric = Callable[[NDArray[np.int64], NDArray[np.int64]], float]
+_METRICS: dict[str, ListMetric] = {}
 
+
+def list_metric(metric: ListMetric) -> ListMetric:
+    """Make a function a metric of every table, as ``<its name>_<K>``."""
+    _METRICS[metric.__name__] = metric
+    return metric
+
+
+@list_metric
 def coverage(lists: NDArray[np.int64], training_count: NDArray[np.int64]) -> float:
     """Share of the catalogue that is in at least one list."""
     return len(np.unique(lists)) / len(training_count)
 
 
+@list_metric
 def rare_share(lists: NDArray[np.int64], training_count: NDArray[np.int64]) -> float:
     """Share of the lists' places that hold an item which occurs at most `RARE` times in training, or never."""
     return float((training_count[lists] <= RARE).mean())
-
-
-_METRICS = {"coverage": coverage, "rare_share": rare_share}
 
 
 def summarise_lists(lists: ArrayLike, training_count: ArrayLike) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""Entry points. The only room that sees Hydra; everything below gets frozen settings."""
+"""The commands: a thin module each. What they do lies below; what they share, in `src.cli` and `src.config`."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from src.exp.base_configs import SCHEMAS
-from src.exp.entry import Entry, Work
+from src.cli.entry import Entry, Work
+from src.config.base_configs import SCHEMAS
 
 if TYPE_CHECKING:
     from src.pipeline.run_folder import RunFolder
@@ -20,15 +20,20 @@ EXAMPLES = (
 
 def work() -> Work[ExportStudentSettings, Any]:
     """The work behind the command; what it needs is imported here, after the command line was judged."""
-    from src.serving.export import check_export, export_record, export_student
+    from src.pipeline.new_texts import embedded_by
+    from src.serving.export import check_export, export_record, export_student, tell
+
+    def check(settings: ExportStudentSettings) -> Any:
+        return check_export(settings, embedded_by(settings.encoder))
 
     def write(settings: ExportStudentSettings, plan: Any, folder: RunFolder) -> None:
         place = settings.out or folder.path / "student"
         config = export_student(settings, plan, place)
+        tell(config, place)
         record = export_record(config, place)
         folder.finish("export", int(plan.result.manifest.get("seed", 0)), config["fingerprints"], record)
 
-    return Work(check_export, write)
+    return Work(check, write)
 
 
 ENTRY: Entry[ExportStudentSettings] = Entry(

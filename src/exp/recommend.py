@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from src.exp.base_configs import SCHEMAS
-from src.exp.entry import Entry, Work
+from src.cli.entry import Entry, Work
+from src.config.base_configs import SCHEMAS
 
 if TYPE_CHECKING:
     from src.pipeline.run_folder import RunFolder
@@ -18,19 +18,24 @@ EXAMPLES = (
         "from a log, with names of its own",
     ),
     ("student=my_student histories=users.parquet out=next.parquet unknown=popular", "for strangers, too"),
+    ("student=result/result_A histories=u.csv out=next.csv new_items=new.csv", "with items that came after training"),
 )
 
 
 def work() -> Work[RecommendSettings, Any]:
     """The work behind the command; what it needs is imported here, after the command line was judged."""
+    from src.pipeline.new_texts import embedded_by
     from src.serving.recommend import check_recommend, recommend_file, tell
+
+    def check(settings: RecommendSettings) -> Any:
+        return check_recommend(settings, embedded_by(settings.encoder))
 
     def write(settings: RecommendSettings, plan: Any, folder: RunFolder) -> None:
         counts = recommend_file(settings, plan)
         tell(counts, plan.out)
         folder.finish("recommend", 0, plan.student.fingerprints, {"recommendations": counts.as_dict()})
 
-    return Work(check_recommend, write)
+    return Work(check, write)
 
 
 ENTRY: Entry[RecommendSettings] = Entry(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from src.exp.base_configs import SCHEMAS
-from src.exp.entry import Entry, Work
+from src.cli.entry import Entry, Work
+from src.config.base_configs import SCHEMAS
 
 if TYPE_CHECKING:
     from src.pipeline.settings import ExperimentSettings
@@ -21,7 +21,7 @@ EXAMPLES = (
 
 def work() -> Work[ExperimentSettings, Any]:
     """The work behind the command; what it needs is imported here, after the command line was judged."""
-    from src.exp.checks import check_experiment
+    from src.pipeline.preflight import check_experiment
     from src.pipeline.runs import run_distill
 
     return Work(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from src.exp.base_configs import SCHEMAS
-from src.exp.entry import Entry, Work
+from src.cli.entry import Entry, Work
+from src.config.base_configs import SCHEMAS
 
 if TYPE_CHECKING:
     from src.pipeline.run_folder import RunFolder

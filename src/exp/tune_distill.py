@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from src.exp.base_configs import SCHEMAS
-from src.exp.entry import Entry, Work
-from src.exp.resume import RESUMABLE
+from src.cli.entry import Entry, Work
+from src.cli.resume import RESUMABLE
+from src.config.base_configs import SCHEMAS
 
 if TYPE_CHECKING:
-    from src.exp.search_settings import TuneSettings
+    from src.tuning.search_settings import TuneSettings
 
 EXAMPLES = (
     ("", "the whole path on the sample data, 20 trials"),
@@ -27,8 +27,8 @@ EXAMPLES = (
 
 def work() -> Work[TuneSettings, Any]:
     """The work behind the command; what it needs is imported here, after the command line was judged."""
-    from src.exp.distill_search import check, run
-    from src.exp.searching import check_resumed
+    from src.tuning.distill_search import check, run
+    from src.tuning.preflight import check_resumed
 
     return Work(check, run, check_resumed)
 

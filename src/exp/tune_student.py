@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from src.exp.base_configs import SCHEMAS
-from src.exp.entry import Entry, Work
-from src.exp.resume import RESUMABLE
+from src.cli.entry import Entry, Work
+from src.cli.resume import RESUMABLE
+from src.config.base_configs import SCHEMAS
 
 if TYPE_CHECKING:
-    from src.exp.search_settings import SearchSettings
+    from src.tuning.search_settings import SearchSettings
 
 EXAMPLES = (
     ("", "20 trials on the sample data"),
@@ -22,8 +22,8 @@ EXAMPLES = (
 
 def work() -> Work[SearchSettings, Any]:
     """The work behind the command; what it needs is imported here, after the command line was judged."""
-    from src.exp.searching import check_resumed
-    from src.exp.student_search import check, run
+    from src.tuning.preflight import check_resumed
+    from src.tuning.student_search import check, run
 
     return Work(check, run, check_resumed)
 

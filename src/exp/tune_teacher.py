@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from src.exp.base_configs import SCHEMAS
-from src.exp.entry import Entry, Work
-from src.exp.resume import RESUMABLE
+from src.cli.entry import Entry, Work
+from src.cli.resume import RESUMABLE
+from src.config.base_configs import SCHEMAS
 
 if TYPE_CHECKING:
-    from src.exp.search_settings import SearchSettings
+    from src.tuning.search_settings import SearchSettings
 
 EXAMPLES = (
     ("", "8 trials on the sample data"),
@@ -25,8 +25,8 @@ EXAMPLES = (
 
 def work() -> Work[SearchSettings, Any]:
     """The work behind the command; what it needs is imported here, after the command line was judged."""
-    from src.exp.searching import check_resumed
-    from src.exp.teacher_search import check, run
+    from src.tuning.preflight import check_resumed
+    from src.tuning.teacher_search import check, run
 
     return Work(check, run, check_resumed)
 

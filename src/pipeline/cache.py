@@ -21,6 +21,7 @@ from src.core.errors import ArtefactError, ConfigError
 from src.core.locks import alone
 from src.core.logging import get_logger
 from src.core.paths import atomic_folder, read_json, require_finished, write_json
+from src.core.watching import training
 
 _log = get_logger(__name__)
 
@@ -135,7 +136,8 @@ class StageCache:
         _log.info("%s: building %s", name, folder.name)
         start = time.perf_counter()
         with atomic_folder(folder, replace=not self.reuse) as target:
-            build(target)
+            with training(name):
+                build(target)
             seconds = time.perf_counter() - start
             stage = {"seconds": seconds, "determined_by": _readable(determined_by), "files": checksum_files(target)}
             write_json(target / STAGE, {**stage, "checksum": _checksum(stage)})

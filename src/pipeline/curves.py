@@ -1,16 +1,15 @@
-"""Learning curves for TensorBoard."""
+"""Learning curves of trainings that are over: those that a run found finished, and those that it may have watched."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
+from src.pipeline.tracking import Tracker
 
 
-def write_curves(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
-    """One scalar a metric and epoch (epochs count from 1)."""
-    with SummaryWriter(str(folder)) as writer:
-        for epoch, metrics in enumerate(history, start=1):
-            for name, value in metrics.items():
-                writer.add_scalar(name, value, epoch)
+def write_curves(tracker: Tracker, name: str, history: Sequence[Mapping[str, float]]) -> None:
+    """One point a metric and epoch (epochs count from 1); what was watched stands there already."""
+    run = tracker.run(name)
+    for epoch, metrics in enumerate(history, start=1):
+        run.log("epoch", epoch, metrics)
+    run.close()

@@ -28,7 +28,7 @@ from src.pipeline.settings import EvaluateSettings, ExperimentSettings
 from src.pipeline.stages import Stages
 from src.student.artefact import load_student
 from src.student.settings import EvaluationSettings
-from src.teacher.trained import load_trained
+from src.teacher.operations.inference import load_trained
 
 TEACHER = "teacher"
 _NAME_A_RUN = "name a result of run_student_baseline, run_teacher, run_distill or tune_distill"

@@ -21,11 +21,12 @@ from src.evaluation.comparison import Ranked, Row, as_frame, as_table, ranks_fra
 from src.evaluation.segments import ExampleFacts, segments_frame
 from src.pipeline.judging import facts_of, judge, repeated_share
 from src.pipeline.run_folder import RunFolder
-from src.pipeline.stages import Stages, tried_for
+from src.pipeline.stages import Stages
+from src.pipeline.student_stages import tried_for
 from src.student.evaluator import Score
 
 if TYPE_CHECKING:
-    from src.teacher.trained import TrainedTeacher
+    from src.teacher.operations.inference import TrainedTeacher
 
 _log = get_logger(__name__)
 

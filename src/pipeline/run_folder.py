@@ -11,12 +11,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from pydantic.dataclasses import dataclass as document
 
+from src.core.documents import PARTIAL, read_json_lines
 from src.core.errors import ConfigError
 from src.core.git_info import git_info
 from src.core.paths import MANIFEST, atomic_folder, write_json, write_text
@@ -24,12 +26,22 @@ from src.core.timing import Stopwatch
 
 if TYPE_CHECKING:
     from src.pipeline.cache import StageRecord
+    from src.pipeline.settings import ExperimentSettings
 
 #: the frozen settings of the run, which `run_eval_all` reads
 SETTINGS_FILE = "settings.yaml"
 
 #: the manifest of a search before trials were added
 EARLIER_MANIFEST = "manifest_before.json"
+
+#: the search space as it was when the search was started
+SPACE_FILE = "search_space.yaml"
+
+#: when a search went on, and with what changes
+RESUMES = "resumes.jsonl"
+
+#: the keys from which a command repeats the winner
+BEST_PARAMS = "best_params.yaml"
 
 #: who works in a result folder at the moment
 LOCK = "driver.lock"
@@ -94,11 +106,34 @@ def _is_open_file(path: Path, descriptor: int) -> bool:
         return False
 
 
+@document(frozen=True, config=PARTIAL)
+class _Resume:
+    """When a search went on, and what was changed."""
+
+    time: str
+    changes: list[str]
+
+
+def previous_resumes(folder: Path) -> list[dict[str, Any]]:
+    """When and with what changes a search went on; raises ``ArtefactError`` for a damaged record."""
+    step = "remove the line, or the file: it is a record, which nothing depends on"
+    return [asdict(line) for line in read_json_lines(folder / RESUMES, _Resume, step)]
+
+
+def _no_command(settings: ExperimentSettings) -> Mapping[str, Any]:
+    raise NotImplementedError("this run was not started by a command: there is none to repeat it with")
+
+
 @dataclass
 class RunFolder:
-    """One run's folder and its clock."""
+    """One run's folder and its clock.
+
+    ``replay_keys`` turns an experiment's settings into the keys from which a command repeats it: what was started knows
+    which options these settings began with.
+    """
 
     path: Path
+    replay_keys: Callable[[ExperimentSettings], Mapping[str, Any]] = field(default=_no_command, repr=False)
     started: float = field(default_factory=time.time)
     watch: Stopwatch = field(default_factory=Stopwatch)
     _held: bool = field(default=False, repr=False)
@@ -130,6 +165,16 @@ class RunFolder:
         comment = "".join(f"# {line}\n" for line in heading.splitlines())
         write_text(self.path / name, comment + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
+    def write_settings(self, content: Mapping[str, Any]) -> None:
+        """`settings.yaml`, from nested plain data."""
+        self.write_yaml(SETTINGS_FILE, dict(content), "everything this run was asked for, paths absolute")
+
+    def write_best_params(self, settings: ExperimentSettings, command: str) -> None:
+        """`best_params.yaml`: the shortest list of keys from which ``command`` repeats these settings."""
+        line = f"python -m src.exp.{command} params={self.path}/{BEST_PARAMS}"
+        keys = dict(self.replay_keys(settings))
+        self.write_yaml(BEST_PARAMS, keys, f"Replay from the repository's root:\n  {line}")
+
     def copy_folder(self, source: Path, name: str) -> None:
         """Copy an artefact folder into the result, in place of an earlier one."""
         with atomic_folder(self.path / name) as target:
@@ -139,7 +184,6 @@ class RunFolder:
         """Make a finished folder an unfinished one: its manifest is set aside until the run has ended again."""
         if (self.path / MANIFEST).exists():
             os.replace(self.path / MANIFEST, self.path / EARLIER_MANIFEST)
-        shutil.rmtree(self.path / "tb", ignore_errors=True)
 
     def record_stage_times(self, records: Sequence[StageRecord]) -> None:
         """Add the seconds that each stage took when it was built, also where this run reused it."""

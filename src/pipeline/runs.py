@@ -8,21 +8,28 @@ from typing import Any
 
 from src.core.logging import console, epoch_bar, get_logger
 from src.core.training import FitResult
+from src.core.watching import training
 from src.data.dataset import format_statistics
 from src.distill.data_bridge import align, export_dllm2rec
 from src.distill.trainer_distill import DistillRun, train_distilled
 from src.pipeline.curves import write_curves
 from src.pipeline.final import Comparison, Contestant, closed_form_contestants, write_comparison, write_segments
 from src.pipeline.run_folder import RunFolder
-from src.pipeline.stages import Stages, fit_of
+from src.pipeline.stages import Stages
+from src.pipeline.student_stages import fit_of
+from src.pipeline.tracking import Tracker, tracker_for
 from src.student.artefact import save_student
 from src.student.models import require_network
 
 _log = get_logger(__name__)
 
 BEST_STUDENT = "best_student"
-CURVES = "tb"
 BASELINE = "baseline"
+
+
+def tracker_of(stages: Stages, folder: RunFolder) -> Tracker:
+    """Where this run's curves go."""
+    return tracker_for(stages.settings.runtime.tracking, folder.path)
 
 
 def describe_data(stages: Stages) -> None:
@@ -40,7 +47,7 @@ def run_student_baseline(stages: Stages, folder: RunFolder) -> None:
     describe_data(stages)
     record = stages.baseline
     folder.copy_folder(record.folder, BEST_STUDENT)
-    write_curves(folder.path / CURVES / "student_baseline", fit_of(record).history)
+    write_curves(tracker_of(stages, folder), "student_baseline", fit_of(record).history)
     comparison = Comparison(stages, [*closed_form_contestants(stages), baseline_contestant(stages)], with_teacher=False)
     _conclude(stages, folder, comparison, "student_baseline", {"student": fit_summary(fit_of(record))})
 
@@ -65,8 +72,8 @@ def run_distill(stages: Stages, folder: RunFolder) -> None:
     folder.watch.add("distill_student_train_time", run.fit.seconds)
     data, settings = stages.data, stages.settings
     extra = {"fit": asdict(run.fit)}
-    save_student(folder.path / BEST_STUDENT, run.student, settings.student, data.id_map, data.fingerprints(), extra)
-    write_curves(folder.path / CURVES / "distilled", run.fit.history)
+    place, source = folder.path / BEST_STUDENT, stages.text_source
+    save_student(place, run.student, settings.student, data.id_map, data.fingerprints(), extra, source)
     contestants = [
         *closed_form_contestants(stages),
         baseline_contestant(stages),
@@ -82,7 +89,7 @@ def distil(stages: Stages) -> DistillRun:
     teaching = align(stages.outputs, stages.data.train, stages.outputs.candidates.shape[1], stages.device)
     teaching.require(settings.distill.candidate_topk)
     student = require_network(settings.student)
-    with epoch_bar("distillation", student.loop.epochs, student.loop.monitor) as report:
+    with training("distilled"), epoch_bar("distillation", student.loop.epochs, student.loop.monitor) as report:
         return train_distilled(
             student,
             settings.distill,

@@ -14,6 +14,7 @@ from src.core.metrics import metric_names
 from src.core.settings import STRICT
 from src.data.settings import DatasetSettings
 from src.distill.settings import ActiveSettings, DistillSettings, active_terms
+from src.pipeline.tracking import Tracking
 from src.student.baselines import BaselineSettings
 from src.student.settings import AnyStudentSettings, EvaluationSettings, NetworkSettings
 from src.teacher.settings import TeacherSettings
@@ -26,6 +27,13 @@ class RuntimeSettings:
     device: Annotated[str, Field(min_length=1, description="auto (first GPU, else CPU), cpu, cuda, cuda:N")] = "auto"
     cache: Annotated[Path, Field(description="folder of finished stages, shared by all runs")] = Path("data/cache")
     reuse: Annotated[bool, Field(description="take finished stages from the cache; false: build them again")] = True
+    tracking: Annotated[
+        Tracking,
+        Field(
+            description="who draws curves while models train: tensorboard (in the result's tb), mlflow (in the "
+            "result, or where MLFLOW_TRACKING_URI says), wandb (offline, in the result), none"
+        ),
+    ] = "tensorboard"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -61,6 +69,22 @@ class ExperimentSettings:
 
 
 @dataclass(frozen=True, config=STRICT)
+class TeachSettings(ExperimentSettings):
+    """An experiment, and what is exported besides."""
+
+    export_dllm2rec: Annotated[
+        bool, Field(description="also write DLLM2Rec's three files; needs every training row labelled")
+    ] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.export_dllm2rec and self.teacher.export.budget != 1.0:
+            raise ValueError("export_dllm2rec = true needs every training row labelled: set teacher.export.budget=1.0")
+        if self.distill.outputs_from is not None:
+            raise ValueError("distill.outputs_from names outputs that exist; run_teacher makes new ones: leave it null")
+
+
+@dataclass(frozen=True, config=STRICT)
 class EvaluateSettings:
     """Which results, and how they are judged."""
 
@@ -85,4 +109,5 @@ def without_places(settings: ExperimentSettings) -> dict[str, Any]:
         for parent in parents:
             place = place[parent]
         place[leaf] = None
+    nested["student"].pop("graphs", None)  # the same numbers, launched in another way
     return nested

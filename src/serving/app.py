@@ -15,13 +15,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from src.serving.beside import LabelledTeacher
 from src.serving.catalogue import padded
 from src.serving.meter import Meter
 from src.serving.students import Recommendation, ServedStudent
 
 _WEB = Path(__file__).parent / "web"
 #: what may be read without a token: the page asks for one, and a probe has none
-_OPEN = frozenset({"/", "/health", "/page.js", "/style.css"})
+_OPEN = frozenset({"/", "/health", "/page.js", "/style.css", "/favicon.ico"})
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Health(BaseModel):
     status: Literal["ok"] = "ok"
     students: list[str]
     items: int
+    teacher: str | None = Field(default=None, description="the one that knows labelled histories alone")
 
 
 class Problem(Exception):
@@ -144,15 +146,30 @@ def build_app(students: Sequence[ServedStudent], limits: Limits, token: str | No
         raw_ids, titles = catalogue.id_map.raw_ids, catalogue.id_map.titles
         return [Found(item=raw_ids[place], title=titles[place]) for place in catalogue.search(query, limit)]
 
+    teacher = next((student for student in students if isinstance(student, LabelledTeacher)), None)
+
+    @app.get("/labelled", response_model=list[Found])
+    def labelled(number: int = Query(default=0, ge=0, le=2**31)) -> list[Found]:
+        """One of the histories that the teacher labelled, oldest first; none where no teacher is served."""
+        history = [] if teacher is None else teacher.labelled(number)
+        raw_ids, titles = catalogue.id_map.raw_ids, catalogue.id_map.titles
+        return [Found(item=raw_ids[place], title=titles[place]) for place in history]
+
     @app.get("/health", response_model=Health)
     async def health() -> Health:
         """Whether it is up, and whom it serves."""
-        return Health(students=list(by_name), items=catalogue.num_items)
+        known = None if teacher is None else teacher.name
+        return Health(students=list(by_name), items=catalogue.num_items, teacher=known)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> str:
         """Counters and times, in Prometheus' text format."""
         return meter.text()
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        """There is none: a browser that asks is not told of an error."""
+        return Response(status_code=204)
 
     for address, file in {"/": "page.html", "/page.js": "page.js", "/style.css": "style.css"}.items():
         app.add_api_route(address, _file(_WEB / file), include_in_schema=False)

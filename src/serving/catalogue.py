@@ -14,17 +14,10 @@ from numpy.typing import NDArray
 
 from src.core.data_utils import pad_right
 from src.core.errors import ArtefactError
-from src.data.id_map import IdMap
+from src.data.id_map import IdMap, raw_text
 
 _COLUMNS = ("index", "raw_id", "title")
 _COUNT = "training_count"
-
-
-def raw_text(value: object) -> str:
-    """An id as the id map spells it: a whole number has no decimal point, whatever type it came as."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,20 +15,24 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 from src.core.checkpoints import save_weights
 from src.core.checksums import checksum_files
 from src.core.errors import ConfigError, TrainingFailed
-from src.core.logging import get_logger
+from src.core.logging import console, get_logger
 from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json, write_text
 from src.core.settings import STRICT
 from src.data.examples import Examples, SequenceData
 from src.data.id_map import IdMap
+from src.data.item_text import TextSource
 from src.serving.card import model_card
 from src.serving.catalogue import Catalogue, padded
 from src.serving.graph import export_graph
 from src.serving.hub import push
+from src.serving.new_items import EmbedTexts, add_items, open_new_items, read_new_items, require_takes_items
 from src.serving.quantise import quantise_graph
 from src.serving.results import StudentResult, require_given
-from src.serving.students import CATALOGUE, CONFIG, EXPORTED, GRAPH, GraphStudent, ModelStudent
-from src.student.artefact import ID_MAP, WEIGHTS, load_student
-from src.student.base import Recommender, SequenceStudent
+from src.serving.students import CATALOGUE, CONFIG, EXPORTED, GRAPH, GROWING, GraphStudent, ModelStudent, model_student
+from src.student.artefact import ID_MAP, WEIGHTS, save_student
+from src.student.base import ClosedForm, Recommender, SequenceStudent
+from src.student.new_items import takes_items
+from src.student.settings import StudentSettings
 
 _log = get_logger(__name__)
 
@@ -47,6 +51,13 @@ class ExportStudentSettings:
     out: Annotated[
         Path | None, Field(description="the folder to write, which must not exist; null: student/ in this run's result")
     ] = None
+    new_items: Annotated[
+        Path | None,
+        Field(description="items that came after training, to be folded in (see recommend): a graph takes none later"),
+    ] = None
+    encoder: Annotated[
+        str, Field(description="where the student's language model lies now; empty: where it lay in training")
+    ] = ""
     name: Annotated[str, Field(description="what the model card calls it; empty: the result's name")] = ""
     quantise: Annotated[
         Literal["none", "int8"], Field(description="int8: weights as 8-bit whole numbers, the loss measured")
@@ -64,10 +75,21 @@ class ExportPlan:
     student: Recommender
     id_map: IdMap
     data: SequenceData | None
+    settings: StudentSettings
+    text_source: TextSource | None
+
+    @property
+    def added(self) -> int:
+        """How many items came after training."""
+        return self.id_map.num_items - IdMap.load(self.result.student / ID_MAP).num_items
 
 
-def check_export(settings: ExportStudentSettings) -> ExportPlan:
+def check_export(settings: ExportStudentSettings, embed: EmbedTexts | None = None) -> ExportPlan:
     """Everything that can be known to be wrong before anything is written.
+
+    Args:
+        settings: what was asked for.
+        embed: reaches the language model of new items.
 
     Raises:
         ConfigError: no result is named, ``out`` exists, or 8-bit weights cannot be measured without the data.
@@ -82,14 +104,19 @@ def check_export(settings: ExportStudentSettings) -> ExportPlan:
         raise ConfigError.one("out", str(settings.out), "exists and is not empty", "name a new folder")
     if settings.push_to_hub and settings.push_to_hub.count("/") != 1:
         raise ConfigError.one("push_to_hub", settings.push_to_hub, "must be owner/name", "push_to_hub=owner/name")
-    student, _ = load_student(result.student)
+    student = model_student(result.student, result.folder.name)
+    if settings.new_items is not None and embed is not None:
+        source = require_takes_items(student)
+        new = read_new_items(open_new_items(settings.new_items), student.catalogue, source)
+        student = add_items(student, new, embed)
     data, why = result.data_or_none()
     if data is None:
         if settings.quantise != "none":
             rule = f"its loss is measured on the validation split, which cannot be read: {why}"
             raise ConfigError.one("quantise", settings.quantise, rule, "restore the data, or use quantise=none")
         _log.warning("how often each item occurs is left out, because the data cannot be read: %s", why)
-    return ExportPlan(result, student, IdMap.load(result.student / ID_MAP), data)
+    id_map = student.catalogue.id_map
+    return ExportPlan(result, student.model, id_map, data, student.settings, student.text_source)
 
 
 def export_student(settings: ExportStudentSettings, plan: ExportPlan, folder: Path) -> dict[str, Any]:
@@ -104,11 +131,15 @@ def export_student(settings: ExportStudentSettings, plan: ExportPlan, folder: Pa
         TrainingFailed: the graph's scores are not PyTorch's.
     """
     name = settings.name or plan.result.folder.name
-    counts = None if plan.data is None else plan.data.item_counts
+    counts = None if plan.data is None else np.pad(plan.data.item_counts, (0, plan.added))
     with atomic_folder(folder) as target:
         Catalogue(plan.id_map, counts).save(target / CATALOGUE)
         save_weights(target / WEIGHTS, all_weights(plan.student))
         export_graph(plan.student, target / GRAPH)
+        if takes_items(plan.student) and plan.text_source is not None:
+            chosen = plan.student.settings if isinstance(plan.student, ClosedForm) else plan.settings
+            fingerprints = require_finished(plan.result.student).get("fingerprints", {})
+            save_student(target / GROWING, plan.student, chosen, plan.id_map, fingerprints, {}, plan.text_source)
         config = {"name": name, **_facts(plan)}
         write_json(target / CONFIG, config)
         config |= _compared(plan, target)
@@ -144,6 +175,8 @@ def _facts(plan: ExportPlan) -> dict[str, Any]:
         "prior_settings": None if prior is None else asdict(prior.settings),
         "dataset": plan.data.name if plan.data else "its data could not be read",
         "num_items": plan.student.num_items,
+        "items_added": plan.added,
+        "takes_new_items": takes_items(plan.student) and plan.text_source is not None,
         "window": plan.student.window,
         "history_length": plan.student.history_length,
         "fingerprints": manifest.get("fingerprints", {}),
@@ -206,6 +239,20 @@ def ndcg(best: Callable[..., Any], examples: Examples, k: int) -> float:
         place = np.argwhere(items == examples.target[rows, None])[:, 1]
         gain += float((1 / np.log2(place + 2.0)).sum())
     return gain / max(1, len(examples))
+
+
+def tell(config: Mapping[str, Any], folder: Path) -> None:
+    """What was written, and what to do with it, on the terminal."""
+    files = [path for path in folder.iterdir() if path.is_file()]
+    size = sum(path.stat().st_size for path in files) / 1e6
+    console.print(
+        f"{folder}: {config['architecture']} over {config['num_items']:,} items, {len(files)} files, {size:.1f} MB; "
+        f"its scores differ from PyTorch's by at most {config['largest_difference']:.1e} on {config['rows_compared']} "
+        f"histories\nnext: python -m src.exp.recommend student={folder} histories=FILE out=next.parquet, or "
+        f"python -m src.exp.serve student={folder}",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def export_record(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

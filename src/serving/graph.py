@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,8 @@ ITEMS, SCORES = "items", "scores"
 MOST_INSIDE = 2**30
 _OPSET = 20
 _ALL = "catalogue_scores"
+#: who tells of every node that a graph's optimiser touches
+_TALKATIVE = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
 class _AnyWidth(nn.Module):
@@ -77,25 +81,34 @@ def _export_scores(student: Recommender, path: Path, outside: bool) -> None:
     # three rows and five places stand for any number; what is traced must hold a full and an empty history
     history, length = torch.zeros(3, 5, dtype=torch.int64), torch.tensor([5, 2, 0])
     batch, places = torch.export.Dim("batch"), torch.export.Dim("places")
-    before = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                _AnyWidth(student).eval(),
-                (history, length),
-                dynamo=True,
-                opset_version=_OPSET,
-                dynamic_shapes={HISTORY: {0: batch, 1: places}, LENGTH: {0: batch}},
-                input_names=[HISTORY, LENGTH],
-                output_names=[_ALL],
-                verbose=False,
-            )
+    with _quiet(*_TALKATIVE), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _AnyWidth(student).eval(),
+            (history, length),
+            dynamo=True,
+            opset_version=_OPSET,
+            dynamic_shapes={HISTORY: {0: batch, 1: places}, LENGTH: {0: batch}},
+            input_names=[HISTORY, LENGTH],
+            output_names=[_ALL],
+            verbose=False,
+        )
         assert program is not None
         program.save(path, external_data=outside)
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Nothing below an error from these loggers and those under them."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
     finally:
-        logging.getLogger("torch.onnx").setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _choose_best(model: onnx.ModelProto, num_items: int) -> None:

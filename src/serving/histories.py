@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,11 +19,16 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as settings_dataclass
 
 from src.core.errors import ConfigError, DataError
+from src.core.logging import get_logger
 from src.core.settings import STRICT
 from src.data.clock import read_times
+from src.data.columns import guess
+from src.data.id_map import raw_text
 from src.data.json_lines import json_rows
 from src.data.streams import stream
-from src.serving.catalogue import Catalogue, raw_text
+from src.serving.catalogue import Catalogue
+
+_log = get_logger(__name__)
 
 PARQUET, CSV, LINES = "Parquet", "CSV", "JSON Lines"
 _SUFFIXES = {
@@ -33,7 +38,10 @@ _SUFFIXES = {
 
 @settings_dataclass(frozen=True, config=STRICT)
 class HistoryColumns:
-    """What the columns of the file are called. A file with a history column has a row a user, any other is a log."""
+    """What the columns of the file are called. A file with a history column has a row a user, any other is a log.
+
+    Where nobody says so and no column has that name, the only one that is known as a user, an item or a time is taken.
+    """
 
     user: Annotated[str, Field(min_length=1, description="who it is")] = "user"
     history: Annotated[
@@ -57,6 +65,14 @@ class Piece:
     items: NDArray[np.int64]
     lengths: NDArray[np.int64]
     unknown: str | None
+
+
+def _column_of(role: str, columns: HistoryColumns, names: Sequence[str]) -> str | None:
+    """The column of a role: as it is called, or, where nobody named one, the only one that is known as that."""
+    named: str = getattr(columns, role)
+    if named in names:
+        return named
+    return guess(role, names) if named == getattr(HistoryColumns, role) else None
 
 
 def format_of(path: Path, field: str, allowed: Iterable[str] = (PARQUET, CSV, LINES)) -> str:
@@ -90,14 +106,23 @@ class HistoryFile:
         kind = format_of(path, "histories")
         names = _column_names(path, kind)
         is_log = columns.history not in names
-        wanted = ("user", "item") if is_log else ("user",)
-        for role in wanted:
-            if getattr(columns, role) not in names:
+        found = {"history": columns.history}
+        for role in ("user", "item", "time") if is_log else ("user",):
+            column = _column_of(role, columns, names)
+            if column is not None:
+                found[role] = column
+            elif role != "time" or columns.time != HistoryColumns.time:
                 more = f", and no column {columns.history!r} (columns.history) either" if role == "item" else ""
                 step = f"columns.{role}=NAME with one of {', '.join(names)}"
                 rule = f"is no column of {path.name}{more}"
                 raise ConfigError.one(f"columns.{role}", getattr(columns, role), rule, step)
-        return cls(path, kind, columns, is_log, columns.time in names)
+        guessed = {role: name for role, name in found.items() if name != getattr(columns, role)}
+        if guessed:
+            told = ", ".join(f"{role} = {name}" for role, name in guessed.items())
+            _log.info("%s: %s (columns.%s=NAME names another)", path, told, next(iter(guessed)))
+        if is_log and "time" not in found:
+            _log.info("%s: no column is known as a time, so the order of its rows counts (columns.time=NAME)", path)
+        return cls(path, kind, replace(columns, **found), is_log, "time" in found)
 
     def users(self) -> int | None:
         """How many rows a file with a row a user has; None for a log."""

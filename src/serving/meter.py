@@ -9,7 +9,7 @@ from collections import Counter
 #: upper ends of the buckets of seconds
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 #: addresses by name; any other is one label, so that strangers cannot fill the memory with labels
-_PATHS = frozenset({"/", "/recommend", "/items", "/health", "/metrics", "/docs", "/openapi.json"})
+_PATHS = frozenset({"/", "/recommend", "/items", "/labelled", "/health", "/metrics", "/docs", "/openapi.json"})
 
 
 class Meter:

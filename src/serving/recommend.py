@@ -25,6 +25,7 @@ from src.core.settings import STRICT
 from src.data.examples import Histories
 from src.serving.catalogue import Catalogue
 from src.serving.histories import CSV, PARQUET, HistoryColumns, HistoryFile, Piece, format_of
+from src.serving.new_items import EmbedTexts, add_items, open_new_items, read_new_items, require_takes_items
 from src.serving.results import StudentResult, require_given
 from src.serving.students import ModelStudent, ServedStudent, open_student, require_k
 
@@ -53,6 +54,16 @@ class RecommendSettings:
     ] = None
     out: Annotated[Path | None, Field(description="the Parquet or CSV file to write")] = None
     columns: Annotated[HistoryColumns, Field(description="what the columns are called")] = HistoryColumns()
+    new_items: Annotated[
+        Path | None,
+        Field(
+            description="items that came after training, a row each: id, title, and the fields that their texts "
+            "are made of; CSV, TSV, Parquet or JSON Lines"
+        ),
+    ] = None
+    encoder: Annotated[
+        str, Field(description="where the student's language model lies now; empty: where it lay in training")
+    ] = ""
     k: Annotated[int, Field(ge=1, description="items a user")] = 10
     exclude_seen: Annotated[bool, Field(description="never recommend what is in the history")] = True
     unknown: Annotated[
@@ -95,9 +106,13 @@ class Counts:
         return {**self.__dict__, "users_per_second": rate}
 
 
-def check_recommend(settings: RecommendSettings) -> RecommendPlan:
+def check_recommend(settings: RecommendSettings, embed: EmbedTexts | None = None) -> RecommendPlan:
     """Everything that can be known to be wrong before anything is written; with ``unknown=refuse`` the whole file is
     read for it.
+
+    Args:
+        settings: what was asked for.
+        embed: reaches the language model of new items.
 
     Raises:
         ConfigError: with every problem of folder, file, columns, k and output.
@@ -105,10 +120,16 @@ def check_recommend(settings: RecommendSettings) -> RecommendPlan:
     found: dict[str, Any] = {}
 
     def student() -> None:
-        found["student"] = open_student(require_given("student", settings.student, "student=FOLDER"), settings.threads)
-        require_k(found["student"], settings.k)
+        folder, growing = require_given("student", settings.student, "student=FOLDER"), settings.new_items is not None
+        found["student"] = open_student(folder, settings.threads, growing=growing)
         if settings.unknown == "popular":
             found["student"] = _with_counts(found["student"], settings)
+        if settings.new_items is not None and embed is not None:
+            source = require_takes_items(found["student"])
+            table = open_new_items(settings.new_items)
+            new = read_new_items(table, found["student"].catalogue, source, settings.columns.item)
+            found["student"] = add_items(found["student"], new, embed)
+        require_k(found["student"], settings.k)
 
     def file() -> None:
         path = require_given("histories", settings.histories, "histories=FILE")
@@ -142,7 +163,8 @@ def _with_counts(student: ServedStudent, settings: RecommendSettings) -> ServedS
     if data is None:
         raise ConfigError.one("unknown", "popular", f"the data that tell what is popular cannot be read: {why}", step)
     catalogue = Catalogue(student.catalogue.id_map, data.item_counts)
-    return ModelStudent(student.model, catalogue, student.name, student.fingerprints)
+    more = (student.settings, student.text_source)
+    return ModelStudent(student.model, catalogue, student.name, student.fingerprints, *more)
 
 
 def _refuse_unknown(plan: RecommendPlan) -> None:

@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 from src.core.errors import ConfigError, gather
 from src.core.logging import console
 from src.core.settings import STRICT
+from src.serving.beside import LabelledTeacher, stand_beside
 from src.serving.students import ServedStudent, open_student, require_same_catalogue
 
 
@@ -29,6 +30,10 @@ class ServeSettings:
     students: Annotated[
         tuple[Path, ...], Field(description="several, shown side by side on the page: students=[A,B]")
     ] = ()
+    beside: Annotated[
+        Path | None,
+        Field(description="a result folder whose baseline and, where there are labels, teacher are shown beside it"),
+    ] = None
     host: Annotated[
         str, Field(min_length=1, description="address to listen on; another than this machine's own needs token_file")
     ] = "127.0.0.1"
@@ -70,6 +75,10 @@ def check_serve(settings: ServeSettings) -> ServePlan:
         if not folders:
             raise ConfigError.one("student", None, "is needed", "student=FOLDER, or students=[A,B]")
         opened = [open_student(folder, settings.threads) for folder in folders]
+        if settings.beside is not None:
+            others = stand_beside(settings.beside)
+            teachers = [one for one in others if isinstance(one, LabelledTeacher)]
+            opened = [*(one for one in others if one not in teachers), *opened, *teachers]
         require_same_catalogue(opened)
         found["students"] = with_own_names(opened)
 

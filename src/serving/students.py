@@ -16,15 +16,19 @@ from src.core.checksums import verify_files
 from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import MANIFEST, read_json, require_finished
 from src.data.id_map import IdMap
+from src.data.item_text import TextSource
 from src.serving.catalogue import Catalogue, padded
 from src.serving.graph import EXCLUDE_SEEN, HISTORY, ITEMS, LENGTH, SCORES, K
 from src.serving.results import BEST_STUDENT
-from src.student.artefact import ID_MAP, load_student
+from src.student.artefact import ID_MAP, load_student, text_source_of
 from src.student.base import Recommender, recent
+from src.student.settings import StudentSettings
 
 #: the kind of an exported folder, in its manifest
 EXPORTED = "exported_student"
 GRAPH, CATALOGUE, CONFIG = "model.onnx", "id_map.parquet", "config.json"
+#: in an export, the student as it was saved, where it takes items that are added later: a graph cannot
+GROWING = "student"
 
 _EXPORT_AGAIN = "python -m src.exp.export result=FOLDER makes it again"
 
@@ -104,8 +108,18 @@ class GraphStudent(ServedStudent):
 class ModelStudent(ServedStudent):
     """A student as it was trained, run by PyTorch."""
 
-    def __init__(self, model: Recommender, catalogue: Catalogue, name: str, fingerprints: dict[str, str]) -> None:
+    def __init__(
+        self,
+        model: Recommender,
+        catalogue: Catalogue,
+        name: str,
+        fingerprints: dict[str, str],
+        settings: StudentSettings | None = None,
+        text_source: TextSource | None = None,
+    ) -> None:
         self.model, self.catalogue, self.name, self.fingerprints = model.eval(), catalogue, name, fingerprints
+        #: what it was built from, and where the embeddings come from of which it scores new items
+        self.settings, self.text_source = settings or StudentSettings(), text_source
 
     @torch.no_grad()
     def best(
@@ -140,13 +154,14 @@ def _latest(history: torch.Tensor, length: torch.Tensor, model: Recommender) -> 
     return recent(history, length, max(1, model.history_length), model.padding_id)
 
 
-def open_student(folder: Path, threads: int = 0, field: str = "student") -> ServedStudent:
+def open_student(folder: Path, threads: int = 0, field: str = "student", growing: bool = False) -> ServedStudent:
     """The student that a folder holds.
 
     Args:
         folder: an exported folder, a result folder, or the `best_student` in one.
         threads: how many ONNX Runtime computes with; 0: as many as there are cores.
         field: what an error calls the folder.
+        growing: whether it must take new items: an export of a student that does holds it as PyTorch runs it, too.
 
     Raises:
         ArtefactError: the folder is missing, unfinished, changed since it was written, or holds no student.
@@ -154,6 +169,10 @@ def open_student(folder: Path, threads: int = 0, field: str = "student") -> Serv
     manifest = require_finished(folder)
     if manifest.get("kind") == EXPORTED:
         verify_export(folder, manifest)
+        if growing and (folder / GROWING).is_dir():
+            grown = model_student(folder / GROWING, str(read_json(folder / CONFIG)["name"]))
+            grown.catalogue = Catalogue.load(folder / CATALOGUE)
+            return grown
         return GraphStudent(folder, threads)
     place = folder if manifest.get("kind") == "student" and (folder / ID_MAP).is_file() else folder / BEST_STUDENT
     if not place.is_dir():
@@ -164,9 +183,10 @@ def open_student(folder: Path, threads: int = 0, field: str = "student") -> Serv
 
 def model_student(folder: Path, name: str) -> ModelStudent:
     """A saved student in PyTorch; raises ``ArtefactError`` as `load_student` does."""
-    model, _ = load_student(folder)
+    model, settings = load_student(folder)
     catalogue = Catalogue(IdMap.load(folder / ID_MAP))
-    return ModelStudent(model, catalogue, name, dict(require_finished(folder).get("fingerprints", {})))
+    fingerprints = dict(require_finished(folder).get("fingerprints", {}))
+    return ModelStudent(model, catalogue, name, fingerprints, settings, text_source_of(folder))
 
 
 def verify_export(folder: Path, manifest: dict[str, Any]) -> None:
@@ -189,6 +209,7 @@ def require_same_catalogue(students: list[ServedStudent], field: str = "students
     """Raises ``ConfigError`` where students do not know the same items under the same indices."""
     first = students[0]
     for other in students[1:]:
-        if other.catalogue.id_map.fingerprint != first.catalogue.id_map.fingerprint:
+        # their texts may differ: an export keeps ids and titles alone
+        if other.catalogue.id_map.raw_ids != first.catalogue.id_map.raw_ids:
             rule = f"knows other items than {first.name}"
             raise ConfigError.one(field, other.name, rule, "serve students of one catalogue together")

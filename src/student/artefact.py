@@ -18,11 +18,14 @@ from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
+from src.data.item_text import TextSource
 from src.student.base import ClosedForm, Recommender, SequenceStudent
 from src.student.models import OwnStudentSettings, build_recommender
 from src.student.settings import AnyStudentSettings, StudentSettings
 
 WEIGHTS = "model.safetensors"
+#: what scores an item from its text, beside the weights of a model that does
+FROM_TEXT = "from_text.safetensors"
 ID_MAP = "id_map.json"
 #: the folder of a student's prior, beside its weights
 PRIOR = "prior"
@@ -43,6 +46,7 @@ class _Manifest(ModelFacts):
     """What is read of a student's manifest."""
 
     prior_scale: float | None = None
+    text_source: TextSource | None = None
 
 
 def save_student(
@@ -52,6 +56,7 @@ def save_student(
     id_map: IdMap,
     fingerprints: Mapping[str, str],
     extra: Mapping[str, Any],
+    text_source: TextSource | None = None,
 ) -> None:
     """Write weights, id map, prior and manifest atomically.
 
@@ -62,10 +67,13 @@ def save_student(
         id_map: which item stands behind which index.
         fingerprints: those of the data that it was trained on (`SequenceData.fingerprints`).
         extra: added to the manifest.
+        text_source: where the embeddings come from of which a student scores items, if it does.
     """
     with atomic_folder(folder) as target:
         id_map.save(target / ID_MAP)
         manifest = {**write_model(target, student, settings), "fingerprints": dict(fingerprints), **extra}
+        if text_source is not None and student.from_text:
+            manifest["text_source"] = asdict(text_source)
         if isinstance(student, SequenceStudent) and student.prior is not None:
             manifest["prior_scale"] = student.prior_scale
             (target / PRIOR).mkdir()
@@ -73,9 +81,16 @@ def save_student(
         write_json(target / MANIFEST, manifest)
 
 
+def text_source_of(folder: Path) -> TextSource | None:
+    """Where a saved student's text embeddings come from; None for one that reads none."""
+    return conform(require_finished(folder), _Manifest, folder / MANIFEST, _AGAIN).text_source
+
+
 def write_model(folder: Path, model: Recommender, settings: StudentSettings) -> dict[str, Any]:
     """A model's weights; returns what is needed to build it again."""
     save_weights(folder / WEIGHTS, model.state_dict())
+    if model.from_text:
+        save_weights(folder / FROM_TEXT, model.from_text)
     return {"kind": "student", "settings": asdict(settings), "num_items": model.num_items, "window": model.window}
 
 
@@ -132,6 +147,8 @@ def read_model(folder: Path, facts: ModelFacts, prior: tuple[ClosedForm, float] 
                 _require_shapes(build(), weights)
         model = build()
         model.load_state_dict(weights)
+        if (folder / FROM_TEXT).is_file():
+            model.from_text = load_weights(folder / FROM_TEXT)
     except (RuntimeError, TypeError, ValueError, OverflowError, ConfigError) as error:
         raise ArtefactError.one("weights", str(folder), f"do not fit the saved settings ({error})", _AGAIN) from None
     return model

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from src.core.errors import ConfigError
 from src.data.tensor_examples import TensorExamples
 from src.student.columns import Columns
 from src.student.settings import NetworkSettings, StudentSettings
@@ -31,6 +32,8 @@ class Recommender(nn.Module):
         self.num_items, self.padding_id = num_items, num_items
         #: how many items of history it reads, the latest ones
         self.window = window
+        #: what scores an item from its text (`src.student.new_items`), by name; empty where nothing does
+        self.from_text: dict[str, Tensor] = {}
 
     @property
     def history_length(self) -> int:
@@ -58,6 +61,8 @@ class ClosedForm(Recommender):
     def __init__(self, settings: StudentSettings, num_items: int, window: int) -> None:
         super().__init__(num_items, window)
         self.settings = settings
+        #: the items' text embeddings ``[V, W]``, for a model whose settings read them; set before `fit`
+        self.item_text: Tensor | None = None
 
     def fit(self, train: TensorExamples, rows: Tensor) -> None:
         """Compute everything from these rows (``[n]`` int64 row numbers) of the training split."""
@@ -66,6 +71,11 @@ class ClosedForm(Recommender):
     def score_items(self, history: Tensor, length: Tensor, items: Tensor) -> Tensor:
         """Scores ``[B, n]`` of a few items a row, ``[B, n]``."""
         return self(history, length).gather(1, items)  # type: ignore[no-any-return]
+
+    def with_items(self, embedding: Tensor) -> ClosedForm:
+        """The model with items behind the others that nobody has met, from their texts' embeddings ``[n, W]``."""
+        rule = "cannot take items that were added after training"
+        raise ConfigError.one("new_items", self.settings.architecture, rule, "use student.prior=linear, or text_linear")
 
 
 def recent(history: Tensor, length: Tensor, window: int, padding_id: int) -> tuple[Tensor, Tensor]:

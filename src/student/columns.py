@@ -70,8 +70,9 @@ class Proposal:
 
     def __call__(self) -> Shared:
         """A draw."""
-        within = torch.rand(self._n, generator=self._generator, dtype=torch.float64, device=self._generator.device)
-        points = (torch.arange(self._n, dtype=torch.float64) + within).to(self._ends.device)
+        device = self._generator.device
+        within = torch.rand(self._n, generator=self._generator, dtype=torch.float64, device=device)
+        points = (torch.arange(self._n, dtype=torch.float64, device=device) + within).to(self._ends.device)
         place = torch.searchsorted(self._ends, points, right=True).clamp(max=len(self._ends) - 1)
         log_weight = self._log_weight[place]
         twice = place[1:] == place[:-1]

@@ -16,7 +16,8 @@ from src.student.prior import Prior
 @dataclass(frozen=True, eq=False)
 class StudentData:
     """What training a student reads: two splits, the catalogue's size, p ``[V]`` float32, how often each item is a
-    training target ``[V]`` int64, and the prior where one was fitted. No test split.
+    training target ``[V]`` int64, and the prior where one was fitted. No test split. ``item_text``: the items' text
+    embeddings ``[V, W]``, where something is computed from them.
     """
 
     train: TensorExamples
@@ -26,9 +27,16 @@ class StudentData:
     propensity: Tensor
     item_counts: Tensor
     prior: Prior | None = None
+    item_text: Tensor | None = None
 
     @classmethod
-    def of(cls, data: SequenceData, device: torch.device | str, prior: Prior | None = None) -> StudentData:
+    def of(
+        cls,
+        data: SequenceData,
+        device: torch.device | str,
+        prior: Prior | None = None,
+        item_text: Tensor | None = None,
+    ) -> StudentData:
         """From a loaded dataset."""
         counts = torch.from_numpy(data.item_counts)
         return cls(
@@ -39,6 +47,7 @@ class StudentData:
             propensity=propensity(counts).float().to(device),
             item_counts=counts.to(device),
             prior=prior,
+            item_text=None if item_text is None else item_text.to(device),
         )
 
     @property

@@ -6,13 +6,20 @@ no row of V numbers is ever built.
 
 from __future__ import annotations
 
+from typing import Annotated, Any
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from src.data.tensor_examples import TensorExamples
 from src.student.base import ClosedForm, recent
 from src.student.settings import ClosedFormSettings
+
+# settings that several models of this kind have, each with a default of its own
+Decay = Annotated[float, Field(gt=0, le=1, description="weight of an item relative to the one after it")]
+SquaredPenalty = Annotated[float, Field(gt=0, description="lambda, what the weights' squares cost")]
 
 
 class DecayedHistory(ClosedForm):
@@ -23,14 +30,20 @@ class DecayedHistory(ClosedForm):
         num_items: V.
         window: items of history that are read, the latest ones.
         decay: weight of an item of history relative to the one after it, in (0, 1].
+        whole: whether there is a ``weight``; a subclass may keep it in factors.
     """
 
     weight: Tensor
+    #: whether `sums` and `solve` are how it is fitted; a subclass that has them says so
+    adds_up = False
 
-    def __init__(self, settings: ClosedFormSettings, num_items: int, window: int, decay: float) -> None:
+    def __init__(
+        self, settings: ClosedFormSettings, num_items: int, window: int, decay: float, whole: bool = True
+    ) -> None:
         super().__init__(settings, num_items, window)
         self.decay = decay
-        self.register_buffer("weight", torch.zeros(num_items, num_items))
+        if whole:
+            self.register_buffer("weight", torch.zeros(num_items, num_items))
 
     def forward(self, history: Tensor, length: Tensor) -> Tensor:
         """Scores ``[B, V]``."""
@@ -41,6 +54,26 @@ class DecayedHistory(ClosedForm):
         """As `ClosedForm.score_items`."""
         seen = recent(history, length, self.window, self.padding_id)
         return times_entries(*seen, self.decay, self.weight, items)
+
+    def sums(self, train: TensorExamples, rows: Tensor) -> tuple[Tensor, ...]:
+        """All that the weights follow from, added up over training rows: what two sets of users sum to, their union
+        sums to as well, so that a fold's sums are those of everybody without those of the rows that are held out."""
+        raise NotImplementedError
+
+    def solve(self, sums: Any, train: TensorExamples, rows: Tensor) -> None:
+        """The weights of `sums`, which may be changed; they were added up over ``rows``."""
+        raise NotImplementedError
+
+    def fit(self, train: TensorExamples, rows: Tensor) -> None:
+        """As `ClosedForm.fit`."""
+        self.solve(self.sums(train, rows), train, rows)
+
+    def with_items(self, embedding: Tensor) -> ClosedForm:
+        """As `ClosedForm.with_items`: such an item gives no score to others and gets none."""
+        count = self.num_items + len(embedding)
+        grown = type(self)(self.settings, count, self.window)  # type: ignore[call-arg, arg-type]  # as it is registered
+        grown.weight = F.pad(self.weight, (0, len(embedding), 0, len(embedding)))
+        return grown
 
 
 def weights(length: Tensor, width: int, decay: float) -> Tensor:

@@ -59,7 +59,8 @@ def shared_sampler(
     """What draws the negatives that rows share, and its stream; None for a loss that has none."""
     if settings.loss not in SAMPLED:
         return None
-    stream = torch_generator(seed, "shared negatives")
+    # where the student is: what is drawn on the host would be waited for in every step
+    stream = torch_generator(seed, "shared negatives", device=data.device)
     return Proposal(data.item_counts, settings.shared_negatives, settings.negatives_power, stream), stream
 
 

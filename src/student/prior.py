@@ -7,7 +7,7 @@ come from a model that was fitted without its users. Scores are scaled so that t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -27,12 +27,12 @@ from src.core.seed import reproducible, torch_generator
 from src.data.tensor_examples import TensorExamples
 from src.student.artefact import ModelFacts, read_closed_form, write_model
 from src.student.base import ClosedForm
+from src.student.closed_form_cost import SCALE_ROWS
+from src.student.decayed_history import DecayedHistory
 from src.student.models import build_closed_form
 from src.student.settings import ClosedFormSettings, StudentSettings
 
 _BATCH = 2048
-#: rows whose targets decide the scale
-_SCALE_ROWS = 20_000
 _PRECISION = 0.01  # of the scale's logarithm
 #: scores of training rows kept at once; more are refused
 MAX_BYTES = 8 * 2**30
@@ -61,7 +61,7 @@ class Prior:
 def require_prior_fits(rows: int, settings: StudentSettings, num_items: int) -> None:
     """Raises ``ConfigError`` when a prior over so many items and rows would be too large to compute or to keep."""
     name, step = f"student.prior = {settings.architecture}", "use student.prior=none, or a smaller catalogue"
-    if isinstance(settings, ClosedFormSettings) and num_items > settings.max_items:
+    if isinstance(settings, ClosedFormSettings) and settings.too_large(num_items):
         raise ConfigError.one(name, num_items, f"is computed for at most {settings.max_items} items (max_items)", step)
     if rows * num_items * 2 > MAX_BYTES:
         rule = f"its scores of {rows} training rows over {num_items} items need {rows * num_items * 2 / 2**30:.0f} GB"
@@ -76,7 +76,13 @@ def folds_of(train: TensorExamples, folds: int, seed: int) -> Tensor:
 
 
 def fit_prior(
-    settings: StudentSettings, train: TensorExamples, validation: TensorExamples, num_items: int, folds: int, seed: int
+    settings: StudentSettings,
+    train: TensorExamples,
+    validation: TensorExamples,
+    num_items: int,
+    folds: int,
+    seed: int,
+    item_text: Tensor | None = None,
 ) -> Prior:
     """Fit a prior out of fold and on all rows.
 
@@ -87,6 +93,7 @@ def fit_prior(
         num_items: V.
         folds: how many parts the users are dealt into.
         seed: decides the folds.
+        item_text: the items' text embeddings ``[V, W]``, for a model that reads them.
 
     Raises:
         ConfigError: the architecture is no model in closed form, or see `require_prior_fits`.
@@ -95,20 +102,39 @@ def fit_prior(
     # the order of a sum depends on the number of threads, and trainings must repeat bit by bit
     with reproducible(settings.threads):
         fold = folds_of(train, folds, seed).cpu()
-        models = [_fitted(settings, train, torch.nonzero(fold != part).squeeze(1), num_items) for part in range(folds)]
-        asked = torch.randperm(len(train), generator=torch_generator(seed, "prior_scale"))[:_SCALE_ROWS]
-        scale = best_scale(_scores_of_folds(models, train, fold, asked), train.target.cpu()[asked])
         everyone = torch.arange(len(train))
+
+        def new() -> ClosedForm:
+            model = build_closed_form(settings, num_items, train.window).to(train.device)
+            model.item_text = item_text
+            return model
+
+        models = [*_out_of_fold(new, train, fold, folds)]
+        asked = torch.randperm(len(train), generator=torch_generator(seed, "prior_scale"))[:SCALE_ROWS]
+        scale = best_scale(_scores_of_folds(models, train, fold, asked), train.target.cpu()[asked])
         scores = _scores_of_folds(models, train, fold, everyone, scale, torch.float16)
-        served = _fitted(settings, train, everyone, num_items)
+        served = new()
+        served.fit(train, everyone.to(train.device))
         shown = _scores(served, validation, torch.arange(len(validation)), scale)
     return Prior(served.eval(), settings, scale, scores, shown)
 
 
-def _fitted(settings: StudentSettings, train: TensorExamples, rows: Tensor, num_items: int) -> ClosedForm:
-    model = build_closed_form(settings, num_items, train.window).to(train.device)
-    model.fit(train, rows.to(train.device))
-    return model
+def _out_of_fold(
+    new: Callable[[], ClosedForm], train: TensorExamples, fold: Tensor, folds: int
+) -> Iterator[ClosedForm]:
+    """For each fold the model that is fitted without it. Sums that add up are counted once over everybody and once over
+    what is held out, in place of once over the rest of each fold; of two folds either is the other's rest."""
+    everyone = torch.arange(len(train), device=train.device)
+    total: tuple[Tensor, ...] | None = None
+    for part in range(folds):
+        model, rows = new(), torch.nonzero(fold != part).squeeze(1).to(train.device)
+        if folds == 2 or not isinstance(model, DecayedHistory) or not model.adds_up:
+            model.fit(train, rows)
+        else:
+            total = total or model.sums(train, everyone)
+            held = model.sums(train, torch.nonzero(fold == part).squeeze(1).to(train.device))
+            model.solve(tuple(own.neg_().add_(whole) for own, whole in zip(held, total, strict=True)), train, rows)
+        yield model
 
 
 def _scores_of_folds(

@@ -90,19 +90,15 @@ def represent_rows(
     # the last of the asked rows of each run decides how far it is read
     newest = rows.new_zeros(len(runs)).scatter_reduce(0, run, train.end[rows], "amax", include_self=False)
     oldest = newest.scatter_reduce(0, run, train.end[rows], "amin", include_self=False)
-    reader = _row_at(rows, run, train.end[rows] == newest[run], len(runs))
+    # one row of each run is its reader, found without a mask as an index: a GPU would be waited for
+    reads = torch.where(train.end[rows] == newest[run], rows, 0)
+    reader = rows.new_zeros(len(runs)).scatter_reduce(0, run, reads, "amax")
     width = student.window + int((newest - oldest).max())
     history, length = train.read(reader, width)
     encode_all: Callable[[Tensor, Tensor | None], Tensor] = getattr(student, "encode_all")  # noqa: B009
     states = encode_all(history, extra(history))
     place = length[run] - 1 - (newest[run] - train.end[rows])
     return states[run, place.clamp(min=0)]
-
-
-def _row_at(rows: Tensor, run: Tensor, chosen: Tensor, count: int) -> Tensor:
-    found = rows.new_zeros(count)
-    found[run[chosen]] = rows[chosen]
-    return found
 
 
 def segments_for(settings: NetworkSettings, student: SequenceStudent, train: TensorExamples) -> Segments | None:

@@ -28,6 +28,11 @@ PriorName = Annotated[
     ),
 ]
 
+#: an architecture has its own default
+Window = Annotated[
+    int, Field(ge=0, le=10_000, description="items of history that it reads, the latest ones; 0: dataset.window")
+]
+
 
 @dataclass(frozen=True, config=STRICT)
 class StudentSettings:
@@ -36,12 +41,15 @@ class StudentSettings:
     architecture: Annotated[
         str, Field(min_length=1, description="one of conf/student, or package.module:factory for your own")
     ] = DEFAULT_ARCHITECTURE
-    window: Annotated[
-        int, Field(ge=0, le=10_000, description="items of history that it reads, the latest ones; 0: dataset.window")
-    ] = 0
+    window: Window = 0
     threads: Annotated[
         int, Field(ge=1, description="CPU threads of a student's training; part of what makes a run repeatable")
     ] = 1
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it is computed from the items' text embeddings, too."""
+        return False
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -55,6 +63,12 @@ class NetworkSettings(StudentSettings):
         int,
         Field(ge=2, le=20, description="parts of the users; the prior of a training row is fitted without its part"),
     ] = 2
+    prior_minutes: Annotated[
+        float, Field(gt=0, description="minutes of one core that a prior may cost by the estimate; auto: none above")
+    ] = 60.0
+    prior_gb: Annotated[
+        float, Field(gt=0, description="GB of memory that a prior may cost by the estimate; auto: none above")
+    ] = 24.0
     loss: Annotated[
         Literal["ce", "bce", "sampled", "gbce", "auto"],
         Field(
@@ -109,6 +123,10 @@ class ClosedFormSettings(StudentSettings):
     max_items: Annotated[
         int, Field(ge=2, description="the largest catalogue for which it is computed: its memory grows with V squared")
     ] = 20_000
+
+    def too_large(self, num_items: int) -> bool:
+        """Whether a catalogue is larger than it is computed for."""
+        return num_items > self.max_items
 
 
 def _by_architecture(value: Any, handler: Callable[[Any], Any], info: ValidationInfo) -> StudentSettings:

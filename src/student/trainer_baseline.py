@@ -16,10 +16,12 @@ from src.core.lazy_adam import LazyAdam
 from src.core.seed import reproducible, seed_everything, torch_generator
 from src.core.training import NO_CHECKPOINT, FitResult, Fitting, Report, silent
 from src.student.base import Recommender, SequenceStudent
+from src.student.closed_form_cost import fit_cost
 from src.student.columns import DrawShared
 from src.student.datamodule import StudentData
 from src.student.evaluator import ScoreRows, evaluate_model, tell_sample
 from src.student.models import build_closed_form, build_student
+from src.student.new_items import constant_maps
 from src.student.objectives import SAMPLED, StudentObjective, negative_sampler, shared_sampler, with_loss
 from src.student.segments import segments_for
 from src.student.settings import ClosedFormSettings, EvaluationSettings, NetworkSettings, StudentSettings
@@ -80,7 +82,9 @@ def train_student(
         return fit_closed_form(settings, evaluation, data, report)
     with reproducible(settings.threads):
         student, fitting = prepare_student(settings, evaluation, data, seed, report, checkpoint)
-        return StudentRun(student, fitting.alone(step_of(fitting, settings.graphs)))
+        result = fitting.alone(step_of(fitting, settings.graphs))
+        remember_new_items(student, data)
+        return StudentRun(student, result)
 
 
 def prepare_student(
@@ -113,6 +117,13 @@ def prepare_student(
     )
 
 
+def remember_new_items(student: SequenceStudent, data: StudentData) -> None:
+    """Where its prior scores new items from their texts, a network must hold something of them, too."""
+    if student.prior is not None and student.prior.from_text and not student.from_text:
+        width = len(student.prior.from_text["mean"])
+        student.from_text = constant_maps(student, data.item_counts, width).tensors()
+
+
 def sampler_and_streams(
     data: StudentData, settings: NetworkSettings, seed: int
 ) -> tuple[DrawShared | None, tuple[torch.Generator, ...]]:
@@ -135,9 +146,9 @@ def optimiser_for(model: torch.nn.Module, settings: NetworkSettings, student: Se
 
 def require_closed_form_fits(settings: StudentSettings, num_items: int) -> None:
     """Raises ``ConfigError`` when the catalogue is larger than a model in closed form is computed for."""
-    if isinstance(settings, ClosedFormSettings) and num_items > settings.max_items:
-        gigabytes = 3 * 8 * num_items**2 / 2**30
-        rule = f"this catalogue has {num_items} items, for which it needs about {gigabytes:.0f} GB"
+    if isinstance(settings, ClosedFormSettings) and settings.too_large(num_items):
+        cost = fit_cost(num_items, num_items)
+        rule = f"this catalogue has {num_items} items, for which it needs {cost}"
         raise ConfigError.one("student.max_items", settings.max_items, rule, "raise it, or use student=transformer")
 
 
@@ -152,6 +163,7 @@ def fit_closed_form(
     start = time.perf_counter()
     with reproducible(settings.threads):
         model = build_closed_form(settings, data.num_items, data.history_length).to(data.device)
+        model.item_text = data.item_text
         model.fit(data.train, torch.arange(len(data.train), device=data.device))
         metrics = evaluate_model(model.eval(), data.validation, evaluation)
     report(1, metrics)

@@ -2,7 +2,7 @@
 
 A saved teacher is a folder: `adapter/` (a standard PEFT adapter folder), gate, projector and head as safetensors,
 `encoder/` (a saved student), the id map, the language model itself where it was built here (`llm/`), and the manifest.
-A teacher that writes titles has no head; its candidate lists lie in `candidates/`. `README.md` is its model card.
+Its objective may add files of its own (`candidates/` of a teacher that writes titles). `README.md` is its model card.
 """
 
 from __future__ import annotations
@@ -11,25 +11,23 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from peft import PeftModel
 from pydantic.dataclasses import dataclass as document
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from src.core.checkpoints import load_weights, save_weights
 from src.core.checksums import checksum_files, verify_files
 from src.core.documents import PARTIAL, conform, read_mapping
 from src.core.errors import ArtefactError, ModelError
 from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json
-from src.data.candidates import load_candidates
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
 from src.student.architectures.sasrec import SASRec
 from src.student.artefact import load_student, save_student
-from src.teacher.gated_lora import (
+from src.teacher.backbone.gated_lora import (
     ADAPTER,
     GatedAdapters,
     attach,
@@ -37,80 +35,57 @@ from src.teacher.gated_lora import (
     checkpoint_activations,
     compile_forward,
     inject,
+    probe_layouts,
     resolve_targets,
-    settle,
 )
-from src.teacher.gates import build_gate
-from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
-from src.teacher.llm import LanguageModel, context_of, fingerprint_llm, is_local, load_llm, runs
-from src.teacher.model_card import model_card
-from src.teacher.model_files import ADAPTER_CONFIG
+from src.teacher.backbone.gates import build_gate
+from src.teacher.backbone.llm import LanguageModel, load_llm
+from src.teacher.backbone.model_config import context_of
+from src.teacher.backbone.model_files import ADAPTER_CONFIG
+from src.teacher.backbone.model_fingerprint import fingerprint_llm
+from src.teacher.backbone.transformers_calls import is_local, runs
+from src.teacher.ilora_model import GatedTeacher
 from src.teacher.objective import objective_of
-from src.teacher.prompts import Prompts, TitlePieces
+from src.teacher.operations.model_card import model_card
 from src.teacher.settings import TINY, TeacherSettings
-from src.teacher.title.language import with_language_head
-from src.teacher.title.model import TitleTeacher
-from src.teacher.title.objective import CANDIDATES_FOLDER
-from src.teacher.title.prompts import TitlePrompts
 
 SCHEMA_VERSION = 1
 ADAPTER_FOLDER, ENCODER_FOLDER, LLM_FOLDER, ID_MAP = "adapter", "encoder", "llm", "id_map.json"
 CARD = "README.md"
 _AGAIN = "run python -m src.exp.run_teacher again"
-_Teacher = TypeVar("_Teacher", bound=GatedTeacher)
 
 
 def build_teacher(
     settings: TeacherSettings, id_map: IdMap, encoder: SASRec, llm: LanguageModel, device: torch.device
-) -> ILoRATeacher:
-    """A new teacher around a pretrained encoder and language model; draws from torch's global stream.
+) -> GatedTeacher:
+    """Build a new teacher around a pretrained encoder and language model; draws from torch's global stream.
 
-    Raises ``DataError`` for missing titles, ``ModelError`` for layers that are not there, ``ConfigError`` for prompts
-    that do not fit.
+    Args:
+        settings: objective, adapters, gate and prompts.
+        id_map: the items and their titles.
+        encoder: the recommender that feeds gate and prompts.
+        llm: what `load_llm` gave; adapters are put into it, not into a copy.
+        device: where the teacher computes.
+
+    Raises:
+        DataError: missing titles, or one that the model cannot hold.
+        ModelError: layers that are not there, or a model that the objective cannot use.
+        ConfigError: prompts that do not fit.
     """
-    prompts = Prompts(id_map, llm.tokenizer, settings.prompt)
-    adapters = _prepare(inject(llm.model, settings.lora), settings)
-    gate = build_gate(settings.gate, encoder.representation, settings.lora.experts)
-    return ILoRATeacher(settings, llm, adapters, encoder, gate, prompts).to(device)
-
-
-def build_title_teacher(
-    settings: TeacherSettings, id_map: IdMap, encoder: SASRec, llm: LanguageModel, device: torch.device
-) -> TitleTeacher:
-    """As `build_teacher`, for objective `title_lm`: ``llm`` is what `load_llm` gave and gets its own head back.
-
-    Also raises ``ModelError`` for an encoder or a model without a head, ``DataError`` for a title longer than the
-    model's context.
-    """
-    # the head is no layer to adapt, whatever it is called
+    objective = objective_of(settings.objective)
+    # a head that the objective puts back is no layer to adapt, whatever it is called
     targets, _ = resolve_targets(llm.model, settings.lora)
-    llm = with_language_head(llm)
-    prompts = _title_prompts(settings, id_map, llm.tokenizer, context_of(llm.model))
+    llm = objective.language_model(llm)
+    prompts = objective.prompts(settings, id_map, llm.tokenizer, context_of(llm.model))
     adapters = _prepare(inject(llm.model, replace(settings.lora, target_modules=tuple(targets))), settings)
     gate = build_gate(settings.gate, encoder.representation, settings.lora.experts)
-    return TitleTeacher(settings, llm, adapters, encoder, gate, prompts).to(device)
-
-
-def prompts_of(
-    settings: TeacherSettings, id_map: IdMap, tokenizer: PreTrainedTokenizerBase, context: int | None
-) -> TitlePieces:
-    """What a teacher of the settings' objective will read and write; ``context``: the most tokens that its model reads.
-
-    The tokenizer gets the placeholders. Raises what `Prompts` and `TitlePrompts` raise.
-    """
-    return objective_of(settings.objective).prompts(settings, id_map, tokenizer, context)
-
-
-def _title_prompts(
-    settings: TeacherSettings, id_map: IdMap, tokenizer: PreTrainedTokenizerBase, context: int | None
-) -> TitlePrompts:
-    return TitlePrompts(id_map, tokenizer, settings.prompt, settings.title, context)
+    return objective.assemble(settings, llm, adapters, encoder, gate, prompts).to(device)
 
 
 def _prepare(adapters: GatedAdapters, settings: TeacherSettings) -> GatedAdapters:
     """How the language model's passes run: recomputed in the backward pass, or compiled."""
     with runs(settings.llm):
-        settle(adapters)
+        probe_layouts(adapters)
     if settings.gradient_checkpointing:
         checkpoint_activations(adapters)
     if settings.compile:
@@ -119,13 +94,22 @@ def _prepare(adapters: GatedAdapters, settings: TeacherSettings) -> GatedAdapter
 
 
 def save_teacher(folder: Path, teacher: GatedTeacher, data: SequenceData, summary: Mapping[str, Any]) -> None:
-    """Write the folder atomically; ``summary`` (how the training went) stands in the manifest."""
+    """Write a teacher's folder atomically.
+
+    Args:
+        folder: where it is written.
+        teacher: as it was trained.
+        data: whose id map and fingerprints it carries.
+        summary: how the training went; stands in the manifest and on the card.
+    """
     settings = teacher.settings
     fingerprints = {**data.fingerprints(), **teacher.fingerprints(), "llm": teacher.language.fingerprint}
     with atomic_folder(folder) as target:
         teacher.llm.save_pretrained(target / ADAPTER_FOLDER, save_embedding_layers=False)
         _make_portable(target / ADAPTER_FOLDER, settings, teacher.language.name)
-        card = model_card(settings, teacher.language.name, teacher.num_items, fingerprints, summary)
+        card = model_card(
+            settings, teacher.language.name, teacher.num_items, fingerprints, summary, teacher.small_parts
+        )
         (target / CARD).write_text(card, encoding="utf-8")
         for name in teacher.small_parts:
             save_weights(target / f"{name}.safetensors", getattr(teacher, name).state_dict())
@@ -166,34 +150,31 @@ def _make_portable(folder: Path, settings: TeacherSettings, llm: str) -> None:
         file.chmod(0o755 if file.is_dir() else 0o644)
 
 
-def load_teacher(folder: Path, settings: TeacherSettings, data: SequenceData, device: torch.device) -> ILoRATeacher:
+def load_teacher(folder: Path, settings: TeacherSettings, data: SequenceData, device: torch.device) -> GatedTeacher:
     """Read a saved teacher, in eval mode; it gives the outputs that it gave when it was saved.
 
-    The saved settings decide its shape and how its language model is quantised; the given ``settings`` say where that
-    is now (``llm``), in which types it computes (``dtype``, ``lora.compute``), and whether it is compiled or
-    checkpointed. Raises ``ArtefactError`` for an unfinished or damaged folder, another objective, another catalogue,
-    another language model or other prompts, each by name; ``ConfigError`` when this machine cannot quantise.
+    The saved settings decide its shape and how its language model is quantised.
+
+    Args:
+        folder: the saved teacher.
+        settings: its objective; where its language model is now (``llm``), in which types it computes (``dtype``,
+            ``lora.compute``), and whether it is compiled or checkpointed.
+        data: the dataset, split.
+        device: where the teacher computes.
+
+    Raises:
+        ArtefactError: an unfinished or damaged folder, another objective, another catalogue, another language model or
+            other prompts, each by name.
+        ConfigError: this machine cannot quantise.
     """
-    saved = _open(folder, settings, data, device, "item_ce")
-    prompts = Prompts(data.id_map, saved.llm.tokenizer, saved.settings.prompt)
-    saved.require_prompt(prompts.fingerprint)
-    adapters, gate = saved.trained(saved.llm, settings)
-    return saved.fill(ILoRATeacher(saved.settings, saved.llm, adapters, saved.encoder, gate, prompts), device)
-
-
-def load_title_teacher(
-    folder: Path, settings: TeacherSettings, data: SequenceData, device: torch.device
-) -> TitleTeacher:
-    """As `load_teacher`, for a teacher that writes titles, with its candidate lists."""
-    saved = _open(folder, settings, data, device, "title_lm")
-    llm = with_language_head(saved.llm)
-    prompts = _title_prompts(saved.settings, data.id_map, llm.tokenizer, context_of(llm.model))
+    saved = _open(folder, settings, data, device)
+    objective = objective_of(saved.settings.objective)
+    llm = objective.language_model(saved.llm)
+    prompts = objective.prompts(saved.settings, data.id_map, llm.tokenizer, context_of(llm.model))
     saved.require_prompt(prompts.fingerprint)
     adapters, gate = saved.trained(llm, settings)
-    teacher = saved.fill(TitleTeacher(saved.settings, llm, adapters, saved.encoder, gate, prompts), device)
-    folders = sorted(path for path in (folder / CANDIDATES_FOLDER).glob("*") if path.is_dir())
-    expected = {"id_map": data.id_map.fingerprint}
-    teacher.candidates = {path.name: load_candidates(path, expected) for path in folders}
+    teacher = saved.fill(objective.assemble(saved.settings, llm, adapters, saved.encoder, gate, prompts), device)
+    objective.restore(folder, teacher, data)
     return teacher
 
 
@@ -231,14 +212,14 @@ class _Saved:
             self.settings.gate, self.encoder.representation, self.settings.lora.experts
         )
 
-    def fill(self, teacher: _Teacher, device: torch.device) -> _Teacher:
+    def fill(self, teacher: GatedTeacher, device: torch.device) -> GatedTeacher:
         """The teacher with its saved weights, on its device, in eval mode."""
         for name in teacher.small_parts:
             _load_part(getattr(teacher, name), self.folder / f"{name}.safetensors")
         return teacher.to(device).eval()
 
 
-def _open(folder: Path, settings: TeacherSettings, data: SequenceData, device: torch.device, objective: str) -> _Saved:
+def _open(folder: Path, settings: TeacherSettings, data: SequenceData, device: torch.device) -> _Saved:
     kept = require_finished(folder)
     if kept.get("kind") != "teacher" or kept.get("schema_version") != SCHEMA_VERSION:
         found = f"{kept.get('kind')} {kept.get('schema_version')}"
@@ -247,8 +228,8 @@ def _open(folder: Path, settings: TeacherSettings, data: SequenceData, device: t
     _check(folder, manifest, data)
     verify_files(folder, manifest.files, _AGAIN)
     own = manifest.settings
-    if own.objective != objective:
-        rule = f"the teacher in {folder} has objective {own.objective}; {objective} is needed"
+    if own.objective != settings.objective:
+        rule = f"the teacher in {folder} has objective {own.objective}; {settings.objective} is needed"
         raise ArtefactError.one("teacher.objective", own.objective, rule, _AGAIN)
     llm = load_llm(_find_llm(folder, settings, manifest), settings.dtype, device, own.quantise)
     encoder, _ = load_student(folder / ENCODER_FOLDER, data)

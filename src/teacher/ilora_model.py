@@ -2,7 +2,7 @@
 
 The frozen SASRec turns a history into a user vector; the gate turns that into expert weights; under these weights the
 language model reads the prompt, in which projected SASRec item embeddings stand at the placeholders. With an item head
-the pooled state gives logits over the catalogue (here); without one the model writes a title (`src.teacher.title`).
+the pooled state gives logits over the catalogue (here); without one the model writes a title (`src.teacher.title_lm`).
 Trained: experts, gate, projector, head.
 """
 
@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from src.core.data_utils import fingerprint
 from src.core.memory import in_parts
 from src.student.architectures.sasrec import SASRec
-from src.teacher.gated_lora import GatedAdapters
+from src.teacher.backbone.gated_lora import GatedAdapters
+from src.teacher.backbone.llm import LanguageModel
+from src.teacher.backbone.model_config import table_shape
+from src.teacher.backbone.projector import Projector
 from src.teacher.interfaces import TeacherForward
-from src.teacher.labelling import AT_ONCE, TOO_LARGE
-from src.teacher.llm import LanguageModel, table_shape
-from src.teacher.projector import Projector
+from src.teacher.labelling.labels import AT_ONCE, TOO_LARGE
 from src.teacher.prompts import PromptBatch, Prompts, TitlePieces
 from src.teacher.settings import TeacherSettings
 
@@ -47,11 +48,11 @@ class GatedTeacher(nn.Module):
         self.encoder = encoder.eval().requires_grad_(False)
         self.gate = gate
         self.projector = Projector(encoder.item_embeddings.embedding_dim, language.embedding_size)
-        self.prompts = prompts.fit(table_shape(language.model)[0])
+        self.prompts = prompts.require_rows(table_shape(language.model)[0])
 
     @property
     def num_items(self) -> int:
-        """V."""
+        """Number of items, V."""
         return self.encoder.num_items
 
     @property

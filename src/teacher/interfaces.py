@@ -17,7 +17,7 @@ def nothing() -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class TrainingPlan:
     """In what the teacher's objectives differ while it is trained.
 
     ``cost`` ``[N]`` int64: tokens of each training row. ``evaluate`` gives the validation metrics; ``rate(step)`` is
@@ -37,7 +37,7 @@ class TeacherForward(NamedTuple):
     """What a teacher says about B histories.
 
     ``logits`` ``[B, V]`` over the catalogue, higher is better (of a teacher without an item head the scores of
-    `src.teacher.title.catalogue`); ``sequence_embedding`` ``[B, D]``, the LLM's last hidden state, pooled;
+    `src.teacher.title_lm.scoring`); ``sequence_embedding`` ``[B, D]``, the LLM's last hidden state, pooled;
     ``gate_weights`` ``[B, E]``. All float32.
     """
 
@@ -51,7 +51,7 @@ class Teacher(Protocol):
 
     @property
     def num_items(self) -> int:
-        """V."""
+        """Number of items, V."""
 
     @property
     def device(self) -> torch.device:

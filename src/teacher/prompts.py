@@ -79,7 +79,7 @@ def surrounding(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int
     return [], []
 
 
-class Cuts(NamedTuple):
+class TruncatedTitles(NamedTuple):
     """What `prompt.title_tokens` does to a catalogue: how many titles are ``cut``, and how many of these read ``alike``
     another item's title only because of it.
     """
@@ -88,7 +88,7 @@ class Cuts(NamedTuple):
     alike: int
 
     @classmethod
-    def of(cls, whole: Sequence[Sequence[int]], kept: Sequence[Sequence[int]]) -> Cuts:
+    def of(cls, whole: Sequence[Sequence[int]], kept: Sequence[Sequence[int]]) -> TruncatedTitles:
         """Of titles before and after."""
         before: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
         for title, rest in zip(whole, kept, strict=True):
@@ -106,7 +106,7 @@ class TitlePieces(nn.Module):
     pieces: Tensor
     sizes: Tensor
     fingerprint: str
-    cuts: Cuts
+    truncated: TruncatedTitles
 
     def __init__(self, id_map: IdMap, tokenizer: PreTrainedTokenizerBase, settings: PromptSettings) -> None:
         """Tokenise every title, cut to ``settings.title_tokens``; the rows of `frame` follow with `hold`.
@@ -119,7 +119,7 @@ class TitlePieces(nn.Module):
         self.settings, self.tokenizer, self.num_items = settings, tokenizer, id_map.num_items
         whole = encode_words(tokenizer, id_map.texts)
         titles = [ids[: settings.title_tokens] for ids in whole]
-        self.cuts = Cuts.of(whole, titles)
+        self.truncated = TruncatedTitles.of(whole, titles)
         tokenizer.add_tokens([AddedToken(PLACEHOLDER, special=True)])
         self.placeholder_id = int(tokenizer.convert_tokens_to_ids(PLACEHOLDER))
         self.before, self.after = surrounding(tokenizer)
@@ -129,7 +129,7 @@ class TitlePieces(nn.Module):
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         self.pad_id = int(pad) if pad is not None else 0
 
-    def fit(self, rows: int) -> Self:
+    def require_rows(self, rows: int) -> Self:
         """Use nothing beside a table of token embeddings of so many ``rows``; placeholders are looked up nowhere.
 
         Padding takes any row where its own token has none: behind a mask nobody sees it. Raises ``ModelError`` when a
@@ -188,7 +188,7 @@ class TitlePieces(nn.Module):
 
     def _pack(self, tokens: Tensor, real: Tensor, items: Tensor) -> PromptBatch:
         """Real tokens to the front, see `pack`."""
-        (token_ids, packed_items), mask = pack(real, [(tokens, self.pad_id), (items, self.num_items)])
+        (token_ids, packed_items), mask = pack_tokens(real, [(tokens, self.pad_id), (items, self.num_items)])
         return PromptBatch(token_ids, mask, packed_items)
 
 
@@ -252,11 +252,16 @@ class Prompts(TitlePieces):
         return [str(self.tokenizer.decode(ids)) for ids in real]
 
 
-def pack(real: Tensor, columns: Sequence[tuple[Tensor, int]], left: bool = False) -> tuple[list[Tensor], Tensor]:
+def pack_tokens(real: Tensor, columns: Sequence[tuple[Tensor, int]], left: bool = False) -> tuple[list[Tensor], Tensor]:
     """Move the real places of each row together, in order, and cut off what is padding in every row.
 
-    ``real`` ``[B, n]`` bool; ``columns`` are tensors ``[B, n]``, each with the value that pads it. They come back as
-    ``[B, S]``, with the mask ``[B, S]`` int64; padding stands on the right, or on the ``left``.
+    Args:
+        real: ``[B, n]`` bool.
+        columns: tensors ``[B, n]``, each with the value that pads it.
+        left: whether padding stands on the left; else on the right.
+
+    Returns:
+        The columns as ``[B, S]``, and the mask ``[B, S]`` int64.
     """
     counts = real.sum(dim=1)
     width = int(counts.max())

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from src.core.loop_settings import LoopSettings
 from src.core.settings import STRICT, deciding
 from src.student.architectures.sasrec import SASRecSettings
-from src.teacher.objective import objective_of, objectives
+from src.teacher.objective import known_objective, objective_of, objectives
 
 #: `llm` value that builds and pretrains a small language model from the dataset's own text
 TINY = "tiny"
@@ -23,11 +23,7 @@ AUTO = "auto"
 NOT_QUANTISED: Literal["none"] = "none"
 Quantise = Literal["none", "8bit", "4bit"]
 
-#: `train.loop.monitor` of a teacher that writes titles: right answers over all rows, by generation
-TITLE_MONITOR = "hit_ratio_1"
-
 Select = Literal["random", "most_recent"]
-RankingKind = Literal["item_head", "constrained", "grounded"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -185,11 +181,13 @@ class ExportSettings:
         Field(ge=1, description="prompts through the language model at once, here and wherever nothing is learned"),
     ] = 32
     ranking: Annotated[
-        Literal["auto", "item_head", "constrained", "grounded"],
+        str,
         Field(
+            min_length=1,
             description="how the catalogue is ranked, here and beside the student. item_head (item_ce): its logits; "
             "constrained (title_lm): beams along all titles, log-probabilities; grounded (title_lm): a free answer and "
-            "the titles nearest to it, distances; auto: item_head for item_ce, constrained for title_lm"
+            "the titles nearest to it, distances; auto: item_head for item_ce, constrained for title_lm; "
+            "package.module:factory: a way of your own for title_lm",
         ),
     ] = "auto"
     beams: Annotated[
@@ -231,8 +229,13 @@ class TeacherSettings:
     """iLoRA: a frozen LLM with gated LoRA experts, a frozen SASRec that feeds gate and prompt, and an item head."""
 
     objective: Annotated[
-        Literal["item_ce", "title_lm"],
-        Field(description="item_ce: logits over the catalogue; title_lm: write the next item's title (as published)"),
+        str,
+        AfterValidator(known_objective),
+        Field(
+            min_length=1,
+            description="item_ce: logits over the catalogue; title_lm: write the next item's title (as published); "
+            "package.module:factory: an objective of your own",
+        ),
     ] = "item_ce"
     llm: Annotated[
         str, Field(min_length=1, description="tiny (built from the dataset), a local folder, or a Hugging Face hub id")
@@ -294,18 +297,14 @@ class TeacherSettings:
                 f"teacher.dtype = {self.dtype!r} contradicts teacher.quantise = {self.quantise!r}: "
                 "a quantised model is multiplied in half precision; leave dtype at auto"
             )
-        objective_of(self.objective).check_settings(self)
+        objective = objective_of(self.objective)
+        objective.check_settings(self)
         if unread := self._unread():
             raise ValueError(f"{' and '.join(unread)} would not be read with teacher.objective = {self.objective}")
-        possible = objective_of(self.objective).rankings
-        if self.ranking not in possible:
+        if not objective.accepts_ranking(self.ranking):
             raise ValueError(
-                f"teacher.export.ranking = {self.ranking!r} must be auto or {' or '.join(possible)} "
+                f"teacher.export.ranking = {self.ranking!r} must be auto or {' or '.join(objective.rankings)} "
                 f"with teacher.objective = {self.objective}"
-            )
-        if self.ranking == "constrained" and self.export.beams < self.export.top_n:
-            raise ValueError(
-                f"teacher.export.beams = {self.export.beams} must be at least export.top_n = {self.export.top_n}"
             )
         if self.gate.top_k > self.lora.experts:
             raise ValueError(
@@ -334,7 +333,7 @@ class TeacherSettings:
         return [] if value == default else [f"teacher.{path} = {value}"]
 
     @property
-    def ranking(self) -> RankingKind:
+    def ranking(self) -> str:
         """How this teacher ranks the catalogue: what ``export.ranking`` says, or means."""
         return objective_of(self.objective).rankings[0] if self.export.ranking == "auto" else self.export.ranking
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 from src.core.errors import ConfigError
 from src.distill.settings import terms
-from src.distill.teachers import LLM, SELF
+from src.distill.teachers import LLM, SELF, TITLES
 from src.distill.terms.base import Term
 from src.pipeline.settings import ExperimentSettings
-from src.student.models import require_network
+from src.student.models import closed_forms, require_network, student_settings
 from src.tuning.applied import no_distillation
 from src.tuning.search_space import SearchSpace, Value
 
@@ -28,6 +28,8 @@ class Arm:
     title: str
     terms: tuple[str, ...]
     teachers: tuple[str, ...] = (LLM,)
+    #: whether the student's prior is drawn towards texts that a language model reads
+    text_prior: bool = False
 
     @property
     def own(self) -> tuple[Term, ...]:
@@ -37,7 +39,9 @@ class Arm:
     @property
     def uses_llm(self) -> bool:
         """Whether a language model has a part in it."""
-        return LLM in self.teachers and any(term.uses_teacher for term in self.own)
+        reading = {LLM, TITLES, *(name for name in closed_forms() if student_settings(name).reads_text)}
+        taught = bool(reading & set(self.teachers)) and any(term.uses_teacher for term in self.own)
+        return taught or self.text_prior
 
 
 STUDENT = Arm("student", "student", ())
@@ -61,7 +65,9 @@ def arms_of(space: SearchSpace, settings: ExperimentSettings) -> tuple[Arm, ...]
     if labels:
         controls = {name: title for name, title in CONTROLS.items() if teachers != (name,)}
         arms += [Arm(f"labels_of_{name}", title, labels, (name,)) for name, title in controls.items()]
-    return tuple(arms)
+    prior = require_network(settings.student).prior
+    text_prior = prior not in ("none", "auto") and student_settings(prior).reads_text
+    return tuple(replace(arm, text_prior=text_prior) for arm in arms)
 
 
 def _is_on(term: Term, space: SearchSpace, settings: ExperimentSettings) -> bool:

@@ -164,6 +164,10 @@ class Dispatcher:
         group = self.group(values) if self.places > 1 and trial.number > 0 else ""
         return Job(search.name, trial.number, values, folder, self._starts, retries, group)
 
+    def job(self, start: int) -> Job | None:
+        """What was handed out with this start; None when it has ended."""
+        return self._open.get(start)
+
     @property
     def running(self) -> Sequence[Job]:
         """What was handed out and has not ended."""

@@ -20,11 +20,13 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from src.core.errors import AnyoError, Paused
+from src.pipeline.tracking import Nobody
 from src.tuning.crew import Crew
 from src.tuning.dispatch import Dispatcher, Job
 from src.tuning.processes import remember_children
 from src.tuning.resources import Resources
 from src.tuning.trainable import LOG, MESSAGE, Trainable
+from src.tuning.trial_curves import LOOKS, TrialCurves
 
 _ROUNDING = 1e-6  # of shares that add up to a whole GPU
 
@@ -47,6 +49,7 @@ class _Desk:
     stall_minutes: float = 0.0
     #: what each worker was given, by Ray's name of it
     workers: dict[str, Crew] = field(default_factory=dict)
+    curves: TrialCurves = field(default_factory=lambda: TrialCurves(Nobody()))
 
     def has_room(self) -> bool:
         """Whether another trial could start beside those that run; with none running, Tune may decide.
@@ -125,12 +128,31 @@ class StudyScheduler(FIFOScheduler):
             return TrialScheduler.CONTINUE
         crew, told = desk().workers[trial.trial_id], json.loads(result[MESSAGE])
         if told.get("kind") == "round":
+            for member, one in told["reports"]:
+                self._draw(int(member), one)
             crew.take(desk().dispatcher, told)
+            going_on = {job.start for job in crew.open(desk().dispatcher)}
+            for job in crew.jobs:
+                if job.start not in going_on:
+                    desk().curves.end(job)
             return TrialScheduler.CONTINUE
         report = self._judged(told, float(trial.config["share"]))
-        stop = desk().dispatcher.on_report(crew.first.start, report)
+        start = crew.first.start
+        self._draw(start, report)
+        if report.get("kind") == LOOKS:
+            desk().dispatcher.on_change()
+            return TrialScheduler.CONTINUE
+        stop = desk().dispatcher.on_report(start, report)
+        if stop:
+            desk().curves.end(crew.first)
         # a trial that has told its end leaves by itself: a stop would also have to wait for its thread
         return TrialScheduler.STOP if stop and report.get("kind") == "epoch" else TrialScheduler.CONTINUE
+
+    @staticmethod
+    def _draw(start: int, report: Mapping[str, Any]) -> None:
+        """A trial that was stopped before is drawn no more."""
+        if (job := desk().dispatcher.job(start)) is not None:
+            desk().curves.take(job, report)
 
     @staticmethod
     def _judged(report: dict[str, Any], share: float) -> dict[str, Any]:
@@ -185,15 +207,23 @@ class Watch(TrialProgressCallback):
 
 
 def execute(
-    dispatcher: Dispatcher, trainable: Trainable, resources: Resources, folder: Path, scratch: Path, elastic: bool
+    dispatcher: Dispatcher,
+    trainable: Trainable,
+    resources: Resources,
+    folder: Path,
+    scratch: Path,
+    elastic: bool,
+    curves: TrialCurves | None = None,
 ) -> None:
     """Work through the dispatcher's searches in the running Ray session; an ``elastic`` one may have more nodes later.
 
+    ``curves`` takes what trials tell of their trainings.
     Raises ``Paused`` when the dispatcher was halted.
     """
     global _desk
     total = None if elastic else ray.cluster_resources
     _desk = _Desk(dispatcher, resources, folder, scratch, total, trainable.stall_minutes)
+    _desk.curves = curves or _desk.curves
     try:
         if not (dispatcher.halted or dispatcher.finished):
             _tuner(trainable, resources, scratch).fit()

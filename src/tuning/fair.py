@@ -1,19 +1,22 @@
 """protocol=fair: did distillation help? Every arm gets the same trials, epochs and shared space, and several seeds.
 
-Arms are searched on validation; each arm's best configuration is trained again on other seeds than the one it was
-chosen with; the test split is opened once, for all of them together.
+Arms are searched on validation; each arm's configuration is chosen among its best few by their mean over other seeds,
+as that of a single search is, and trained again on seeds that had no part in any choice; the test split is opened once,
+for all of them together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 from rich.table import Table
 
@@ -27,9 +30,13 @@ from src.pipeline.stages import Stages
 from src.tuning.applied import apply_values, configured_trial
 from src.tuning.arms import STUDENT, Arm, arms_of, fixed_values, space_of
 from src.tuning.dispatch import Search
+from src.tuning.finalists import Finalist, final_space, final_values, finalists_of, judge_finalists, told
+from src.tuning.identity import content_of
 from src.tuning.journal import open_journal
-from src.tuning.search import SearchPlan, Workplace, Workshop, content_of, open_workshop, winner
+from src.tuning.search import SearchSession, open_search, open_session, winner
+from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import CategoricalParameter, IntParameter, SearchSpace, Value
+from src.tuning.settings import TuningSettings
 
 FAIR = "fair.json"
 FINALS, ARM, SEED = "finals", "arm", "seed"
@@ -44,10 +51,17 @@ class FairSearch:
     finals: Search
     off: Mapping[str, dict[str, Value]]
     settings: ExperimentSettings
+    #: each arm's finalists, the best mean first; filled before the final trainings begin, empty where one value decided
+    finalists: dict[str, list[Finalist]]
+
+    def chosen(self, arm: str) -> FrozenTrial:
+        """The trial whose configuration stands for an arm; raises ``TrainingFailed`` when it completed none."""
+        best, finalists = winner(self.arms[arm]), self.finalists.get(arm)
+        return self.arms[arm].record.trials()[finalists[0].number] if finalists else best
 
     def values_of(self, arm: str) -> dict[str, Value]:
-        """The configuration keys of an arm's best trial."""
-        return {**winner(self.arms[arm]).params, **self.off[arm]}
+        """The configuration keys of the trial that stands for an arm."""
+        return {**self.chosen(arm).params, **self.off[arm]}
 
     def final_settings(self, trial: FrozenTrial) -> ExperimentSettings:
         """The settings of a final training."""
@@ -64,36 +78,90 @@ class FairSearch:
 
 
 def run_fair(
-    place: Workplace, settings: ExperimentSettings, space: SearchSpace, trials: int, stages: Stages,
-    outputs: Teachings,
-) -> tuple[FairSearch, dict[str, list[Path]]]:  # fmt: skip
+    settings: SearchSettings, stages: Stages, space: SearchSpace, outputs: Teachings, folder: Path
+) -> tuple[FairSearch, dict[str, list[Path]]]:
     """Search every arm, train the finals; returns them and each arm's final models by seed, in the result folder.
 
     Raises ``TrainingFailed`` when an arm has no completed trial, ``Paused`` when it was ended before the end.
     """
-    fair = _open(place, settings, space, trials, content_of(stages, outputs))
-    probe = configured_trial(space, settings)
-    with open_workshop(place, stages, outputs, space, probe) as shop:
-        shop.work_through(list(fair.arms.values()))
-        for search in fair.arms.values():
-            winner(search)
-        shop.work_through([fair.finals])
-        return fair, {arm.name: _models(shop, fair, arm, place.folder) for arm in fair.described}
+    content, storage = content_of(stages, outputs), open_journal(folder)
+    fair = _open(settings, stages.settings, space, content, storage)
+    probe = configured_trial(space, stages.settings)
+    with open_session(settings, folder, stages, outputs, space, probe) as session:
+        work_arms(fair, session.work_through, settings.tuning, content, storage)
+        return fair, {arm.name: _models(session, fair, arm, folder) for arm in fair.described}
+
+
+def work_arms(
+    fair: FairSearch,
+    work_through: Callable[[Sequence[Search]], None],
+    tuning: TuningSettings,
+    content: Mapping[str, str],
+    storage: BaseStorage,
+) -> None:
+    """Search the arms, choose each one's configuration, train the finals; what the journal holds is not done again.
+
+    Args:
+        fair: as it was opened.
+        work_through: runs the trials of some searches, together.
+        tuning: finalists and seeds.
+        content: fingerprints of what the trials learn from.
+        storage: the journal, which holds the finalists' trainings, too.
+
+    Raises:
+        TrainingFailed: an arm has no completed trial.
+    """
+    work_through(list(fair.arms.values()))
+    for search in fair.arms.values():
+        winner(search)
+    judged = _open_finalists(fair, tuning, content, storage)
+    if judged:
+        work_through([finals for _, finals in judged.values()])
+    for arm, (finalists, finals) in judged.items():
+        fair.finalists[arm] = judge_finalists(fair.arms[arm], finals, finalists)
+    work_through([fair.finals])
+
+
+def _open_finalists(
+    fair: FairSearch, tuning: TuningSettings, content: Mapping[str, str], storage: BaseStorage
+) -> dict[str, tuple[list[FrozenTrial], Search]]:
+    """For each arm its best trials and the search that trains them again; nothing where the first value decides.
+
+    Their seeds are neither the one that the trials had nor one of the final trainings'. Trials that are added to the
+    arms get finalists of their own.
+    """
+    found = {}
+    for arm, search in fair.arms.items():
+        finalists = finalists_of(search, tuning.finalists)
+        if not finalists:
+            continue
+        space = final_space(search, finalists, fair.settings.seed + tuning.seeds, tuning.finalist_seeds)
+        grid, trials = space.grid(), len(search.record.trials())
+        name, folder = f"finalists of {trials} trials: {arm}", f"finalists/{arm}_{trials}_"
+        values, count = partial(final_values, search), len(grid)
+        finals = open_search(storage, fair.settings, tuning, content, name, space, grid, values, count, count, folder)
+        finals.keep = 0
+        found[arm] = (finalists, finals)
+    return found
 
 
 def _open(
-    place: Workplace, settings: ExperimentSettings, space: SearchSpace, trials: int, content: Mapping[str, str]
+    asked: SearchSettings,
+    settings: ExperimentSettings,
+    space: SearchSpace,
+    content: Mapping[str, str],
+    storage: BaseStorage,
 ) -> FairSearch:
-    storage, tuning = open_journal(place.folder), place.tuning
+    tuning = asked.tuning
     described = arms_of(space, settings)
     off = {arm.name: fixed_values(arm, settings) for arm in described}
     arms: dict[str, Search] = {}
     for arm in described:
         own = space_of(arm, space)
-        plan = SearchPlan(
-            arm.name, settings, own, trials, [configured_trial(own, settings)], 1, f"{arm.name}/", content
+        first, values = [configured_trial(own, settings)], _values_with(off[arm.name])
+        arms[arm.name] = open_search(
+            storage, settings, tuning, content, arm.name, own, first, values, asked.trials, 1, f"{arm.name}/"
         )
-        arms[arm.name] = plan.open(storage, tuning, _values_with(off[arm.name]))
     # never the seed that chose the configuration: its trial was the luckiest of many
     seeds = range(settings.seed + 1, settings.seed + 1 + tuning.seeds)
     final_space = SearchSpace(
@@ -105,16 +173,17 @@ def _open(
         },
     )
     grid = final_space.grid()
-    plan = SearchPlan(FINALS, settings, final_space, len(grid), grid, len(grid), f"{FINALS}/", content)
     _check_not_raised(arms, storage)
     found: dict[str, FairSearch] = {}
 
     def final_values(trial: FrozenTrial) -> dict[str, Value]:
         return {**found["fair"].values_of(str(trial.params[ARM])), SEED: trial.params[SEED]}
 
-    finals = plan.open(storage, tuning, final_values)
+    finals = open_search(
+        storage, settings, tuning, content, FINALS, final_space, grid, final_values, len(grid), len(grid), f"{FINALS}/"
+    )
     finals.keep = len(grid)
-    found["fair"] = FairSearch(arms, described, finals, off, settings)
+    found["fair"] = FairSearch(arms, described, finals, off, settings, {})
     return found["fair"]
 
 
@@ -132,14 +201,14 @@ def _values_with(off: Mapping[str, Value]) -> Any:
     return lambda trial: {**trial.params, **off}
 
 
-def _models(shop: Workshop, fair: FairSearch, arm: Arm, folder: Path) -> list[Path]:
+def _models(session: SearchSession, fair: FairSearch, arm: Arm, folder: Path) -> list[Path]:
     """The final models of an arm. They lie in the result folder; those of a bucket are copied there."""
     models = []
     for trial in fair.finals_of(arm.name):
-        source = shop.fetch(fair.finals, trial.number)
-        if shop.store.local is None:
+        source = session.fetch(fair.finals, trial.number)
+        if session.store.local is None:
             target = folder / "finals" / f"{arm.name}_{trial.params[SEED]}"
-            shop.store.download(f"{fair.finals.folder(trial.number)}/model", target)
+            session.store.download(f"{fair.finals.folder(trial.number)}/model", target)
             source = target
         models.append(source)
     return models
@@ -244,7 +313,8 @@ def _arm_line(
     return {
         **line,
         "seeds": [trial.params[SEED] for trial in fair.finals_of(model.name)],
-        "params": winner(search).params,
+        "params": fair.chosen(model.name).params,
+        "finalists": told(fair.finalists.get(model.name, [])),
         "epochs": sum(len(trial.intermediate_values) for trial in search.record.trials()),
     }
 

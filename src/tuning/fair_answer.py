@@ -15,6 +15,7 @@ from src.pipeline.final import Comparison, Contestant, closed_form_contestants, 
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.stages import Stages
 from src.student.artefact import load_student
+from src.student.models import student_settings
 from src.tuning.arms import STUDENT
 from src.tuning.fair import FairSearch, Scored, arms_table, judge, mean_validation, save_answer
 
@@ -71,7 +72,8 @@ def publish_answer(
     for shown in on_validation:
         if (closed := closed_forms.get(shown.model)) is not None:
             value = summarise(shown.ranks, stages.settings.evaluation.ks)[metric]
-            own = Scored(closed.name, closed.name, ranks[closed.name], value, closed.trials, uses_llm=False)
+            reads_text = student_settings(closed.name).reads_text
+            own = Scored(closed.name, closed.name, ranks[closed.name], value, closed.trials, reads_text)
             judged_models.append(own)
     answer = judge(fair, judged_models, test.user, resamples)
     save_answer(folder.path, answer)

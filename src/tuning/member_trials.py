@@ -20,11 +20,13 @@ from src.core.memory import give_back, is_out_of_memory
 from src.core.population import Member, Population
 from src.core.seed import reproducible
 from src.core.training import FitResult, Fitting
+from src.core.watching import watching
 from src.tuning.crew import Decided
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.stage_functions import prepare_stage
 from src.tuning.trainable import Superseded, Trainable, TrialCheckpoint, clean_worker, logging_to, tell
 from src.tuning.trained import Trained
+from src.tuning.trial_curves import Looks
 
 _log = get_logger(__name__)
 
@@ -135,8 +137,11 @@ class MemberTrials:
         trainable, folder = self.trainable, str(config["folder"])
         log = self._logs.setdefault(start, ExitStack()).enter_context(trainable.log_file(folder, listen=False))
 
+        # a round waits for everybody: by a clock that stands still nothing is sent within an epoch
+        looks = Looks(lambda look: told.reports.append(dict(look)), lambda: 0.0)
+
         def report(epoch: int, metrics: Mapping[str, float]) -> None:
-            told.reports.append(trainable.epoch_report(epoch, metrics))
+            told.reports.append({**trainable.epoch_report(epoch, metrics), **looks.taken(metrics)})
             log.keep()
 
         def listen() -> None:
@@ -149,7 +154,8 @@ class MemberTrials:
         member = TrialMember(config, fitting, told, listen, lambda error: trainable.end_by(error, self.share))
         self.members[start] = member
         self._finish[start] = lambda result: self._finished(start, finish(result), checkpoint, scratch)
-        member.advance()
+        with watching(looks):  # the loop asks once, when it begins
+            member.advance()
 
     def _finished(self, start: int, trained: Trained, checkpoint: TrialCheckpoint, scratch: Path) -> Report:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from optuna.trial import FrozenTrial, TrialState
@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from src.core.logging import console, get_logger
+from src.core.logging import console, get_logger, is_terminal
 from src.tuning.dispatch import Search, states
 
 _log = get_logger(__name__)
@@ -27,13 +27,20 @@ def format_values(values: dict[str, object]) -> str:
     return ", ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in short)
 
 
+#: seconds between two lines about the whole search, where no terminal shows it
+_EVERY = 30.0
+
+
 @dataclass
 class Screen:
-    """Follows searches; on a terminal as a live display, elsewhere as one line an ended trial."""
+    """Follows searches; on a terminal as a live display, elsewhere as a line for each ended trial and one now and then.
+
+    ``clock`` counts seconds.
+    """
 
     searches: Sequence[Search]
     first_name: str = ""
-    started: float = field(default_factory=time.perf_counter)
+    clock: Callable[[], float] = time.perf_counter
     _told: set[tuple[str, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -45,6 +52,7 @@ class Screen:
             TextColumn("{task.fields[left]}"),
         )
         self._bar = Progress(*columns, console=console)
+        self.started = self._said = self.clock()
         self._task = self._bar.add_task("search", total=sum(search.trials for search in self.searches), left="")
         self._told = {(search.name, trial.number) for search, trial in self._untold()}
         self._ended_before = len(self._told)
@@ -67,6 +75,23 @@ class Screen:
         for search, trial in self._untold():
             self._told.add((search.name, trial.number))
             _log.info("%s", self._line(search, trial))
+        if not is_terminal() and self.clock() - self._said >= _EVERY:
+            self._said = self.clock()
+            _log.info("%s", self._now())
+
+    def _now(self) -> str:
+        """Where the searches are, in one line."""
+        counts = states(self.searches)
+        ended, trials = sum(counts[state] for state in _ENDED), sum(search.trials for search in self.searches)
+        epochs = [
+            f"trial {trial.number} at epoch {len(trial.intermediate_values)}"
+            for search in self.searches
+            for trial in search.record.running()
+        ]
+        best = "; ".join(self._best(search) for search in self.searches if search.record.best() is not None)
+        left = self._time_left(ended, max(self.clock() - self.started, 1e-9))
+        parts = [f"search: {ended} of {trials} trials ended", ", ".join(epochs), best, left]
+        return "; ".join(part for part in parts if part)
 
     def _epochs(self) -> int:
         return sum(len(trial.intermediate_values) for search in self.searches for trial in search.record.trials())
@@ -74,7 +99,7 @@ class Screen:
     def _render(self) -> Group:
         counts = states(self.searches)
         ended = sum(counts[state] for state in _ENDED)
-        seconds = max(time.perf_counter() - self.started, 1e-9)
+        seconds = max(self.clock() - self.started, 1e-9)
         self._bar.update(self._task, completed=ended, left=self._time_left(ended, seconds))
         words = ", ".join(f"{count} {state.name.lower()}" for state, count in counts.items())
         pace = (self._epochs() - self._epochs_before) / seconds

@@ -6,20 +6,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from optuna.trial import TrialState
+
 from src.core.data_utils import fingerprint
-from src.core.logging import console
-from src.evaluation.comparison import Ranked, row
+from src.core.logging import console, get_logger
+from src.evaluation.comparison import Ranked, as_short_table, row
 from src.evaluation.verdict import ONE_TRAINING, judge_search
-from src.pipeline.final import Comparison, Contestant, write_comparison, write_segments
+from src.pipeline.final import Comparison, Contestant, write_segments, write_tables
 from src.pipeline.run_folder import RunFolder
-from src.pipeline.runs import BASELINE, BEST_STUDENT, finish, fit_summary
-from src.pipeline.stages import Stages, fit_of
+from src.pipeline.runs import BASELINE, BEST_STUDENT, finish, fit_summary, tracker_of
+from src.pipeline.stages import Stages
+from src.pipeline.student_stages import fit_of
 from src.student.artefact import load_student
+from src.student.models import closed_forms, student_settings
 from src.tuning.applied import is_distilled
 from src.tuning.dispatch import states
 from src.tuning.finalists import told
-from src.tuning.html_report import write_report
+from src.tuning.html_report import REPORT, write_report
+from src.tuning.report import write_outcomes
 from src.tuning.search import SearchOutcome
+from src.tuning.study import Record
+
+_log = get_logger(__name__)
+
+#: where the note of a study leads
+_BESIDE = "`report.html` and `comparison.csv` lie beside this journal."
 
 
 def best_student(outcome: SearchOutcome, stages: Stages, folder: RunFolder, name: str) -> Contestant:
@@ -44,9 +55,17 @@ def compare_winner(
     judged = fingerprint(outcome.best.user_attrs["weights"], stages.baseline.key)
     reason = f"the winner ({what}, trial {outcome.best.number}) and its baselines"
     ranked = [*comparison.validation(), *comparison.test(folder, reason, judged, reopen_test)]
+    rows = comparison.rows(ranked)
+    write_tables(folder, rows, ranked)
     title = f"{what} beside its baselines; {comparison.repeated:.1%} of validation targets were met before"
-    write_comparison(folder, comparison.rows(ranked), ranked, stages.settings.evaluation.ks, title)
+    own = "teacher" if outcome.search.record.space.stage == "teacher" else comparison.contestants[-1].name
+    console.print(as_short_table(rows, max(stages.settings.evaluation.ks), title, own))
     write_segments(folder, comparison, ranked, BASELINE)
+    own = comparison.contestants[-1].name
+    opened = next((one for one in ranked if (one.model, one.split) == (own, "test")), None)
+    if opened is not None and outcome.search.record.space.stage != "teacher":
+        metrics = row(opened, stages.settings.evaluation.ks, 1).metrics
+        write_outcomes(tracker_of(stages, folder), outcome.search.record, {outcome.best.number: metrics})
     if outcome.search.record.space.stage != "teacher":
         _write_verdict(comparison, outcome, folder, ranked)
 
@@ -64,6 +83,8 @@ def _write_verdict(comparison: Comparison, outcome: SearchOutcome, folder: RunFo
     k, seed = max(stages.settings.evaluation.ks), stages.settings.seed
     on = {(one.model, one.split): one for one in ranked}
     own, *others = [contestant.name for contestant in reversed(comparison.contestants)]
+    # drawn towards texts, a model in closed form has something of the language model, too
+    others = [name for name in others if name not in closed_forms() or not student_settings(name).reads_text]
     strongest = max(others, key=lambda name: row(on[name, "validation"], (k,), 1).metrics[f"ndcg_{k}"])
     winner, distils = on[own, "test"], outcome.search.record.space.stage == "distill"
     changed = not distils or is_distilled(outcome.settings, stages.settings)
@@ -73,7 +94,10 @@ def _write_verdict(comparison: Comparison, outcome: SearchOutcome, folder: RunFo
         what = "distillation" if distils else "tuning"
         verdict = judge_search(winner.ranks.numpy(), other, winner.user, k, seed, changed, what, f"the {against}")
         found[against] = asdict(verdict)
-        console.print(verdict.sentence, markup=False, style="bold")
+    sentences = list(dict.fromkeys(str(verdict["sentence"]) for verdict in found.values()))  # alike where nothing won
+    for sentence in sentences:
+        console.print(sentence, markup=False, style="bold")
+    outcome.search.record.describe("\n\n".join([*sentences, f"Each on the test split; {ONE_TRAINING}.", _BESIDE]))
     folder.write_metrics("verdict", {"against": found, "strongest_without": strongest, "caveat": ONE_TRAINING})
 
 
@@ -96,9 +120,26 @@ def facts(outcome: SearchOutcome, stages: Stages, resumed: Sequence[Mapping[str,
 
 
 def conclude(stages: Stages, folder: RunFolder, kind: str, found: Mapping[str, Any]) -> None:
-    """Times, `report.html`, and the manifest last."""
+    """Times, `report.html`, and the manifest last; then where to read all of it."""
 
     def last(manifest: Mapping[str, Any]) -> None:
         write_report(folder.path, manifest)
 
     finish(stages, folder, kind, found, last)
+    console.print(f"report: {folder.path / REPORT}", markup=False, soft_wrap=True)
+
+
+def reproduces_baseline(stages: Stages, record: Record) -> bool | None:
+    """Whether the first trial, without distillation, gave the baseline's metrics to the last digit; None for a grid."""
+    if record.settings.sampler == "grid":
+        return None
+    first = record.trials()[0]
+    baseline: dict[str, Any] = fit_of(stages.baseline).best_metrics
+    if first.state != TrialState.COMPLETE:
+        _log.warning("the no-distillation trial did not complete: %s", first.user_attrs.get("failure"))
+        return False
+    found = first.user_attrs["metrics"]
+    same = all(found[name] == value for name, value in baseline.items())
+    if not same:
+        _log.warning("the no-distillation trial differs from the baseline: %s against %s", found, baseline)
+    return same

@@ -36,6 +36,7 @@ def range_problem(low: float, high: float, log: bool, step: float | None, whole:
 
 def _draw(low: float, high: float, log: bool, step: float | None, whole: bool) -> str | None:
     """Draw once at random, and once after both ends are known; returns what goes wrong."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it would announce each study that is made here
     try:
         distribution = (
             IntDistribution(int(low), int(high), log, int(step or 1))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from src.distill.settings import terms
+from src.teacher.objective import objective_of, objectives
 
 #: what takes a key's place in a stage, or decides it there
 _INSTEAD = {
@@ -39,7 +40,13 @@ def _policy(name: str) -> _Switch:
     return _Switch("active.policy", words, lambda value: value == name or ":" in str(value))
 
 
-_TITLES, _ITEMS = (_is("teacher.objective", "title_lm"),), (_is("teacher.objective", "item_ce"),)
+def _read_by_objective(path: str) -> _Switch:
+    """The teacher's objectives that read a setting below ``teacher``; an objective of the user's own is asked, too."""
+    names = [name for name, objective in objectives().items() if path in objective.own_settings]
+    words = f"teacher.objective = {' or '.join(names)}"
+    return _Switch("teacher.objective", words, lambda value: path in objective_of(str(value)).own_settings)
+
+
 #: of the rooms whose switches stand in no class
 _OTHERS: Mapping[str, Sequence[Sequence[_Switch]]] = {
     "student.negatives": [(_is("student.loss", "bce"),)],
@@ -51,12 +58,9 @@ _OTHERS: Mapping[str, Sequence[Sequence[_Switch]]] = {
     "teacher.gate.top_k": [(_is("teacher.gate.kind", "linear"),)],
     "teacher.gate.noise": [(_is("teacher.gate.kind", "linear", "mlp"),)],
     "teacher.gate.hidden": [(_is("teacher.gate.kind", "mlp"),)],
-    "teacher.title": [_TITLES],
-    "teacher.head": [_ITEMS],
     "teacher.head.fit_rows": [(_is("teacher.head.init", "recommender", "title"),)],
     "teacher.head.ridge": [(_is("teacher.head.init", "recommender"),)],
     "teacher.head.sharpness": [(_is("teacher.head.init", "title"),)],
-    "teacher.train.head_learning_rate": [_ITEMS],
 }
 
 
@@ -64,8 +68,8 @@ _OTHERS: Mapping[str, Sequence[Sequence[_Switch]]] = {
 def read_where() -> Mapping[str, Sequence[Sequence[_Switch]]]:
     """A key, or a group of keys, is read where each of these lists holds a switch that is on.
 
-    What belongs to the distillation follows from its terms; an architecture's keys are those of its settings, and no
-    other's are keys of the configuration.
+    What belongs to the distillation follows from its terms, what belongs to a teacher's objective from that; an
+    architecture's keys are those of its settings, and no other's are keys of the configuration.
     """
     labels = tuple(_above_zero(f"distill.{key}") for term in terms() if term.reads_labels for key in term.switches)
     found: dict[str, Sequence[Sequence[_Switch]]] = {
@@ -80,6 +84,8 @@ def read_where() -> Mapping[str, Sequence[Sequence[_Switch]]]:
                 continue
             more = [(_above_zero(f"distill.{term.also_needs[key]}"),)] if key in term.also_needs else []
             found[f"distill.{key}"] = [*more, labels if key in term.shared else switches]
+    for path in {path for objective in objectives().values() for path in objective.own_settings}:
+        found[f"teacher.{path}"] = [(_read_by_objective(path),)]
     return {**_OTHERS, **found}
 
 

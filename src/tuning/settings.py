@@ -10,9 +10,6 @@ from pydantic.dataclasses import dataclass
 
 from src.core.settings import STRICT
 
-Sampler = Literal["tpe", "random", "grid", "cmaes"]
-Pruner = Literal["median", "asha", "hyperband", "none"]
-
 
 @dataclass(frozen=True, config=STRICT)
 class TuningSettings:
@@ -24,13 +21,25 @@ class TuningSettings:
     metric: Annotated[
         str, Field(description="validation metric to optimise first; empty: the one that the search space names")
     ] = ""
-    sampler: Annotated[Sampler, Field(description="Optuna's sampler; grid: every point of the space once")] = "tpe"
+    sampler: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="Optuna's tpe, random or cmaes; grid: every point of the space once; package.module:factory: a "
+            "sampler of your own",
+        ),
+    ] = "tpe"
     seed: Annotated[
         int | None, Field(ge=0, description="decides the sampler's draws; null: the run's seed, which also trains")
     ] = None
     startup_trials: Annotated[int, Field(ge=0, description="random trials before TPE or CMA-ES models anything")] = 5
     pruner: Annotated[
-        Pruner, Field(description="early stopping of poor trials: Optuna's median rule, ASHA, Hyperband, or none")
+        str,
+        Field(
+            min_length=1,
+            description="early stopping of poor trials: median (Optuna's rule), asha, hyperband, or none; "
+            "package.module:factory: a pruner of your own",
+        ),
     ] = "median"
     pruner_startup_trials: Annotated[
         int, Field(ge=0, description="finished trials before the median rule stops any")

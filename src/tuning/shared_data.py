@@ -8,7 +8,7 @@ The mapping is private: a trial that writes into a tensor changes its own copy o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from src.core.errors import ArtefactError, Paused, ProblemsFound
 from src.core.paths import write_json
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
+from src.data.item_text import TextSource
 from src.data.teacher_outputs import Teachings
 from src.data.tensor_examples import TensorExamples
 from src.distill.data_bridge import TeachingRows, align
@@ -43,6 +44,7 @@ class _Facts:
     fingerprints: dict[str, str]
     history_length: int
     teachers: list[str]
+    text_source: TextSource | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,17 +55,29 @@ class SharedData:
     teaching: Mapping[str, TeachingRows]
     id_map: IdMap
     fingerprints: dict[str, str]
+    #: where embeddings of items' texts come from, for a student that keeps how it scores an item from its text
+    text_source: TextSource | None = None
 
     @classmethod
-    def of(cls, data: SequenceData, outputs: Teachings, prior: Prior | None = None) -> SharedData:
+    def of(
+        cls,
+        data: SequenceData,
+        outputs: Teachings,
+        prior: Prior | None = None,
+        item_text: Tensor | None = None,
+        text_source: TextSource | None = None,
+    ) -> SharedData:
         """From a loaded dataset; raises ``ArtefactError`` when some outputs label other examples."""
         teaching = {name: align(found, data.train, found.candidates.shape[1], "cpu") for name, found in outputs.items()}
-        return cls(StudentData.of(data, "cpu", prior), teaching, data.id_map, data.fingerprints())
+        students = StudentData.of(data, "cpu", prior, item_text)
+        return cls(students, teaching, data.id_map, data.fingerprints(), text_source)
 
     def save(self, store: Store) -> None:
         """Put it into the store, under `data/`; raises ``Paused`` when it cannot be written."""
         students = self.students
         tensors = {"propensity": students.propensity, "item_counts": students.item_counts}
+        if students.item_text is not None:
+            tensors["item_text"] = students.item_text
         for split, examples in (("train", students.train), ("validation", students.validation)):
             tensors |= {f"{split}.{name}": tensor for name, tensor in examples.tensors().items()}
         for name, rows in self.teaching.items():
@@ -84,6 +98,7 @@ class SharedData:
                     "fingerprints": self.fingerprints,
                     "history_length": students.history_length,
                     "teachers": list(self.teaching),
+                    "text_source": None if self.text_source is None else asdict(self.text_source),
                 },
             )
             store.upload(target, FOLDER)
@@ -116,6 +131,7 @@ class SharedData:
                 propensity=tensors["propensity"],
                 item_counts=tensors["item_counts"],
                 prior=prior,
+                item_text=tensors.get("item_text"),
             )
             taught = {name: TeachingRows(**part(f"teaching.{name}")) for name in facts.teachers}
         except (KeyError, TypeError, ValueError, RuntimeError) as error:  # a name missing or unknown, no single number
@@ -123,7 +139,7 @@ class SharedData:
         for examples in (students.train, students.validation):
             if not _within_bounds(examples, id_map.num_items):
                 raise _damaged(folder, "an example points outside")
-        return cls(students, taught, id_map, facts.fingerprints)
+        return cls(students, taught, id_map, facts.fingerprints, facts.text_source)
 
     def taught(self, teachers: Sequence[str], topk: int) -> TeachingRows:
         """What some teachers said; raises ``ArtefactError`` where they said nothing, or less than ``topk`` a row."""

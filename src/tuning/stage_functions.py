@@ -69,6 +69,7 @@ def prepare_stage(
 
 def _trained(student: Recommender, fit: FitResult, settings: ExperimentSettings, data: SharedData) -> Trained:
     def save(folder: Path) -> None:
-        save_student(folder, student, settings.student, data.id_map, data.fingerprints, {"fit": asdict(fit)})
+        extra, source = {"fit": asdict(fit)}, data.text_source
+        save_student(folder, student, settings.student, data.id_map, data.fingerprints, extra, source)
 
     return Trained(fit, student, save)

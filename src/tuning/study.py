@@ -24,6 +24,7 @@ from src.tuning.settings import TuningSettings
 
 SEARCH = "search"
 IDENTITY, METRICS, FIRST, CONTENT = "identity", "metrics", "first_trials", "content"
+_NOTE, _NOTE_VERSION, _LONGEST_PIECE = "dashboard:note_str:", "dashboard:note_ver", 2045
 _RUNG = "completed_rung_"  # what Optuna's successive halving and Hyperband write before they decide
 
 
@@ -37,6 +38,18 @@ def require_content(study: str, known: Mapping[str, Any], content: Mapping[str, 
             "say where the earlier one is now (dataset.root, teacher.llm, distill.outputs_from), or start a new search"
         )
         raise ArtefactError.one("study", study, rule, step)
+
+
+def ranked(study: optuna.Study) -> list[FrozenTrial]:
+    """Completed trials, the best by the first objective first; the earlier one where two are equal."""
+    sign = -1.0 if study.directions[0] == StudyDirection.MAXIMIZE else 1.0
+    completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sorted(completed, key=lambda trial: (sign * trial.values[0], trial.number))
+
+
+def front(study: optuna.Study) -> list[int]:
+    """Numbers of the trials that no other one beats in every objective."""
+    return sorted(trial.number for trial in study.best_trials) if ranked(study) else []
 
 
 @dataclass
@@ -124,9 +137,7 @@ class Record:
 
     def ranked(self) -> list[FrozenTrial]:
         """Completed trials, the best by the first objective first; the earlier one where two are equal."""
-        sign = -1.0 if self.study.directions[0] == StudyDirection.MAXIMIZE else 1.0
-        completed = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
-        return sorted(completed, key=lambda trial: (sign * trial.values[0], trial.number))
+        return ranked(self.study)
 
     def best(self) -> FrozenTrial | None:
         """The completed trial that is best by the first objective."""
@@ -134,7 +145,7 @@ class Record:
 
     def front(self) -> list[int]:
         """Numbers of the trials that no other one beats in every objective."""
-        return sorted(trial.number for trial in self.study.best_trials) if self.ranked() else []
+        return front(self.study)
 
     # ------------------------------------------------------------------------------------------------ writing
 
@@ -181,6 +192,19 @@ class Record:
         for key, value in attributes.items():
             if key not in trial.user_attrs or trial.user_attrs[key] != value:
                 self.study._storage.set_trial_user_attr(trial._trial_id, key, value)
+
+    def describe(self, text: str) -> None:
+        """The study's note in optuna-dashboard (Markdown), in place of an earlier one.
+
+        It lies where the dashboard looks for it, in pieces that every storage takes.
+        """
+        study, storage = self.study._study_id, self.study._storage
+        known = storage.get_study_system_attrs(study)
+        pieces = [text[start : start + _LONGEST_PIECE] for start in range(0, len(text), _LONGEST_PIECE)]
+        earlier = sum(key.startswith(_NOTE) for key in known)
+        storage.set_study_system_attr(study, _NOTE_VERSION, int(known.get(_NOTE_VERSION, 0)) + 1)
+        for place in range(max(len(pieces), earlier)):
+            storage.set_study_system_attr(study, f"{_NOTE}{place}", pieces[place] if place < len(pieces) else "")
 
     # ------------------------------------------------------------------------------------------------ in memory
 

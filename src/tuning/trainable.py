@@ -1,7 +1,8 @@
 """One trial: a stage's plain training function in a worker, with a thread to the search and a checkpoint an epoch.
 
 What it reports (`kind`):
-  epoch   {epoch, objective}            after each epoch, its checkpoint being saved already
+  epoch   {epoch, objective, metrics, looks}   after each epoch, its checkpoint being saved already
+  looks   {looks}                       within a long epoch, for the curves alone
   done    {values, attributes}          trained to the end; values follow the space's objectives
   failed  {reason}                      this configuration cannot be trained
   memory  {reason}                      its share of the GPU was too small
@@ -37,6 +38,7 @@ from src.core.logging import get_logger
 from src.core.memory import give_back, is_out_of_memory
 from src.core.paths import disk_is_full, write_json
 from src.core.seed import seed_everything
+from src.core.watching import watching
 from src.pipeline.settings import ExperimentSettings, without_places
 from src.tuning.applied import apply_values, plain
 from src.tuning.dispatch import CHECKPOINT, MODEL
@@ -46,6 +48,7 @@ from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.stage_functions import train_stage
 from src.tuning.store import Store
 from src.tuning.trained import Trained
+from src.tuning.trial_curves import Looks
 
 _log = get_logger(__name__)
 
@@ -183,14 +186,16 @@ class Trainable:
         clean_worker(settings.seed, device, config)
         checkpoint = self.checkpoint_of(settings, str(config["folder"]))
         with self.stall_watch(log.stream) as alive, self.store.scratch() as scratch:
+            looks = Looks(tell)
 
             def report(epoch: int, metrics: Mapping[str, float]) -> None:
-                tell(self.epoch_report(epoch, metrics))
+                tell({**self.epoch_report(epoch, metrics), **looks.taken(metrics)})
                 log.keep()
                 alive()
 
             data = SharedData.load(self.store.download(FOLDER, Path(scratch)), device)
-            trained = train_stage(self.stage, settings, data, device, report, checkpoint)
+            with watching(looks):
+                trained = train_stage(self.stage, settings, data, device, report, checkpoint)
             return self.finish(trained, config, checkpoint.note, Path(scratch))
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from src.core.paths import REPOSITORY
 from tests.serving.finished import NUM_ITEMS, finished, student
 
 DOCUMENT = REPOSITORY / "docs" / "python_api.md"
+NOTEBOOK = REPOSITORY / "docs" / "notebooks" / "python_api.ipynb"
 
 
 def orders(users: int = 30, events: int = 12) -> pd.DataFrame:
@@ -55,6 +57,21 @@ def test_the_example_of_the_documentation_runs(workplace: Path, capfd: pytest.Ca
     assert result.report.is_file()
     assert len(best.recommend([["S1", "S2"]], k=5)) == 5
     assert "Thing number S" in capfd.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(workplace: Path) -> None:
+    content = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    assert [cell["outputs"] for cell in content["cells"] if cell["cell_type"] == "code" and cell["outputs"]] == []
+    found: dict[str, Any] = {}
+    try:
+        for cell in content["cells"]:
+            if cell["cell_type"] == "code":
+                exec(compile("".join(cell["source"]), cell["id"], "exec"), found)
+    finally:
+        log_to(None)
+    assert found["result"].report.is_file()
+    assert (workplace / "my_student" / "model.onnx").is_file()
 
 
 # ----------------------------------------------------------------------------------------------------------- tables

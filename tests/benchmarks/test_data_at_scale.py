@@ -23,6 +23,7 @@ def test_the_synthetic_log_has_the_size_that_was_asked_for(form: str, tmp_path: 
     assert (len(source.users), source.num_users, source.id_map.num_items) == (6_000, 150, 60)
 
 
+@pytest.mark.nightly
 def test_every_step_is_measured_in_a_process_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = main(["--interactions", "6000", "--users", "150", "--items", "60", "--folder", str(tmp_path)])
     assert [row["step"] for row in rows] == list(STEPS)

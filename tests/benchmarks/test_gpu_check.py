@@ -41,5 +41,6 @@ def test_without_mps_there_is_one_column(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(gpu_check, "_at_once", lambda device, count: 10.0 * count**0.5)
     monkeypatch.setattr(gpu_check.shutil, "which", lambda name: None)
     (shown,) = gpu_check.together(GPU)
-    assert shown.splitlines()[0] == "| at once | steps/s in turns (of one) |"
-    assert shown.splitlines()[-1] == "| 16 | 40 (4.0) |"
+    assert shown.splitlines()[0] == "| at once | in turns: steps/s (of one), trials/h |"
+    # 3,600 seconds of 40 steps, 1,890 of which are a trial
+    assert shown.splitlines()[-1] == "| 16 | 40 (4.0), 76 |"

@@ -9,8 +9,8 @@ from benchmarks.labelling_rate import Asked, Part, cells
 from benchmarks.model_flops import SHAPES
 from benchmarks.passes import Watch
 from benchmarks.random_teacher import Place, random_causal_llama
-from src.teacher.ranking.continuation import Beams, no_gate, read_prompts
-from src.teacher.ranking.grounded import generate
+from src.teacher.title_lm.decoding.continuation import Beams, no_gate, read_prompts
+from src.teacher.title_lm.decoding.grounding import generate
 
 
 @pytest.fixture(scope="module")

@@ -74,6 +74,24 @@ def test_neither_a_failure_nor_a_command_without_end_stops_the_rest(tmp_path: Pa
     assert (tmp_path / "last.txt").read_text(encoding="utf-8").startswith("$ python -m timeit")
 
 
+def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    twice = python("twice", "timeit", f'-n 1 -r 1 \'open("{mark}", "a").write("x"); print("| a |")\'')
+    wrong = python("wrong", "calendar", "--no-such-option")
+    for again, marks in ((False, "x"), (False, "x"), (True, "xx")):
+        found = carry_out_all([wrong, twice], tmp_path / "out", small=False, minutes=1.0, again=again)
+        assert [done.outcome for done in found] == ["failed (2)", "done"]
+        assert mark.read_text() == marks
+        assert (tmp_path / "out" / "summary.md").read_text(encoding="utf-8").rstrip().endswith("| a |")
+    # another call's commands are not forgotten, and a command in another form is another one
+    carry_out_all([wrong], tmp_path / "out", small=False, minutes=1.0)
+    changed = python("twice", "timeit", f'-n 2 -r 1 \'open("{mark}", "a").write("x")\'')
+    carry_out_all([twice], tmp_path / "out", small=False, minutes=1.0)
+    assert mark.read_text() == "xx"
+    carry_out_all([changed], tmp_path / "out", small=False, minutes=1.0)
+    assert mark.read_text() == "xxxx"
+
+
 def test_what_the_time_does_not_allow_is_not_started(tmp_path: Path) -> None:
     (done,) = carry_out_all([python("late", "calendar", "2026")], tmp_path, small=False, minutes=0.0)
     assert done.outcome == "not started: out of time"

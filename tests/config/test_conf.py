@@ -7,6 +7,7 @@ import copy
 import re
 import sys
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -17,12 +18,16 @@ from hydra.core.config_store import ConfigStore
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from src.cli.help import rows, show_keys
+from src.config import composition, descriptions
+from src.config.base_configs import SCHEMAS, description, loaded, prepare, register
+from src.config.composition import CONF, compose_plain, groups
+from src.config.descriptions import VARIANTS, describe, describe_command, note, plain, settings_kinds
+from src.config.reading import read_settings, to_settings
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
 from src.core.settings import STRICT
 from src.exp import (
-    descriptions,
-    door,
     export,
     recommend,
     run_distill,
@@ -34,13 +39,9 @@ from src.exp import (
     tune_student,
     tune_teacher,
 )
-from src.exp.base_configs import SCHEMAS, description, loaded, prepare, register
-from src.exp.descriptions import VARIANTS, describe, describe_command, note, plain, settings_kinds
-from src.exp.door import CONF, compose_plain, groups, read_settings, to_settings
-from src.exp.help import rows, show_keys
-from src.exp.search_settings import TuneSettings
 from src.pipeline import settings as settings_module
 from src.pipeline.settings import ExperimentSettings, RuntimeSettings
+from src.tuning.search_settings import TuneSettings
 from tests.config.field_reads import Program
 
 MODULES = (
@@ -98,6 +99,12 @@ def options() -> list[tuple[str, str]]:
     return [(group, option) for group in found for option in found[group]]
 
 
+@cache
+def composed(group: str, option: str) -> dict[str, Any]:
+    """The config of a search with this option; what is composed once is looked at twice."""
+    return compose_plain("tune", [f"{group}={option}"])[0]
+
+
 def test_every_group_folder_is_known_here() -> None:
     assert set(GROUPS) | {"hydra", "use"} == {folder.name for folder in CONF.iterdir() if folder.is_dir()}
 
@@ -109,7 +116,7 @@ def test_option_files_are_all_seen() -> None:
 
 @pytest.mark.parametrize(("group", "option"), options())
 def test_every_option_composes_into_settings(group: str, option: str) -> None:
-    settings, _ = read_settings("tune", [f"{group}={option}"], TuneSettings)
+    settings = to_settings(composed(group, option), TuneSettings, ".")
     assert type(getattr(settings, group)) in GROUPS[group].values()
     if group == "dataset":
         # an option is an adapter, or a preset of one
@@ -155,7 +162,7 @@ def test_what_no_file_says_is_the_default_of_the_dataclass(entry: Any) -> None:
 
 @pytest.mark.parametrize(("group", "option"), options())
 def test_an_option_changes_only_what_its_file_says(group: str, option: str) -> None:
-    content = compose_plain("tune", [f"{group}={option}"])[0][group]
+    content = composed(group, option)[group]
     for key, (value, expected) in pairs(content, said_by(group, option)).items():
         if "${" not in str(expected):
             assert value == expected, key
@@ -395,13 +402,13 @@ def grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
-    monkeypatch.setattr(door, "CONF", tmp_path)
+    monkeypatch.setattr(composition, "CONF", tmp_path)
     monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
     shapes = lambda: (Kind, {"round": Round, "square": Square})  # noqa: E731
     monkeypatch.setattr(descriptions, "VARIANTS", [*VARIANTS, shapes])
     register(describe_command(Grown))
     yield
-    for kept in (groups, door._known_keys, door._content):
+    for kept in (groups, composition.known_keys, composition._content):
         kept.cache_clear()
 
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
-from src.exp.door import CONF, read_settings
+from src.config.composition import CONF
+from src.config.reading import read_settings
 from src.pipeline.settings import ExperimentSettings
-from src.teacher.needs import Form, gigabytes, load_of, needs_of, shape_of
+from src.teacher.operations.model_shape import model_shape
+from src.teacher.operations.resource_estimate import WeightFormat, estimate_resources, gigabytes, workload_of
 from src.teacher.settings import TeacherSettings
 
 ITEMS = 10_000
@@ -61,19 +63,19 @@ def test_the_need_in_the_file_is_the_estimate(preset: str) -> None:
     family, shape = PUBLISHED[settings.llm]
     with torch.device("meta"):
         model = AutoModel.from_config(AutoConfig.for_model(family, **shape))
-    found, form = shape_of(model, settings.lora), "bfloat16" if settings.quantise == "none" else settings.quantise
-    load = load_of(settings, found, ITEMS, settings.prompt.max_tokens)
-    needs = needs_of(found, settings, _form(form), load)
+    found, form = model_shape(model, settings.lora), "bfloat16" if settings.quantise == "none" else settings.quantise
+    load = workload_of(settings, found, ITEMS, settings.prompt.max_tokens)
+    needs = estimate_resources(found, settings, _form(form), load)
     words = (
         f"{needs.memory_words()} at {load.rows} prompts of {load.tokens} tokens a forward pass; "
         f"{gigabytes(needs.disk)} of disk"
     )
     assert words in comment(preset), words
-    if needs.asking:
-        assert needs.asking_words(settings.export.batch_size) in comment(preset), needs.asking_words(0)
+    if needs.kv_cache:
+        assert needs.kv_cache_words(settings.export.batch_size) in comment(preset), needs.kv_cache_words(0)
 
 
-def _form(name: str) -> Form:
+def _form(name: str) -> WeightFormat:
     assert name in ("bfloat16", "4bit")
     return "bfloat16" if name == "bfloat16" else "4bit"
 

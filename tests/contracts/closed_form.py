@@ -43,12 +43,22 @@ class ClosedFormContract:
 
     def data(self) -> StudentData:
         """Forty training rows over twelve items."""
-        return StudentData.of(cycle_data(), "cpu")
+        return StudentData.of(cycle_data(), "cpu", item_text=self.text())
+
+    def text(self) -> Tensor:
+        """An embedding of each item's text, for a model that reads them."""
+        return torch.randn(NUM_ITEMS, 6, generator=torch.Generator().manual_seed(0))
+
+    def new(self) -> ClosedForm:
+        """The model, not fitted yet."""
+        model = build_closed_form(self.settings(), NUM_ITEMS, WINDOW)
+        model.item_text = self.text()
+        return model
 
     def fitted(self) -> ClosedForm:
         """The model, fitted on all training rows."""
         data = self.data()
-        model = build_closed_form(self.settings(), NUM_ITEMS, WINDOW)
+        model = self.new()
         model.fit(data.train, torch.arange(len(data.train)))
         return model.eval()
 
@@ -86,7 +96,7 @@ class ClosedFormContract:
         before = {name: tensor.clone() for name, tensor in data.train.tensors().items()}
         states = []
         for _ in range(2):
-            model = build_closed_form(self.settings(), NUM_ITEMS, WINDOW)
+            model = self.new()
             model.fit(data.train, rows)
             states.append(model.state_dict())
         assert states[0].keys() == states[1].keys() != set()
@@ -100,14 +110,14 @@ class ClosedFormContract:
         models = []
         for target in (data.train.target, data.train.target.clone().index_fill_(0, rows + 1, 3)):
             train = type(data.train).of_tensors({**data.train.tensors(), "target": target})
-            model = build_closed_form(self.settings(), NUM_ITEMS, WINDOW)
+            model = self.new()
             model.fit(train, rows)
             models.append(model)
         assert torch.equal(models[0](*batch()), models[1](*batch()))
 
     def test_no_row_and_rows_without_a_history_can_be_fitted(self) -> None:
         data = self.data()
-        model = build_closed_form(self.settings(), NUM_ITEMS, WINDOW)
+        model = self.new()
         model.fit(data.train, torch.arange(0))
         assert bool(torch.isfinite(model(*batch())).all())
         nothing, target = torch.full((3, WINDOW), NUM_ITEMS), torch.tensor([1, 2, 1])
@@ -138,7 +148,7 @@ class ClosedFormContract:
 
     def test_it_can_be_a_networks_prior(self) -> None:
         data = self.data()
-        prior = fit_prior(self.settings(), data.train, data.validation, NUM_ITEMS, 2, seed=0)
+        prior = fit_prior(self.settings(), data.train, data.validation, NUM_ITEMS, 2, 0, self.text())
         assert (prior.train.shape, prior.validation.shape) == ((40, NUM_ITEMS), (10, NUM_ITEMS))
         assert bool(torch.isfinite(prior.train).all() and torch.isfinite(prior.validation).all())
         assert prior.scale > 0

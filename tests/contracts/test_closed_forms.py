@@ -23,6 +23,6 @@ class TestClosedForms(ClosedFormContract):
 
 
 def test_a_network_is_no_closed_form() -> None:
-    assert closed_forms() == ["ease", "linear", "popularity", "transitions"]
+    assert closed_forms() == ["ease", "linear", "popularity", "text_linear", "transitions"]
     with pytest.raises(ConfigError, match="is no model in closed form"):
         build_closed_form(student_settings("gru4rec"), NUM_ITEMS, WINDOW)

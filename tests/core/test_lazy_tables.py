@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from src.core import keeper
-from src.core.lazy_adam import LazyAdam
+from src.core.lazy_adam import LazyAdam, RowAdam, rows_alone
 from src.core.training import LoopSettings, fit
 from src.core.weight_mean import WeightMean
 
@@ -34,6 +34,23 @@ def moved(model: Table, optimiser: LazyAdam, step: int) -> None:
     """One step's gradients."""
     optimiser.zero_grad()
     model.loss(torch.tensor([step % 6])).backward()
+
+
+def test_rows_move_as_torch_moves_them_to_the_bit() -> None:
+    ours, torchs = Table(), Table()
+    optimisers = RowAdam([ours.rows.weight], 0.1), torch.optim.SparseAdam([torchs.rows.weight], 0.1)
+    for step in range(30):
+        for model, optimiser in zip((ours, torchs), optimisers, strict=True):
+            optimiser.zero_grad()
+            model.loss(torch.tensor([step % 6, (step + 1) % 6])).backward()
+            assert model.rows.weight.grad is not None
+            model.rows.weight.grad = rows_alone(model.rows.weight.grad)
+            optimiser.step()
+        assert torch.equal(ours.rows.weight, torchs.rows.weight), step
+    own, theirs = (optimiser.state_dict()["state"][0] for optimiser in optimisers)
+    assert own["step"] == theirs["step"] == 30
+    for name in ("exp_avg", "exp_avg_sq"):
+        assert torch.equal(own[name], theirs[name])
 
 
 def test_a_lazy_mean_is_the_mean() -> None:

@@ -395,6 +395,22 @@ def test_what_is_learned_depends_on_the_final_micro_batch_alone() -> None:
     assert int(found["1.num_batches_tracked"]) == 40 / 4
 
 
+def test_tables_are_not_copied_in_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6), nn.Linear(6, 1))
+    model.register_buffer("tokens", torch.zeros(1000), persistent=False)
+    copied, clone = list[int](), Tensor.clone
+
+    def counted(tensor: Tensor, **how: Any) -> Tensor:
+        copied.append(tensor.numel())
+        return clone(tensor, **how)
+
+    monkeypatch.setattr(Tensor, "clone", counted)
+    hungry_fit(lambda: 99, rows=32, model=model)
+    # running mean, running variance and the count of each of two steps, and all of the best state once
+    assert 1000 not in copied
+    assert copied.count(1) >= 2
+
+
 def test_a_last_batch_smaller_than_the_micro_batch_is_halved_itself() -> None:
     steps = list[int]()
 

@@ -215,6 +215,43 @@ def test_an_item_never_seen_has_exactly_the_rows_of_its_text(tied: bool) -> None
     assert torch.equal(student.item_embeddings.weight[NUM_ITEMS], free[NUM_ITEMS])
 
 
+def test_an_added_item_has_the_row_and_bias_of_one_never_seen_with_its_text() -> None:
+    for tied in (True, False):
+        data, settings = data_of(), replace(NOTHING, text_weight=0.6, ed_weight=0.4)
+        model = randomised(build_taught(new_student(settings_of(tied), data, 1), settings, teaching_of(), data, 1))
+        student = model.fold()
+        maps, text = student.from_text, teaching_of().item_embedding
+        around = torch.nn.functional.pad(text - maps["mean"], (0, 1), value=1.0)
+        for item in (2, 7):
+            assert torch.allclose(around[item] @ maps["input"], student.item_embeddings.weight[item], atol=1e-5)
+            output = maps["input"] if tied else maps["output"]
+            assert torch.allclose(around[item] @ output, student.scorer.weight[item], atol=1e-5)
+            assert torch.allclose(around[item] @ maps["bias"], student.scorer.bias[item], atol=1e-5)
+
+
+def test_without_rows_from_texts_nothing_is_remembered() -> None:
+    data, settings = data_of(), replace(NOTHING, ed_weight=0.4)
+    model = build_taught(new_student(settings_of(tied=True), data, 1), settings, teaching_of(), data, 1)
+    assert model.fold().from_text == {}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_table_that_starts_from_texts_and_is_else_the_students_own(tied: bool) -> None:
+    data, teaching = data_of(), teaching_of()
+    start = new_student(settings_of(tied), data, 1)
+    before = start.item_embeddings.weight.detach().clone()
+    model = build_taught(start, replace(NOTHING, text_start=1.5), teaching, data, 1)
+    table, features = model.student.item_embeddings.weight.detach(), whitened(teaching.item_embedding, 8)
+    width = features.shape[1]
+    assert 0 < width < 8  # three numbers tell of three directions at most
+    assert torch.allclose(table[:-1, :width], 1.5 * 0.02 * features, atol=1e-7)
+    assert torch.equal(table[:, width:], before[:, width:])
+    assert torch.equal(table[-1], before[-1])
+    assert not model.parts
+    # each direction is as large as the random numbers that it stands for
+    assert float(table[:-1, :width].std(correction=0)) == pytest.approx(1.5 * 0.02, rel=1e-4)
+
+
 def test_the_gate_falls_with_the_count() -> None:
     student = new_student(settings_of(True), data_of(), 1)
     counts = torch.tensor([0, 1, 2, 5, 20, 100, 1000] + [3] * 5)
@@ -355,7 +392,7 @@ def test_soft_labels_are_weighted_by_the_square_of_the_temperature() -> None:
 def test_terms_stand_in_the_order_of_the_sum() -> None:
     names = [term.name for term in terms()]
     assert names == [
-        "dro", "ranking", "item_input", "item_text", "output_projection", "soft_labels", "rejuvenated_ce",
+        "dro", "ranking", "text_start", "item_input", "item_text", "output_projection", "soft_labels", "rejuvenated_ce",
     ]  # fmt: skip
     assert [term.order for term in terms()] == sorted(term.order for term in terms())
     assert len(set(names)) == len(names)

@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
+import importlib
+import math
 import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-import src.exp.base_configs as base_configs
-import src.exp.door as door
+import src.config.base_configs as base_configs
+import src.config.composition as composition
 import src.student.architectures as architectures_package
+from src.config.descriptions import describe_command
+from src.config.overrides import format_value
+from src.config.reading import read_settings
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY, read_json
-from src.exp.checks import check_experiment
-from src.exp.descriptions import describe_command
-from src.exp.door import format_value, read_settings
+from src.data.id_map import IdMap
+from src.data.tensor_examples import TensorExamples
+from src.evaluation import coverage
+from src.evaluation.coverage import summarise_lists
 from src.pipeline.cache import StageCache
+from src.pipeline.preflight import check_experiment
 from src.pipeline.runs import run_distill, run_student_baseline
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.student.artefact import load_student
 from src.student.base import ARCHITECTURES
 from src.student.models import architectures, build_student
+from src.teacher.labelling.cache import asked_of_a_row
+from src.teacher.labelling.selection import choose_rows
+from src.teacher.settings import ExportSettings
+from src.teacher.title_lm.ranking_ways import ranking_way
 from src.tuning.applied import apply_values, plain
+from src.tuning.journal import open_journal
+from src.tuning.samplers import make_sampler, sampling_problems
+from src.tuning.search_space import FloatParameter, SearchSpace
+from src.tuning.settings import TuningSettings
 from src.tuning.space_document import load_search_space
-from tests.fixtures import student_of
+from src.tuning.study import Record
+from tests.fixtures import cycle_data, student_of
 from tests.pipeline.toy import BASELINES, WORLD, new_run, write_given_outputs
+from tests.teacher.builders import CPU
+from tests.teacher.title_builders import TITLE_SETTINGS, save_random_causal, title_teacher_of
 
 PAGES = REPOSITORY / "docs" / "extend"
 SMALL = ["student.width=8", "student.loop.epochs=2", "student.loop.batch_size=64"]
@@ -55,13 +76,13 @@ def write(folder: Path, files: dict[str, str]) -> None:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder where the pages' files are put: its `conf/`, its architectures and its modules are this program's."""
     shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
-    monkeypatch.setattr(door, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(composition, "CONF", tmp_path / "conf")
     monkeypatch.syspath_prepend(tmp_path)
     inside = str(tmp_path / "src" / "student" / "architectures")
     monkeypatch.setattr(architectures_package, "__path__", [*architectures_package.__path__, inside])
     architectures()  # all of this project's register before one more does
     known, modules = dict(ARCHITECTURES), set(sys.modules)
-    for cached in (door.groups, door._known_keys, architectures):
+    for cached in (composition.groups, composition.known_keys, architectures):
         cached.cache_clear()  # type: ignore[attr-defined]
     yield tmp_path
     ARCHITECTURES.clear()
@@ -69,7 +90,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in set(sys.modules) - modules:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
-    for cached in (door.groups, door._known_keys, architectures):
+    for cached in (composition.groups, composition.known_keys, architectures):
         cached.cache_clear()  # type: ignore[attr-defined]
 
 
@@ -233,15 +254,18 @@ import numpy as np, torch
 import src.distill.terms as package
 place = Path(sys.argv[1])
 package.__path__.append(str(place / "src" / "distill" / "terms"))
-import src.exp.base_configs as base_configs
-import src.exp.door as door
-door.CONF = place / "conf"
+import src.config.base_configs as base_configs
+import src.config.composition as composition
+from src.config.descriptions import describe_command
+from src.pipeline.settings import ExperimentSettings
+composition.CONF = place / "conf"
+described = describe_command(ExperimentSettings)
+base_configs.description = lambda _: described
 from dataclasses import replace
 from src.distill.data_bridge import align
 from src.distill.settings import ActiveSettings, terms
 from src.distill.trainer_distill import train_distilled
-from src.exp.door import read_settings
-from src.pipeline.settings import ExperimentSettings
+from src.config.reading import read_settings
 from src.student.datamodule import StudentData
 from src.student.settings import EvaluationSettings
 from src.student.trainer_baseline import train_student
@@ -297,6 +321,155 @@ def test_a_file_is_a_new_term_with_its_arm_its_keys_and_its_neutral_value(tmp_pa
         timeout=900,
     )
     assert found.stdout.endswith("done\n"), found.stderr[-3000:]
+
+
+# ------------------------------------------------------------------------------------------- a teacher's objective
+
+TEACHER = [
+    "teacher.prompt.max_tokens=200", "teacher.prompt.history_titles=3", "teacher.encoder.width=8",
+    "teacher.encoder.loop.epochs=1", "teacher.lora.rank=4", "teacher.train_rows=24", "teacher.train.loop.batch_size=8",
+    "teacher.validation_rows=12", "teacher.test_rows=12", "teacher.export.budget=9", "teacher.memory_probe=0",
+    "teacher.tiny.width=16", "teacher.tiny.heads=2", "teacher.tiny.layers=1", "teacher.tiny.rows=40",
+    "teacher.tiny.loop.epochs=1", "teacher.train.loop.epochs=1",
+]  # fmt: skip
+
+
+def test_an_objective_of_ones_own_from_the_command_line_to_labels(place: Path) -> None:
+    write(place, files_of("add_a_teacher_objective.md"))
+    own = "teacher.objective=my_objective:factory"
+    settings = settings_in(place, *SMALL, *TEACHER, own, "teacher.head.fit_rows=30")
+    stages = check_experiment(settings, teacher=True)
+    outputs = stages.outputs
+    assert len(outputs.example_id) == 9
+    assert outputs.check(stages.data.num_items) == []
+    kept = read_json(stages.teacher.folder / "manifest.json")
+    assert kept["settings"]["objective"] == "my_objective:factory"
+    other = settings_in(place, *SMALL, *TEACHER, "teacher.head.fit_rows=30")
+    assert Stages(other, StageCache(other.runtime.cache, True)).teacher.key != stages.teacher.key
+    with pytest.raises(ConfigError, match="cannot be found"):
+        settings_in(place, "teacher.objective=my_objective:absent")
+
+
+def test_the_pages_loss_by_hand(place: Path) -> None:
+    write(place, files_of("add_a_teacher_objective.md"))
+    module = importlib.import_module("my_objective")
+    # among items 2 and 0 the target, 0, has e^0 of e^0 + e^(log 3): one in four
+    logits = torch.tensor([[0.0, 9.0, math.log(3)]])
+    found = module.candidate_loss(logits, torch.tensor([[2, 0]]), torch.tensor([0]))
+    assert found.item() == pytest.approx(math.log(4))
+
+
+def test_an_objective_of_ones_own_passes_the_contract(place: Path) -> None:
+    write(place, files_of("add_a_teacher_objective.md"))
+    contract_holds(place / "tests" / "test_my_objective.py")
+
+
+# ---------------------------------------------------------------------------------------------------- a ranking way
+
+
+def test_a_ranking_way_of_ones_own_divides_by_tokens(place: Path) -> None:
+    write(place, files_of("add_a_ranking_way.md"))
+    export = ExportSettings(ranking="my_ranking:PerToken", beams=12, top_n=12, batch_size=4)
+    settings = replace(TITLE_SETTINGS, export=export)
+    titles = tuple(f"Title {item}" + " Title" * (item % 3) for item in range(12))
+    id_map = IdMap(tuple(map(str, range(12))), titles)
+    teacher = title_teacher_of(save_random_causal(place / "model"), settings, id_map=id_map)
+    rows = TensorExamples.of(cycle_data().train.take(np.arange(3)), CPU)
+    with torch.no_grad():
+        own, whole = (
+            ranking_way(name).scorer(teacher, export, 12)(rows.history, rows.length).logits
+            for name in ("my_ranking:PerToken", "constrained")
+        )
+    tokens = torch.tensor([len(ids) + 1 for ids in teacher.title_token_ids()])
+    assert len(tokens.unique()) > 1
+    torch.testing.assert_close(own * tokens, whole)
+    # what decides a label is in the key of the labels
+    assert asked_of_a_row(settings) == {"top_n": 12, "ranking": "my_ranking:PerToken", "beams": 12}
+
+
+def test_a_ranking_way_of_ones_own_passes_the_contract(place: Path) -> None:
+    write(place, files_of("add_a_ranking_way.md"))
+    contract_holds(place / "tests" / "test_my_ranking.py")
+
+
+# ---------------------------------------------------------------------------------- a selection policy, a row selector
+
+
+def test_a_policy_of_ones_own_teaches_fewer_rows(place: Path) -> None:
+    write(place, files_of("add_a_selection_policy.md"))
+    stages = Stages(settings_in(place, *SMALL), StageCache(place / "cache", True))
+    outputs = write_given_outputs(place / "outputs", stages.data)
+    given = f"distill.outputs_from={outputs}"
+    own = ["active.policy=my_policies:unsure", "active.kl_threshold=0.07"]
+    taught = [
+        run_distill(check_experiment(settings_in(place, *SMALL, given, *more), teacher=True), new_run(place / name))
+        or read_json(place / name / "best_student" / "manifest.json")["fit"]["history"][-1]["taught_share"]
+        for name, more in (("all", ["active.policy=all"]), ("own", own))
+    ]
+    assert taught[0] == 1.0
+    assert 0 < taught[1] < 1
+    contract_holds(place / "tests" / "test_my_policy.py")
+
+
+def test_a_selector_of_ones_own_labels_the_shortest_histories(place: Path) -> None:
+    write(place, files_of("add_a_row_selector.md"))
+    train = cycle_data().train
+    settings = ExportSettings(budget=8, select="my_selectors:shortest")
+    rows = choose_rows(train, settings, seed=1)
+    assert sorted(train.length[rows]) == sorted(train.length)[:8]
+    assert set(rows) < set(choose_rows(train, replace(settings, budget=15), seed=1))
+
+
+# ---------------------------------------------------------------------------------- a sampler, a pruner, a list metric
+
+
+def test_a_sampler_and_a_pruner_of_ones_own_run_a_search_that_can_be_killed(place: Path) -> None:
+    write(place, files_of("add_a_sampler_or_pruner.md"))
+    tuning = TuningSettings(
+        sampler="my_search:one_by_one", pruner="my_search:better_quarter", startup_trials=2,
+        pruner_startup_trials=2, pruner_warmup_epochs=0,
+    )  # fmt: skip
+    space = SearchSpace("student", {"ndcg_20": "maximize"}, {"rate": FloatParameter(type="float", low=0.0, high=1.0)})
+    assert sampling_problems(tuning, space, "space.yaml") == []
+    assert not make_sampler(tuning, 1, 0)._multivariate
+
+    def searched(folder: Path, stop_at: int) -> list[tuple[float, str]]:
+        folder.mkdir()
+        for last in (stop_at, 8):  # begun, and gone on with by another process
+            record = Record.open(open_journal(folder), "search", space, tuning, 1, 5, "identity")
+            while len(record.trials()) < last:
+                trial = record.ask()
+                if record.write_value(trial.number, 1, trial.params["rate"]):
+                    record.prune(trial.number)
+                else:
+                    record.complete(trial.number, [trial.params["rate"]], {})
+        return [(trial.params["rate"], trial.state.name) for trial in record.trials()]
+
+    found = searched(place / "whole", 8)
+    assert found == searched(place / "halves", 4)
+    assert {state for _, state in found} == {"COMPLETE", "PRUNED"}
+
+
+def test_a_function_is_a_new_metric_of_every_table(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coverage, "_METRICS", dict(coverage._METRICS))
+    exec(files_of("add_a_list_metric.md")["src/evaluation/coverage.py"], vars(coverage))
+    found = summarise_lists([[1], [1]], [3, 4])
+    assert found["concentration_1"] == 1 / 2  # as the page computes
+    stages = check_experiment(settings_in(place, *SMALL), teacher=False)
+    run_student_baseline(stages, new_run(place / "run"))
+    tables = [*(place / "run").rglob("*.json"), *(place / "run").rglob("*.csv")]
+    assert [file for file in tables if "concentration_20" in file.read_text(encoding="utf-8")]
+
+
+def test_the_first_page_leads_to_every_page() -> None:
+    text = (PAGES / "index.md").read_text(encoding="utf-8")
+    for page in PAGES.glob("add_a_*.md"):
+        assert f"({page.name})" in text, page.name
+        assert f"extend/{page.name}" in (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
+        assert f"extend/{page.name}" in (REPOSITORY / "docs" / "index.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:src|tests|conf)/[^`]*)`", text)
+    assert named
+    assert [name for name in named if not (REPOSITORY / name).exists()] == []
 
 
 def test_every_page_shows_whole_files() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,37 @@ def start(folder: Path, *arguments: str, command: str = "tune_student") -> subpr
         return subprocess.Popen(line, cwd=folder, env=environment, stdout=out, stderr=out, text=True)
 
 
-def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 180) -> bool:
-    """Whether a condition came true before the process ended; polls, because the journal is only a file."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if holds():
-            return True
-        if process.poll() is not None:
-            return holds()
-        time.sleep(0.02)
-    raise AssertionError("timed out")
+#: seconds after which something hangs; a busy machine takes many times as long as an idle one
+PATIENCE = 900.0
+
+
+def finish(folder: Path, *arguments: str, command: str = "tune_student") -> int:
+    """Run a driver in ``folder`` to its end; returns its exit code."""
+    return start(folder, *arguments, command=command).wait(timeout=PATIENCE)
+
+
+def stopped(found: Path, at: int, trials: int, *arguments: str) -> subprocess.Popen[str]:
+    """A driver that is held (SIGSTOP) in the middle of its search.
+
+    Args:
+        found: Where it writes its result.
+        at: The lines of its journal from which on it is in the middle.
+        trials: How many trials it makes in all.
+        arguments: Of the command, without these two.
+
+    It is started anew where it came to its end before this process was given time to look.
+    """
+    for _ in range(5):
+        process = start(found.parent, *arguments, f"trials={trials}", f"hydra.run.dir={found}")
+        while process.poll() is None and records(found) < at:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGSTOP)  # what follows meets it here, however late
+        ended = [row for row in trial_table(found) if row[1] != "RUNNING"]
+        if len(ended) < trials and process.poll() is None:
+            return process
+        assert end(process, signal.SIGCONT) == 0, (found.parent / "out.txt").read_text()
+        shutil.rmtree(found)
+    raise AssertionError("the search was over too soon, five times")
 
 
 def records(folder: Path) -> int:
@@ -52,9 +73,10 @@ def records(folder: Path) -> int:
 
 
 def end(process: subprocess.Popen[str], number: signal.Signals) -> int:
-    """Send a signal to the driver alone and wait for its end."""
+    """Send a signal to the driver alone, which may be stopped, and wait for its end."""
     process.send_signal(number)
-    return process.wait(timeout=120)
+    process.send_signal(signal.SIGCONT)
+    return process.wait(timeout=PATIENCE)
 
 
 def trial_table(folder: Path) -> list[tuple[Any, ...]]:

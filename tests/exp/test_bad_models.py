@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from src.config.overrides import format_value
 from src.core.checkpoints import FileCheckpoint
 from src.core.errors import ArtefactError
 from src.core.logging import log_to
 from src.exp import run_teacher, tune_distill
-from src.exp.door import format_value
 from src.pipeline.stages import Stages
 from tests.pipeline.toy import toy_arguments, toy_stages
 from tests.teacher.builders import save_random_llama

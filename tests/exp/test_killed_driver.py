@@ -11,17 +11,20 @@ import psutil
 import pytest
 
 from src.core.paths import MANIFEST
-from tests.exp.driver import ONE_AT_A_TIME, SMALL, end, records, start, trained_epochs, trial_table, wait_until
+from src.exp.tune_student import ENTRY
+from tests.exp.driver import ONE_AT_A_TIME, PATIENCE, SMALL, end, finish, records, stopped, trained_epochs, trial_table
+from tests.pipeline.test_tracking import points
 
 TRIALS = 6
-ARGUMENTS = [*SMALL, ONE_AT_A_TIME, f"trials={TRIALS}", "runtime.cache=cache"]
+ARGUMENTS = [*SMALL, ONE_AT_A_TIME, "runtime.cache=cache"]
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A result folder of a search that nobody disturbed."""
     place = tmp_path_factory.mktemp("whole")
-    assert start(place, *ARGUMENTS, "hydra.run.dir=found").wait(timeout=300) == 0, (place / "out.txt").read_text()
+    arguments = [*ARGUMENTS, f"trials={TRIALS}", "hydra.run.dir=found"]
+    assert finish(place, *arguments) == 0, (place / "out.txt").read_text()
     return place / "found"
 
 
@@ -30,17 +33,20 @@ def survivors(children: list[psutil.Process]) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_sigkill_and_resume(uninterrupted: Path, tmp_path: Path) -> None:
+def test_sigkill_and_resume(uninterrupted: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = tmp_path / "found"
-    driver = start(tmp_path, *ARGUMENTS, "hydra.run.dir=found")
-    half = records(uninterrupted) // 2
-    assert wait_until(lambda: records(found) >= half, driver)
+    driver = stopped(found, records(uninterrupted) // 2, TRIALS, *ARGUMENTS)
     children = psutil.Process(driver.pid).children(recursive=True)
     end(driver, signal.SIGKILL)
     assert not (found / MANIFEST).exists()
     (found / "trials" / "scratch-of-a-killed-worker").mkdir()
-    assert start(tmp_path, f"resume={found}").wait(timeout=300) == 0, (tmp_path / "out.txt").read_text()
+    assert finish(tmp_path, f"resume={found}") == 0, (tmp_path / "out.txt").read_text()
     assert trial_table(found) == trial_table(uninterrupted)
+    for number in range(TRIALS):
+        drawn, whole = (points(folder / "tb" / f"trial_{number:04d}") for folder in (found, uninterrupted))
+        assert drawn["ndcg_20"] == whole["ndcg_20"]
+        steps = [(name, step) for name, curve in drawn.items() for step, _ in curve]
+        assert len(steps) == len(set(steps))
     epochs = trained_epochs(found)
     assert len(epochs) >= TRIALS
     assert sorted(set(epochs)) == sorted(set(trained_epochs(uninterrupted)))
@@ -50,48 +56,49 @@ def test_sigkill_and_resume(uninterrupted: Path, tmp_path: Path) -> None:
     assert [path.name for path in (found / "trials").iterdir() if not path.name.isdigit()] == ["finalists"]
     (line,) = (found / "resumes.jsonl").read_text().splitlines()
     assert json.loads(line)["changes"] == []
-    text = (tmp_path / "out.txt").read_text()
     # what is finished is finished
-    assert start(tmp_path, f"resume={found}").wait(timeout=300) == 0
-    assert "nothing is left to do" in (tmp_path / "out.txt").read_text()[len(text) :]
+    assert ENTRY.execute([f"resume={found}"]) == 0
+    assert "nothing is left to do" in " ".join(capfd.readouterr().out.split())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.nightly)]
+)
 def test_a_signal_ends_in_order_and_trials_can_be_added(
     uninterrupted: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     found = tmp_path / "found"
-    driver = start(tmp_path, *ARGUMENTS[:-2], "trials=4", ARGUMENTS[-1], "hydra.run.dir=found")
-    assert wait_until(lambda: records(found) >= 12, driver)
+    driver = stopped(found, 12, 4, *ARGUMENTS)
     children = psutil.Process(driver.pid).children(recursive=True)
     assert end(driver, number) == code
     text = (tmp_path / "out.txt").read_text()
     assert f"paused: {'terminated' if number == signal.SIGTERM else 'interrupted'}" in text
     assert f"tune_student resume={found}" in text
     assert "Traceback" not in text
-    _, alive = psutil.wait_procs(children, timeout=30)
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE)
     assert alive == []
-    assert start(tmp_path, f"resume={found}", f"trials={TRIALS}").wait(timeout=300) == 0
+    assert finish(tmp_path, f"resume={found}", f"trials={TRIALS}") == 0
     assert trial_table(found) == trial_table(uninterrupted)
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_worker_costs_nothing(uninterrupted: Path, tmp_path: Path) -> None:
     found = tmp_path / "found"
-    driver = start(tmp_path, *ARGUMENTS, "hydra.run.dir=found")
-    assert wait_until(lambda: records(found) >= 16, driver)
+    driver = stopped(found, 16, TRIALS, *ARGUMENTS)
     workers = [
         p for p in psutil.Process(driver.pid).children(recursive=True) if "ImplicitFunc" in " ".join(p.cmdline())
     ]
     assert workers
     for worker in workers:
         worker.kill()
-    assert driver.wait(timeout=300) == 0, (tmp_path / "out.txt").read_text()
+    assert end(driver, signal.SIGCONT) == 0, (tmp_path / "out.txt").read_text()
     assert trial_table(found) == trial_table(uninterrupted)
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_full_disk_pauses_the_search_and_loses_nothing(uninterrupted: Path, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -102,16 +109,15 @@ def test_a_full_disk_pauses_the_search_and_loses_nothing(uninterrupted: Path, tm
         pytest.skip("mounting a small disk needs more rights than this process has")
     try:
         found, filler = disk / "found", disk / "filler"
-        driver = start(tmp_path, *ARGUMENTS, f"hydra.run.dir={found}")
-        assert wait_until(lambda: records(found) >= 16, driver)
+        driver = stopped(found, 16, TRIALS, *ARGUMENTS)
         fill(filler)
-        assert driver.wait(timeout=120) == 1
-        text = (tmp_path / "out.txt").read_text()
+        assert end(driver, signal.SIGCONT) == 1
+        text = (disk / "out.txt").read_text()
         assert "No space left on device" in text or "the disk is full" in text
         assert f"resume={found}" in text
         assert "Traceback" not in text
         filler.unlink()
-        assert start(tmp_path, f"resume={found}").wait(timeout=300) == 0, (tmp_path / "out.txt").read_text()
+        assert finish(tmp_path, f"resume={found}") == 0, (tmp_path / "out.txt").read_text()
         assert trial_table(found) == trial_table(uninterrupted)
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
@@ -129,19 +135,21 @@ def fill(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_test_split_is_not_opened_a_second_time_without_being_asked(uninterrupted: Path, tmp_path: Path) -> None:
-    place = uninterrupted.parent
+def test_the_test_split_is_not_opened_a_second_time_without_being_asked(
+    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = trial_table(uninterrupted)
-    assert start(tmp_path, f"resume={uninterrupted}", f"trials={TRIALS + 1}").wait(timeout=300) == 2
-    text = (tmp_path / "out.txt").read_text()
+
+    def refused(*arguments: str) -> str:
+        assert ENTRY.execute([f"resume={uninterrupted}", *arguments]) == 2
+        return " ".join(capfd.readouterr().out.split())
+
+    monkeypatch.chdir(tmp_path)
+    text = refused(f"trials={TRIALS + 1}")
     assert "was opened for this search at" in text
     assert "reopen_test=true" in text
     assert trial_table(uninterrupted) == before
     assert (uninterrupted / MANIFEST).exists()
-    for argument, said in (
-        ("tuning.sampler=random", "is fixed"),
-        ("student.width=8", "is fixed"),
-        (f"trials={TRIALS - 1}", "may be raised"),
-    ):
-        assert start(place, f"resume={uninterrupted}", argument).wait(timeout=300) == 2
-        assert said in (place / "out.txt").read_text()
+    assert "is fixed" in refused("tuning.sampler=random")
+    assert "is fixed" in refused("student.width=8")
+    assert "may be raised" in refused(f"trials={TRIALS - 1}")

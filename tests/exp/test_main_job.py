@@ -182,6 +182,7 @@ def test_the_fair_protocol_answers_for_every_arm(
     assert [line["against"] for line in answer["comparisons"]] == ["student"] * (len(names) + len(closed_forms) - 1)
     shown = " ".join(capsys.readouterr().out.split())
     assert all(line["sentence"] in shown for line in answer["comparisons"])
+    assert f"report: {workplace / 'fair' / 'report.html'} {workplace / 'fair'}" in shown  # its last words
     trials = pd.read_csv(workplace / "fair" / "trials.csv")
     assert trials.groupby("study").size().to_dict() == {**dict.fromkeys(names, 2), "finals": 2 * len(names)}
     # what the arms share is drawn alike
@@ -198,7 +199,7 @@ def test_the_fair_protocol_answers_for_every_arm(
 @pytest.mark.slow
 def test_a_warm_start_tries_the_earlier_best_first(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workplace)
-    arguments = [*OVERRIDES, "distill.outputs_from=outputs", "tuning.search_space=space.yaml", "trials=3"]
+    arguments = [*OVERRIDES, "distill.outputs_from=outputs", "tuning.search_space=space.yaml", "trials=2"]
     assert TUNE.execute([*arguments, "warm_start=found", "tuning.warm_start_trials=1", "hydra.run.dir=warm"]) == 0
     keys = ["distill.lam", "distill.ed_weight", "active.policy", "active.kl_threshold"]
     earlier = pd.read_csv(workplace / "found" / "trials.csv")

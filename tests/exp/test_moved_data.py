@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from src.cli.entry import Entry, Work
+from src.cli.resume import RESUMABLE
 from src.core.logging import log_to
-from src.exp import student_search
-from src.exp.entry import Entry, Work
-from src.exp.resume import RESUMABLE
-from src.exp.search_settings import SearchSettings
-from src.exp.searching import Prepared, check_resumed, driving
 from src.pipeline.run_folder import RunFolder
+from src.tuning import student_search
+from src.tuning.identity import searched_content
 from src.tuning.journal import open_journal
-from src.tuning.search import plan_search, searched_content
+from src.tuning.preflight import Prepared, check_resumed
+from src.tuning.search import first_trials, open_search
+from src.tuning.search_settings import SearchSettings
+from src.tuning.stage_search import alone_with_baseline
+from src.tuning.study import SEARCH
 
 SMALL = [
     "dataset=recbole", "dataset.name=toys", "dataset.root=a", "dataset.min_users=2", "dataset.min_items=2",
@@ -26,11 +29,12 @@ SMALL = [
 def open_study(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None:
     """A search without its trials: everything up to the study that knows what it is."""
     stages = prepared.stages
-    with driving(settings, stages, folder, "student") as place:
-        plan = plan_search(stages.settings, prepared.space, settings.tuning, settings.trials, prepared.warm)
-        content = searched_content("student", stages, {})
-        plan = type(plan)(**{**plan.__dict__, "content": content})
-        plan.open(open_journal(place.folder), place.tuning, lambda trial: {}).record.ask()
+    with alone_with_baseline(settings, stages, folder, "student"):
+        experiment, space = stages.settings, prepared.space
+        first, content = first_trials(settings, experiment, space), searched_content("student", stages, {})
+        storage, tuning = open_journal(folder.path), settings.tuning
+        search = open_search(storage, experiment, tuning, content, SEARCH, space, first, lambda trial: {}, 1, 1)
+        search.record.ask()
 
 
 def work() -> Work[SearchSettings, Prepared]:

@@ -27,6 +27,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
+from src.cli.resume import RESUMABLE, read_begun, read_resumed
+from src.config.overrides import expand_params
+from src.config.reading import nested_plain, read_settings
 from src.core.checkpoints import pack, unpack
 from src.core.errors import AnyoError
 from src.core.paths import MANIFEST, write_json
@@ -37,24 +40,23 @@ from src.data.id_map import IdMap
 from src.data.teacher_outputs import load_teacher_outputs, save_teacher_outputs
 from src.data.tensor_examples import TensorExamples
 from src.distill.teachers import outputs_from_scores
-from src.exp.door import expand_params, nested_plain, read_settings
-from src.exp.resume import RESUMABLE, previous_resumes, read_begun, read_resumed
-from src.exp.search_settings import SearchSettings
 from src.pipeline import cache
 from src.pipeline.cache import STAGE, StageCache, StageRecord
 from src.pipeline.evaluate_all import FinishedResult
+from src.pipeline.run_folder import previous_resumes
 from src.pipeline.settings import ExperimentSettings
-from src.pipeline.stages import fit_of, tried_for
+from src.pipeline.student_stages import fit_of, tried_for
 from src.student.artefact import load_student, save_student
 from src.student.base import ClosedForm, SequenceStudent
 from src.student.models import build_closed_form, build_student, require_network, student_settings
 from src.student.prior import Prior, fit_prior, load_prior, save_prior
 from src.teacher import factory
-from src.teacher.label_cache import LabelCache
+from src.teacher.labelling.cache import LabelCache
 from src.teacher.settings import ExportSettings, TeacherSettings
 from src.tuning.html_report.sources import read_result
 from src.tuning.journal import JOURNAL, read_journal
 from src.tuning.processes import end_survivors
+from src.tuning.search_settings import SearchSettings
 from src.tuning.shared_data import SharedData
 from src.tuning.space_document import load_search_space
 from src.tuning.store import Store, own_store
@@ -386,7 +388,7 @@ def _teacher_folder(folder: Path) -> None:
 
 
 def _teacher(folder: Path) -> Any:
-    return factory._open(folder, TeacherSettings(), DATA, torch.device("cpu"), "item_ce")
+    return factory._open(folder, TeacherSettings(), DATA, torch.device("cpu"))
 
 
 # ------------------------------------------------------------------------------------------------------ documents

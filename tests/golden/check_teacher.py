@@ -12,9 +12,9 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from src.teacher.gated_lora import ADAPTER, GatedAdapters, inject
-from src.teacher.gates import ConvolutionalRouter, LinearGate, MLPGate
-from src.teacher.projector import Projector
+from src.teacher.backbone.gated_lora import ADAPTER, GatedAdapters, inject
+from src.teacher.backbone.gates import ConvolutionalRouter, LinearGate, MLPGate
+from src.teacher.backbone.projector import Projector
 from src.teacher.settings import LoraSettings
 from tests.golden.rounding import ProductsRoundedOnce
 from tests.golden.sources import (

@@ -13,20 +13,21 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 from src.core.training import LoopSettings
 from src.data.id_map import IdMap
 from src.teacher.prompts import PLACEHOLDER
-from src.teacher.settings import TITLE_MONITOR, PromptSettings, TeacherSettings, TeacherTrainSettings, TitleSettings
-from src.teacher.title.curriculum import is_hybrid
-from src.teacher.title.prompts import IGNORED, Question, TitlePrompts
-from src.teacher.title.text import (
+from src.teacher.settings import PromptSettings, TeacherSettings, TeacherTrainSettings, TitleSettings
+from src.teacher.title_lm.curriculum import is_hybrid
+from src.teacher.title_lm.objective import TITLE_MONITOR
+from src.teacher.title_lm.prompts import IGNORED, Question, TitlePrompts
+from src.teacher.title_lm.text import (
     ANSWER_END,
     CANDIDATES_MARK,
     PLAIN_MARK,
     TARGET_MARK,
+    answer_hit_ratio,
     fill,
     first_line,
-    hit_ratio,
     judge_answer,
 )
-from src.teacher.title.training import title_rate
+from src.teacher.title_lm.training import title_rate
 from tests.golden.sentencepiece_file import load_tokenizer
 from tests.golden.sources import FLOAT64, Leaves, Sources, require
 
@@ -237,7 +238,7 @@ def check_hit_ratio(sources: Sources, file: Path) -> None:
     totals = content.inside("totals")
     for name in totals:
         total = totals.inside(name)
-        ratio = hit_ratio([judged[row] for row in total["rows"]])
+        ratio = answer_hit_ratio([judged[row] for row in total["rows"]])
         for key, got in (("valid_ratio", ratio.valid_ratio), ("hr1", ratio.of_valid), ("metric", ratio.of_all)):
             require(abs(got - total[key]) <= FLOAT64, f"{name} {key}: {got!r} is not {total[key]!r}")
     for row in content["first_line_rule"]:

@@ -246,6 +246,7 @@ def test_other_names_and_fewer_arrays_of_the_same_schema_pass(copy_family: Calla
             case.run()
 
 
+@pytest.mark.nightly
 def test_pytest_itself_fails_on_an_empty_folder(pytester: pytest.Pytester) -> None:
     """The command line of README.md, once for real."""
     empty = pytester.mkdir("empty")

@@ -62,6 +62,8 @@ def device_of(tensor: Tensor) -> torch.device:
     with torch._C.DisableTorchFunction():
         if tensor.device.type == "meta":
             return META
+        if tensor.layout == torch.sparse_coo:
+            tensor = tensor._values()
         try:
             return getattr(tensor.untyped_storage(), "pretended", CPU)
         except (NotImplementedError, RuntimeError):  # a tensor without a storage of its own
@@ -71,8 +73,9 @@ def device_of(tensor: Tensor) -> torch.device:
 def mark(tensor: Tensor, device: torch.device) -> None:
     """Put a mark on a tensor's storage."""
     with torch._C.DisableTorchFunction():
-        if tensor.device.type != "meta":
-            tensor.untyped_storage().pretended = GPU if device.type == "cuda" else CPU  # type: ignore[attr-defined]
+        for part in (tensor._indices(), tensor._values()) if tensor.layout == torch.sparse_coo else (tensor,):
+            if part.device.type != "meta":
+                part.untyped_storage().pretended = GPU if device.type == "cuda" else CPU  # type: ignore[attr-defined]
 
 
 def _same_storage(first: Tensor, second: Tensor) -> bool:
@@ -147,6 +150,8 @@ class _Dispatch(TorchDispatchMode):
             return devices[0] if devices else (asked or CPU)
         if func in _INDEXING:
             return self._indexed(func, args, devices)
+        if func is _aten._sparse_coo_tensor_with_dims_and_tensors.default:
+            return devices[-1]  # torch makes the places of a sparse gradient where it really computes
         there = {device.type for tensor, device in zip(given, devices, strict=True) if device != CPU or tensor.dim()}
         if {"cuda", "cpu"} <= there:
             shapes = [f"{tuple(t.shape)} on {d.type}" for t, d in zip(given, devices, strict=True)]

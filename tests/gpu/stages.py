@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from src.core.training import LoopSettings
+from src.data.examples import Examples, Histories
 from src.distill.data_bridge import TeachingRows, align
 from src.distill.settings import ActiveSettings, DistillSettings
 from src.distill.trainer_distill import train_distilled
@@ -18,9 +19,10 @@ from src.student.base import SequenceStudent
 from src.student.datamodule import StudentData
 from src.student.models import require_network
 from src.student.models import student_settings as settings_for
+from src.student.prior import fit_prior
 from src.student.settings import EvaluationSettings, NetworkSettings
 from src.student.trainer_baseline import train_student
-from tests.fixtures import cycle_data, outputs_for
+from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data, outputs_for
 from tests.gpu.pretended import PretendedGPU
 
 LABELLED = np.array([30, 2, 17, 5, 8, 11])
@@ -28,6 +30,29 @@ EVALUATION = EvaluationSettings(ks=(1, 5), batch_size=5)
 BATCH = 16
 #: every term of the loss
 EVERYTHING = DistillSettings(candidate_topk=4, embedding_loss_weight=0.5)
+
+
+_NONE = DistillSettings(candidate_topk=4, lam=0.0, alpha=0.0, ed_weight=0.0)
+#: terms that the published method has not, each alone
+TERMS = {
+    "soft": replace(_NONE, soft_weight=0.5),
+    "rce": replace(_NONE, rce_weight=0.5, rce_pool=6),
+    "text": replace(_NONE, text_weight=0.5),
+}
+#: what the default student has and the published ones have not
+OWN: dict[str, dict[str, Any]] = {
+    "prior, ce": {"prior": "linear"},
+    "prior, sampled": {"prior": "linear", "loss": "sampled", "shared_negatives": 6},
+    "gbce": {"loss": "gbce", "shared_negatives": 6, "gradient_clip": 1.0},
+    "all positions": {"positions": "all"},
+    "mean of the weights": {"ema": 0.9},
+}
+
+
+def default_student(form: str) -> tuple[NetworkSettings, dict[str, Any]]:
+    """The settings of one of `OWN`, and what `data_on` is asked for."""
+    settings = student_settings("transformer", **OWN[form])
+    return settings, {"prior": settings.prior, "users": 4 if settings.positions == "all" else 0}
 
 
 def student_settings(
@@ -46,17 +71,49 @@ def student_settings(
     return require_network(settings_for(architecture, loop=found, **fields))
 
 
-def data_on(device: torch.device, train: int = 40) -> tuple[StudentData, TeachingRows]:
-    """Examples and what a teacher said about some of them, as a trial has them: all on the device."""
+def data_on(
+    device: torch.device, train: int = 40, prior: str = "none", users: int = 0
+) -> tuple[StudentData, TeachingRows]:
+    """Examples and what a teacher said about some of them, as a trial has them: all on the device.
+
+    Args:
+        device: where.
+        train: training rows.
+        prior: a model in closed form that the student adds to its own scores.
+        users: whose whole sequences the training rows are; 0: each row is somebody's own.
+    """
     made = cycle_data(train=train)
+    if users:
+        made = replace(made, train=whole_sequences(train, users))
     teaching = align(outputs_for(made.train, LABELLED), made.train, 4, device)
     embedding = teaching.sequence_embedding.to(device)
-    return StudentData.of(made, device), replace(teaching, sequence_embedding=embedding)
+    data = StudentData.of(made, device)
+    if prior != "none":
+        found = fit_prior(settings_for(prior), data.train, data.validation, data.num_items, 2, 0)
+        on_device = {"train": found.train.to(device), "validation": found.validation.to(device)}  # as it is loaded
+        data = replace(data, prior=replace(found, **on_device))
+    return data, replace(teaching, sequence_embedding=embedding)
 
 
-def student(device: torch.device, settings: NetworkSettings, train: int = 40) -> SequenceStudent:
+def whole_sequences(rows: int, users: int) -> Examples:
+    """Training rows of users who walk through the catalogue: each of a user's items but the first is a target."""
+    length = rows // users + 1
+    sequences = [[(5 * user + step) % NUM_ITEMS for step in range(length)] for user in range(users)]
+    items = np.array(sequences, dtype=np.int32).reshape(-1)
+    place = np.arange(1, length)
+    end = (np.arange(users)[:, None] * length + place).reshape(-1)
+    past = Histories(items, end, np.tile(place, users), NUM_ITEMS)
+    ids, owner = np.arange(len(end)) + 100, np.repeat(np.arange(users), length - 1)
+    return Examples(ids, owner, past, WINDOW, items[end].astype(np.int64), ids.astype(np.float64))
+
+
+def student(
+    device: torch.device, settings: NetworkSettings, train: int = 40, prior: str = "none", users: int = 0
+) -> SequenceStudent:
     """A student trained alone."""
-    return train_student(settings, EVALUATION, data_on(device, train)[0], 0).student
+    run = train_student(settings, EVALUATION, data_on(device, train, prior, users)[0], 0)
+    assert isinstance(run.student, SequenceStudent)
+    return run.student
 
 
 def distilled(
@@ -65,9 +122,11 @@ def distilled(
     distill: DistillSettings = EVERYTHING,
     policy: str = "all",
     train: int = 40,
+    prior: str = "none",
+    users: int = 0,
 ) -> SequenceStudent:
     """A student trained with a teacher."""
-    data, teaching = data_on(device, train)
+    data, teaching = data_on(device, train, prior, users)
     active = ActiveSettings(policy=policy, rank_threshold=2)  # type: ignore[arg-type]
     return train_distilled(settings, distill, active, EVALUATION, data, teaching, 0).student
 
@@ -80,10 +139,10 @@ class PerStep:
     waits: dict[str, float]
 
 
-def per_step(gpu: PretendedGPU, train: Callable[[int], object], steps: int = 3) -> PerStep:
-    """The difference that ``steps`` steps more make. ``train(rows)`` trains one epoch of rows / `BATCH` steps."""
+def per_step(gpu: PretendedGPU, train: Callable[[int], object], steps: int = 3, batch: int = BATCH) -> PerStep:
+    """The difference that ``steps`` steps more make. ``train(rows)`` trains one epoch of rows / ``batch`` steps."""
     counts = list[tuple[int, Counter[str]]]()
-    for rows in (2 * BATCH, (2 + steps) * BATCH):
+    for rows in (2 * batch, (2 + steps) * batch):
         gpu.kernels.clear()
         gpu.waits.clear()
         train(rows)

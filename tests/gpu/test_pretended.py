@@ -12,7 +12,7 @@ from torch import Tensor
 from src.core.seed import torch_generator
 from src.distill.terms import ranking, sequence_embedding
 from src.student import objectives, trainer_baseline
-from src.teacher.check import student_ranker
+from src.teacher.operations.teacher_check import student_ranker
 from tests.fixtures import cycle_data
 from tests.gpu.pretended import CPU, GPU, MixedDevices, PretendedGPU, device_of
 from tests.gpu.stages import distilled, per_step, student, student_settings

@@ -14,13 +14,23 @@ from src.distill.settings import ActiveSettings, DistillSettings
 from src.distill.trainer_distill import train_distilled
 from src.student.base import SequenceStudent
 from src.student.evaluator import evaluate_model, rank_examples
-from src.teacher.check import student_ranker
-from src.teacher.selection import ask_student, choose_rows
+from src.teacher.labelling.selection import ask_student, choose_rows
+from src.teacher.operations.teacher_check import student_ranker
 from src.teacher.settings import ExportSettings
 from src.tuning.trained import Trained, latency_ms
 from tests.fixtures import cycle_data
 from tests.gpu.pretended import CPU, GPU, PretendedGPU, device_of
-from tests.gpu.stages import EVALUATION, EVERYTHING, data_on, distilled, student, student_settings
+from tests.gpu.stages import (
+    EVALUATION,
+    EVERYTHING,
+    OWN,
+    TERMS,
+    data_on,
+    default_student,
+    distilled,
+    student,
+    student_settings,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:PyTorch was compiled without cuDNN")
 COMBINED = list(product(("transformer", "sasrec", "gru4rec", "caser"), ("ce", "bce")))
@@ -78,6 +88,24 @@ def test_terms_of_the_loss(terms: DistillSettings) -> None:
     on_cpu = distilled(CPU, settings, terms)
     with PretendedGPU():
         assert_same(distilled(GPU, settings, terms), on_cpu)
+
+
+@pytest.mark.parametrize("form", OWN)
+def test_the_default_student(form: str) -> None:
+    settings, where = default_student(form)
+    alone, taught = student(CPU, settings, **where), distilled(CPU, settings, **where)
+    with PretendedGPU():
+        assert_same(student(GPU, settings, **where), alone)
+        assert_same(distilled(GPU, settings, **where), taught)
+
+
+@pytest.mark.parametrize("loss", ["ce", "sampled"])
+@pytest.mark.parametrize("term", TERMS)
+def test_every_term_beside_the_default_student(term: str, loss: str) -> None:
+    settings = student_settings("transformer", prior="linear", loss=loss, shared_negatives=6)
+    on_cpu = distilled(CPU, settings, TERMS[term], prior="linear")
+    with PretendedGPU():
+        assert_same(distilled(GPU, settings, TERMS[term], prior="linear"), on_cpu)
 
 
 class Killed(Exception):

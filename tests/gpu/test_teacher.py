@@ -13,14 +13,15 @@ import torch
 from src.core.checkpoints import FileCheckpoint
 from src.core.training import LoopSettings
 from src.student.settings import EvaluationSettings
+from src.teacher.backbone.tiny_llm import build_tiny_llm
 from src.teacher.factory import save_teacher
-from src.teacher.label_cache import LabelCache
+from src.teacher.labelling.cache import LabelCache
+from src.teacher.operations.inference import load_trained
 from src.teacher.settings import GateSettings, PromptSettings, TeacherSettings, TinySettings
-from src.teacher.tiny_llm import build_tiny_llm
-from src.teacher.trained import load_trained
 from src.teacher.training import train_teacher
 from tests.fixtures import cycle_data
 from tests.gpu.pretended import GPU, PretendedGPU
+from tests.gpu.stages import per_step
 from tests.teacher.builders import SETTINGS, encoder_of
 from tests.teacher.title_builders import TITLE_SETTINGS, save_random_causal
 
@@ -86,6 +87,48 @@ def cudnn_attention() -> Iterator[None]:
     torch.backends.cuda.enable_cudnn_sdp(True)
     yield
     torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+#: operations of a step, and its waits by reason and place; a teacher's step is long, and packs prompts on the host
+STEPS: dict[str, tuple[int, dict[str, float]]] = {
+    "item": (
+        967,
+        {
+            "aten::_local_scalar_dense: teacher/prompts.py pack": 1,
+            "aten::nonzero: teacher/prompts.py pack": 1,
+            "mask as an index: teacher/ilora_model.py embed_tokens": 1,
+            "aten::_local_scalar_dense: teacher/ilora_model.py _states": 1,
+        },
+    ),
+    "title, grounded": (
+        975,
+        {
+            "copy to the GPU: title/prompts.py choose": 1,
+            "aten::_local_scalar_dense: teacher/prompts.py pack": 1,
+            "aten::nonzero: teacher/prompts.py pack": 1,
+            "aten::_local_scalar_dense: title/model.py embed_tokens": 1,
+            "aten::nonzero: title/model.py forward": 1,
+            "aten::_local_scalar_dense: title/model.py forward": 2,
+        },
+    ),
+}
+# only the pretended GPU's: torch sorts the gradients by their real device before it clips them
+PRETENDED = {"copy to the host: core/lazy_adam.py clip_gradients"}
+
+
+@pytest.mark.parametrize("form", STEPS)
+def test_a_step_of_a_teacher(model: Path, form: str) -> None:
+    settings = FORMS[form](model)
+
+    def train(rows: int) -> object:
+        return train_teacher(settings, cycle_data(rows, 4), encoder_of().to(GPU), str(model), GPU, 0, EVALUATION)
+
+    with PretendedGPU() as gpu:
+        found = per_step(gpu, train, steps=2, batch=settings.train.loop.batch_size)
+    kernels, allowed = STEPS[form]
+    waits = {place: count for place, count in found.waits.items() if place not in PRETENDED}
+    assert {place: count for place, count in waits.items() if count > allowed.get(place, 0)} == {}
+    assert found.kernels <= kernels
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from src.core.data_utils import fingerprint
 from src.core.paths import read_json, require_finished, write_json
 from src.pipeline.cache import STAGE, StageRecord
-from src.pipeline.stages import VERSIONS, Stages
+from src.pipeline.stages import Stages
+from src.pipeline.versions import VERSIONS
 from tests.pipeline.toy import toy_stages
 
 RECORD = Path(__file__).with_suffix(".json")
@@ -154,7 +155,7 @@ def verdict(name: str, recorded: Measured | None, found: Measured) -> str:
     told = "\n  ".join([f"the numbers of {name} changed:", *changed])
     if recorded.key != found.key:
         return f"{told}\ntheir key changed as well, so nothing old is reused; where that is meant: {record}"
-    return f"{told}\nand their key did not: raise VERSIONS[{kind_of(name)!r}] (src/pipeline/stages.py), then {record}"
+    return f"{told}\nand their key did not: raise VERSIONS[{kind_of(name)!r}] (src/pipeline/versions.py), then {record}"
 
 
 #: what a run calls a stage, where that is not its kind

@@ -13,11 +13,11 @@ import pytest
 import torch
 import yaml
 
+from src.config.reading import nested_plain
 from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import MANIFEST, read_json
 from src.data.examples import SealedExamples, sample
 from src.evaluation.comparison import Ranked, as_frame, ranks_frame, row
-from src.exp.door import nested_plain
 from src.pipeline.cache import StageCache
 from src.pipeline.evaluate_all import EvaluateSettings, FinishedResult, check_results, run_eval_all
 from src.pipeline.final import Comparison, closed_form_contestants

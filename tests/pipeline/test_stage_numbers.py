@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from src.pipeline.stages import VERSIONS
+from src.pipeline.versions import VERSIONS
 from tests.pipeline.stage_numbers import TEACHERS, Measured, anew, kind_of, load_record, measure, verdict
 
 BEFORE = Measured("key", {"train_loss": 2.0, "head direction": 0.5})
@@ -60,7 +60,7 @@ def test_changed_numbers_under_an_unchanged_key_ask_for_a_version() -> None:
     said = verdict("item_ce/teacher", BEFORE, found)
     assert "train_loss: 2.0 recorded, 2.1 found" in said
     assert "direction" not in said
-    assert "raise VERSIONS['teacher'] (src/pipeline/stages.py), then python -m tests.pipeline.stage_numbers" in said
+    assert "raise VERSIONS['teacher'] (src/pipeline/versions.py), then python -m tests.pipeline.stage_numbers" in said
     assert "VERSIONS['student']" in verdict("item_ce/encoder", BEFORE, found)
     with pytest.raises(ValueError, match="raise VERSIONS"):
         anew({"item_ce/teacher": BEFORE}, {"item_ce/teacher": found})

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from src.config.reading import nested_plain
 from src.core.paths import require_finished
 from src.data.candidates import draw_candidate_lists, load_candidates
 from src.data.teacher_outputs import load_teacher_outputs
-from src.exp.door import nested_plain
 from src.pipeline import evaluate_all
 from src.pipeline.evaluate_all import EvaluateSettings, check_results, run_eval_all
 from src.pipeline.final import Comparison, closed_form_contestants
@@ -24,7 +24,8 @@ from src.pipeline.runs import run_distill, run_teacher
 from src.pipeline.settings import RuntimeSettings
 from src.pipeline.stages import Stages
 from src.student.settings import EvaluationSettings
-from src.teacher.trained import TrainedTeacher, WritingTeacher
+from src.teacher.operations.inference import TrainedTeacher
+from src.teacher.title_lm.inference import TrainedTitleTeacher
 from tests.pipeline.toy import new_run, toy_stages
 
 CANDIDATES, SAMPLE = 4, 12
@@ -147,7 +148,7 @@ def test_eval_all_loads_each_teacher_once_and_holds_one_at_a_time(runs: Path, mo
         assert [model() for model in alive] == [None] * len(alive)
         loaded.append(folder.parent.name)
         teacher = real(folder, *arguments)
-        assert isinstance(teacher, WritingTeacher)
+        assert isinstance(teacher, TrainedTitleTeacher)
         alive.append(weakref.ref(teacher.model))
         return teacher
 
@@ -183,7 +184,7 @@ def test_a_ranking_is_computed_once_and_outlives_the_teacher(runs: Path, monkeyp
     stages = stages_of(runs)
     first = stages.check_teacher()
     stages.release_teacher()
-    monkeypatch.setattr(WritingTeacher, "ranking", None)
+    monkeypatch.setattr(TrainedTitleTeacher, "ranking", None)
     assert stages.check_teacher() == first
     ranked = Comparison(stages, closed_form_contestants(stages), with_teacher=True).validation()
     assert any(one.model == "teacher" and set(one.more) == set(ANSWERS) for one in ranked)

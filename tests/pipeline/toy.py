@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from src.config.overrides import format_value
+from src.config.reading import read_settings
 from src.data.examples import SequenceData
-from src.exp.door import format_value, read_settings
 from src.pipeline.cache import StageCache
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.settings import ExperimentSettings

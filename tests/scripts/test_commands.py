@@ -138,13 +138,45 @@ def test_any_failing_check_fails_the_whole_but_all_of_them_run(sandbox: Sandbox,
     assert done.stdout.splitlines()[-1] == "7 passed in 1s"
 
 
+def pytest_call(sandbox: Sandbox) -> list[str]:
+    """The arguments of the one call of pytest; the other checks run beside it, in any order."""
+    (call,) = [call for call in sandbox.recorded("python") if call[:2] == ["-m", "pytest"]]
+    return call
+
+
 def test_all_checks_passing_is_a_success_that_ends_in_the_tests(sandbox: Sandbox) -> None:
     prepare_checks(sandbox, "nothing fails")
     done = sandbox.run("cmd/test.sh", "tests/golden", "--golden-dir", "DIR")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert sandbox.recorded("python")[-1][-3:] == ["tests/golden", "--golden-dir", "DIR"]
+    assert pytest_call(sandbox)[-3:] == ["tests/golden", "--golden-dir", "DIR"]
     assert len(sandbox.recorded("shellcheck")) == 1
     assert done.stdout.splitlines()[-1] == "7 passed in 1s"
+
+
+def test_the_output_of_a_check_is_shown_only_where_it_fails(sandbox: Sandbox) -> None:
+    body = 'case "$*" in *pytest*) echo "7 passed" ;; *mypy*) echo src is wrong; exit 1 ;; *) echo all is well ;; esac'
+    prepare_checks(sandbox, "")
+    sandbox.stub("python", at=sandbox.root / ".venv/bin/python", body=body)
+    done = sandbox.run("cmd/test.sh")
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith(("ok", "FAILED"))] == [
+        "ok      ruff check", "ok      ruff format", "FAILED  mypy", "ok      import-linter", "ok      shellcheck",
+        "FAILED: mypy",
+    ]  # fmt: skip
+    assert "src is wrong" in lines
+    assert "all is well" not in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "selected"), [((), "not network and not nightly"), (("-x", "--all"), "not network")]
+)
+def test_nightly_tests_run_when_all_are_asked_for(sandbox: Sandbox, arguments: tuple[str, ...], selected: str) -> None:
+    prepare_checks(sandbox, "nothing fails")
+    assert sandbox.run("cmd/test.sh", *arguments).returncode == 0
+    call = pytest_call(sandbox)
+    assert call[call.index("-m", 1) + 1] == selected
+    assert ("-x" in call, "--all" in call) == ("-x" in arguments, False)
 
 
 def test_ci_runs_the_developers_command() -> None:

@@ -87,7 +87,7 @@ def test_what_was_done_is_counted(client: TestClient) -> None:
 
 def test_health_tells_who_is_served(client: TestClient) -> None:
     assert client.get("/health").json() == {
-        "status": "ok", "students": ["popularity", "transitions"], "items": NUM_ITEMS
+        "status": "ok", "students": ["popularity", "transitions"], "items": NUM_ITEMS, "teacher": None
     }  # fmt: skip
 
 

@@ -58,8 +58,14 @@ def test_every_architecture_is_tried() -> None:
     assert {fields["architecture"] for fields in STUDENTS.values()} == set(architectures())
 
 
+#: pairs of a network and a prior that others have one by one
+PAIRS = {"sasrec + linear", "transformer + ease"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.nightly] if name in PAIRS else []) for name in STUDENTS]
+)
 def test_a_graph_says_what_the_student_says(name: str, tmp_path: Path) -> None:
     fields = dict(STUDENTS[name])
     model = built(fields)

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from src.cli.entry import Entry
+from src.cli.help import rows
+from src.config.base_configs import description
+from src.config.composition import groups
+from src.config.reading import read_config, read_settings
 from src.exp import export, recommend, serve
-from src.exp.base_configs import description
-from src.exp.door import groups, read_config, read_settings
-from src.exp.entry import Entry
-from src.exp.help import rows
 from src.serving.recommend import RecommendSettings
 
 

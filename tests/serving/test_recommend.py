@@ -168,8 +168,8 @@ def test_every_problem_is_told_together(transitions: Path, tmp_path: Path) -> No
 
 
 def test_a_column_that_is_not_there_is_told_with_those_that_are(transitions: Path, tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_text("user,sku\na,1\n")
-    with pytest.raises(ConfigError, match="one of user, sku"):
+    (tmp_path / "log.csv").write_text("user,what\na,1\n")
+    with pytest.raises(ConfigError, match="one of user, what"):
         check_recommend(asked(transitions, tmp_path / "log.csv", tmp_path / "out.csv"))
 
 
@@ -226,3 +226,25 @@ def test_a_list_of_objects_is_read_as_in_a_training_log(transitions: Path, tmp_p
         open_student(transitions).catalogue, 10
     )
     assert (piece.users, piece.items.tolist(), piece.lengths.tolist()) == (["a", "b"], [0, 2, 1], [2, 1])
+
+
+def test_columns_of_a_shops_log_are_found_by_the_names_that_training_knows(transitions: Path, tmp_path: Path) -> None:
+    log = "customer,sku,purchased_at,stars\nann,103,2024-03-02T00:00:00+09:00,5\nann,101,2024-03-01T00:00:00+09:00,\n"
+    (tmp_path / "orders.csv").write_text(log)
+    (tmp_path / "users.jsonl").write_text('{"user": "ann", "history": ["101", "103"]}\n')
+    for name, out in (("orders.csv", "a.csv"), ("users.jsonl", "b.csv")):
+        settings = RecommendSettings(student=transitions, histories=tmp_path / name, out=tmp_path / out, k=3)
+        recommend_file(settings, check_recommend(settings))
+    # the dates decide what came first, as they do in training
+    assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
+
+
+@pytest.mark.parametrize("role", ["user", "item", "time"])
+def test_a_column_that_was_named_and_is_not_there_is_refused(role: str, transitions: Path, tmp_path: Path) -> None:
+    (tmp_path / "orders.csv").write_text("user,item,time\nann,103,1\n")
+    columns = HistoryColumns(**{role: "nothing"})
+    settings = RecommendSettings(
+        student=transitions, histories=tmp_path / "orders.csv", out=tmp_path / "a.csv", columns=columns
+    )
+    with pytest.raises(ConfigError, match=rf"columns\.{role} = 'nothing'.*one of user, item, time"):
+        check_recommend(settings)

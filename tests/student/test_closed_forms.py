@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -235,7 +236,7 @@ def test_popularity_of_late_leaves_older_targets_out() -> None:
         assert {item: int(c) for item, c in enumerate(model.counts.ceil().tolist()) if c > 0} == counts
 
 
-@pytest.mark.parametrize("kind", [LinearSettings, EaseSettings, TransitionsSettings])
+@pytest.mark.parametrize("kind", [partial(LinearSettings, rank=0), EaseSettings, TransitionsSettings])
 def test_a_catalogue_that_is_too_large_is_refused_before_anything_is_computed(kind: Any) -> None:
     data = StudentData.of(cycle_data(), "cpu")
     fit_closed_form(kind(max_items=12), EvaluationSettings(ks=(5,)), data)

@@ -275,7 +275,7 @@ def test_auto_is_none_where_the_catalogue_allowed_none() -> None:
 
 def test_a_prior_that_does_not_fit_is_refused_with_its_size() -> None:
     with pytest.raises(ConfigError, match=r"student.prior = linear = 11: is computed for at most 10 items"):
-        require_prior_fits(10, student_settings("linear", max_items=10), 11)
+        require_prior_fits(10, student_settings("linear", max_items=10, rank=0), 11)
     rows = MAX_BYTES // 2 // 1000
     require_prior_fits(rows, student_settings("linear"), 1000)
     with pytest.raises(ConfigError, match="need 8 GB"):

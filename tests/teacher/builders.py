@@ -18,11 +18,12 @@ from src.data.examples import SequenceData
 from src.data.teacher_outputs import TeacherOutputs
 from src.student.architectures.sasrec import SASRec
 from src.student.settings import StudentSettings
+from src.teacher.backbone.llm import load_llm
+from src.teacher.backbone.tiny_llm import train_tokenizer
 from src.teacher.factory import build_teacher
 from src.teacher.ilora_model import ILoRATeacher
 from src.teacher.interfaces import Teacher
-from src.teacher.labelling import item_head_labeller, teacher_outputs
-from src.teacher.llm import load_llm
+from src.teacher.labelling.labels import item_head_labeller, teacher_outputs
 from src.teacher.settings import (
     ExportSettings,
     HeadSettings,
@@ -32,7 +33,6 @@ from src.teacher.settings import (
     TeacherTrainSettings,
     TinySettings,
 )
-from src.teacher.tiny_llm import train_tokenizer
 from tests.fixtures import NUM_ITEMS, WINDOW, id_map_of, student_of
 
 CPU = torch.device("cpu")
@@ -127,4 +127,4 @@ def teacher_of(folder: Path, settings: TeacherSettings = SETTINGS, awake: bool =
 def label(teacher: Teacher, data: SequenceData, rows: NDArray[np.int64], settings: ExportSettings) -> TeacherOutputs:
     """An item head's labels of these rows of the training split, without a cache."""
     labeller = item_head_labeller(teacher, settings)
-    return teacher_outputs(labeller.label(data.train.take(rows)), labeller.catalogue(), data, settings)
+    return teacher_outputs(labeller.label(data.train.take(rows)), labeller.catalogue_outputs(), data, settings)

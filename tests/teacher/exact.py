@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from src.core.errors import TrainingFailed
-from src.teacher.ranking.constrained import Ranking
-from src.teacher.ranking.continuation import Beams, Continuation, Gate, asking, no_gate, read_prompts, sharing
-from src.teacher.ranking.title_tree import TitleTree
+from src.teacher.title_lm.decoding.beam_search import BeamResult
+from src.teacher.title_lm.decoding.continuation import Beams, Continuation, Gate, asking, no_gate, read_prompts, sharing
+from src.teacher.title_lm.decoding.title_tree import TitleTree
 
 
 def score_all(
@@ -45,10 +45,10 @@ def leaves_of(tree: TitleTree) -> Tensor:
     return tree.is_leaf(torch.arange(tree.num_nodes, device=tree.token.device)).nonzero().flatten()
 
 
-def rank_all(scores: Tensor, top_n: int) -> Ranking:
+def rank_all(scores: Tensor, top_n: int) -> BeamResult:
     """The ``top_n`` best of scores ``[B, V]`` (from `score_all`), equal ones by ascending id."""
     order = scores.sort(dim=1, descending=True, stable=True)
-    return Ranking(order.indices[:, :top_n], order.values[:, :top_n])
+    return BeamResult(order.indices[:, :top_n], order.values[:, :top_n])
 
 
 def _walk(scores: Tensor, following: Tensor, continuation: Continuation, tree: TitleTree, leaves: Tensor) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, LlamaConfig
 
+from src.teacher.backbone.gated_lora import GatedAdapters, compile_forward, inject
 from src.teacher.factory import load_teacher, save_teacher
-from src.teacher.gated_lora import GatedAdapters, compile_forward, inject
 from src.teacher.settings import LoraSettings
 from tests.fixtures import cycle_data
 from tests.teacher.builders import CPU, SETTINGS, WIDTH, teacher_of

@@ -15,9 +15,9 @@ from peft import PeftModel
 from src.core.errors import ArtefactError, ModelError
 from src.core.paths import MANIFEST
 from src.data.examples import SequenceData
+from src.teacher.backbone.llm import load_llm
 from src.teacher.factory import build_teacher, load_teacher, save_teacher
 from src.teacher.ilora_model import ILoRATeacher
-from src.teacher.llm import load_llm
 from src.teacher.settings import GateSettings
 from tests.fixtures import NUM_ITEMS, cycle_data
 from tests.teacher.builders import CPU, SETTINGS, encoder_of, teacher_of

@@ -14,14 +14,15 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from src.core.training import LoopSettings
 from src.student.settings import EvaluationSettings
-from src.teacher.factory import load_teacher, load_title_teacher, save_teacher
-from src.teacher.gated_lora import checkpoint_activations, inject
+from src.teacher.backbone.gated_lora import checkpoint_activations, inject
+from src.teacher.backbone.llm import load_llm
+from src.teacher.factory import load_teacher, save_teacher
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
-from src.teacher.llm import load_llm
+from src.teacher.item_head.training import start_head
 from src.teacher.settings import GateSettings, LoraSettings, PromptSettings, TeacherSettings
-from src.teacher.title.model import TitleTeacher
-from src.teacher.title.training import answer_loss
-from src.teacher.training import start, train_teacher
+from src.teacher.title_lm.model import TitleTeacher
+from src.teacher.title_lm.training import answer_loss
+from src.teacher.training import train_teacher
 from tests.fixtures import cycle_data
 from tests.teacher.builders import CPU, SETTINGS, WIDTH, encoder_of, teacher_of
 from tests.teacher.test_ilora_model import HISTORY, LENGTH
@@ -134,7 +135,7 @@ def test_every_decoder_that_writes_says_the_same_again(tmp_path: Path, name: str
     assert isinstance(teacher, TitleTeacher)
     assert moved(teacher) == 2 * FAMILIES[name].maps
     save_teacher(tmp_path / "teacher", teacher, cycle_data(), {})
-    again = load_title_teacher(tmp_path / "teacher", settings, cycle_data(), CPU)
+    again = load_teacher(tmp_path / "teacher", settings, cycle_data(), CPU)
     question, target = teacher.question(HISTORY, LENGTH), torch.tensor([3, 4, 5])
     assert torch.equal(teacher(question, target).logits, again(question, target).logits)
 
@@ -188,7 +189,7 @@ def test_rows_that_are_no_whole_sequences_are_refused(tmp_path: Path) -> None:
 def test_projected_items_begin_as_tokens_look_to_the_models_layers(tmp_path: Path, name: str) -> None:
     """Gemma's embedding multiplies by √D what its table holds."""
     teacher = teacher_of(save_random(tmp_path, name), head=replace(SETTINGS.head, init="random"))
-    start(teacher, cycle_data(), 0)
+    start_head(teacher, cycle_data(), 0)
     embedding = teacher.llm.get_base_model().get_input_embeddings()
     with torch.no_grad():
         seen = embedding(torch.arange(embedding.num_embeddings))

@@ -13,8 +13,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from src.core.errors import ModelError
-from src.teacher.gated_lora import ADAPTER, GatedAdapters, adaptable_layers, checkpoint_activations, inject
-from src.teacher.llm import load_llm
+from src.teacher.backbone.gated_lora import ADAPTER, GatedAdapters, adaptable_layers, checkpoint_activations, inject
+from src.teacher.backbone.llm import load_llm
 from src.teacher.settings import LoraSettings
 from tests.teacher.builders import CPU, WIDTH
 

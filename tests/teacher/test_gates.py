@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from src.teacher.gates import ConvolutionalRouter, LinearGate, MLPGate, build_gate, keep_largest, normalised_entropy
+from src.teacher.backbone.gates import (
+    ConvolutionalRouter,
+    LinearGate,
+    MLPGate,
+    build_gate,
+    keep_largest,
+    normalised_entropy,
+)
 from src.teacher.settings import GateSettings
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from src.data.examples import Examples
 from src.data.teacher_outputs import TeacherOutputs, save_teacher_outputs
-from src.teacher.label_cache import LabelCache, asked_of_a_row
-from src.teacher.labelling import Catalogue, Labels, item_head_labeller
+from src.teacher.labelling.cache import LabelCache, asked_of_a_row
+from src.teacher.labelling.labels import CatalogueOutputs, Labels, item_head_labeller
 from src.teacher.settings import ExportSettings, TeacherSettings
 from tests.fixtures import NUM_ITEMS, cycle_data
 from tests.teacher.builders import label, teacher_of
@@ -48,10 +48,10 @@ class Counting:
             sequence_embedding=np.stack([ids, -ids], axis=1).astype(np.float32),
         )
 
-    def catalogue(self) -> Catalogue:
+    def catalogue_outputs(self) -> CatalogueOutputs:
         self.catalogues += 1
         embedding = np.arange(NUM_ITEMS * WIDTH, dtype=np.float32).reshape(NUM_ITEMS, WIDTH)
-        return Catalogue(embedding, {"fingerprints": {"model": "m", "prompt": "p"}, "distances": "made up"})
+        return CatalogueOutputs(embedding, {"fingerprints": {"model": "m", "prompt": "p"}, "distances": "made up"})
 
 
 def ask(cache: LabelCache, rows: list[int], build: Callable[[], Counting]) -> TeacherOutputs:

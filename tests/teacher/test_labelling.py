@@ -15,7 +15,7 @@ from src.data.teacher_outputs import load_teacher_outputs, save_teacher_outputs
 from src.data.tensor_examples import TensorExamples
 from src.teacher.ilora_model import ILoRATeacher
 from src.teacher.interfaces import TeacherForward
-from src.teacher.labelling import rank, select_rows
+from src.teacher.labelling.labels import rank, select_rows
 from src.teacher.settings import ExportSettings, Select
 from tests.fixtures import NUM_ITEMS, cycle_data, cycle_examples
 from tests.teacher.builders import WIDTH, label, teacher_of

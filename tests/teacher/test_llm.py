@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from src.core.errors import ModelError, OutOfMemory
-from src.teacher.llm import check_llm, fingerprint_llm, load_llm
+from src.teacher.backbone.llm import load_llm
+from src.teacher.backbone.model_check import check_llm
+from src.teacher.backbone.model_fingerprint import fingerprint_llm
 from src.teacher.settings import LoraSettings, PromptSettings, TeacherSettings
 from tests.golden.sentencepiece_file import load_tokenizer
 from tests.teacher.builders import CPU, SETTINGS, WIDTH
@@ -206,8 +208,8 @@ def test_a_tokenizer_of_sentencepiece_alone_is_read(llama: Path, tmp_path: Path)
 def test_a_large_file_is_known_by_samples_its_header_among_them(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("src.teacher.llm._WHOLE_FILE", 10)
-    monkeypatch.setattr("src.teacher.llm._SAMPLE_BYTES", 16)
+    monkeypatch.setattr("src.teacher.backbone.model_fingerprint._WHOLE_FILE", 10)
+    monkeypatch.setattr("src.teacher.backbone.model_fingerprint._SAMPLE_BYTES", 16)
     copy = shutil.copytree(llama, tmp_path / "copy")
     before = fingerprint_llm(str(copy))
     content = bytearray((copy / "model.safetensors").read_bytes())

@@ -13,13 +13,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from src.data.id_map import IdMap
 from src.evaluation.paired import user_interval
-from src.teacher.factory import build_teacher, build_title_teacher
+from src.teacher.backbone.llm import load_llm
+from src.teacher.backbone.tiny_llm import train_tokenizer
+from src.teacher.factory import build_teacher
 from src.teacher.ilora_model import GatedTeacher
-from src.teacher.llm import load_llm
-from src.teacher.memory_probe import MemoryProbe, _halves, _shuffled, probe_memory
+from src.teacher.operations.memory_probe import MemoryProbe, _halves, _shuffled, probe_memory
 from src.teacher.prompts import encode_words
 from src.teacher.settings import TinySettings
-from src.teacher.tiny_llm import train_tokenizer
 from tests.fixtures import NUM_ITEMS, id_map_of
 from tests.teacher.builders import CPU, SETTINGS, encoder_of, teacher_of
 from tests.teacher.test_check import compared, ranking
@@ -61,8 +61,7 @@ def reader_of_titles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def teacher_around(folder: Path, writes: bool) -> GatedTeacher:
     """A teacher over `CATALOGUE` whose experts are awake: the probe must not hear them."""
     settings = replace(TITLE_SETTINGS if writes else SETTINGS, llm=str(folder))
-    build = build_title_teacher if writes else build_teacher
-    teacher: GatedTeacher = build(settings, CATALOGUE, encoder_of(), load_llm(str(folder), "auto", CPU), CPU)
+    teacher: GatedTeacher = build_teacher(settings, CATALOGUE, encoder_of(), load_llm(str(folder), "auto", CPU), CPU)
     with torch.no_grad():
         for name, parameter in teacher.named_parameters():
             if "lora_B" in name:

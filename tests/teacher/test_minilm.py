@@ -9,8 +9,9 @@ import torch
 
 from src.core.paths import REPOSITORY
 from src.data.id_map import IdMap
+from src.teacher.backbone.llm import load_llm
+from src.teacher.backbone.model_check import check_llm
 from src.teacher.factory import build_teacher
-from src.teacher.llm import check_llm, load_llm
 from src.teacher.settings import PromptSettings
 from tests.teacher.builders import CPU, SETTINGS, encoder_of
 

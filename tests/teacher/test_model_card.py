@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import AutoModel, AutoModelForCausalLM
 
 from src.teacher.factory import ADAPTER_FOLDER, CARD, save_teacher
-from src.teacher.model_card import model_card
+from src.teacher.operations.model_card import model_card
 from src.teacher.settings import TeacherSettings
 from tests.fixtures import cycle_data
 from tests.teacher.builders import SETTINGS, teacher_of
@@ -26,7 +26,7 @@ FINGERPRINTS = {"dataset": "0123456789abcdef", "model": "fedcba9876543210"}
 
 def card(settings: TeacherSettings, llm: str) -> tuple[dict[str, Any], str]:
     """Front matter and text."""
-    _, front, text = model_card(settings, llm, 1234, FINGERPRINTS, SUMMARY).split("---\n", 2)
+    _, front, text = model_card(settings, llm, 1234, FINGERPRINTS, SUMMARY, ("projector", "gate")).split("---\n", 2)
     return yaml.safe_load(front), text
 
 
@@ -75,7 +75,7 @@ def test_the_adapter_of_a_teacher_that_writes_is_read_the_same_way(tmp_path: Pat
     teacher = title_teacher_of(folder, TITLE_SETTINGS)
     save_teacher(tmp_path / "teacher", teacher, cycle_data(), {})
     text = (tmp_path / "teacher" / CARD).read_text(encoding="utf-8")
-    assert "load_title_teacher(" in text
+    assert "load_teacher(" in text
     model = _as_the_card_says(text, folder, tmp_path / "teacher")
     assert model.get_base_model().get_output_embeddings() is not None
     ids = torch.tensor([[5, 6, 7]])

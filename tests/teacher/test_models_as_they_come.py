@@ -19,21 +19,24 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 from src.core.errors import AnyoError, ConfigError, ModelError
 from src.student.settings import EvaluationSettings
-from src.teacher import checks, rehearsal
-from src.teacher.checks import check_prompts
+from src.teacher import preflight
+from src.teacher.backbone.llm import load_llm
+from src.teacher.backbone.model_check import check_llm
+from src.teacher.backbone.model_config import blueprint, context_of
 from src.teacher.factory import load_teacher, save_teacher
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
-from src.teacher.llm import blueprint, check_llm, context_of, load_llm
-from src.teacher.needs import shape_of
 from src.teacher.objective import objective_of
-from src.teacher.rehearsal import rehearse, rehearse_early
+from src.teacher.operations import dry_run
+from src.teacher.operations.dry_run import dry_run_before_training, dry_run_loaded
+from src.teacher.operations.model_shape import model_shape
+from src.teacher.preflight import check_prompts
 from src.teacher.settings import ExportSettings, LoraSettings, PromptSettings, TeacherSettings
 from src.teacher.training import train_teacher
 from tests.fixtures import NUM_ITEMS, cycle_data
 from tests.teacher.builders import CPU, WIDTH, encoder_of, teacher_of
-from tests.teacher.test_checks import retitled
 from tests.teacher.test_families import ITEM_SETTINGS, WRITES, save_random
 from tests.teacher.test_ilora_model import HISTORY, LENGTH
+from tests.teacher.test_preflight import retitled
 from tests.teacher.title_builders import save_random_causal, title_teacher_of, tokenizer
 
 CONTEXT = 256
@@ -168,7 +171,7 @@ def test_the_most_tokens_that_a_model_reads(tmp_path: Path, family: str, shape: 
     assert context_of(blueprint(str(folder))) == limit
     longest = limit or 160
     language = load_llm(str(folder), "auto", CPU)
-    rehearsal.require_length(of(folder, prompt=PromptSettings(max_tokens=longest)), language)
+    dry_run.require_length(of(folder, prompt=PromptSettings(max_tokens=longest)), language)
     check_llm(of(folder, prompt=PromptSettings(max_tokens=longest)))
     if limit is not None:
         with pytest.raises(ModelError, match=f"reads {limit} tokens at most → lower it"):
@@ -177,7 +180,7 @@ def test_the_most_tokens_that_a_model_reads(tmp_path: Path, family: str, shape: 
 
 def test_a_limit_that_no_config_names_is_found_by_trying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save(tmp_path, "gpt2", {**GPT, "n_positions": 87})
-    monkeypatch.setattr(checks, "context_of", lambda model: None)
+    monkeypatch.setattr(preflight, "context_of", lambda model: None)
     with pytest.raises(ConfigError, match="max_tokens = 160: .* reads 87 tokens at most, as tried out → lower it"):
         check_prompts(of(folder), cycle_data())
 
@@ -195,7 +198,7 @@ def test_tables_of_another_width_than_the_states_are_written_into(
     language = teacher.language
     assert (language.embedding_size, language.hidden_size) == (8 if shape else WIDTH, width)
     assert (teacher.projector.outer.out_features, teacher.head.in_features) == (language.embedding_size, width)
-    shape_found = shape_of(blueprint(str(folder)), ITEM_SETTINGS.lora)
+    shape_found = model_shape(blueprint(str(folder)), ITEM_SETTINGS.lora)
     assert (shape_found.embedding, shape_found.width) == (language.embedding_size, width)
     save_teacher(tmp_path / "teacher", teacher, cycle_data(), {})
     again = load_teacher(tmp_path / "teacher", teacher.settings, cycle_data(), CPU)
@@ -457,7 +460,7 @@ def test_a_tokenizer_without_padding_and_end_is_enough(tmp_path: Path) -> None:
         train(of(folder, settings))
 
 
-# ------------------------------------------------------------------------------------------------------- the rehearsal
+# --------------------------------------------------------------------------------------------------------- the dry run
 
 
 @pytest.mark.parametrize("writes", [False, True])
@@ -466,12 +469,12 @@ def test_a_rehearsal_leaves_everything_as_it_was(tmp_path: Path, writes: bool) -
     teacher: GatedTeacher = title_teacher_of(folder, RANKS) if writes else teacher_of(folder)
     teacher.train()
     before, stream = {k: v.clone() for k, v in teacher.state_dict().items()}, torch.get_rng_state()
-    rehearse(teacher, HISTORY, LENGTH, torch.tensor([3, 4, 5]))
+    dry_run_loaded(teacher, HISTORY, LENGTH, torch.tensor([3, 4, 5]))
     assert torch.equal(torch.get_rng_state(), stream)
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert teacher.training
-    rehearse_early(of(folder), cycle_data())
+    dry_run_before_training(of(folder), cycle_data())
     assert torch.equal(torch.get_rng_state(), stream)
 
 
@@ -480,7 +483,7 @@ def test_states_that_are_not_numbers_are_refused_before_a_step(llama: Path) -> N
     with torch.no_grad():
         next(iter(teacher.parameter_groups()["experts"])).fill_(float("nan"))
     with pytest.raises(ModelError, match="its states are not finite in float32"):
-        rehearse(teacher, HISTORY, LENGTH, torch.tensor([3, 4, 5]))
+        dry_run_loaded(teacher, HISTORY, LENGTH, torch.tensor([3, 4, 5]))
 
 
 def test_layers_that_fail_are_told_by_the_models_name(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,7 +496,7 @@ def test_layers_that_fail_are_told_by_the_models_name(llama: Path, monkeypatch: 
     with pytest.raises(
         ModelError, match=r"a pass through its layers fails \(KeyError: .*own kind.* → choose a model of"
     ):
-        rehearse(teacher, HISTORY, LENGTH, torch.tensor([3, 4, 5]))
+        dry_run_loaded(teacher, HISTORY, LENGTH, torch.tensor([3, 4, 5]))
 
 
 def test_no_memory_for_a_rehearsal_is_no_reason_to_refuse(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -501,21 +504,21 @@ def test_no_memory_for_a_rehearsal_is_no_reason_to_refuse(llama: Path, monkeypat
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 14 GiB")
 
     monkeypatch.setattr(ILoRATeacher, "forward", full)
-    rehearse(teacher_of(llama), HISTORY, LENGTH, torch.tensor([3, 4, 5]))
+    dry_run_loaded(teacher_of(llama), HISTORY, LENGTH, torch.tensor([3, 4, 5]))
 
 
 def test_of_a_large_model_the_first_layers_are_rehearsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_random_causal(tmp_path, num_hidden_layers=5)
-    monkeypatch.setattr(rehearsal, "_WHOLE_MODEL", 1)
+    monkeypatch.setattr(dry_run, "_WHOLE_MODEL", 1)
     seen = list[int]()
-    kept = rehearsal.load_llm
+    kept = dry_run.load_llm
 
     def watched(*given: Any, **named: Any) -> Any:
         language = kept(*given, **named)
         seen.append(len(language.model.layers))
         return language
 
-    monkeypatch.setattr(rehearsal, "load_llm", watched)
+    monkeypatch.setattr(dry_run, "load_llm", watched)
     for settings in (ITEM_SETTINGS, RANKS):
         door(of(folder, settings))
     assert seen == [2, 2]

@@ -13,12 +13,13 @@ import torch
 
 from src.core.training import LoopSettings
 from src.student.settings import EvaluationSettings
-from src.teacher.factory import load_teacher, load_title_teacher, save_teacher
+from src.teacher.backbone.llm import load_llm
+from src.teacher.factory import load_teacher, save_teacher
 from src.teacher.ilora_model import GatedTeacher, ILoRATeacher
-from src.teacher.llm import load_llm
-from src.teacher.needs import shape_of, weight_bytes
+from src.teacher.operations.model_shape import model_shape
+from src.teacher.operations.resource_estimate import weight_bytes
 from src.teacher.settings import PromptSettings, TeacherSettings
-from src.teacher.title.model import TitleTeacher
+from src.teacher.title_lm.model import TitleTeacher
 from src.teacher.training import train_teacher
 from tests.fixtures import cycle_data
 from tests.teacher.builders import SETTINGS, encoder_of
@@ -92,7 +93,7 @@ def test_a_teacher_that_writes_says_the_same_when_it_is_read_again(
     teacher = trained(settings, model)
     assert isinstance(teacher, TitleTeacher)
     save_teacher(tmp_path / "teacher", teacher, cycle_data(24, 6), {})
-    again = load_title_teacher(tmp_path / "teacher", settings, cycle_data(24, 6), DEVICE)
+    again = load_teacher(tmp_path / "teacher", settings, cycle_data(24, 6), DEVICE)
     question, target = teacher.question(HISTORY.to(DEVICE), LENGTH.to(DEVICE)), torch.tensor([3, 4, 5], device=DEVICE)
     with torch.no_grad():
         assert torch.equal(teacher(question, target).logits, again(question, target).logits)
@@ -104,9 +105,9 @@ def test_quantised_weights_are_counted_by_their_layers_and_weigh_what_is_estimat
 ) -> None:
     # multiples of 256 blocks of 64 weights: no block of scales is half empty
     folder = save_random_causal(tmp_path, deviation=0.1, hidden_size=1024, intermediate_size=2048)
-    whole = shape_of(load_llm(str(folder), "auto", torch.device("cpu")).model, SETTINGS.lora)
+    whole = model_shape(load_llm(str(folder), "auto", torch.device("cpu")).model, SETTINGS.lora)
     model = load_llm(str(folder), "auto", DEVICE, quantise).model
-    assert shape_of(model, SETTINGS.lora) == whole
+    assert model_shape(model, SETTINGS.lora) == whole
     held = sum(parameter.nbytes + scale_bytes(parameter) for parameter in model.parameters())
     assert held == weight_bytes(whole, quantise, with_head=False)
 

@@ -15,9 +15,16 @@ from transformers import AutoConfig
 
 from src.core.errors import ConfigError, ModelError
 from src.core.paths import MANIFEST
+from src.teacher.backbone.llm import load_llm
+from src.teacher.backbone.model_check import check_llm
+from src.teacher.backbone.quantisation import (
+    bits_config,
+    check_quantise,
+    check_stored_form,
+    loading_arguments,
+    stored_form,
+)
 from src.teacher.factory import load_teacher, save_teacher
-from src.teacher.llm import check_llm, load_llm
-from src.teacher.quantise import bits_config, check_quantise, check_stored_form, loading_arguments, stored_form
 from src.teacher.settings import Quantise, TeacherSettings
 from tests.fixtures import cycle_data
 from tests.teacher.builders import CPU, SETTINGS, teacher_of
@@ -50,7 +57,7 @@ def test_a_quantised_model_is_put_together_on_its_device(llama: Path) -> None:
 
 
 def test_without_cuda_and_without_bitsandbytes_both_are_said(monkeypatch: pytest.MonkeyPatch, llama: Path) -> None:
-    monkeypatch.setattr("src.teacher.quantise.find_spec", lambda name: None)
+    monkeypatch.setattr("src.teacher.backbone.quantisation.find_spec", lambda name: None)
     check_quantise("none", CPU)
     with pytest.raises(ConfigError) as caught:
         check_quantise("4bit", CPU)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, PreTrainedModel
 
 from src.core.errors import ConfigError, ModelError, TrainingFailed
-from src.teacher.gated_lora import inject
-from src.teacher.ranking import constrained
-from src.teacher.ranking.constrained import beam_search
-from src.teacher.ranking.title_tree import TitleTree
+from src.teacher.backbone.gated_lora import inject
 from src.teacher.settings import LoraSettings
+from src.teacher.title_lm.decoding import beam_search as decoding
+from src.teacher.title_lm.decoding.beam_search import beam_search
+from src.teacher.title_lm.decoding.title_tree import TitleTree
 from tests.teacher.exact import rank_all, score_all
 
 Hold = Literal["shared", "expanded"]
@@ -116,7 +116,7 @@ def test_a_narrow_beam_finds_n_different_items_and_their_true_scores(llm: PreTra
 def test_reading_the_rest_at_once_changes_nothing(
     llm: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, portion: int
 ) -> None:
-    monkeypatch.setattr("src.teacher.ranking.constrained._LOGITS", portion)
+    monkeypatch.setattr("src.teacher.title_lm.decoding.beam_search._LOGITS", portion)
     generator = torch.Generator().manual_seed(5)
     sizes = torch.randint(1, 9, (60,), generator=generator).tolist()
     titles = [torch.randint(3, 6, (size,), generator=generator).tolist() for size in sizes]
@@ -252,8 +252,8 @@ def test_models_and_prompts_that_cannot_be_searched(llm: PreTrainedModel, tree: 
 def test_logits_are_normalised_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.randn(5, 2, 7, generator=torch.Generator().manual_seed(1)).bfloat16()
     copied, real = list[int](), Tensor.float
-    monkeypatch.setattr(constrained, "_LOGITS", 2 * 2 * 7)
+    monkeypatch.setattr(decoding, "_LOGITS", 2 * 2 * 7)
     monkeypatch.setattr(Tensor, "float", lambda self: (copied.append(self.numel()), real(self))[1])
-    found = constrained._log_totals(logits)
+    found = decoding._log_totals(logits)
     assert copied == [28, 28, 14]
     torch.testing.assert_close(found, real(logits).exp().sum(dim=2).log(), rtol=1e-5, atol=1e-5)

@@ -26,10 +26,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from src.core.errors import ModelError, TrainingFailed
-from src.teacher.ranking import constrained
-from src.teacher.ranking.constrained import beam_search
-from src.teacher.ranking.continuation import can_share
-from src.teacher.ranking.title_tree import TitleTree
+from src.teacher.title_lm.decoding import beam_search as decoding
+from src.teacher.title_lm.decoding.beam_search import beam_search
+from src.teacher.title_lm.decoding.continuation import can_share
+from src.teacher.title_lm.decoding.title_tree import TitleTree
 from tests.teacher.exact import rank_all, score_all
 
 VOCABULARY, WIDTH, END = 60, 16, 2
@@ -122,8 +122,8 @@ def test_copies_of_prompts_are_held_for_few_prompts_at_a_time(
 ) -> None:
     llm, (embedded, mask), tree = build(OTHERS[family](), "eager"), prompts(), TitleTree.of(TITLES, END)
     whole, rows = beam_search(llm, embedded, mask, tree, 5, 9), list[int]()
-    constrained._tell_once.cache_clear()
-    caplog.set_level("INFO", logger="src.teacher.ranking.constrained")
+    decoding._tell_once.cache_clear()
+    caplog.set_level("INFO", logger="src.teacher.title_lm.decoding.beam_search")
     caplog.clear()
     llm.register_forward_hook(lambda model, given, output: rows.append(len(output.logits)))
     for _ in range(2):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from src.core.errors import DataError, TrainingFailed
-from src.teacher.gated_lora import inject
-from src.teacher.ranking.grounded import distances, embed_texts, generate, ground
+from src.teacher.backbone.gated_lora import inject
 from src.teacher.settings import LoraSettings
+from src.teacher.title_lm.decoding.grounding import distances, embed_texts, generate, ground
 from tests.fixtures import NUM_ITEMS, id_map_of
 from tests.teacher.builders import WIDTH
 
@@ -172,7 +172,7 @@ def test_an_answer_that_is_a_title_means_that_item(
     titles = [*TITLES, TITLES[4]]
     items = embed_texts(llm, tokenizer, titles, 4)
     said = [tokenizer(f" {TITLES[row]}", add_special_tokens=False)["input_ids"] for row in (7, 4)]
-    monkeypatch.setattr("src.teacher.ranking.grounded.generate", lambda *_: said)
+    monkeypatch.setattr("src.teacher.title_lm.decoding.grounding.generate", lambda *_: said)
     found = ground(llm, tokenizer, *prompts([3, 3]), items, 6, end_id=-1)
     near = found < 1e-4
     # an item with the same title is as near

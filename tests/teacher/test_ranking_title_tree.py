@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from src.core.errors import DataError
-from src.teacher.ranking.subtrees import read_order
-from src.teacher.ranking.title_tree import TitleTree
+from src.teacher.title_lm.decoding.subtrees import read_order
+from src.teacher.title_lm.decoding.title_tree import TitleTree
 from tests.teacher.exact import leaves_of
 
 END = 9

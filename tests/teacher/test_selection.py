@@ -15,11 +15,11 @@ from torch import nn
 from src.core.errors import ConfigError, TrainingFailed
 from src.student.architectures.sasrec import SASRec
 from src.student.base import SequenceStudent
-from src.teacher.selection import (
+from src.teacher.labelling.selection import (
     Diverse,
     Order,
+    RowSelectionContext,
     RowSelector,
-    SelectionContext,
     StudentAnswers,
     ask_student,
     build_selector,
@@ -48,7 +48,7 @@ def answers_of(seed: int, rows: int = 40) -> StudentAnswers:
 
 def order_of(name: str, seed: int, answers: StudentAnswers) -> list[int]:
     selector = build_selector(ExportSettings(select=name))
-    return selector.order(SelectionContext(TRAIN, seed, answers)).tolist()
+    return selector.order(RowSelectionContext(TRAIN, seed, answers)).tolist()
 
 
 # ------------------------------------------------------------------------------------------ the student's answers
@@ -115,7 +115,7 @@ def test_ties_are_drawn_and_do_not_favour_the_first_rows() -> None:
 
 def test_the_latest_targets_come_first() -> None:
     shuffled = TRAIN.take(np.random.default_rng(0).permutation(40))
-    order = build_selector(ExportSettings(select="most_recent")).order(SelectionContext(shuffled, 1))
+    order = build_selector(ExportSettings(select="most_recent")).order(RowSelectionContext(shuffled, 1))
     assert shuffled.timestamp[order].tolist() == list(range(39, -1, -1))
 
 
@@ -150,7 +150,7 @@ def test_diverse_meets_every_group_before_any_a_second_time(centres: int) -> Non
     groups = at_angles(0, 90, 180, 270).repeat_interleave(10, dim=0)
     noise = torch.randn(40, 2, generator=torch.Generator().manual_seed(0)) / 100
     answers = StudentAnswers(torch.zeros(40), torch.ones(40, dtype=torch.int64), 7 * groups + noise)
-    order = Diverse(centres).order(SelectionContext(TRAIN, 3, answers))
+    order = Diverse(centres).order(RowSelectionContext(TRAIN, 3, answers))
     assert sorted((order[:4] // 10).tolist()) == [0, 1, 2, 3]
     if centres == 4:
         # beyond the centres each round meets every group once
@@ -235,7 +235,7 @@ class Backwards:
     def __init__(self, first: int = 39, needs_student: bool = False) -> None:
         self.first, self.needs_student = first, needs_student
 
-    def order(self, context: SelectionContext) -> Order:
+    def order(self, context: RowSelectionContext) -> Order:
         return np.arange(self.first, -1, -1) if not self.needs_student else context.student.target_rank.numpy()
 
 
@@ -266,7 +266,7 @@ def test_an_order_that_forgets_a_row_is_refused() -> None:
 
 def test_a_selector_that_hides_its_need_is_told() -> None:
     with pytest.raises(ConfigError, match="reads the student's answers → set it to True"):
-        Backwards(needs_student=True).order(SelectionContext(TRAIN, 1))
+        Backwards(needs_student=True).order(RowSelectionContext(TRAIN, 1))
 
 
 @pytest.mark.parametrize("name", ["nowhere_at_all:selector", "src.core.seed:selector", "uncertain"])

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from src.teacher.head import LinearStart, recommender_start, ridge_regression, title_start
-from src.teacher.projector import Projector, TokenMoments
+from src.teacher.backbone.projector import Projector, TokenMoments
+from src.teacher.item_head.start import LinearStart, recommender_start, ridge_regression, title_start
 from src.teacher.schedule import rate
 
 

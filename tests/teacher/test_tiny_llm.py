@@ -14,10 +14,11 @@ from src.core.errors import DataError
 from src.core.training import LoopSettings
 from src.data.examples import SealedExamples
 from src.data.id_map import IdMap
-from src.teacher.llm import fingerprint_llm, load_llm
+from src.teacher.backbone.llm import load_llm
+from src.teacher.backbone.model_fingerprint import fingerprint_llm
+from src.teacher.backbone.tiny_llm import build_tiny_llm, split_rows, training_texts
 from src.teacher.prompts import PREFIX, Prompts
 from src.teacher.settings import PromptSettings, TinySettings
-from src.teacher.tiny_llm import build_tiny_llm, split_rows, training_texts
 from tests.fixtures import NUM_ITEMS, cycle_data, cycle_examples
 from tests.teacher.builders import CPU, SETTINGS, teacher_of
 from tests.teacher.test_ilora_model import HISTORY, LENGTH

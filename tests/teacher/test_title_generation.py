@@ -8,9 +8,9 @@ from torch import Tensor
 
 from src.core.errors import OutOfMemory
 from src.data.tensor_examples import TensorExamples
-from src.teacher.title import generation
-from src.teacher.title.generation import answer_all
-from src.teacher.title.model import TitleTeacher
+from src.teacher.title_lm import generation
+from src.teacher.title_lm.generation import answer_all
+from src.teacher.title_lm.model import TitleTeacher
 from tests.fixtures import NUM_ITEMS, cycle_examples
 from tests.teacher.builders import CPU
 from tests.teacher.title_builders import N, save_random_causal, title_teacher_of

@@ -17,17 +17,18 @@ from src.data.examples import Examples
 from src.data.teacher_outputs import load_teacher_outputs, save_teacher_outputs
 from src.data.tensor_examples import TensorExamples
 from src.student.settings import EvaluationSettings
-from src.teacher import trained
 from src.teacher.factory import save_teacher
-from src.teacher.labelling import Labels, rank, teacher_outputs
-from src.teacher.ranking import grounded
-from src.teacher.ranking.title_tree import TitleTree
-from src.teacher.settings import ExportSettings, PromptSettings, RankingKind, TeacherSettings
-from src.teacher.title.catalogue import UNLISTED, ConstrainedCatalogue, TitleCatalogue, title_catalogue
-from src.teacher.title.generation import title_metrics
-from src.teacher.title.labelling import title_labeller
-from src.teacher.title.model import TitleTeacher
-from src.teacher.trained import HeadTeacher, WritingTeacher, load_trained
+from src.teacher.item_head.inference import TrainedItemTeacher
+from src.teacher.labelling.labels import Labels, rank, teacher_outputs
+from src.teacher.operations.inference import load_trained
+from src.teacher.settings import ExportSettings, PromptSettings, TeacherSettings
+from src.teacher.title_lm.decoding import grounding
+from src.teacher.title_lm.decoding.title_tree import TitleTree
+from src.teacher.title_lm.generation import title_metrics
+from src.teacher.title_lm.inference import TrainedTitleTeacher
+from src.teacher.title_lm.model import TitleTeacher
+from src.teacher.title_lm.ranking_ways import Constrained, ranking_way
+from src.teacher.title_lm.scoring import UNLISTED, ConstrainedScorer, TitleScorer, title_labeller
 from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data, id_map_of
 from tests.teacher.builders import CPU, WIDTH, teacher_of
 from tests.teacher.exact import score_all
@@ -109,7 +110,7 @@ def test_a_label_does_not_depend_on_its_batch(writer: TitleTeacher, ranking: str
 
 def test_the_outputs_say_what_they_mean(writer: TitleTeacher, tmp_path: Path) -> None:
     labeller = title_labeller(writer, settings_for("auto"))
-    outputs = teacher_outputs(labeller.label(EXAMPLES), labeller.catalogue(), DATA, settings_for("auto").export)
+    outputs = teacher_outputs(labeller.label(EXAMPLES), labeller.catalogue_outputs(), DATA, settings_for("auto").export)
     save_teacher_outputs(tmp_path / "outputs", outputs, DATA.id_map)
     expected = {**DATA.fingerprints(), **writer.fingerprints()}
     manifest = load_teacher_outputs(tmp_path / "outputs", expected, NUM_ITEMS).manifest
@@ -121,7 +122,7 @@ def test_the_outputs_say_what_they_mean(writer: TitleTeacher, tmp_path: Path) ->
 
 
 def test_targets_that_no_beam_lists_rank_last(writer: TitleTeacher) -> None:
-    catalogue = ConstrainedCatalogue(writer, ExportSettings(beams=3), listed=3)
+    catalogue = ConstrainedScorer(writer, ExportSettings(beams=3), listed=3)
     columns = TensorExamples.of(EXAMPLES, CPU)
     scores = catalogue(columns.history, columns.length).logits
     assert (scores > UNLISTED).sum(dim=1).tolist() == [3] * len(ROWS)
@@ -142,7 +143,7 @@ def test_targets_that_no_beam_lists_rank_last(writer: TitleTeacher) -> None:
 
 
 def test_with_a_beam_for_every_item_ranks_are_exact(writer: TitleTeacher) -> None:
-    catalogue = title_catalogue(writer, ExportSettings(), "constrained", listed=999)
+    catalogue = ranking_way("constrained").scorer(writer, ExportSettings(), listed=999)
     columns, scores = TensorExamples.of(EXAMPLES, CPU), exact_scores(writer, EXAMPLES)
     own = scores.gather(1, columns.target.unsqueeze(1))
     assert rank(catalogue, columns, batch_size=5).tolist() == (scores >= own - 1e-4).sum(dim=1).tolist()
@@ -153,13 +154,13 @@ def test_with_a_beam_for_every_item_ranks_are_exact(writer: TitleTeacher) -> Non
 
 def says(monkeypatch: pytest.MonkeyPatch, writer: TitleTeacher, item: int | None) -> None:
     """Whatever it is asked, the answer is this item's title (None: nothing at all)."""
-    real = grounded.generate
+    real = grounding.generate
 
     def answer(*given: Any, **named: Any) -> list[list[int]]:
         written = real(*given, **named)  # the prompts are read all the same
         return [[] if item is None else writer.title_token_ids()[item] for _ in written]
 
-    monkeypatch.setattr(grounded, "generate", answer)
+    monkeypatch.setattr(grounding, "generate", answer)
 
 
 @pytest.mark.parametrize("title_tokens", [24, 2])
@@ -174,7 +175,7 @@ def test_an_answer_that_is_a_title_lies_on_it(folder: Path, monkeypatch: pytest.
     )
     says(monkeypatch, writer, 3)
     labeller = title_labeller(writer, settings_for("grounded", top_n=NUM_ITEMS))
-    labels, items = labeller.label(EXAMPLES), torch.from_numpy(labeller.catalogue().item_embedding)
+    labels, items = labeller.label(EXAMPLES), torch.from_numpy(labeller.catalogue_outputs().item_embedding)
     wanted = (items - items[3]).norm(dim=1).sort(stable=True)
     assert labels.distances[:, 0] == pytest.approx(0, abs=1e-3)
     np.testing.assert_allclose(labels.distances, np.tile(wanted.values.detach(), (len(ROWS), 1)), rtol=1e-3, atol=1e-3)
@@ -203,7 +204,7 @@ def test_items_of_one_title_are_kept_apart_by_id_and_told(
     titles = (*known.titles[:7], known.titles[2], known.titles[8], known.titles[2], *known.titles[10:])
     writer = title_teacher_of(folder, id_map=replace(known, titles=titles, texts=()))
     labeller = title_labeller(writer, settings_for(ranking, top_n=NUM_ITEMS))
-    facts = labeller.catalogue().facts["duplicate_titles"]
+    facts = labeller.catalogue_outputs().facts["duplicate_titles"]
     assert facts == {"titles": 1, "items": 3, "raw_ids": [["raw_2", "raw_7", "raw_9"]]}
     assert "titles of several items: 1, of 3 items in all (raw ids raw_2, raw_7, raw_9)" in caplog.text
     labels = labeller.label(EXAMPLES)
@@ -224,7 +225,7 @@ def test_answers_are_judged_over_the_lists_that_travel_with_the_teacher(folder: 
     save_teacher(tmp_path / "teacher", writer, DATA, {})
     settings = replace(settings_for("constrained", beams=6), llm=str(folder))
     teacher = load_trained(tmp_path / "teacher", settings, DATA, CPU, seed=5)
-    assert isinstance(teacher, WritingTeacher)
+    assert isinstance(teacher, TrainedTitleTeacher)
     lists = teacher.ranking(DATA.validation, EvaluationSettings(ks=(1,))).candidates
     assert lists is not None
     assert lists.example_id.tolist() == DATA.validation.example_id.tolist()
@@ -239,7 +240,7 @@ def test_a_trained_writer_ranks_and_its_answers_are_judged(folder: Path, tmp_pat
     writer, settings = title_teacher_of(folder), settings_for("constrained", beams=6)
     save_teacher(tmp_path / "teacher", writer, DATA, {})
     teacher = load_trained(tmp_path / "teacher", replace(settings, llm=str(folder)), DATA, CPU, seed=5)
-    assert isinstance(teacher, WritingTeacher)
+    assert isinstance(teacher, TrainedTitleTeacher)
     found = teacher.ranking(DATA.validation, EvaluationSettings(ks=(1, 2), mask_history=True))
     lists = draw_candidate_lists(DATA.validation, NUM_ITEMS, N, seed=5)
     assert found.candidates is not None
@@ -251,7 +252,7 @@ def test_a_trained_writer_ranks_and_its_answers_are_judged(folder: Path, tmp_pat
         "valid_ratio": metrics["valid_ratio"],
     }
     exact = exact_scores(teacher.model, DATA.validation)
-    catalogue = title_catalogue(teacher.model, settings.export, "constrained", NUM_ITEMS)
+    catalogue = ranking_way("constrained").scorer(teacher.model, settings.export, NUM_ITEMS)
     assert found.ranks.tolist() == rank(catalogue, columns, 4, mask_history=True).tolist()
     assert found.top[:, 0].tolist() != exact.argmin(dim=1).tolist()
 
@@ -264,18 +265,18 @@ def test_beams_list_what_the_largest_cut_off_needs_beside_a_masked_history(
 ) -> None:
     asked: list[int] = []
 
-    def spy(model: TitleTeacher, export: ExportSettings, ranking: RankingKind, count: int) -> TitleCatalogue:
+    def spy(self: Constrained, model: TitleTeacher, export: ExportSettings, count: int) -> TitleScorer:
         asked.append(count)
-        return title_catalogue(model, export, ranking, count)
+        return ConstrainedScorer(model, export, count)
 
-    monkeypatch.setattr(trained, "title_catalogue", spy)
-    teacher = WritingTeacher(writer, settings_for("constrained"), seed=5)
+    monkeypatch.setattr(Constrained, "scorer", spy)
+    teacher = TrainedTitleTeacher(writer, settings_for("constrained"), seed=5)
     teacher.ranking(DATA.validation.take(np.arange(2)), EvaluationSettings(ks=ks, mask_history=mask_history))
     assert asked == [listed]
 
 
 def test_an_item_head_writes_no_answers(llama: Path) -> None:
-    teacher = HeadTeacher(teacher_of(llama), ExportSettings(batch_size=4, top_n=5))
+    teacher = TrainedItemTeacher(teacher_of(llama), ExportSettings(batch_size=4, top_n=5))
     found = teacher.ranking(DATA.validation, EvaluationSettings())
     assert found.answer_metrics() == {}
     assert found.candidates is None

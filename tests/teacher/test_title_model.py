@@ -11,13 +11,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from src.core.errors import ModelError
-from src.teacher.llm import load_llm
-from src.teacher.ranking.grounded import embed_texts
+from src.teacher.backbone.language_head import with_language_head
+from src.teacher.backbone.llm import load_llm
 from src.teacher.settings import GateSettings, LoraSettings, TitleSettings
-from src.teacher.title.generation import write_answers
-from src.teacher.title.language import with_language_head
-from src.teacher.title.prompts import IGNORED, Question
-from src.teacher.title.training import answer_loss
+from src.teacher.title_lm.decoding.grounding import embed_texts
+from src.teacher.title_lm.generation import write_answers
+from src.teacher.title_lm.prompts import IGNORED, Question
+from src.teacher.title_lm.training import answer_loss
 from tests.fixtures import NUM_ITEMS
 from tests.teacher.builders import CPU
 from tests.teacher.test_ilora_model import HISTORY, LENGTH

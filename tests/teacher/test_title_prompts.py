@@ -13,8 +13,8 @@ from src.core.errors import ConfigError, DataError
 from src.data.id_map import IdMap
 from src.teacher.prompts import PLACEHOLDER, Prompts
 from src.teacher.settings import PromptSettings, TitleSettings
-from src.teacher.title.prompts import IGNORED, Question, TitlePrompts
-from src.teacher.title.text import CANDIDATES_MARK, HISTORY_TEMPLATE, PLAIN_MARK, TEMPLATE, fill
+from src.teacher.title_lm.prompts import IGNORED, Question, TitlePrompts
+from src.teacher.title_lm.text import CANDIDATES_MARK, HISTORY_TEMPLATE, PLAIN_MARK, TEMPLATE, fill
 from tests.teacher.title_builders import SENTENCEPIECE, llama_tokenizer, tokenizer
 
 TITLES = ("Heat", "The Third Man", "Alien", "Brazil", "Rear Window", "M")
@@ -151,7 +151,7 @@ def test_counting_in_parts_changes_nothing(reader: PreTrainedTokenizerFast, monk
 
     monkeypatch.setattr(TitlePrompts, "choose", watched)
     monkeypatch.setattr("src.teacher.prompts.COUNTED_AT_ONCE", 2)
-    monkeypatch.setattr("src.teacher.title.prompts.COUNTED_AT_ONCE", 2)
+    monkeypatch.setattr("src.teacher.title_lm.prompts.COUNTED_AT_ONCE", 2)
     assert torch.equal(prompts.token_counts(ASKED), whole)
     assert torch.equal(item.token_counts(HISTORY, LENGTH), alone)
     assert seen == [2, 1]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.teacher.ranking.constrained import beam_search
-from src.teacher.ranking.title_tree import TitleTree
 from src.teacher.settings import GateSettings
-from src.teacher.title.prompts import IGNORED
+from src.teacher.title_lm.decoding.beam_search import beam_search
+from src.teacher.title_lm.decoding.title_tree import TitleTree
+from src.teacher.title_lm.prompts import IGNORED
 from tests.fixtures import NUM_ITEMS
 from tests.teacher.test_ilora_model import HISTORY, LENGTH
 from tests.teacher.title_builders import save_random_causal, title_teacher_of

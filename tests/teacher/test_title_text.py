@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from src.teacher.title.text import (
+from src.teacher.title_lm.text import (
     HISTORY_TEMPLATE,
     TEMPLATE,
-    HitRatio,
+    AnswerShares,
     Judgement,
+    answer_hit_ratio,
     fill,
-    hit_ratio,
     judge_answer,
     split_slots,
 )
@@ -65,7 +65,7 @@ def test_an_answer_counts_when_it_names_exactly_one_candidate(
 
 def test_ratios_by_hand() -> None:
     rows = [Judgement(True, True)] * 2 + [Judgement(True, False)] + [Judgement(False, False)]
-    assert hit_ratio(rows) == HitRatio(valid_ratio=3 / 4, of_valid=2 / 3, of_all=1 / 2)
-    assert hit_ratio([Judgement(False, False)]) == HitRatio(0.0, 0.0, 0.0)
+    assert answer_hit_ratio(rows) == AnswerShares(valid_ratio=3 / 4, of_valid=2 / 3, of_all=1 / 2)
+    assert answer_hit_ratio([Judgement(False, False)]) == AnswerShares(0.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="no rows"):
-        hit_ratio([])
+        answer_hit_ratio([])

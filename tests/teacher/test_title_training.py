@@ -20,16 +20,16 @@ from src.data.candidates import draw_candidate_lists
 from src.data.examples import SequenceData
 from src.data.tensor_examples import TensorExamples
 from src.student.settings import EvaluationSettings
-from src.teacher.checks import check_prompts
-from src.teacher.factory import load_teacher, load_title_teacher, save_teacher
+from src.teacher.factory import load_teacher, save_teacher
 from src.teacher.objective import objective_of
+from src.teacher.preflight import check_prompts
 from src.teacher.settings import GateSettings, LoraSettings, TeacherSettings, TitleSettings
-from src.teacher.title.checks import check_candidates, check_writer
-from src.teacher.title.curriculum import Curriculum, counters
-from src.teacher.title.generation import answer_all, judge_answers, title_metrics
-from src.teacher.title.model import TitleTeacher
-from src.teacher.title.prompts import Question
-from src.teacher.title.training import TitleObjective, row_tokens, title_rate
+from src.teacher.title_lm.curriculum import Curriculum, counters
+from src.teacher.title_lm.generation import answer_all, judge_answers, title_metrics
+from src.teacher.title_lm.model import TitleTeacher
+from src.teacher.title_lm.preflight import check_candidates, check_writer
+from src.teacher.title_lm.prompts import Question
+from src.teacher.title_lm.training import TitleObjective, row_tokens, title_rate
 from src.teacher.training import TeacherRun, build_optimiser, train_teacher
 from tests.fixtures import NUM_ITEMS, cycle_data, cycle_examples
 from tests.teacher.builders import CPU, SETTINGS, encoder_of, teacher_of
@@ -185,7 +185,7 @@ def test_candidates_are_drawn_once_and_saved_and_read_back_identical(folder: Pat
     for split, lists in teacher.candidates.items():
         assert lists.fingerprint == again.candidates[split].fingerprint
     save_teacher(tmp_path / "teacher", teacher, data, run.summary())
-    loaded = load_title_teacher(tmp_path / "teacher", replace(SETTINGS, llm=str(folder)), data, CPU)
+    loaded = load_teacher(tmp_path / "teacher", replace(TITLE_SETTINGS, llm=str(folder)), data, CPU)
     for split, lists in teacher.candidates.items():
         assert np.array_equal(loaded.candidates[split].example_id, lists.example_id)
         assert np.array_equal(loaded.candidates[split].items, lists.items)
@@ -196,7 +196,7 @@ def test_a_loaded_teacher_gives_the_same_answers_and_scores(folder: Path, tmp_pa
     run = trained(folder, data=data)
     teacher = writer(run)
     save_teacher(tmp_path / "teacher", teacher, data, run.summary())
-    loaded = load_title_teacher(tmp_path / "teacher", replace(SETTINGS, llm=str(folder)), data, CPU)
+    loaded = load_teacher(tmp_path / "teacher", replace(TITLE_SETTINGS, llm=str(folder)), data, CPU)
     found = {}
     for name, own in (("before", teacher), ("after", loaded)):
         examples = TensorExamples.of(data.validation, CPU)
@@ -236,7 +236,7 @@ def test_the_kinds_of_teacher_are_not_taken_for_each_other(folder: Path, llama: 
     with pytest.raises(ArtefactError, match="has objective title_lm; item_ce is needed"):
         load_teacher(tmp_path / "writer", replace(SETTINGS, llm=str(folder)), cycle_data(), CPU)
     with pytest.raises(ArtefactError, match="has objective item_ce; title_lm is needed"):
-        load_title_teacher(tmp_path / "ranker", replace(SETTINGS, llm=str(llama)), cycle_data(), CPU)
+        load_teacher(tmp_path / "ranker", replace(TITLE_SETTINGS, llm=str(llama)), cycle_data(), CPU)
 
 
 def test_candidates_of_another_catalogue_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_candidates_of_another_catalogue_are_refused(folder: Path, tmp_path: Pat
     save_teacher(tmp_path / "teacher", run.teacher, cycle_data(24, 6), {})
     (tmp_path / "teacher" / "candidates" / "train" / "items.npy").unlink()
     with pytest.raises(ArtefactError, match="cannot be read"):
-        load_title_teacher(tmp_path / "teacher", replace(SETTINGS, llm=str(folder)), cycle_data(24, 6), CPU)
+        load_teacher(tmp_path / "teacher", replace(TITLE_SETTINGS, llm=str(folder)), cycle_data(24, 6), CPU)
 
 
 @pytest.mark.parametrize("answer", ["corrected", "as_released"])
@@ -389,8 +389,8 @@ def test_an_encoder_is_refused_before_training(bert: Path) -> None:
 
 
 def test_a_tiny_model_writes_and_travels_with_its_teacher(tmp_path: Path) -> None:
+    from src.teacher.backbone.tiny_llm import build_tiny_llm
     from src.teacher.settings import TinySettings
-    from src.teacher.tiny_llm import build_tiny_llm
 
     data = cycle_data(24, 6)
     tiny = TinySettings(width=16, heads=2, vocabulary=300, context=256, loop=LoopSettings(
@@ -400,7 +400,7 @@ def test_a_tiny_model_writes_and_travels_with_its_teacher(tmp_path: Path) -> Non
     settings = replace(TITLE_SETTINGS, llm="tiny", tiny=tiny)
     run = train_teacher(settings, data, encoder_of(), str(tmp_path / "llm"), CPU, 0, EVALUATION)
     save_teacher(tmp_path / "teacher", run.teacher, data, run.summary())
-    loaded = load_title_teacher(tmp_path / "teacher", settings, data, CPU)
+    loaded = load_teacher(tmp_path / "teacher", settings, data, CPU)
     examples, lists = TensorExamples.of(data.validation, CPU), writer(run).candidates["validation"]
     candidates = torch.from_numpy(lists.of(data.validation))
     assert answer_all(loaded, examples, candidates, 3) == answer_all(writer(run), examples, candidates, 6)

@@ -18,8 +18,9 @@ from src.core.training import NO_CHECKPOINT, LoopSettings, silent
 from src.data.examples import sample
 from src.data.id_map import IdMap
 from src.student.settings import EvaluationSettings
+from src.teacher.item_head.training import ItemObjective
 from src.teacher.settings import GateSettings, HeadSettings, TeacherSettings, TeacherTrainSettings
-from src.teacher.training import ItemObjective, TeacherRun, build_optimiser, train_teacher
+from src.teacher.training import TeacherRun, build_optimiser, train_teacher
 from tests.fixtures import cycle_data, cycle_examples
 from tests.teacher.builders import CPU, SETTINGS, encoder_of, teacher_of
 

@@ -13,8 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from src.core.training import LoopSettings
 from src.data.id_map import IdMap
-from src.teacher.factory import build_title_teacher
-from src.teacher.llm import load_llm
+from src.teacher.backbone.llm import load_llm
+from src.teacher.backbone.tiny_llm import train_tokenizer
+from src.teacher.factory import build_teacher
 from src.teacher.settings import (
     ExportSettings,
     HeadSettings,
@@ -24,8 +25,7 @@ from src.teacher.settings import (
     TinySettings,
     TitleSettings,
 )
-from src.teacher.tiny_llm import train_tokenizer
-from src.teacher.title.model import TitleTeacher
+from src.teacher.title_lm.model import TitleTeacher
 from tests.fixtures import NUM_ITEMS, id_map_of
 from tests.golden.sentencepiece_file import load_tokenizer
 from tests.teacher.builders import CPU, SETTINGS, encoder_of
@@ -103,7 +103,7 @@ def title_teacher_of(
     settings = replace(settings, llm=str(folder), **changes)
     language = load_llm(str(folder), settings.dtype, CPU)
     torch.manual_seed(4)
-    teacher = build_title_teacher(settings, id_map or id_map_of(NUM_ITEMS), encoder_of(), language, CPU)
+    teacher = build_teacher(settings, id_map or id_map_of(NUM_ITEMS), encoder_of(), language, CPU)
     if awake:
         with torch.no_grad():
             for name, parameter in teacher.llm.named_parameters():

@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from src.exp.door import read_settings
-from src.exp.search_settings import TuneSettings
-from src.exp.searching import experiment
+from src.config.reading import read_settings
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.applied import apply_values, fitting, neutral_trial, no_distillation, trial_values
 from src.tuning.journal import open_journal
+from src.tuning.search_settings import TuneSettings, experiment
 from src.tuning.search_space import CategoricalParameter, FloatParameter, IntParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.study import Record
@@ -50,6 +49,7 @@ def test_the_neutral_point_is_the_baselines_own_loss() -> None:
         "distill.soft_weight": 0.0,
         "distill.rce_weight": 0.0,
         "distill.text_weight": 0.0,
+        "distill.text_start": 0.0,
     }
 
 

@@ -10,17 +10,16 @@ from pydantic.dataclasses import dataclass
 
 import src.tuning.applied as applied
 import src.tuning.arms as arms_module
+from src.config.reading import read_settings
 from src.core.errors import ConfigError
 from src.core.settings import STRICT
 from src.distill.settings import DistillSettings, active_terms, terms
 from src.distill.terms.base import Term
-from src.exp.door import read_settings
-from src.exp.search_settings import TuneSettings
-from src.exp.searching import experiment
 from src.pipeline.settings import ExperimentSettings
 from src.student.models import student_settings
 from src.tuning.applied import apply_values
 from src.tuning.arms import STUDENT, Arm, arms_of, check_arms, fixed_values, space_of, teachers_of
+from src.tuning.search_settings import TuneSettings, experiment
 from src.tuning.search_space import FloatParameter, SearchSpace
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +11,16 @@ import ray
 from optuna.trial import TrialState
 from ray.cluster_utils import Cluster
 
+from src.config.reading import read_settings
 from src.core.errors import ConfigError
-from src.core.paths import REPOSITORY
-from src.pipeline.stages import Stages
+from src.exp.tune_student import ENTRY as TUNE_STUDENT
 from src.tuning.journal import JOURNAL
+from src.tuning.preflight import prepare_space
 from src.tuning.ray_session import check_ray, check_shared
-from src.tuning.search import SearchPlan, Workplace, prepare_space, run_search
-from src.tuning.settings import RaySettings, TuningSettings
+from src.tuning.search import run_search
+from src.tuning.search_settings import SearchSettings
 from src.tuning.store import Store
-from tests.pipeline.toy import toy_stages
+from tests.pipeline.toy import toy_arguments, toy_stages
 
 TRIALS = 8
 
@@ -35,20 +34,18 @@ def cluster() -> Iterator[Cluster]:
     nodes.shutdown()
 
 
-def plan(stages: Stages, tuning: TuningSettings) -> SearchPlan:
-    space = prepare_space(stages.settings, tuning, "student", "student").only(["student.learning_rate"])
-    points = [{"student.learning_rate": 0.001 * (number + 1)} for number in range(TRIALS)]
-    return SearchPlan("search", stages.settings, space, TRIALS, points, 1)
-
-
 @pytest.mark.slow
 def test_every_trial_ends_although_a_node_dies(cluster: Cluster, tmp_path: Path) -> None:
     second = cluster.add_node(num_cpus=1)
-    stages = toy_stages(tmp_path, "student.loop.epochs=6", "student.loop.patience=9")
-    tuning = TuningSettings(pruner="none", keep_top=1, retries=2)
-    settings = RaySettings(address=cluster.address)
-    check_ray(settings, dashboard=False)
+    epochs = ["student.loop.epochs=6", "student.loop.patience=9"]
+    search = ["tuning.pruner=none", "tuning.keep_top=1", "tuning.retries=2", f"trials={TRIALS}"]
+    place = [f"ray.address={cluster.address}", f"storage={tmp_path}/shared"]
+    asked = toy_arguments(tmp_path, *epochs, *search, *place)
+    settings, stages = read_settings("tune_student", asked, SearchSettings)[0], toy_stages(tmp_path, *epochs)
+    check_ray(settings.ray, dashboard=False)
     (tmp_path / "result").mkdir()
+    space = prepare_space(stages.settings, settings.tuning, "student", "student").only(["student.learning_rate"])
+    points = [{"student.learning_rate": 0.001 * (number + 1)} for number in range(TRIALS)]
     journal, killed = tmp_path / "result" / JOURNAL, threading.Event()
 
     def kill() -> None:
@@ -59,8 +56,7 @@ def test_every_trial_ends_although_a_node_dies(cluster: Cluster, tmp_path: Path)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    place = Workplace(tmp_path / "result", tuning, settings, storage=str(tmp_path / "shared"))
-    with run_search(place, plan(stages, tuning), stages, {}) as outcome:
+    with run_search(settings, stages, space, points, {}, tmp_path / "result") as outcome:
         trials = outcome.search.record.trials()
         assert (outcome.model_folder / "model.safetensors").is_file()
     assert killed.is_set()
@@ -85,10 +81,10 @@ def test_a_folder_that_a_node_does_not_see_is_refused(cluster: Cluster, tmp_path
         check_shared(Blind(str(tmp_path / "shared")))
 
 
-def test_a_cluster_that_is_not_there_is_told_before_anything_is_trained(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "src.exp.tune_student", "ray.address=127.0.0.1:1", "trials=2"]
-    done = subprocess.run(line, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"},
-                          capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
-    assert done.returncode == 2
-    assert "no cluster answers at 127.0.0.1:1" in done.stdout
+def test_a_cluster_that_is_not_there_is_told_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert TUNE_STUDENT.execute(["ray.address=127.0.0.1:1", "trials=2"]) == 2
+    assert "no cluster answers at 127.0.0.1:1" in " ".join(capfd.readouterr().out.split())
     assert not (tmp_path / "result").exists()

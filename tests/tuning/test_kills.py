@@ -19,7 +19,14 @@ FLOATS = {
     "distill.lam": FloatParameter(type="float", low=0.0, high=1.0),
     "distill.alpha": FloatParameter(type="float", low=0.0, high=0.5),
 }
-RULES = [("tpe", "median"), ("tpe", "asha"), ("tpe", "hyperband"), ("random", "asha")]
+#: the one whose pruner writes records of its own is tried every time
+RULES = [
+    ("tpe", "asha"),
+    *(
+        pytest.param(*rule, marks=pytest.mark.nightly)
+        for rule in [("tpe", "median"), ("tpe", "hyperband"), ("random", "asha")]
+    ),
+]
 
 
 @pytest.fixture(autouse=True)

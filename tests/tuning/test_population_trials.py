@@ -15,12 +15,11 @@ import torch
 from optuna.trial import FrozenTrial
 from torch import Tensor, nn
 
+from src.config.reading import read_settings
 from src.core.errors import ConfigError, OutOfMemory, TrainingFailed
 from src.core.training import FitResult, Fitting, LoopSettings
 from src.data.dataset import load_dataset
 from src.data.teacher_outputs import TeacherOutputs
-from src.exp.door import read_settings
-from src.exp.search_settings import SearchSettings
 from src.tuning import journal, member_trials, trainable
 from src.tuning.applied import trial_values
 from src.tuning.crew import Crew
@@ -29,6 +28,7 @@ from src.tuning.member_trials import MemberTrials
 from src.tuning.population import Groups, check_population, most_members
 from src.tuning.probe import Measured
 from src.tuning.resources import CONTEXT_BYTES
+from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import FloatParameter, IntParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.shared_data import SharedData

@@ -7,7 +7,7 @@ import warnings
 import optuna
 import pytest
 
-from src.tuning.samplers import make_sampler, sampler_note
+from src.tuning.samplers import PRUNERS, SAMPLERS, make_sampler, sampler_note, sampling_problems
 from src.tuning.search_space import CategoricalParameter, FloatParameter, IntParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 
@@ -54,6 +54,37 @@ def test_cma_es_says_what_it_cannot_propose(parameters: dict, said: str) -> None
     assert "tuning.sampler=tpe" in note
     for sampler in ("tpe", "random", "grid"):
         assert sampler_note(TuningSettings(sampler=sampler), space(**parameters)) == ""
+
+
+def nothing(settings: TuningSettings, number: int) -> None:
+    """Stands for a factory that makes nothing."""
+
+
+@pytest.mark.parametrize("field", ["sampler", "pruner"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("best", "cannot be found"), ("nowhere:factory", "cannot be found"), (f"{__name__}:nothing", "makes a NoneType")],
+)
+def test_one_that_cannot_be_made_is_one_problem_before_training(field: str, name: str, said: str) -> None:
+    tuning = TuningSettings(**{field: name})  # type: ignore[arg-type]
+    (problem,) = sampling_problems(tuning, space(rate=RATE, width=WIDTH), "space.yaml")
+    assert problem.field == f"tuning.{field}"
+    assert said in problem.rule
+    assert sampler_note(tuning, space(rate=RATE, width=WIDTH)) == ""
+
+
+def test_several_objectives_are_for_samplers_that_know_them_and_no_pruner() -> None:
+    both = SearchSpace("student", {"ndcg_20": "maximize", "parameters": "minimize"}, {"rate": RATE, "width": WIDTH})
+    found = {
+        (sampler, pruner): [problem.field for problem in sampling_problems(chosen, both, "space.yaml")]
+        for sampler in SAMPLERS
+        for pruner in PRUNERS
+        for chosen in [TuningSettings(sampler=sampler, pruner=pruner)]
+    }
+    assert {key for key, fields in found.items() if "tuning.sampler" in fields} == {("cmaes", name) for name in PRUNERS}
+    assert {key for key, fields in found.items() if "tuning.pruner" in fields} == {
+        (sampler, pruner) for sampler in SAMPLERS for pruner in PRUNERS if pruner != "none"
+    }
 
 
 def test_cma_es_over_numbers_has_nothing_to_say() -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import optuna
 import pytest
 
+from src.config.reading import read_settings
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
 from src.distill.settings import terms
-from src.exp.door import read_settings
-from src.exp.search_settings import TuneSettings
-from src.exp.searching import experiment
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.applied import plain
+from src.tuning.preflight import prepare_space
 from src.tuning.ranges import range_problem
 from src.tuning.read_keys import read_where
-from src.tuning.search import prepare_space
+from src.tuning.search_settings import TuneSettings, experiment
 from src.tuning.search_space import (
     CategoricalParameter,
     FloatParameter,
@@ -80,6 +80,14 @@ def test_a_range_that_nothing_can_be_drawn_from(tmp_path, settings, parameter: s
 )  # fmt: skip
 def test_a_range_that_people_write(low: float, high: float, log: bool, step: float | None, whole: bool) -> None:
     assert range_problem(low, high, log, step, whole) is None
+
+
+def test_a_look_at_a_range_says_nothing_of_optunas_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(optuna.logging.get_logger("optuna").handlers[0], "emit", lambda line: said.append(line.msg))
+    optuna.logging.set_verbosity(optuna.logging.INFO)  # as it is imported
+    assert range_problem(0.0, 1.0, False, None, False) is None
+    assert said == []
 
 
 def test_an_endless_document_is_read_no_further_than_its_bound(tmp_path, settings) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import optuna
 import pytest
 
+from src.config.reading import read_settings
 from src.core.errors import ConfigError
 from src.core.metrics import metric_names
-from src.exp.door import read_settings
-from src.exp.search_settings import TuneSettings
-from src.exp.searching import experiment
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.applied import configured_trial, plain
 from src.tuning.arms import check_arms
-from src.tuning.search import check_resources, prepare_space
+from src.tuning.preflight import check_resources, prepare_space
+from src.tuning.search_settings import TuneSettings, experiment
 from src.tuning.search_space import FloatParameter, IntParameter
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.space_document import load_search_space

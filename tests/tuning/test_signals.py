@@ -14,10 +14,11 @@ from src.tuning.processes import graceful_signals
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """The signals' handlers, restored at the end."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
+    """The signals' handlers as on a terminal, whatever these tests were started from; restored at the end."""
+    usual = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
-    assert {number: signal.getsignal(number) for number in before} == before
+    assert {number: signal.signal(number, handler) for number, handler in before.items()} == usual
 
 
 @pytest.mark.parametrize(

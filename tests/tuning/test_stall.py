@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[2]
 _WORKER = """
 import threading
 from pathlib import Path
-from src.exp.door import read_settings
-from src.exp.search_settings import SearchSettings
-from src.exp.searching import experiment
+from src.config.reading import read_settings
+from src.tuning.search_settings import SearchSettings
+from src.tuning.search_settings import experiment
 from src.tuning import trainable
 from src.tuning.search_space import SearchSpace
 from src.tuning.store import Store

@@ -12,14 +12,16 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from src.core.errors import ArtefactError
 from src.pipeline.settings import without_places
+from src.pipeline.tracking import tracker_for
 from src.tuning.dispatch import Search
+from src.tuning.identity import check_content
 from src.tuning.journal import JOURNAL, open_journal
 from src.tuning.progress import Screen
-from src.tuning.report import trials_frame, write_tensorboard
-from src.tuning.search import check_content, warm_trials
+from src.tuning.report import trials_frame, write_outcomes
 from src.tuning.search_space import CategoricalParameter, FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.study import SEARCH, Record
+from src.tuning.warm_start import warm_trials
 from tests.pipeline.toy import toy_settings
 
 SPACE = SearchSpace(
@@ -66,6 +68,21 @@ def test_the_first_trial_has_the_given_values_and_proposals_depend_on_seed_and_n
     assert proposals[0] != proposals[2]
 
 
+def test_a_study_has_a_note_as_the_dashboard_reads_it(tmp_path: Path) -> None:
+    def note(record: Record) -> tuple[int, list[str]]:
+        """Its version and its pieces, of which the dashboard shows the whole."""
+        attributes = record.study._storage.get_study_system_attrs(record.study._study_id)
+        names = [name for name in attributes if name.startswith("dashboard:note_str:")]
+        assert names == [f"dashboard:note_str:{place}" for place in range(len(names))]
+        return attributes["dashboard:note_ver"], [attributes[name] for name in names]
+
+    record = _record(tmp_path)
+    record.describe("it helped" * 300)
+    assert note(record) == (1, [("it helped" * 300)[:2045], ("it helped" * 300)[2045:]])
+    record.describe("it hurt")
+    assert note(_record(tmp_path)) == (2, ["it hurt", ""])
+
+
 def test_the_objectives_have_names_written_once(tmp_path: Path) -> None:
     """Optuna's dashboard and plots show them; an older study, which has none, gets them when it goes on."""
     record = _record(tmp_path / "new")
@@ -98,6 +115,34 @@ def test_the_terminal_counts_trials_as_every_table_does(tmp_path: Path) -> None:
     assert screen._line(search, record.trials()[0]) == "trial 0  ndcg_20 0.25  (no distillation; 2 of 7)"
     shown = "lam 0.5, policy kl_divergence, kl_threshold 0.25"
     assert screen._line(search, trial) == f"trial 1  failed: no luck  ({shown}; 2 of 7)"
+
+
+def test_without_a_terminal_a_line_every_half_minute_says_where_the_search_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, now = _record(tmp_path), [0.0]
+    for _ in range(2):
+        record.ask()
+    record.write_value(1, 1, 0.2)
+    screen = Screen([Search(record, trials=4, keep=1)], clock=lambda: now[0])
+    monkeypatch.setattr("src.tuning.progress.is_terminal", lambda: False)
+    caplog.set_level("INFO", logger="src")
+
+    def lines(at: float) -> list[str]:
+        now[0] = at
+        caplog.clear()
+        screen.update()
+        return [message for message in caplog.messages if message.startswith("search:")]
+
+    assert lines(29.0) == []
+    first = "search: 0 of 4 trials ended; trial 0 at epoch 0, trial 1 at epoch 1; time left: unknown"
+    assert lines(30.0) == [first]
+    record.write_value(0, 1, 0.25)
+    _finish(record, 0, 0.25)
+    assert lines(59.0) == []
+    # a trial took a minute, three are left
+    best = "best ndcg_20 0.2500 (trial 0: lam 0, policy all)"
+    assert lines(60.0) == [f"search: 1 of 4 trials ended; trial 1 at epoch 1; {best}; about 3 min 0 s left"]
 
 
 def test_optuna_opens_the_journal_and_finds_every_state(tmp_path: Path) -> None:
@@ -171,17 +216,34 @@ def test_the_trials_table_has_every_parameter_and_state(tmp_path: Path) -> None:
 
 
 def test_hparams_read_back_conditional_columns_and_best_values(tmp_path: Path) -> None:
-    write_tensorboard(tmp_path / "tb", _searched(tmp_path))
+    record = _searched(tmp_path)
+    write_outcomes(tracker_for("tensorboard", tmp_path), record, {0: {"ndcg_20": 0.25}})
     top = _summary(tmp_path / "tb")["_hparams_/experiment"]
-    assert [info.name for info in top.experiment.hparam_infos] == list(SPACE.parameters)
-    assert [info.name.tag for info in top.experiment.metric_infos] == ["best/ndcg_20"]
+    assert [info.name for info in top.experiment.hparam_infos] == [*SPACE.parameters, "state"]
+    shown = ["epochs", "seconds", "best/ndcg_20", "test/ndcg_20"]
+    assert [info.name.tag for info in top.experiment.metric_infos] == shown
     start = _summary(tmp_path / "tb" / "trial_0001")["_hparams_/session_start_info"].session_start_info
     assert start.hparams["active.kl_threshold"].number_value == 0.25
     assert start.hparams["active.policy"].string_value == "kl_divergence"
+    assert start.hparams["state"].string_value == "complete"
     events = EventAccumulator(str(tmp_path / "tb" / "trial_0001"))
     events.Reload()
     assert [round(event.value, 6) for event in events.Scalars("ndcg_20")] == [0.2, 0.15]
     assert round(events.Scalars("best/ndcg_20")[0].value, 6) == 0.2
+    assert events.Scalars("epochs")[0].value == 2
+    assert "test/ndcg_20" not in events.Tags()["scalars"]  # of the winner alone
+    assert round(_events(tmp_path / "tb" / "trial_0000").Scalars("test/ndcg_20")[0].value, 6) == 0.25
+    # written again, as after a resume, the table is another one and the curves are the same
+    write_outcomes(tracker_for("tensorboard", tmp_path), record)
+    events = _events(tmp_path / "tb" / "trial_0000")
+    assert "test/ndcg_20" not in events.Tags()["scalars"]
+    assert [(point.step, round(point.value, 6)) for point in events.Scalars("ndcg_20")] == [(1, 0.1), (2, 0.3)]
+
+
+def _events(folder: Path) -> EventAccumulator:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events
 
 
 def _summary(folder: Path) -> dict[str, plugin_data_pb2.HParamsPluginData]:

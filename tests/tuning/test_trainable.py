@@ -11,12 +11,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from src.config.reading import read_settings
 from src.core.errors import ConfigError, Problem, TrainingFailed
-from src.exp.door import read_settings
-from src.exp.search_settings import SearchSettings
-from src.exp.searching import experiment
 from src.tuning import trainable
 from src.tuning.applied import apply_values
+from src.tuning.search_settings import SearchSettings, experiment
 from src.tuning.search_space import SearchSpace
 from src.tuning.store import Store
 from src.tuning.trainable import TOKEN, Trainable, reason_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from src.core.errors import ConfigError, DataError, Problem
 from src.data.adapters.movielens_download import download
@@ -67,11 +68,7 @@ def load(settings: DatasetSettings) -> Interactions:
     The movie file fixes the order of items (so item index = MovieLens id − 1 in 100K, before unused items go); films
     that it does not list follow, without title. Files are UTF-8 where their bytes are, else ISO-8859-1.
     """
-    layout = LAYOUTS.get(settings.name)
-    if layout is None:
-        *most, last = LAYOUTS
-        step = f"use {', '.join(most)} or {last}, or dataset=table for other data"
-        raise ConfigError.one("dataset.name", settings.name, "is no MovieLens release that this adapter knows", step)
+    layout = _layout(settings)
     _require_files(settings, layout)
     log_form = TextForm(layout.separators[0], settings.encoding, _LOG if layout.movie_names else (), "iso-8859-1")
     log = open_table(settings.root / layout.ratings, log_form)
@@ -83,6 +80,22 @@ def load(settings: DatasetSettings) -> Interactions:
             rule = f"are no columns of {log.label}"
             raise DataError.one(f"{log.label} columns", missing, rule, f"the columns are {', '.join(log.names)}")
     return read_log(log, columns, _movies(settings, layout), settings)
+
+
+def files(settings: DatasetSettings) -> list[Path]:
+    """Ratings and films, fetched where they are missing and ``download`` allows it."""
+    layout = _layout(settings)
+    _require_files(settings, layout)
+    return [settings.root / layout.ratings, settings.root / layout.movies]
+
+
+def _layout(settings: DatasetSettings) -> _Layout:
+    layout = LAYOUTS.get(settings.name)
+    if layout is None:
+        *most, last = LAYOUTS
+        step = f"use {', '.join(most)} or {last}, or dataset=table for other data"
+        raise ConfigError.one("dataset.name", settings.name, "is no MovieLens release that this adapter knows", step)
+    return layout
 
 
 def _require_files(settings: DatasetSettings, layout: _Layout) -> None:
@@ -130,4 +143,4 @@ def _field(name: str, table: Table, titles: Sequence[str], settings: DatasetSett
     return ["" if value == "(no genres listed)" else value for value in values]
 
 
-register("movielens", Adapter(load, READS))
+register("movielens", Adapter(load, READS, files=files))

@@ -56,6 +56,16 @@ def load(settings: DatasetSettings) -> Interactions | PreSplit:
     return read_log(log, columns, item_rows(settings, columns["item"]), settings)
 
 
+def files(settings: DatasetSettings) -> list[Path]:
+    """The atomic files of the data set, or everything in ``root`` that may take their place."""
+    root, name = settings.root, settings.name
+    if is_split(settings):
+        return [root / f"{name}.{part}" for part in (*(f"{split}.inter" for split in SPLIT_FILES.values()), "item")]
+    if find(root / f"{name}.inter") is not None:
+        return [root / f"{name}.inter", root / f"{name}.item"]
+    return [root]
+
+
 _OWN_NAMES = {"user": ("userid",), "item": ("itemid",), "time": ("timestamp",), "rating": ("rating",)}
 
 
@@ -123,4 +133,4 @@ def _items_of(settings: DatasetSettings) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-register("recbole", Adapter(load, READS | {"title_year"}, is_split))
+register("recbole", Adapter(load, READS | {"title_year"}, is_split, files))

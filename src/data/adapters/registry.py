@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from src.core.errors import ConfigError
 from src.data.interactions import Interactions
@@ -22,12 +23,14 @@ class Adapter:
 
     ``reads`` names the settings that it reads beyond the shared ones; ``pre_split`` says whether the source comes with
     its splits, so that the settings of splitting do not apply. A format that has both forms gives a function of the
-    settings.
+    settings. ``files`` names the files and folders that decide what `load` returns, those alone: what is read from them
+    may then be kept (`src.pipeline.prepared_data`); None: it is read anew each time.
     """
 
     load: Load
     reads: frozenset[str] = frozenset()
     pre_split: bool | Callable[[DatasetSettings], bool] = False
+    files: Callable[[DatasetSettings], list[Path]] | None = None
 
     def is_pre_split(self, settings: DatasetSettings) -> bool:
         """Whether the source that these settings name comes with its splits."""

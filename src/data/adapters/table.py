@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,23 @@ _log = get_logger(__name__)
 _POSITIONS = {2: ("user", "item"), 4: ("user", "item", "rating", "time")}
 
 
-def load(settings: DatasetSettings) -> Interactions:
-    """Read the log that ``interactions_file`` names, or the only one in ``root``, and the items' file beside it."""
+def load(settings: DatasetSettings, through: Callable[[Table], Table] = lambda log: log) -> Interactions:
+    """Read the log that ``interactions_file`` names, or the only one in ``root``, and the items' file beside it.
+
+    ``through`` may put another way of reading in front of the opened log.
+    """
     log_path, items_path = _paths(settings)
-    log = open_table(log_path, _form(settings, settings.header))
+    if settings.interactions_file is None and settings.root.is_dir():
+        told = f"the items' file {items_path.name}" if items_path else "there is no items' file"
+        _log.info("%s: the log is %s, %s", settings.root, log_path.name, told)
+    log = through(open_table(log_path, _form(settings, settings.header)))
     items = None if items_path is None else open_table(items_path, _form(settings, ()))
     return from_tables(log, items, settings)
+
+
+def files(settings: DatasetSettings) -> list[Path]:
+    """The log and the items' file."""
+    return [path for path in _paths(settings) if path is not None]
 
 
 def from_memory_tables(log: Any, items: Any | None, settings: DatasetSettings) -> Interactions:
@@ -128,8 +140,6 @@ def guess_files(settings: DatasetSettings, items: Path | None) -> tuple[Path, Pa
         rule = f"several files may be the items': {', '.join(path.name for path in others)}"
         raise DataError([Problem("dataset.items_file", None, rule, "name one")])
     chosen = others[0] if others else None
-    told = f"the items' file {chosen.name}" if chosen else "there is no items' file"
-    _log.info("%s: the log is %s, %s", settings.root, logs[0].name, told)
     return logs[0], chosen
 
 
@@ -158,4 +168,7 @@ def _is_catalogue(table: Table, settings: DatasetSettings) -> bool:
     return has_id and guess("user", table.names) is None and _has("title", table, settings)
 
 
-register("table", Adapter(load, READS | {"interactions_file", "items_file"}))
+#: the settings that this adapter reads beside the shared ones
+TABLE_READS = READS | {"interactions_file", "items_file"}
+
+register("table", Adapter(load, TABLE_READS, files=files))

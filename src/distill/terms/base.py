@@ -21,6 +21,7 @@ from src.student.base import Rows, ScorePart, SequenceStudent
 from src.student.columns import Columns, DrawShared
 from src.student.datamodule import StudentData
 from src.student.losses import DroTerms, dro_terms
+from src.student.new_items import TextMaps, summed
 from src.student.objectives import DrawNegatives, column_prior_scores, train_prior_scores
 from src.student.segments import Segments, represent_rows
 from src.student.settings import NetworkSettings
@@ -49,9 +50,22 @@ class Part(nn.Module):
         return None if rows is None else nn.functional.embedding(history, rows)
 
     def output(self, weight: Tensor, bias: Tensor, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The output rows ``[V, R]`` and biases ``[V]`` that take the place of the student's; all are of ``items``
-        ``[n]`` where these are given."""
+        """Change the output rows and biases that score, in place of the student's own.
+
+        Args:
+            weight: ``[V, R]``.
+            bias: ``[V]``.
+            items: ``[n]``: where given, rows and biases are of these items.
+
+        Returns:
+            Both, changed.
+        """
         return weight, bias
+
+    def text_maps(self) -> TextMaps | None:
+        """From the text embedding of an item that training never saw to what this part makes of its row and bias; None
+        where it knows nothing of such an item."""
+        return None
 
     def prior(self, scores: Tensor, items: Tensor | None = None) -> Tensor:
         """What of the prior's scores ``[B, V]`` counts in this step; they are of ``items`` ``[B, M]`` where given."""
@@ -74,7 +88,7 @@ class TaughtStudent(nn.Module):
 
     @property
     def num_items(self) -> int:
-        """V."""
+        """Number of items, V."""
         return self.student.num_items
 
     @property
@@ -105,7 +119,16 @@ class TaughtStudent(nn.Module):
         return part.item_rows(history)
 
     def column_logits(self, representation: Tensor, columns: Columns, prior_scores: Tensor | None) -> Tensor:
-        """``[B, M]``: as `logits`, of the items that a step looks at alone."""
+        """Score the items that a step looks at alone.
+
+        Args:
+            representation: ``[B, R]``.
+            columns: which items.
+            prior_scores: ``[B, M]`` of them; None without a prior.
+
+        Returns:
+            ``[B, M]``.
+        """
         rows = self._output(columns.flat) if self.has_output_parts else None
         if prior_scores is not None:
             for part in self._own:
@@ -114,11 +137,11 @@ class TaughtStudent(nn.Module):
 
     @property
     def in_parts(self) -> bool:
-        """As `SequenceStudent.in_parts`."""
+        """Whether scores are computed in parts of the catalogue, as `SequenceStudent.in_parts` says."""
         return self.student.in_parts
 
     def score_parts(self, history: Tensor, length: Tensor) -> ScorePart:
-        """As `SequenceStudent.score_parts`."""
+        """Give a function that scores parts of the catalogue, as `SequenceStudent.score_parts` does."""
         representation = self.represent(*self.student.seen(history, length))
 
         def score(first: int, last: int) -> Tensor:
@@ -163,6 +186,7 @@ class TaughtStudent(nn.Module):
     def fold(self) -> SequenceStudent:
         """The student alone, with what its parts added in its own tables; it gives the same logits."""
         self.eval()  # what a part leaves out in training is no part of the student
+        self._remember_new_items()
         has_output_parts = self.has_output_parts
         weight, bias = self._output()
         added = [rows for part in self._own if (rows := part.item_rows()) is not None]
@@ -172,6 +196,12 @@ class TaughtStudent(nn.Module):
             self.student.set_output(weight, bias)
         self.parts = nn.ModuleDict()
         return self.student
+
+    def _remember_new_items(self) -> None:
+        """Keep how an item that is added later gets its row and bias, where a part makes them of its text."""
+        maps = [found for part in self._own if (found := part.text_maps()) is not None]
+        if any(type(part).output is not Part.output and part.text_maps() is not None for part in self._own):
+            self.student.from_text = summed(maps).tensors()
 
 
 @dataclass
@@ -230,7 +260,7 @@ class Step:
 
     @cached_property
     def representation(self) -> Tensor:
-        """``[B, R]``."""
+        """The student's representation of each history, ``[B, R]``."""
         model, train = self.model, self.data.train
         if self.segments is not None:
             return represent_rows(model.student, self.segments, train, self.rows, model.extra)
@@ -245,7 +275,7 @@ class Step:
 
     @cached_property
     def logits(self) -> Tensor:
-        """``[B, M]``."""
+        """Scores of the columns that the step looks at, ``[B, M]``."""
         if self.columns is None:
             return self.model.logits(self.representation, self.prior_scores)
         return self.model.column_logits(self.representation, self.columns, self.prior_scores)
@@ -324,7 +354,17 @@ class Term:
     def part(
         self, student: SequenceStudent, settings: DistillSettings, teaching: TeachingRows, data: StudentData
     ) -> Any:
-        """A module that the student gets while it is taught, or None; draws from a stream of its own."""
+        """Make the module that the student has while it is taught; draws from a stream of its own.
+
+        Args:
+            student: the student itself.
+            settings: all terms' keys.
+            teaching: what the teacher said.
+            data: the training rows.
+
+        Returns:
+            The module, or None where the term needs none.
+        """
         return None
 
     def problems(self, settings: DistillSettings, student: NetworkSettings) -> list[Problem]:

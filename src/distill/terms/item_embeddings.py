@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -14,6 +15,7 @@ from src.distill.data_bridge import TeachingRows
 from src.distill.terms.base import Part, Term
 from src.student.base import SequenceStudent
 from src.student.datamodule import StudentData
+from src.student.new_items import TextMaps
 
 if TYPE_CHECKING:
     from src.distill.settings import DistillSettings
@@ -55,6 +57,14 @@ class TeacherItemInput(Part):
             gathered: Tensor = self.weight * self.projection(F.embedding(history, self.table))
             return gathered
         return F.embedding(history, self.item_rows())
+
+    def text_maps(self) -> TextMaps:
+        """As `Part.text_maps`: what is added to any item's row."""
+        weight, bias = self.weight * self.projection.weight, self.weight * self.projection.bias
+        width = weight.shape[1]
+        return TextMaps(
+            weight.new_zeros(width), torch.cat([weight.T, bias.unsqueeze(0)]), None, weight.new_zeros(width + 1, 1)
+        )
 
 
 class ItemEmbeddings(Term):

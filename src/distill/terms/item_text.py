@@ -21,6 +21,7 @@ from src.distill.data_bridge import TeachingRows
 from src.distill.terms.base import Part, Term
 from src.student.base import SequenceStudent
 from src.student.datamodule import StudentData
+from src.student.new_items import TextMaps
 
 if TYPE_CHECKING:
     from src.distill.settings import DistillSettings
@@ -44,27 +45,38 @@ _LEAST = 1e-6
 
 
 def whitened(embedding: Tensor, width: int) -> Tensor:
-    """The first ``width`` principal directions of embeddings ``[V, W]``, each of unit variance: ``[V, ≤ width]``.
+    """The first ``width`` principal directions of embeddings ``[V, W]``, each of unit variance: ``[V, ≤ width]``."""
+    return _principal(embedding, width)[0]
+
+
+def _principal(embedding: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`whitened`, and what gives it of other embeddings: ``(x - mean) @ whitening``, ``[W]`` and ``[W, ≤ width]``.
 
     Directions in which the embeddings do not differ are left out: whitened, they would be rounding errors.
     """
-    centred = (embedding - embedding.mean(dim=0)).double()
-    u, size, _ = torch.linalg.svd(centred, full_matrices=False)
+    mean = embedding.mean(dim=0)
+    u, size, v = torch.linalg.svd((embedding - mean).double(), full_matrices=False)
     kept = min(width, max(1, int((size > _LEAST * size[0]).sum())))
-    return (u[:, :kept] * len(embedding) ** 0.5).float()
+    scale = len(embedding) ** 0.5
+    whitening = v[:kept].T * (scale / size[:kept].clamp(min=1e-30))
+    return (u[:, :kept] * scale).float(), mean, whitening.float()
 
 
 class TextRows(Part):
     """Projected text embeddings behind a gate; one projection each for input and output unless these are tied."""
 
     text: Tensor
+    mean: Tensor
+    whitening: Tensor
     seen: Tensor
     log_count: Tensor
 
     def __init__(self, student: SequenceStudent, embedding: Tensor, counts: Tensor, settings: DistillSettings) -> None:
         super().__init__()
         missing = student.num_items - len(embedding)
-        features = whitened(embedding, 2 * student.item_embeddings.embedding_dim)
+        features, mean, whitening = _principal(embedding, 2 * student.item_embeddings.embedding_dim)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("whitening", whitening, persistent=False)
         self.register_buffer("text", F.pad(features, (0, 0, 0, missing)), persistent=False)
         self.register_buffer("seen", counts > 0, persistent=False)
         self.register_buffer("log_count", counts.float().log1p(), persistent=False)
@@ -119,11 +131,21 @@ class TextRows(Part):
         return F.embedding(history, self.item_rows())
 
     def output(self, weight: Tensor, bias: Tensor, items: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `Part.output`."""
+        """Add the text rows to the output rows, see `Part.output`."""
         gate, text = self._gate(items), _at(self.text, items)
         if self.output_row is not None:
             weight = weight + gate * (self.output_row(text) - weight)
         return weight, bias + gate.squeeze(1) * (self.bias(text).squeeze(1) - bias)
+
+    def text_maps(self) -> TextMaps:
+        """As `Part.text_maps`: row and bias of an item whose gate is open, as that of any item never seen is."""
+
+        def composed(layer: nn.Linear) -> Tensor:
+            constant = layer.bias if layer.bias is not None else layer.weight.new_zeros(layer.out_features)
+            return torch.cat([self.whitening @ layer.weight.T, constant.unsqueeze(0)])
+
+        output = None if self.output_row is None else composed(self.output_row)
+        return TextMaps(self.mean, composed(self.row), output, composed(self.bias))
 
     def prior(self, scores: Tensor, items: Tensor | None = None) -> Tensor:
         """An item that is treated as never seen has nothing from the prior either."""

@@ -108,8 +108,18 @@ def ranking_weights(
     settings: DistillSettings,
     favourites: Tensor | None = None,
 ) -> Tensor:
-    """Position, confidence and consistency of each candidate, mixed: ``[B, K]``; pass detached logits. For
-    ``favourites`` see `consistency_weights`."""
+    """Mix position, confidence and consistency of each candidate.
+
+    Args:
+        logits: ``[B, V]``, detached.
+        candidates: ``[B, K]``.
+        distances: ``[B, K]``.
+        settings: the shares γ and the temperature.
+        favourites: see `consistency_weights`.
+
+    Returns:
+        ``[B, K]``.
+    """
     return importance_weights(
         position_weights(candidates.shape[1], distances),
         confidence_weights(distances, settings.temperature),

@@ -13,8 +13,8 @@ from torch import Tensor
 from src.core.settings import STRICT
 from src.data.tensor_examples import TensorExamples
 from src.student.base import register
-from src.student.decayed_history import DecayedHistory
-from src.student.settings import ClosedFormSettings
+from src.student.decayed_history import Decay, DecayedHistory, SquaredPenalty
+from src.student.settings import ClosedFormSettings, Window
 
 _OWNERS_AT_ONCE = 1024
 
@@ -24,17 +24,16 @@ class EaseSettings(ClosedFormSettings):
     """B = I - P / diag(P) with P = (Xᵀ X + λ I)⁻¹ over the sets X of each user's training items."""
 
     architecture: Annotated[str, Field(description="EASE, with the history weighted by recency")] = "ease"
-    window: Annotated[
-        int, Field(ge=0, le=10_000, description="items of history that it reads, the latest ones; 0: dataset.window")
-    ] = 100
-    decay: Annotated[float, Field(gt=0, le=1, description="weight of an item relative to the one after it")] = 0.7
-    l2: Annotated[float, Field(gt=0, description="lambda, what the weights' squares cost")] = 1000.0
+    window: Window = 100
+    decay: Decay = 0.7
+    l2: SquaredPenalty = 1000.0
 
 
 @register("ease", EaseSettings)
 class Ease(DecayedHistory):
     """One row of scores for each item of history; an item does not predict itself."""
 
+    adds_up = True
     candidates = (
         {"decay": 0.7, "l2": 1000.0},
         {"decay": 0.8, "l2": 300.0},
@@ -49,14 +48,21 @@ class Ease(DecayedHistory):
         super().__init__(settings, num_items, window, settings.decay)
         self.l2 = settings.l2
 
-    def fit(self, train: TensorExamples, rows: Tensor) -> None:
-        """As `ClosedForm.fit`; solved in float64."""
-        gram = self._together(train, rows)
-        gram.diagonal().add_(self.l2)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+    def sums(self, train: TensorExamples, rows: Tensor) -> tuple[Tensor]:
+        """As `DecayedHistory.sums`: Xᵀ X."""
+        return (self._together(train, rows),)
+
+    def solve(self, sums: tuple[Tensor], train: TensorExamples, rows: Tensor) -> None:
+        """As `DecayedHistory.solve`; in float64. An item of no set predicts nothing: it is left out."""
+        (gram,) = sums
+        met = torch.nonzero(gram.diagonal() > 0.5).squeeze(1)  # counts of users, up to rounding
+        part = gram[met][:, met]
+        part.diagonal().add_(self.l2)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(part))
         weight = -inverse / inverse.diagonal()
         weight.diagonal().zero_()
-        self.weight = weight.float()
+        self.weight = torch.zeros_like(gram, dtype=torch.float32)
+        self.weight[met.unsqueeze(1), met] = weight.float()
 
     def _together(self, train: TensorExamples, rows: Tensor) -> Tensor:
         """Xᵀ X: how many users have both items among the histories and targets of these rows, ``[V, V]`` float64."""

@@ -37,7 +37,7 @@ class Popularity(ClosedForm):
 
     def __init__(self, settings: PopularitySettings, num_items: int, window: int) -> None:
         super().__init__(settings, num_items, window)
-        self.days = settings.days
+        self.chosen, self.days = settings, settings.days
         self.register_buffer("counts", torch.zeros(num_items, dtype=torch.float64))
 
     def fit(self, train: TensorExamples, rows: Tensor) -> None:
@@ -57,3 +57,9 @@ class Popularity(ClosedForm):
     def score_items(self, history: Tensor, length: Tensor, items: Tensor) -> Tensor:
         """As `ClosedForm.score_items`."""
         return self.counts[items]
+
+    def with_items(self, embedding: Tensor) -> Popularity:
+        """As `ClosedForm.with_items`: nobody has chosen them, and they come last."""
+        grown = Popularity(self.chosen, self.num_items + len(embedding), self.window)
+        grown.counts = torch.cat([self.counts, self.counts.new_full((len(embedding),), -1.0)])
+        return grown

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from src.core.loop_settings import LoopSettings
 from src.core.settings import STRICT
 from src.student.base import SequenceStudent, register
-from src.student.settings import NetworkSettings, PriorName
+from src.student.settings import NetworkSettings, PriorName, Window
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -26,9 +26,7 @@ class TransformerSettings(NetworkSettings):
     """Pre-norm blocks over a window of any length."""
 
     architecture: Annotated[str, Field(description="causal transformer with pre-norm blocks")] = "transformer"
-    window: Annotated[
-        int, Field(ge=0, le=10_000, description="items of history that it reads, the latest ones; 0: dataset.window")
-    ] = 20
+    window: Window = 20
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout rate in training")] = 0.2
     heads: Annotated[int, Field(ge=1, description="attention heads; must divide the width")] = 2
     blocks: Annotated[int, Field(ge=1, le=100, description="attention blocks")] = 1

@@ -12,8 +12,8 @@ from torch import Tensor
 from src.core.settings import STRICT
 from src.data.tensor_examples import TensorExamples
 from src.student.base import register
-from src.student.decayed_history import DecayedHistory, history_times_target
-from src.student.settings import ClosedFormSettings
+from src.student.decayed_history import Decay, DecayedHistory, history_times_target
+from src.student.settings import ClosedFormSettings, Window
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -21,10 +21,8 @@ class TransitionsSettings(ClosedFormSettings):
     """Counts of (earlier item, next item), divided by powers of what both are worth alone."""
 
     architecture: Annotated[str, Field(description="transition counts, decayed by distance")] = "transitions"
-    window: Annotated[
-        int, Field(ge=0, le=10_000, description="items of history that it reads, the latest ones; 0: dataset.window")
-    ] = 60
-    decay: Annotated[float, Field(gt=0, le=1, description="weight of an item relative to the one after it")] = 0.75
+    window: Window = 60
+    decay: Decay = 0.75
     count_decay: Annotated[
         float, Field(gt=0, le=1, description="the same, while pairs of earlier and next item are counted")
     ] = 0.85
@@ -40,6 +38,7 @@ class TransitionsSettings(ClosedFormSettings):
 class Transitions(DecayedHistory):
     """One row of decayed counts for each item of history."""
 
+    adds_up = True
     candidates = (
         {"decay": 0.75, "count_decay": 0.85},
         {"decay": 0.8, "count_decay": 0.9},
@@ -55,10 +54,14 @@ class Transitions(DecayedHistory):
         super().__init__(settings, num_items, window, settings.decay)
         self.chosen = settings
 
-    def fit(self, train: TensorExamples, rows: Tensor) -> None:
-        """As `ClosedForm.fit`."""
-        chosen = self.chosen
-        counts = history_times_target(train, rows, self.num_items, self.window, chosen.count_decay)
+    def sums(self, train: TensorExamples, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """As `DecayedHistory.sums`: decayed counts of pairs, and how often each item came next."""
+        counts = history_times_target(train, rows, self.num_items, self.window, self.chosen.count_decay)
+        return counts, torch.bincount(train.target[rows], minlength=self.num_items).double()
+
+    def solve(self, sums: tuple[Tensor, Tensor], train: TensorExamples, rows: Tensor) -> None:
+        """As `DecayedHistory.solve`."""
+        chosen, (counts, following) = self.chosen, sums
         earlier = counts.sum(dim=1, keepdim=True).clamp(min=1.0)
-        following = torch.bincount(train.target[rows], minlength=self.num_items).double() + 1.0
+        following = following + 1.0
         self.weight = (counts / earlier**chosen.normalise / following**chosen.discount).float()

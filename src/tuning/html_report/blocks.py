@@ -30,47 +30,59 @@ class Table:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence."""
+    """A sentence; one with a ``verdict`` is marked with it."""
 
     text: str
+    verdict: str = ""
     kind: str = "note"
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A sentence with its judgement before it."""
+class Panel:
+    """A plotly figure, and what it shows in words for those who do not see it.
 
-    verdict: str
-    text: str
-    kind: str = "verdict"
+    A ``wide`` one takes the page's whole width and is scrolled sideways on a narrow screen.
+    """
+
+    figure: Any
+    words: str
+    heading: str = ""
+    wide: bool = False
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A plotly figure and the heading over it (may be empty); in a ``brushed`` one dragging keeps some lines."""
+class Panels:
+    """Figures side by side where the screen is wide enough for it, else one below the other."""
 
-    figure: Any
+    panels: Sequence[Panel]
     heading: str = ""
-    brushed: bool = False
-    kind: str = "figure"
+    kind: str = "panels"
 
 
 @dataclass(frozen=True)
 class Listing:
-    """A file, or what stands for one, in small type; folded away until opened when ``folded``."""
+    """A file, or what stands for one, in small type; folded away until opened."""
 
     heading: str
     text: str
-    folded: bool = False
     kind: str = "listing"
 
 
-Block = Table | Note | Verdict | Figure | Listing
+@dataclass(frozen=True)
+class Fold:
+    """Blocks that are folded away until opened."""
+
+    heading: str
+    blocks: Sequence[Block]
+    kind: str = "fold"
+
+
+Block = Table | Note | Panels | Listing | Fold
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: its anchor, its heading, one line on how to read it (may be empty), and what it shows."""
+    """A part of the page: its anchor, its heading, one line on how to read it, and what it shows."""
 
     anchor: str
     heading: str

@@ -1,118 +1,131 @@
-"""Figures of values: history, the Pareto front, learning curves."""
+"""Figures that Optuna does not have: arms with intervals and seeds, their differences, and learning curves."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
-import optuna
 import plotly.graph_objects as go
-from optuna.trial import FrozenTrial, TrialState
-from optuna.visualization import plot_pareto_front
+from optuna.trial import FrozenTrial
 
+from src.tuning.html_report.answer import common_reference, pair_of
+from src.tuning.html_report.blocks import Panel
 from src.tuning.html_report.sources import Searched
-from src.tuning.html_report.style import BEST, INK, STATES, STUDIES, grid, same_scale, styled
-from src.tuning.html_report.wording import inert, inert_metric, number, short_names
-
-#: An epoch, its value and the trial's number; nothing where one curve ends and the next begins.
-_Point = tuple[int | None, float | None, int | None]
+from src.tuning.html_report.style import BEST, BLUE, INK, STATES, styled
+from src.tuning.html_report.wording import about, inert, interval, metric_title, number
 
 
-def history(searches: Sequence[Searched], reference: float | None) -> Any:
-    """Completed trials by number, and the best value so far; ``reference`` is the value without distillation."""
-    figure = go.Figure()
-    single = len(searches) == 1
-    for index, searched in enumerate(searches):
-        completed, colour = searched.completed(), STUDIES[index % len(STUDIES)]
-        numbers, values = [trial.number for trial in completed], [trial.values[0] for trial in completed]
-        marker = {"color": STATES[TrialState.COMPLETE][1] if single else colour, "size": 8, "opacity": 0.75}
-        hover = "trial %{x}: %{y:.4f}<extra></extra>"
-        dots = go.Scatter(x=numbers, y=values, mode="markers", marker=marker, name="trial", hovertemplate=hover)
-        line = {"color": BEST if single else colour, "shape": "hv", "width": 2}
-        name = "best so far" if single else inert(searched.title)
-        best = go.Scatter(x=numbers, y=_best_so_far(searched), mode="lines", line=line, name=name)
-        figure.add_traces([dots.update(showlegend=single), best])
-    if reference is not None:
-        text = {"text": "without distillation", "textposition": "end", "yanchor": "bottom"}
-        figure.add_hline(y=reference, line={"color": INK, "width": 1, "dash": "dash"}, label=text)
-    metric = inert_metric(searches[0].metrics[0])
-    return styled(figure, 380, xaxis_title="trial", yaxis_title=f"{metric} on validation")
+def arms(fair: Mapping[str, Any]) -> list[Panel]:
+    """Each arm's test value with its interval, its seeds as strokes below; and each comparison's difference."""
+    values = {str(arm.get("title", arm["arm"])): (arm["test"], arm) for arm in fair["arms"]}
+    seeds = {name: list(arm.get("values_per_seed") or []) for name, (_, arm) in values.items()}
+    differences = {pair_of(fair, line): (line["difference"], line) for line in fair.get("comparisons", [])}
+    metric, reference = inert(metric_title(fair["metric"])), common_reference(fair)
+    panels = [Panel(_intervals(values, seeds, []), _words(values), f"{metric} on test")]
+    if differences:
+        figure = _intervals(differences, {}, [0.0]).add_vline(x=0, line={"color": INK, "width": 1, "dash": "dot"})
+        panels.append(Panel(figure, _words(differences), f"Difference from {reference}" if reference else "Difference"))
+    return panels
 
 
-def _best_so_far(searched: Searched) -> list[float]:
-    better = max if searched.maximised else min
-    found: list[float] = []
-    for trial in searched.completed():
-        found.append(better(found[-1], trial.values[0]) if found else trial.values[0])
-    return found
+_Lines = Mapping[str, tuple[float, Mapping[str, Any]]]
 
 
-def pareto(searched: Searched, other: int) -> Any:
-    """Optuna's plot of the front, seen in the first objective and objective ``other``."""
-    names = [inert_metric(searched.metrics[place]) for place in (0, other)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        figure = plot_pareto_front(
-            searched.study, target_names=names, targets=lambda trial: [trial.values[0], trial.values[other]]
-        )
-    for trace, name, colour in zip(figure.data, ("other trial", "on the front"), ("#b9c3ce", BEST), strict=True):
-        numbers = list(trace.marker.color or [])
-        about = [_about(searched.trials[number], searched.metrics) for number in numbers]
-        trace.update(name=f"{name} ({len(numbers)})", showlegend=True, customdata=numbers, text=about)
-        trace.update(hovertemplate="%{text}<extra></extra>")
-        trace.marker.update(color=colour, colorbar=None, showscale=False, size=10)
-    return styled(figure, 420, title=None)
+def _words(lines: _Lines) -> str:
+    told = (f"{name} {number(value)} ({interval(*_ends(value, line))})" for name, (value, line) in lines.items())
+    return "; ".join(told)
 
 
-def _about(trial: FrozenTrial, metrics: Sequence[str]) -> str:
-    values = [f"{inert_metric(name)} {number(v)}" for name, v in zip(metrics, trial.values, strict=True)]
-    names = short_names(trial.params)
-    chosen = [f"{inert(names[key])} {inert(number(value))}" for key, value in trial.params.items()]
-    return "<br>".join([f"trial {trial.number}", *values, *chosen])
+def _ends(value: float, line: Mapping[str, Any]) -> tuple[float, float]:
+    low, high = line.get("low"), line.get("high")
+    return value if low is None else low, value if high is None else high
 
 
-def learning_curves(searches: Sequence[Searched]) -> Any:
-    """Every trial's validation metric by epoch, one panel a study: one trace a state, trials parted by gaps.
+def _intervals(lines: _Lines, seeds: Mapping[str, Sequence[float]], shown: Sequence[float]) -> Any:
+    """A dot and its interval a line. A value far from those with seeds is written at the edge, not drawn."""
+    places = {name: place for place, name in enumerate(lines)}
+    ends = [*shown, *(value for values in seeds.values() for value in values)]
+    own = {name: _ends(value, line) for name, (value, line) in lines.items()}
+    ends += [end for name, pair in own.items() if seeds.get(name) or not any(seeds.values()) for end in pair]
+    room = 0.08 * (max(ends) - min(ends)) or 0.01
+    low, high = min(ends) - room, max(ends) + room
+    drawn = {name: value for name, (value, _) in lines.items() if low <= value <= high}
+    dots = go.Scatter(
+        x=list(drawn.values()),
+        y=[places[name] for name in drawn],
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [own[name][1] - value for name, value in drawn.items()],
+            "arrayminus": [value - own[name][0] for name, value in drawn.items()],
+        },
+        text=[f"{inert(name)}: {number(value)}, from {interval(*own[name])}" for name, value in drawn.items()],
+        hovertemplate="%{text}<extra></extra>",
+        mode="markers",
+        marker={"size": 9, "color": BLUE},
+    )
+    strokes = go.Scatter(
+        x=[value for values in seeds.values() for value in values],
+        y=[places[name] + 0.28 for name, values in seeds.items() for _ in values],
+        mode="markers",
+        marker={"symbol": "line-ns-open", "size": 7, "color": "#8a94a0"},
+        hovertemplate="one seed: %{x:.4f}<extra></extra>",
+    )
+    figure = go.Figure([dots, strokes])
+    for name, (value, _) in lines.items():
+        if name not in drawn:
+            edge, side, sign = (low, "left", "◂ ") if value < low else (high, "right", "▸ ")
+            text = f"{sign}{number(value)}"
+            figure.add_annotation(x=edge, y=places[name], text=text, xanchor=side, showarrow=False)
+    ticks = {
+        "tickvals": list(places.values()),
+        "ticktext": ["<br>".join(map(inert, wrap(name, 20))) for name in places],
+    }
+    figure.update_yaxes(**ticks, range=[len(lines) - 0.4, -0.6])
+    figure.update_xaxes(range=[low, high])
+    return styled(figure, 80 + 36 * len(lines), showlegend=False)
 
-    A second trace a state has each curve's last point: where a pruned trial was stopped.
-    """
-    titles = [inert(searched.title) if len(searches) > 1 else "" for searched in searches]
-    figure, places = grid(titles, 2, 300 if len(searches) > 1 else 380, gap=100)
-    shown: set[str] = set()
-    for searched, place in zip(searches, places, strict=True):
+
+def learning_curves(searches: Sequence[Searched]) -> list[Panel]:
+    """Every trial's validation metric by epoch, one panel a study, all on one scale; the best trial lies on top."""
+    found = [searched for searched in searches if any(trial.intermediate_values for trial in searched.trials)]
+    values = [value for s in found for trial in s.trials for value in trial.intermediate_values.values()]
+    if not values:
+        return []
+    room = 0.04 * (max(values) - min(values)) or 0.01
+    panels = []
+    for searched in found:
         best = searched.best()
-        for state, (name, colour) in STATES.items():
-            trials = [trial for trial in searched.having(state) if best is None or trial.number != best.number]
-            _curves(figure, place, trials, name, {"color": colour, "width": 1.3}, shown)
-        if best is not None:
-            _curves(figure, place, [best], "best", {"color": BEST, "width": 3}, shown)
-    figure.update_xaxes(title="epoch")
-    figure.update_yaxes(title=f"{inert_metric(searches[0].metrics[0])} on validation", col=1)
-    same_scale(figure, across=True, up=True)
-    height = figure.layout.height + 30
-    return figure.update_layout(height=height, legend={"yref": "container", "y": 0.995, "yanchor": "top"}, margin_t=60)
+        order = list(STATES)
+        trials = sorted(searched.trials, key=lambda trial: (trial == best, order.index(trial.state)))
+        figure = go.Figure()
+        for trial in trials:
+            name, colour = ("best", BEST) if trial == best else STATES[trial.state]
+            if trial.intermediate_values:
+                first = name not in {trace.name for trace in figure.data}
+                figure.add_trace(_curve(trial, searched.metrics, name, colour, first))
+        figure.update_xaxes(title="epoch")
+        title = f"{inert(metric_title(searched.metrics[0]))} on validation"
+        figure.update_yaxes(title=title, range=[min(values) - room, max(values) + room])
+        curve = sorted(best.intermediate_values.items()) if best else []
+        words = "; ".join(f"epoch {epoch} {number(value)}" for epoch, value in curve)
+        heading = searched.title if len(found) > 1 else ""
+        panels.append(Panel(styled(figure, 340), f"The best trial's curve: {words or 'none'}", heading))
+    return panels
 
 
-def _curves(
-    figure: Any, place: tuple[int, int], trials: Iterable[FrozenTrial], name: str, line: dict[str, Any], shown: set[str]
-) -> None:
-    curves = [curve for curve in map(_points, trials) if curve]
-    if not curves:
-        return
-    look = {"opacity": 1.0 if name == "best" else 0.65, "legendgroup": name}
-    gaps = [point for curve in curves for point in [*curve, (None, None, None)]][:-1]
-    figure.add_trace(_trace(gaps, mode="lines", line=line, name=name, showlegend=name not in shown, **look), *place)
-    ends, marker = [curve[-1] for curve in curves], {"color": line["color"], "size": 5}
-    figure.add_trace(_trace(ends, mode="markers", marker=marker, name=f"{name}: end", showlegend=False, **look), *place)
-    shown.add(name)
-
-
-def _trace(points: Sequence[_Point], **look: Any) -> Any:
-    epochs, values, numbers = ([point[axis] for point in points] for axis in range(3))
-    hover = "trial %{customdata}, epoch %{x}: %{y:.4f}<extra></extra>"
-    return go.Scatter(x=epochs, y=values, customdata=numbers, hovertemplate=hover, **look)
-
-
-def _points(trial: FrozenTrial) -> list[_Point]:
-    return [(epoch, value, trial.number) for epoch, value in sorted(trial.intermediate_values.items())]
+def _curve(trial: FrozenTrial, metrics: Sequence[str], name: str, colour: str, legend: bool) -> Any:
+    epochs, values = zip(*sorted(trial.intermediate_values.items()), strict=True)
+    return go.Scatter(
+        x=epochs,
+        y=values,
+        mode="lines+markers",
+        line={"color": colour, "width": 3 if name == "best" else 1.3},
+        marker={"color": colour, "size": [0] * (len(epochs) - 1) + [6]},
+        opacity=1 if name == "best" else 0.65,
+        name=name,
+        legendgroup=name,
+        showlegend=legend,
+        hovertemplate=f"epoch %{{x}}: %{{y:.4f}}<br>{about(trial, metrics)}<extra></extra>",
+    )

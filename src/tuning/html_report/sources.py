@@ -10,7 +10,6 @@ from typing import Any
 import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 from pydantic.dataclasses import dataclass as document
@@ -26,10 +25,12 @@ from src.core.documents import (
 )
 from src.core.errors import ArtefactError
 from src.tuning.journal import JOURNAL, read_journal
+from src.tuning.study import ranked
 
-FINALS, SEARCH = "finals", "search"
+FINALS = "finals"
 #: how the names of studies begin in which a search's best trials were trained on other seeds
 FINALISTS = "finalists"
+_DOCUMENTS = ("search_space.yaml", "settings.yaml")
 #: what `comparison.csv` names of every row
 _COLUMNS = {"model", "split", "trials", "examples"}
 _SEGMENT_COLUMNS = {"by", "segment", "examples", "model", "gain", "low", "high", "split"}
@@ -83,27 +84,17 @@ class Searched:
     trials: Sequence[FrozenTrial]
 
     @property
-    def maximised(self) -> bool:
-        """Whether more of the first objective is better."""
-        return bool(self.study.directions[0] == StudyDirection.MAXIMIZE)
-
-    @property
     def distinct(self) -> bool:
         """Whether this is a search of its own rather than the final trainings of several searches."""
         return self.name != FINALS and not self.name.startswith(FINALISTS)
 
-    def having(self, state: TrialState) -> list[FrozenTrial]:
-        """Trials in a state, by number."""
-        return [trial for trial in self.trials if trial.state == state]
+    def best(self) -> FrozenTrial | None:
+        """The completed trial that is best by the first objective; the earlier one where two are equal."""
+        return next(iter(ranked(self.study)), None)
 
     def completed(self) -> list[FrozenTrial]:
         """Trials that reached their end, by number."""
-        return self.having(TrialState.COMPLETE)
-
-    def best(self) -> FrozenTrial | None:
-        """The completed trial that is best by the first objective; the earlier one where two are equal."""
-        sign = -1.0 if self.maximised else 1.0
-        return min(self.completed(), key=lambda trial: (sign * trial.values[0], trial.number), default=None)
+        return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
 
     def parameters(self) -> dict[str, BaseDistribution]:
         """Everything that was searched, in the order of first appearance; points of a single value are left out."""
@@ -119,42 +110,41 @@ class Result:
 
     folder: Path
     manifest: Mapping[str, Any]
-    searches: Sequence[Searched]
-    finals: Searched | None
+    #: in the order they were begun
+    studies: Sequence[Searched]
     comparison: pd.DataFrame | None
     settings: Mapping[str, Any]
-    settings_text: str | None
+    #: the text of `search_space.yaml` and `settings.yaml`, by name
+    documents: Mapping[str, str]
     times: Mapping[str, float]
     openings: Sequence[Mapping[str, Any]]
     replay: str | None
     fair: Mapping[str, Any] | None
     #: the sentences of `metrics/verdict.json`, the one against the baseline first
-    verdicts: Sequence[str] = ()
-    segments: pd.DataFrame | None = None
+    verdicts: Sequence[str]
+    segments: pd.DataFrame | None
 
     @property
-    def studies(self) -> list[Searched]:
-        """All studies, final trainings last."""
-        return [*self.searches, *([self.finals] if self.finals else [])]
+    def searches(self) -> list[Searched]:
+        """The studies without final trainings."""
+        return [searched for searched in self.studies if searched.distinct]
 
 
 def read_result(folder: Path, manifest: Mapping[str, Any]) -> Result:
     """Read a folder; raises ``ArtefactError`` for a file that is damaged or that another version wrote."""
     fair = _fair(folder / "fair.json") if (folder / "fair.json").exists() else None
-    studies = read_studies(folder, manifest, fair)
     settings = folder / "settings.yaml"
     time = folder / "metrics" / "time.json"
     return Result(
         folder=folder,
         manifest=manifest,
-        searches=[searched for searched in studies if searched.distinct],
-        finals=next((searched for searched in studies if not searched.distinct), None),
+        studies=read_studies(folder, manifest, fair),
         comparison=_table(folder / "comparison.csv", _COLUMNS),
         settings=read_yaml_mapping(settings) if settings.exists() else {},
-        settings_text=_text(settings),
+        documents={name: read_document(folder / name) for name in _DOCUMENTS if (folder / name).exists()},
         times=read_mapping(time, dict[str, float]) if time.exists() else {},
         openings=read_json_lines(folder / "test_openings.jsonl", dict[str, Any]),
-        replay=_replay(_text(folder / "best_params.yaml") or ""),
+        replay=_replay(folder / "best_params.yaml"),
         fair=fair,
         verdicts=_verdicts(folder / "metrics" / "verdict.json"),
         segments=_table(folder / "segments.csv", _SEGMENT_COLUMNS),
@@ -175,10 +165,6 @@ def read_studies(folder: Path, manifest: Mapping[str, Any], fair: Mapping[str, A
         metrics = [*names, *(f"objective {i}" for i in range(len(names), len(study.directions)))]
         found.append(Searched(name, titles.get(name, name), study, metrics, study.get_trials(deepcopy=False)))
     return found
-
-
-def _text(path: Path) -> str | None:
-    return read_document(path) if path.exists() else None
 
 
 def _fair(path: Path) -> dict[str, Any]:
@@ -221,7 +207,8 @@ def _table(path: Path, columns: set[str]) -> pd.DataFrame | None:
     return frame
 
 
-def _replay(text: str) -> str | None:
+def _replay(path: Path) -> str | None:
     """The command that `best_params.yaml` names in its heading."""
+    text = read_document(path) if path.exists() else ""
     lines = (line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#"))
     return next((line for line in lines if line.startswith("python ")), None)

@@ -8,24 +8,20 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from optuna.trial import FrozenTrial
+
 from src.evaluation.comparison import ANSWERS
 
 _METRICS = {"ndcg": "NDCG", "recall": "Recall", "hit_ratio": "HitRatio"}
 NOTHING = "–"
 
 
-class Seconds(float):
-    """Seconds, shown with one decimal."""
-
-
-class Difference(float):
-    """A difference, shown with its sign."""
-
-
 def metric_title(name: str) -> str:
     """``ndcg_20`` becomes ``NDCG@20``; a name of another form stays as it is, but for those of a teacher's answers."""
     if name in ANSWERS:
         return ANSWERS[name]
+    if (way := name.partition("_"))[0] in ("masked", "unmasked"):
+        return f"{metric_title(way[2])} {way[0]}"
     stem, _, cut_off = name.rpartition("_")
     return f"{_METRICS[stem]}@{cut_off}" if stem in _METRICS and cut_off.isdigit() else name
 
@@ -43,18 +39,27 @@ def number(value: Any) -> str:
         return NOTHING
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
-    if isinstance(value, Seconds):
-        return f"{value:,.1f}"
-    if isinstance(value, Difference):
-        return f"{value:+.4f}" if abs(value) < 10 else f"{value:+.4g}"
     if isinstance(value, int) or (abs(value) >= 1000 and math.isfinite(value)):
         return f"{value:,.0f}"
     return f"{value:.4f}" if 0.01 <= abs(value) < 10 else f"{value:.4g}"
 
 
-def interval(low: float | None, high: float | None, kind: type[float] = float) -> str:
-    """Both ends of an interval, written as numbers of a ``kind`` are."""
-    return NOTHING if low is None or high is None else f"{number(kind(low))} to {number(kind(high))}"
+def parameters(params: dict[str, Any], between: str = ", ") -> str:
+    """Parameters with their values, under their short names."""
+    names = short_names(params)
+    return between.join(f"{names[key]} {number(value)}" for key, value in params.items())
+
+
+def about(trial: FrozenTrial, metrics: Sequence[str]) -> str:
+    """A trial's number, objectives and parameters, for a figure's hover."""
+    values = [f"{metric_title(name)} {number(value)}" for name, value in zip(metrics, trial.values or [], strict=False)]
+    lines = [f"trial {trial.number}, {trial.state.name.lower()}", *values, *parameters(trial.params, "\n").split("\n")]
+    return "<br>".join(inert(line) for line in lines)
+
+
+def interval(low: float | None, high: float | None, sign: str = "") -> str:
+    """Both ends of an interval; ``sign`` is ``+`` for one of differences."""
+    return NOTHING if low is None or high is None else f"{low:{sign}.4f} to {high:{sign}.4f}"
 
 
 def duration(seconds: float) -> str:
@@ -71,9 +76,8 @@ def change(new: float, old: float) -> str:
     """How far ``new`` is from ``old``, in percent of ``old``; the plain difference when ``old`` is 0."""
     if new == old:
         return "exactly as much as"
-    word = "above" if new > old else "below"
     size = f"{abs(new - old) / abs(old) * 100:.1f} %" if old else number(abs(new - old))
-    return f"{size} {word}"
+    return f"{size} {'above' if new > old else 'below'}"
 
 
 def moment(text: object) -> str:
@@ -93,9 +97,4 @@ def listing(words: Sequence[str]) -> str:
 
 def inert(text: object) -> str:
     """Text from the data, for a figure: plotly reads some tags in labels."""
-    return html.escape(str(text))
-
-
-def inert_metric(name: str) -> str:
-    """A metric's title, for a figure."""
-    return inert(metric_title(name))
+    return html.escape(str(text), quote=False)

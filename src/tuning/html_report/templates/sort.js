@@ -8,7 +8,7 @@ document.querySelectorAll("table.sortable").forEach((table) => {
   };
   const compare = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b)));
   headings.forEach((heading, column) => {
-    heading.addEventListener("click", () => {
+    heading.querySelector("button").addEventListener("click", () => {
       const sign = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
       headings.forEach((other) => other.removeAttribute("aria-sort"));
       heading.setAttribute("aria-sort", sign === 1 ? "ascending" : "descending");

@@ -1,0 +1,146 @@
+"""`resume=FOLDER`: a search goes on with the settings it was started with; a few of them may be changed."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic.dataclasses import dataclass as document
+
+from src.config.composition import RUN_DIR
+from src.config.reading import absolute, nested_plain, read_settings
+from src.config.replay import Origin
+from src.core.documents import PARTIAL, append_json_line, conform, read_mapping, read_yaml_mapping
+from src.core.errors import ArtefactError, ConfigError, Problem
+from src.core.logging import get_logger
+from src.core.paths import write_json
+from src.pipeline.run_folder import RESUMES, SETTINGS_FILE, SPACE_FILE, RunFolder, journal_locks
+
+_log = get_logger(__name__)
+
+S = TypeVar("S")
+
+RESUME = "resume"
+COMMAND_FILE = "command.json"
+#: what `resume=FOLDER` may change: how much is searched, with what, and where things lie now; never what is searched
+RESUMABLE = frozenset(
+    {
+        "trials", "dashboard", "reopen_test", "ray.address", "ray.memory_mb", "ray.dashboard_host",
+        "ray.dashboard_port", "tuning.gpu_per_trial", "tuning.population", "tuning.retries", "tuning.stall_minutes",
+        "tuning.keep_top", "tuning.max_folder_mb", "tuning.resamples", "dataset.root", "teacher.llm",
+        "distill.outputs_from", "runtime.device", "runtime.cache", "runtime.reuse", "runtime.tracking",
+    }
+)  # fmt: skip
+
+
+@document(frozen=True, config=PARTIAL)
+class Begun:
+    """What a search was started with, as `command.json` tells it. Its arguments are a record: nothing runs by them."""
+
+    command: str
+    arguments: list[str]
+    cwd: str
+
+
+@dataclass(frozen=True)
+class Resumed(Generic[S]):
+    """A folder to go on in, the settings, what was changed, and what the search was started from."""
+
+    folder: Path
+    settings: S
+    changes: list[str]
+    origin: Origin
+
+
+def resume_argument(arguments: Sequence[str]) -> Path | None:
+    """The folder that ``resume=`` names, None where there is no such argument or it is null."""
+    given = [argument.split("=", 1)[1] for argument in arguments if argument.startswith(f"{RESUME}=")]
+    if not given or given[-1] in ("", "null"):
+        return None
+    return Path(given[-1].strip("\"'")).expanduser().resolve()
+
+
+def remember_command(folder: Path, command: str, arguments: Sequence[str]) -> None:
+    """`command.json`: what the search was started with."""
+    write_json(folder / COMMAND_FILE, {"command": command, "arguments": list(arguments), "cwd": str(Path.cwd())})
+
+
+def read_begun(folder: Path, command: str) -> Begun:
+    """What the search in a folder was started with; nothing is changed in it.
+
+    Raises ``ConfigError`` for a folder of another command, ``ArtefactError`` for one that holds no search.
+    """
+    if not folder.is_dir():
+        rule = "is no folder" if folder.exists() else "does not exist"
+        raise ConfigError.one(RESUME, str(folder), rule, "name the result folder of a search")
+    if not (folder / COMMAND_FILE).is_file():
+        rule = f"has no {COMMAND_FILE}: no search was started in it"
+        raise ArtefactError.one(RESUME, str(folder), rule, "name the result folder of a tune_* command")
+    locks = journal_locks(folder)
+    if links := sorted(path.name for path in folder.iterdir() if path.is_symlink() and path not in locks):
+        rule = f"holds links ({', '.join(links[:3])}): what is written there would be written elsewhere"
+        raise ArtefactError.one(RESUME, str(folder), rule, "put the files themselves in their place")
+    begun = read_mapping(folder / COMMAND_FILE, Begun, "name the result folder of a tune_* command")
+    if begun.command != command:
+        known = re.fullmatch(r"tune_\w+", begun.command)
+        step = f"python -m src.exp.{begun.command} resume={folder}" if known else "name a result of this command"
+        raise ConfigError.one(RESUME, str(folder), f"was made by {begun.command}, not by {command}", step)
+    return begun
+
+
+def read_resumed(
+    folder: Path, command: str, config_name: str, schema: type[S], allowed: Collection[str], arguments: Sequence[str]
+) -> Resumed[S]:
+    """The settings of `settings.yaml` with the allowed changes; nothing is changed in the folder.
+
+    Raises ``ConfigError`` for a folder of another command and for keys that are fixed, ``ArtefactError`` for one that
+    holds no search or whose settings are damaged.
+    """
+    begun = read_begun(folder, command)
+    changes = [argument for argument in arguments if argument.split("=", 1)[0] not in (RESUME, RUN_DIR)]
+    if any(argument.startswith(f"{RUN_DIR}=") for argument in arguments):
+        _log.warning("%s is not used: a search goes on in its own folder, %s", RUN_DIR, folder)
+    fixed = [change for change in changes if change.split("=", 1)[0] not in allowed]
+    if fixed:
+        rule = "is fixed: the trials of one search must be comparable"
+        step = f"start a new search, or change one of {', '.join(sorted(allowed))}"
+        raise ConfigError([Problem("resume", change, rule, step) for change in fixed])
+    path = folder / SETTINGS_FILE
+    saved = read_yaml_mapping(path, f"the study and the trials are intact: restore it from {folder}/config/config.yaml")
+    _conform(saved, schema, path)
+    if changes:
+        nested = nested_plain(read_settings(config_name, changes, schema)[0])
+        for change in changes:
+            key = change.split("=", 1)[0]
+            if key == "trials" and nested[key] < saved[key]:
+                rule = f"may be raised, not lowered: the search was started with {saved[key]}"
+                raise ConfigError.one(key, nested[key], rule)
+            _copy(key, nested, saved)
+    if (folder / SPACE_FILE).is_file():
+        saved["tuning"]["search_space"] = str(folder / SPACE_FILE)
+        saved["warm_start"] = None  # its trials are in the study, and the earlier result may be gone
+    settings = absolute(_conform(saved, schema, path), folder)
+    return Resumed(folder, settings, changes, Origin(begun.arguments, Path(begun.cwd)))
+
+
+def _conform(saved: Mapping[str, Any], schema: type[S], path: Path) -> S:
+    return conform(saved, schema, path, "the study beside it is intact; go on with the version that wrote it")
+
+
+def _copy(key: str, source: dict[str, Any], target: dict[str, Any]) -> None:
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        source, target = source[parent], target[parent]
+    target[leaf] = source[leaf]
+
+
+def log_resume(resumed: Resumed[Any]) -> None:
+    """A line in `resumes.jsonl`, and the settings as they are now."""
+    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "changes": resumed.changes}
+    append_json_line(resumed.folder / RESUMES, line)
+    if resumed.changes:
+        RunFolder(resumed.folder).write_settings(nested_plain(resumed.settings))

@@ -1,0 +1,53 @@
+"""A long training in a log: without a terminal, a line now and then says where it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from src.core.logging import get_logger
+from src.core.timing import duration
+from src.core.watching import Look
+
+_log = get_logger(__name__)
+
+#: seconds between two lines at least
+EVERY = 30.0
+
+
+@dataclass
+class Lines:
+    """Watches one training; the first line comes when it has run so long.
+
+    Args:
+        name: what the run calls it.
+        say: gets each line.
+        clock: counts seconds.
+    """
+
+    name: str
+    say: Callable[[str], None] = _log.info
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._said = self.clock()
+        self._loss: float | None = None
+
+    def look(self, look: Look) -> None:
+        """Perhaps a line."""
+        self._loss = look.values.get("loss", self._loss)
+        now = self.clock()
+        if now - self._said < EVERY:
+            return
+        self._said = now
+        loss = "" if self._loss is None else f", loss {self._loss:.4g}"
+        left = "" if look.left is None else f", about {duration(look.left)} left"
+        self.say(f"{self.name}: step {look.step:,} of {look.steps:,}{loss}{left}")
+
+    def epoch(self, epoch: int, look: Look, metrics: Mapping[str, float]) -> None:
+        """As `look`."""
+        self.look(look)
+
+    def close(self) -> None:
+        """Nothing."""

@@ -1,0 +1,208 @@
+"""Who watches a training while it runs. Watching changes nothing: the loop looks for a watcher as it looks for a log.
+
+    with watched_by(lambda name: Lines(name)):   # around a run: what is made of each training's name
+        with training("teacher"):                # around one training
+            fit(...)                             # tells the watcher
+
+A look reads the loss, for which a GPU is waited for: it is taken every few seconds, never in every step.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+    from src.core.fit_state import Progress
+
+#: seconds between two looks at least
+EVERY = 5.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where a training is.
+
+    Attributes:
+        step: optimiser steps done, those of an interrupted run among them.
+        steps: of a training that nothing ends early.
+        values: `loss` (the mean since the last look), `learning_rate`, `rows_per_second`, and `tokens_per_second` where
+            the objective counts tokens; what is not known yet is absent.
+        left: seconds, about, evaluations among them; None where nobody can tell.
+    """
+
+    step: int
+    steps: int
+    values: Mapping[str, float]
+    left: float | None = None
+
+
+class Watcher(Protocol):
+    """What is told of one training."""
+
+    def look(self, look: Look) -> None:
+        """Every few seconds within an epoch."""
+
+    def epoch(self, epoch: int, look: Look, metrics: Mapping[str, float]) -> None:
+        """After an epoch, before it is reported: counted from 1, with its mean loss and its validation metrics. Epochs
+        that a saved state brings along are told again."""
+
+    def close(self) -> None:
+        """The training is over, in whatever way."""
+
+
+@dataclass(frozen=True)
+class Watchers:
+    """Several as one."""
+
+    each: tuple[Watcher, ...]
+
+    def look(self, look: Look) -> None:
+        """To each."""
+        for watcher in self.each:
+            watcher.look(look)
+
+    def epoch(self, epoch: int, look: Look, metrics: Mapping[str, float]) -> None:
+        """To each."""
+        for watcher in self.each:
+            watcher.epoch(epoch, look, metrics)
+
+    def close(self) -> None:
+        """Each."""
+        with ExitStack() as stack:
+            for watcher in self.each:
+                stack.callback(watcher.close)
+
+
+_makes: ContextVar[Callable[[str], Watcher] | None] = ContextVar("makes", default=None)
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watched_by(make: Callable[[str], Watcher]) -> Iterator[None]:
+    """Trainings of the block are watched by what ``make`` gives for their names."""
+    token = _makes.set(make)
+    try:
+        yield
+    finally:
+        _makes.reset(token)
+
+
+@contextmanager
+def training(name: str) -> Iterator[None]:
+    """The trainings of the block have this name; nothing happens where nobody watches."""
+    make = _makes.get()
+    if make is None:
+        yield
+        return
+    with watching(make(name)):
+        yield
+
+
+@contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """The trainings of the block are told to this watcher, which is closed at its end."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+        watcher.close()
+
+
+class TokenCount(Protocol):
+    """An objective that counts the tokens which pass through it."""
+
+    def tokens_seen(self) -> int:
+        """So far in this process; may wait for the device."""
+
+
+@dataclass
+class Lookout:
+    """The loop's side: takes looks for whoever watches.
+
+    Args:
+        progress: of the fit.
+        optimiser: its first group's learning rate is told.
+        rows: training rows.
+        steps: of a training that nothing ends early.
+        objective: may be a `TokenCount`.
+        clock: counts seconds; asked only where somebody watches.
+        watcher: who watches; by default whoever `watching` names.
+    """
+
+    progress: Progress
+    optimiser: torch.optim.Optimizer
+    rows: int
+    steps: int
+    objective: Any
+    clock: Callable[[], float] = time.perf_counter
+    watcher: Watcher | None = field(default_factory=lambda: _watcher.get())
+
+    def __post_init__(self) -> None:
+        if self.watcher is not None:
+            self._begun, self._done_before = self.clock(), self.progress.steps
+            self._count = getattr(self.objective, "tokens_seen", None)
+            self._mark(self._begun)
+
+    def _mark(self, now: float) -> None:
+        """The next look's beginning. The running loss is kept as it is: to read it is to wait."""
+        self._since, self._loss, self._rows = now, self.progress.loss, 0
+        self._tokens = 0 if self._count is None else self._count()
+
+    def repeat(self, history: list[dict[str, float]]) -> None:
+        """Tell the epochs that a saved state brought along."""
+        if self.watcher is not None:
+            per_epoch = self.progress.steps // max(len(history), 1)
+            for epoch, metrics in enumerate(history, start=1):
+                self.watcher.epoch(epoch, Look(epoch * per_epoch, self.steps, {}), metrics)
+
+    def begin(self) -> None:
+        """An epoch begins: what the evaluation before took is not its steps' time."""
+        if self.watcher is not None:
+            self._looked = False
+            self._mark(self.clock())
+
+    def step_done(self, rows: int) -> None:
+        """After each step of so many rows."""
+        if self.watcher is None:
+            return
+        self._rows += rows
+        now = self.clock()
+        if now - self._since >= EVERY:
+            # the epoch's loss is a sum of the steps' means by their share of its rows
+            loss = float(self.progress.loss - self._loss) * self.rows / self._rows
+            self.watcher.look(self._look(now, loss))
+            self._mark(now)
+            self._looked = True
+
+    def trained(self) -> None:
+        """The epoch's steps are done: from here on it is evaluated."""
+        if self.watcher is not None:
+            self._last = self._look(self.clock(), None)
+
+    def evaluated(self, metrics: Mapping[str, float]) -> None:
+        """The epoch that was judged last."""
+        if self.watcher is None:
+            return
+        loss = {} if self._looked or "train_loss" not in metrics else {"loss": metrics["train_loss"]}
+        look = replace(self._last, values={**loss, **self._last.values})
+        self.watcher.epoch(self.progress.epoch, look, metrics)
+
+    def _look(self, now: float, loss: float | None) -> Look:
+        values: dict[str, float] = {} if loss is None or not math.isfinite(loss) else {"loss": loss}
+        values["learning_rate"] = float(self.optimiser.param_groups[0]["lr"])
+        seconds, done = now - self._since, self.progress.steps - self._done_before
+        if seconds > 0 and self._rows:
+            values["rows_per_second"] = self._rows / seconds
+            if self._count is not None:
+                values["tokens_per_second"] = (self._count() - self._tokens) / seconds
+        left = (now - self._begun) / done * (self.steps - self.progress.steps) if done else None
+        return Look(self.progress.steps, self.steps, values, left)

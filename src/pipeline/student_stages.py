@@ -1,0 +1,269 @@
+"""The stages of students: models in closed form, priors, the baseline, the teacher's encoder.
+
+data ─► closed forms ─► prior ─► student baseline, encoder
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass as document
+from torch import Tensor
+
+from src.core.data_utils import fingerprint, fingerprint_file
+from src.core.documents import PARTIAL, conform
+from src.core.errors import ConfigError
+from src.core.logging import epoch_bar, get_logger
+from src.core.paths import MANIFEST, require_finished
+from src.core.settings import deciding
+from src.core.training import FitResult, Report, silent
+from src.data.item_text import TextSource
+from src.distill.teachers import TITLES
+from src.pipeline.cache import StageRecord
+from src.pipeline.source_stages import SourceStages
+from src.pipeline.versions import VERSIONS
+from src.student.artefact import WEIGHTS, load_student, save_student
+from src.student.base import Recommender
+from src.student.baselines import tune_baseline
+from src.student.closed_form_cost import Cost, prior_cost
+from src.student.datamodule import StudentData
+from src.student.models import require_network, student_settings
+from src.student.prior import Prior, fit_prior, load_prior, require_prior_fits, save_prior
+from src.student.settings import ClosedFormSettings, NetworkSettings, StudentSettings
+from src.student.trainer_baseline import train_student
+
+_log = get_logger(__name__)
+
+#: what to do about a damaged stage
+AGAIN = "remove it and run again"
+_WORTH_TELLING = 60.0  # seconds
+
+
+@document(frozen=True, config=PARTIAL)
+class _Fitted:
+    """What is read of a student's manifest."""
+
+    fit: FitResult
+
+
+@document(frozen=True, config=PARTIAL)
+class _Tuned:
+    """What is read of the manifest of a model in closed form."""
+
+    tried: Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+
+@dataclass
+class StudentStages(SourceStages):
+    """Stages without a teacher; each property builds or reuses what it needs, once."""
+
+    #: what `closed_form` and `prior_record` found: a stage that this run built is not one that it reused
+    _found: dict[tuple[str, str], StageRecord] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def student_data(self) -> StudentData:
+        """The training and validation splits as tensors, and the student's prior."""
+        return StudentData.of(self.data, self.device, self.prior, self.item_text)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the student, or its prior, is computed from the items' texts."""
+        return self.settings.student.reads_text or _reads_text(self.prior_name)
+
+    @cached_property
+    def item_text(self) -> Tensor | None:
+        """The language model's embeddings of the items' texts ``[V, W]``, where the student reads them."""
+        return self._text_embeddings if self.reads_text else None
+
+    @cached_property
+    def _text_embeddings(self) -> Tensor:
+        return torch.from_numpy(np.array(self.title_outputs.item_embedding))
+
+    @cached_property
+    def text_source(self) -> TextSource | None:
+        """Where embeddings of items' texts come from; None where this run makes none."""
+        teachers = self.settings.distill.teachers
+        if not (self.reads_text or self.uses_own_teacher or TITLES in teachers):
+            return None
+        from src.teacher.backbone.model_fingerprint import fingerprint_llm
+
+        teacher = self.settings.teacher
+        if teacher.quantise != "none":  # its embeddings are those of the machine that it was quantised on
+            return None
+        return TextSource(
+            self.llm_folder,
+            fingerprint_llm(self.llm_folder),
+            teacher.prompt.title_tokens,
+            teacher.dtype,
+            self.settings.dataset.item_text,
+        )
+
+    @cached_property
+    def _bare_data(self) -> StudentData:
+        """The same without a prior."""
+        return StudentData.of(self.data, self.device)
+
+    def closed_form(self, name: str) -> StageRecord:
+        """A model without gradient descent at the best of a few settings.
+
+        Raises ``ConfigError`` when there is no such model, or the catalogue is too large for it.
+        """
+        if ("closed_form", name) in self._found:
+            return self._found["closed_form", name]
+        settings = self.settings
+        determined_by = {
+            "version": VERSIONS["closed_form"],
+            "data": self.data.fingerprints(),
+            "model": name,
+            "trials": settings.baselines.trials,
+            "evaluation": {**asdict(settings.evaluation), "batch_size": None},
+            "device": self.device.type,
+        }
+        if reads_text := _reads_text(name):
+            determined_by["text"] = fingerprint(self._text_embeddings)
+
+        def build(folder: Path) -> None:
+            data = replace(self._bare_data, item_text=self._text_embeddings) if reads_text else self._bare_data
+            found = tune_baseline(name, settings.baselines.trials, settings.evaluation, data)
+            extra = {"fit": asdict(found.fit), "tried": found.tried}
+            fingerprints = self.data.fingerprints()
+            source = self.text_source if reads_text else None
+            save_student(folder, found.model, found.settings, self.data.id_map, fingerprints, extra, source)
+
+        record = self.cache.stage(f"closed form: {name}", determined_by, build, kind="closed_form")
+        return self._found.setdefault(("closed_form", name), record)
+
+    @cached_property
+    def prior_name(self) -> str:
+        """The model whose scores the student adds to its own: "none" where there is none, or the catalogue is too large
+        for the one that ``auto`` would take. Raises ``ConfigError`` when one that is named does not fit."""
+        student = self.settings.student
+        if not isinstance(student, NetworkSettings) or student.prior == "none":
+            return "none"
+        name = "linear" if student.prior == "auto" else student.prior
+        rows, met = len(self.data.train), int((self.data.item_counts > 0).sum())
+        try:
+            settings = student_settings(name)
+            require_prior_fits(rows, settings, self.data.num_items)
+            if isinstance(settings, ClosedFormSettings) and settings.max_items >= self.data.num_items:
+                cost = prior_cost(self.data.num_items, met, rows, settings.window, student.prior_folds)
+                _require_worth(student, cost)
+        except ConfigError as error:
+            if student.prior != "auto":
+                raise
+            _log.warning("no prior: %s", error)
+            return "none"
+        return name
+
+    def prior_record(self, name: str) -> StageRecord:
+        """A model in closed form, fitted out of fold and on all training rows, as `closed_form` chose its settings."""
+        if ("prior", name) in self._found:
+            return self._found["prior", name]
+        student, settings = require_network(self.settings.student), self.settings
+        chosen = self.closed_form(name)
+        determined_by = {
+            "version": VERSIONS["prior"],
+            "closed_form": chosen.key,
+            "folds": student.prior_folds,
+            "seed": settings.seed,
+        }
+
+        def build(folder: Path) -> None:
+            data = self._bare_data
+            kind = load_student(chosen.folder, self.data)[1]
+            text = self._text_embeddings if kind.reads_text else None
+            prior = fit_prior(
+                kind, data.train, data.validation, data.num_items, student.prior_folds, settings.seed, text
+            )
+            save_prior(folder, prior)
+
+        return self._found.setdefault(("prior", name), self.cache.stage("prior", determined_by, build))
+
+    @cached_property
+    def prior(self) -> Prior | None:
+        """What `prior_record` holds, on the run's device; None for a student without a prior."""
+        return None if self.prior_name == "none" else load_prior(self.prior_record(self.prior_name).folder, self.device)
+
+    @cached_property
+    def baseline(self) -> StageRecord:
+        """The student trained alone, with the run's seed."""
+        return self._student("student_baseline", self.settings.student, self.settings.seed)
+
+    @cached_property
+    def encoder(self) -> StageRecord:
+        """The teacher's own frozen SASRec; the same artefact as the baseline where the settings agree."""
+        return self._student("encoder", self.settings.teacher.encoder, self.settings.seed)
+
+    @cached_property
+    def encoder_content(self) -> str:
+        """What the teacher depends on: an encoder trained again for other cut-offs K is the same to it."""
+        return fingerprint_file(self.encoder.folder / WEIGHTS)
+
+    def load_student(self, record: StageRecord) -> Recommender:
+        """A student on the run's device."""
+        return load_student(record.folder, self.data)[0].to(self.device)
+
+    def _student(self, name: str, settings: StudentSettings, seed: int) -> StageRecord:
+        with_prior = isinstance(settings, NetworkSettings) and settings.prior != "none" and self.prior_name != "none"
+        determined_by = {
+            "version": VERSIONS["student"],
+            "data": self.data.fingerprints(),
+            "settings": deciding(settings),
+            "prior": self.prior_record(self.prior_name).key if with_prior else None,
+            "evaluation": {**asdict(self.settings.evaluation), "batch_size": None},
+            "seed": seed,
+            "device": self.device.type,
+        }
+        if settings.reads_text:
+            determined_by["text"] = fingerprint(self._text_embeddings)
+
+        def build(folder: Path) -> None:
+            evaluation = self.settings.evaluation
+            data = self.student_data if with_prior or settings.reads_text else self._bare_data
+            with student_bar(name, settings) as report:
+                run = train_student(settings, evaluation, data, seed, report)
+            extra = {"fit": asdict(run.fit)}
+            source = self.text_source if run.student.from_text else None
+            save_student(folder, run.student, settings, self.data.id_map, self.data.fingerprints(), extra, source)
+
+        return self.cache.stage(name, determined_by, build, kind="student")
+
+
+def _reads_text(name: str) -> bool:
+    """Whether a model in closed form, by its name, is computed from the items' texts."""
+    return name != "none" and student_settings(name).reads_text
+
+
+def _require_worth(student: NetworkSettings, cost: Cost) -> None:
+    """Tell what a prior costs; raises ``ConfigError`` where ``auto`` would take one that costs more than it may."""
+    over_time, over_memory = cost.seconds > 60 * student.prior_minutes, cost.memory > 2**30 * student.prior_gb
+    if student.prior == "auto" and (over_time or over_memory):
+        name = "prior_minutes" if over_time else "prior_gb"
+        rule = f"the prior would need {cost}"
+        raise ConfigError.one(f"student.{name}", getattr(student, name), rule, "raise it, or use student.prior=linear")
+    if cost.seconds > _WORTH_TELLING:
+        _log.info("the prior needs %s, once for these data", cost)
+
+
+def student_bar(name: str, settings: StudentSettings) -> AbstractContextManager[Report]:
+    """A bar over the epochs of a student's training; none for a model in closed form."""
+    if not isinstance(settings, NetworkSettings):
+        return nullcontext(silent)
+    return epoch_bar(name, settings.loop.epochs, settings.loop.monitor)
+
+
+def fit_of(record: StageRecord) -> FitResult:
+    """How a student stage's training went."""
+    return conform(require_finished(record.folder), _Fitted, record.folder / MANIFEST, AGAIN).fit
+
+
+def tried_for(record: StageRecord) -> int:
+    """How many settings were tried for a model in closed form."""
+    return len(conform(require_finished(record.folder), _Tuned, record.folder / MANIFEST, AGAIN).tried)

@@ -1,0 +1,29 @@
+"""The work of `tune_student`."""
+
+from __future__ import annotations
+
+from src.pipeline.final import Comparison, closed_form_contestants
+from src.pipeline.run_folder import RunFolder, previous_resumes
+from src.pipeline.runs import BEST_STUDENT, baseline_contestant
+from src.tuning.preflight import Prepared, check_search
+from src.tuning.publish import best_student, compare_winner, conclude, facts
+from src.tuning.search_settings import SearchSettings
+from src.tuning.stage_search import alone_with_baseline, search_and_publish
+
+
+def check(settings: SearchSettings) -> Prepared:
+    """Everything that can be known to be wrong before training."""
+    return check_search(settings, "student", "student")
+
+
+def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None:
+    """Baseline, search, the winner's artefacts, one look at the test split, the manifest."""
+    stages = prepared.stages
+    with alone_with_baseline(settings, stages, folder, "student"):
+        outcome = search_and_publish(settings, prepared, folder, {}, BEST_STUDENT)
+        tuned = best_student(outcome, stages, folder, "tuned")
+        contestants = [*closed_form_contestants(stages), baseline_contestant(stages), tuned]
+        compare_winner(
+            Comparison(stages, contestants, with_teacher=False), outcome, folder, "best student", settings.reopen_test
+        )
+        conclude(stages, folder, "tune_student", {"search": facts(outcome, stages, previous_resumes(folder.path))})

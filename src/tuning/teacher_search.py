@@ -1,0 +1,40 @@
+"""The work of `tune_teacher`."""
+
+from __future__ import annotations
+
+from src.pipeline.final import Comparison, closed_form_contestants
+from src.pipeline.run_folder import RunFolder, previous_resumes
+from src.pipeline.runs import baseline_contestant
+from src.teacher.objective import objective_of
+from src.teacher.operations.inference import load_trained
+from src.tuning.preflight import Prepared, check_search
+from src.tuning.publish import compare_winner, conclude, facts
+from src.tuning.search_settings import SearchSettings
+from src.tuning.stage_search import alone_with_baseline, search_and_publish
+
+BEST_TEACHER = "teacher"
+
+
+def document(settings: SearchSettings) -> str:
+    """The search space of this teacher where none is named: one that writes titles has no head to train."""
+    return objective_of(settings.teacher.objective).search_space
+
+
+def check(settings: SearchSettings) -> Prepared:
+    """Everything that can be known to be wrong before training."""
+    return check_search(settings, "teacher", document(settings))
+
+
+def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None:
+    """Encoder and language model, search, the winner, one look at the test split (the teacher: a sample), manifest."""
+    stages = prepared.stages
+    with alone_with_baseline(settings, stages, folder, document(settings)):
+        # what the trials take from the cache is built here, once
+        _, _ = stages.encoder, stages.llm_folder
+        outcome = search_and_publish(settings, prepared, folder, {}, BEST_TEACHER)
+        best, seed = outcome.settings.teacher, stages.settings.seed
+        teacher = load_trained(folder.path / BEST_TEACHER, best, stages.data, stages.device, seed)
+        contestants = [*closed_form_contestants(stages), baseline_contestant(stages)]
+        comparison = Comparison(stages, contestants, with_teacher=True, teacher=teacher)
+        compare_winner(comparison, outcome, folder, "best teacher", settings.reopen_test)
+        conclude(stages, folder, "tune_teacher", {"search": facts(outcome, stages, previous_resumes(folder.path))})

@@ -1,0 +1,39 @@
+"""`warm_start`: what an earlier search found, as the first points of this one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+from src.core.errors import ArtefactError
+from src.tuning.applied import fitting
+from src.tuning.journal import JOURNAL, read_journal
+from src.tuning.search_space import SearchSpace, Value
+from src.tuning.study import SEARCH
+
+
+def warm_trials(folder: Path, space: SearchSpace, count: int) -> list[dict[str, Value]]:
+    """The best trials of an earlier result as points of this space, best first.
+
+    Raises ``ArtefactError`` when it holds no study, or none of its parameters is searched here.
+    """
+    journal = folder / JOURNAL
+    if not journal.is_file():
+        step = "name the result folder of a search"
+        raise ArtefactError.one("warm_start", str(folder), f"holds no {JOURNAL}", step)
+    backend = read_journal(journal)
+    try:
+        studies = optuna.get_all_study_names(backend)
+        study = optuna.load_study(study_name=SEARCH if SEARCH in studies else "everything", storage=backend)
+    except (KeyError, ValueError) as error:
+        raise ArtefactError.one("warm_start", str(folder), f"its study cannot be read ({error})") from None
+    sign = -1.0 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1.0
+    completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    best = sorted(completed, key=lambda trial: (sign * trial.values[0], trial.number))
+    points = [point for trial in best if (point := fitting(space, trial.params)) is not None]
+    if not points:
+        rule = f"none of its completed trials has a parameter of this search: {', '.join(space.parameters)}"
+        raise ArtefactError.one("warm_start", str(folder), rule)
+    return points[:count]
