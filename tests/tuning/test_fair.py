@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,9 @@ class Toy:
         """Start, or go on."""
         self.folder.mkdir(exist_ok=True)
         with journal.single_driver(self.folder):
-            asked, storage = SearchSettings(trials=trials, tuning=self.tuning), journal.open_journal(self.folder)
+            experiment = {one.name: getattr(settings(), one.name) for one in fields(settings())}
+            asked = SearchSettings(**experiment, trials=trials, tuning=self.tuning)
+            storage = journal.open_journal(self.folder)
             fair = _open(asked, settings(), SPACE, {}, storage)
             work_arms(fair, self._work_through, self.tuning, {}, storage)
         return fair
