@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from src.config.reading import read_settings
 from src.core.logging import log_to
 from src.core.paths import write_json
 from src.core.seed import numpy_generator
@@ -40,7 +41,6 @@ from src.data.dataset import load_dataset
 from src.data.examples import Examples, SequenceData
 from src.data.tensor_examples import TensorExamples
 from src.evaluation.paired import Comparison, compare, gain
-from src.exp.door import read_settings
 from src.pipeline.settings import ExperimentSettings
 from src.student.evaluator import rank_rows, sampled_rows
 from src.student.settings import EvaluationSettings

@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.rare_items import OFF, STUDENT, table, validation_ranks
+from src.config.reading import read_settings
 from src.core.logging import log_to
 from src.distill.data_bridge import align
 from src.distill.settings import ActiveSettings, DistillSettings
 from src.distill.teachers import LLM, SELF, TITLES
 from src.distill.trainer_distill import train_distilled
-from src.exp.door import read_settings
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages

@@ -35,7 +35,7 @@ def survivors(children: list[psutil.Process]) -> list[psutil.Process]:
 @pytest.mark.slow
 def test_sigkill_and_resume(uninterrupted: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     found = tmp_path / "found"
-    driver = stopped(found, records(uninterrupted) // 2, TRIALS, *ARGUMENTS)
+    driver = stopped(found, records(uninterrupted) // 4, TRIALS, *ARGUMENTS)
     children = psutil.Process(driver.pid).children(recursive=True)
     end(driver, signal.SIGKILL)
     assert not (found / MANIFEST).exists()

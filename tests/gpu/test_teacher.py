@@ -94,8 +94,8 @@ STEPS: dict[str, tuple[int, dict[str, float]]] = {
     "item": (
         967,
         {
-            "aten::_local_scalar_dense: teacher/prompts.py pack": 1,
-            "aten::nonzero: teacher/prompts.py pack": 1,
+            "aten::_local_scalar_dense: teacher/prompts.py pack_tokens": 1,
+            "aten::nonzero: teacher/prompts.py pack_tokens": 1,
             "mask as an index: teacher/ilora_model.py embed_tokens": 1,
             "aten::_local_scalar_dense: teacher/ilora_model.py _states": 1,
         },
@@ -103,12 +103,12 @@ STEPS: dict[str, tuple[int, dict[str, float]]] = {
     "title, grounded": (
         975,
         {
-            "copy to the GPU: title/prompts.py choose": 1,
-            "aten::_local_scalar_dense: teacher/prompts.py pack": 1,
-            "aten::nonzero: teacher/prompts.py pack": 1,
-            "aten::_local_scalar_dense: title/model.py embed_tokens": 1,
-            "aten::nonzero: title/model.py forward": 1,
-            "aten::_local_scalar_dense: title/model.py forward": 2,
+            "copy to the GPU: title_lm/prompts.py choose": 1,
+            "aten::_local_scalar_dense: teacher/prompts.py pack_tokens": 1,
+            "aten::nonzero: teacher/prompts.py pack_tokens": 1,
+            "aten::_local_scalar_dense: title_lm/model.py embed_tokens": 1,
+            "aten::nonzero: title_lm/model.py forward": 1,
+            "aten::_local_scalar_dense: title_lm/model.py forward": 2,
         },
     ),
 }

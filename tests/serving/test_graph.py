@@ -29,6 +29,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
     "transitions": {"architecture": "transitions"},
     "ease": {"architecture": "ease"},
     "linear": {"architecture": "linear"},
+    "text_linear": {"architecture": "text_linear"},
     # a catalogue that is large beside the window takes another way through the matrix
     "linear, many items": {"architecture": "linear", "window": 5, "num_items": 90},
 }

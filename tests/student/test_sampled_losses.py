@@ -282,6 +282,7 @@ def test_nothing_is_drawn_that_no_loss_reads(data: StudentData) -> None:
 def test_a_closed_form_scores_a_few_items_as_it_scores_them_all(name: str) -> None:
     data = StudentData.of(cycle_data(), "cpu")
     model: ClosedForm = build_closed_form(student_settings(name), NUM_ITEMS, data.history_length)
+    model.item_text = torch.randn(NUM_ITEMS, 3, generator=torch.Generator().manual_seed(1))
     model.fit(data.train, torch.arange(len(data.train)))
     items = torch.randint(NUM_ITEMS, (6, 4), generator=torch.Generator().manual_seed(0))
     history, length = data.train.read(torch.arange(6), model.history_length)

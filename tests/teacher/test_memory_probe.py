@@ -22,7 +22,7 @@ from src.teacher.prompts import encode_words
 from src.teacher.settings import TinySettings
 from tests.fixtures import NUM_ITEMS, id_map_of
 from tests.teacher.builders import CPU, SETTINGS, encoder_of, teacher_of
-from tests.teacher.test_check import compared, ranking
+from tests.teacher.test_teacher_check import compared, ranking
 from tests.teacher.title_builders import TITLE_SETTINGS, save_random_causal
 
 INTERVAL = partial(user_interval, seed=0)

@@ -19,7 +19,8 @@ from src.student.settings import EvaluationSettings
 from src.teacher.backbone.llm import load_llm
 from src.teacher.factory import load_teacher, save_teacher
 from src.teacher.ilora_model import ILoRATeacher
-from src.teacher.operations.resource_estimate import shape_of, weight_bytes
+from src.teacher.operations.model_shape import model_shape
+from src.teacher.operations.resource_estimate import weight_bytes
 from src.teacher.settings import PromptSettings, TeacherSettings
 from src.teacher.training import train_teacher
 from tests.fixtures import cycle_data
@@ -92,8 +93,8 @@ def test_a_quantised_teacher_says_the_same_when_it_is_read_again(
 def test_quantised_weights_weigh_what_is_estimated(tmp_path: Path, quantise: Bits) -> None:
     # multiples of 256 blocks of 64 weights: no block of scales is half empty
     folder = save_random_causal(tmp_path, deviation=0.1, hidden_size=256, intermediate_size=512)
-    whole = shape_of(load_llm(str(folder), "auto", CPU).model, SETTINGS.lora)
+    whole = model_shape(load_llm(str(folder), "auto", CPU).model, SETTINGS.lora)
     model = load_llm(str(folder), "auto", CPU, quantise).model
-    assert shape_of(model, SETTINGS.lora) == whole
+    assert model_shape(model, SETTINGS.lora) == whole
     held = sum(parameter.nbytes + scale_bytes(parameter) for parameter in model.parameters())
     assert held == weight_bytes(whole, quantise, with_head=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from src.tuning import journal
 from src.tuning.dispatch import Dispatcher, Search
 from src.tuning.fair import ARM, SEED, FairSearch, _open, work_arms
 from src.tuning.finalists import TRIAL
-from src.tuning.search import Workplace
+from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import FloatParameter, SearchSpace
-from src.tuning.settings import RaySettings, TuningSettings
+from src.tuning.settings import TuningSettings
 from src.tuning.store import Store
 from tests.pipeline.toy import toy_settings
 from tests.tuning.killing import DyingBackend, Killed, table
@@ -73,9 +74,11 @@ class Toy:
         """Start, or go on."""
         self.folder.mkdir(exist_ok=True)
         with journal.single_driver(self.folder):
-            place = Workplace(self.folder, self.tuning, RaySettings())
-            fair = _open(place, settings(), SPACE, trials, {})
-            work_arms(fair, self._work_through, place, {})
+            experiment = {one.name: getattr(settings(), one.name) for one in fields(settings())}
+            asked = SearchSettings(**experiment, trials=trials, tuning=self.tuning)
+            storage = journal.open_journal(self.folder)
+            fair = _open(asked, settings(), SPACE, {}, storage)
+            work_arms(fair, self._work_through, self.tuning, {}, storage)
         return fair
 
     def _work_through(self, searches: Sequence[Search]) -> None:
