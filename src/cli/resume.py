@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -26,6 +27,7 @@ S = TypeVar("S")
 
 RESUME = "resume"
 COMMAND_FILE = "command.json"
+_FACTORY = re.compile(r"([\w.]+):\w+")
 #: what `resume=FOLDER` may change: how much is searched, with what, and where things lie now; never what is searched
 RESUMABLE = frozenset(
     {
@@ -111,6 +113,9 @@ def read_resumed(
         raise ConfigError([Problem("resume", change, rule, step) for change in fixed])
     path = folder / SETTINGS_FILE
     saved = read_yaml_mapping(path, f"the study and the trials are intact: restore it from {folder}/config/config.yaml")
+    _refuse_code_of(folder, saved, path)
+    if (folder / SPACE_FILE).is_file():
+        _refuse_code_of(folder, read_yaml_mapping(folder / SPACE_FILE), folder / SPACE_FILE)
     _conform(saved, schema, path)
     if changes:
         nested = nested_plain(read_settings(config_name, changes, schema)[0])
@@ -125,6 +130,33 @@ def read_resumed(
         saved["warm_start"] = None  # its trials are in the study, and the earlier result may be gone
     settings = absolute(_conform(saved, schema, path), folder)
     return Resumed(folder, settings, changes, Origin(begun.arguments, Path(begun.cwd)))
+
+
+def _refuse_code_of(folder: Path, content: Any, path: Path) -> None:
+    """Look at everything that a file of the folder names as ``package.module:factory``, before anything is imported.
+
+    Raises:
+        ArtefactError: a module lies in the folder itself: who prepared the folder would run code here.
+    """
+    for text in _texts(content):
+        named = _FACTORY.fullmatch(text)
+        places = [Path(root or ".").joinpath(*named[1].split(".")).resolve() for root in sys.path] if named else []
+        if any(place.is_relative_to(folder.resolve()) for place in places):
+            rule = f"names code that lies in the folder itself ({text})"
+            raise ArtefactError.one(RESUME, str(path), rule, "keep your own modules outside of result folders")
+
+
+def _texts(content: Any) -> Iterator[str]:
+    """Every text in nested lists and mappings, keys included."""
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _texts(key)
+            yield from _texts(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _texts(value)
 
 
 def _conform(saved: Mapping[str, Any], schema: type[S], path: Path) -> S:

@@ -231,6 +231,22 @@ def test_a_lock_is_never_a_link(workplace: Path) -> None:
     assert (workplace / "thesis").read_text() == "ten years"
 
 
+@pytest.mark.parametrize(
+    ("keys", "value"), [(("tuning", "sampler"), "found.evil:factory"), (("teacher", "objective"), "found.evil:factory")]
+)
+def test_code_that_lies_in_the_folder_is_not_run(
+    found: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, keys: tuple[str, str], value: str
+) -> None:
+    monkeypatch.syspath_prepend(str(workplace))
+    (found / "evil.py").write_text("from pathlib import Path\nPath('ran').touch()\nfactory = print\n")
+    settings = yaml.safe_load((found / "settings.yaml").read_text())
+    settings[keys[0]][keys[1]] = value
+    (found / "settings.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ArtefactError, match="names code that lies in the folder itself"):
+        resumed(found)
+    assert not (workplace / "ran").exists()
+
+
 # ------------------------------------------------------------------------------------------------ damage
 
 
