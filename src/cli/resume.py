@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,8 +139,10 @@ def _refuse_code_of(folder: Path, content: Any, path: Path) -> None:
     """
     for text in _texts(content):
         named = _FACTORY.fullmatch(text)
-        places = [Path(root or ".").joinpath(*named[1].split(".")).resolve() for root in sys.path] if named else []
-        if any(place.is_relative_to(folder.resolve()) for place in places):
+        parts = named[1].split(".") if named else []
+        # wherever imports begin, a module in the folder has a last part of its name that leads there
+        ends = [folder.joinpath(*parts[start:]) for start in range(len(parts))]
+        if any(end.is_dir() or any(end.parent.glob(f"{end.name}.*")) for end in ends):
             rule = f"names code that lies in the folder itself ({text})"
             raise ArtefactError.one(RESUME, str(path), rule, "keep your own modules outside of result folders")
 
