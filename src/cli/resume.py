@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,7 +17,7 @@ from src.config.replay import Origin
 from src.core.documents import PARTIAL, append_json_line, conform, read_mapping, read_yaml_mapping
 from src.core.errors import ArtefactError, ConfigError, Problem
 from src.core.logging import get_logger
-from src.core.paths import write_json
+from src.core.paths import COMMAND_FILE, write_json
 from src.pipeline.run_folder import RESUMES, SETTINGS_FILE, SPACE_FILE, RunFolder, journal_locks
 
 _log = get_logger(__name__)
@@ -25,8 +25,6 @@ _log = get_logger(__name__)
 S = TypeVar("S")
 
 RESUME = "resume"
-COMMAND_FILE = "command.json"
-_FACTORY = re.compile(r"([\w.]+):\w+")
 #: what `resume=FOLDER` may change: how much is searched, with what, and where things lie now; never what is searched
 RESUMABLE = frozenset(
     {
@@ -112,9 +110,6 @@ def read_resumed(
         raise ConfigError([Problem("resume", change, rule, step) for change in fixed])
     path = folder / SETTINGS_FILE
     saved = read_yaml_mapping(path, f"the study and the trials are intact: restore it from {folder}/config/config.yaml")
-    _refuse_code_of(folder, saved, path)
-    if (folder / SPACE_FILE).is_file():
-        _refuse_code_of(folder, read_yaml_mapping(folder / SPACE_FILE), folder / SPACE_FILE)
     _conform(saved, schema, path)
     if changes:
         nested = nested_plain(read_settings(config_name, changes, schema)[0])
@@ -129,35 +124,6 @@ def read_resumed(
         saved["warm_start"] = None  # its trials are in the study, and the earlier result may be gone
     settings = absolute(_conform(saved, schema, path), folder)
     return Resumed(folder, settings, changes, Origin(begun.arguments, Path(begun.cwd)))
-
-
-def _refuse_code_of(folder: Path, content: Any, path: Path) -> None:
-    """Look at everything that a file of the folder names as ``package.module:factory``, before anything is imported.
-
-    Raises:
-        ArtefactError: a module lies in the folder itself: who prepared the folder would run code here.
-    """
-    for text in _texts(content):
-        named = _FACTORY.fullmatch(text)
-        parts = named[1].split(".") if named else []
-        # wherever imports begin, a module in the folder has a last part of its name that leads there
-        ends = [folder.joinpath(*parts[start:]) for start in range(len(parts))]
-        if any(end.is_dir() or any(end.parent.glob(f"{end.name}.*")) for end in ends):
-            rule = f"names code that lies in the folder itself ({text})"
-            raise ArtefactError.one(RESUME, str(path), rule, "keep your own modules outside of result folders")
-
-
-def _texts(content: Any) -> Iterator[str]:
-    """Every text in nested lists and mappings, keys included."""
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, Mapping):
-        for key, value in content.items():
-            yield from _texts(key)
-            yield from _texts(value)
-    elif isinstance(content, list):
-        for value in content:
-            yield from _texts(value)
 
 
 def _conform(saved: Mapping[str, Any], schema: type[S], path: Path) -> S:

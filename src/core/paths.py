@@ -20,6 +20,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 #: The last file written into an artefact folder; a folder without it is unfinished.
 MANIFEST = "manifest.json"
 
+#: What a search was started with; it is there from the beginning.
+COMMAND_FILE = "command.json"
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically and durably: readers see the old content or the new one, never a part, whatever ends.

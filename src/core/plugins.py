@@ -1,12 +1,21 @@
-"""Interfaces that are open to the user's own code: a setting names one of ours, or ``package.module:factory``."""
+"""Interfaces that are open to the user's own code: a setting names one of ours, or ``package.module:factory``.
+
+Settings travel with results, and results come from others. So a module that lies in a result folder is never imported:
+whoever prepared the folder would run code here.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+import inspect
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import Any, TypeVar
 
 from src.core.errors import ConfigError
+from src.core.paths import COMMAND_FILE, MANIFEST
 
 S = TypeVar("S")
 P = TypeVar("P")
@@ -15,21 +24,95 @@ P = TypeVar("P")
 def build_plugin(field: str, name: str, ours: Mapping[str, Callable[[S], P]], settings: S) -> P:
     """What ``ours[name]``, or the factory that ``name`` imports, makes of the settings.
 
-    Raises ``ConfigError`` about ``field`` for a name that is not ours and cannot be imported.
+    Raises ``ConfigError`` about ``field`` for a name that is not ours and cannot be imported, and for a factory that
+    cannot be called with the settings.
     """
     if name in ours:
         return ours[name](settings)
-    return find_plugin(field, name, ours)(settings)
+    factory = find_plugin(field, name, ours)
+    require_callable(field, name, factory, "factory(settings)", settings)
+    made: P = factory(settings)
+    return made
 
 
 def find_plugin(field: str, name: str, ours: Iterable[str]) -> Callable[..., Any]:
-    """The factory that ``package.module:factory`` names; raises as `build_plugin`."""
-    module, _, factory = name.partition(":")
+    """The factory that ``package.module:factory`` names; raises as `find_object`, and where it is none."""
     step = f"use {', '.join(ours)}, or package.module:factory"
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), factory)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:  # TypeError: a relative name
-        raise ConfigError.one(field, name, f"cannot be found ({error})", step) from None
+    found = find_object(field, name, step)
     if not callable(found):
         raise ConfigError.one(field, name, f"names a {type(found).__name__}, not a factory", step)
-    return found
+    factory: Callable[..., Any] = found
+    return factory
+
+
+def find_object(field: str, name: str, step: str) -> Any:
+    """What ``package.module:name`` names.
+
+    Args:
+        field: the setting that names it.
+        name: its value.
+        step: what else may stand there.
+
+    Raises:
+        ConfigError: it cannot be imported, or its module lies in a result folder.
+    """
+    module, _, attribute = name.partition(":")
+    for place in _places(module):
+        for folder in place.parents:
+            if _holds_a_result(folder):
+                rule = f"is code that lies in a result folder ({folder}), which is never run"
+                raise ConfigError.one(field, name, rule, "keep your own modules outside of result folders")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # TypeError: a relative name
+        raise ConfigError.one(field, name, f"cannot be found ({error})", step) from None
+
+
+def require_callable(
+    field: str, name: str, factory: Callable[..., Any], shape: str, *arguments: Any, step: str = "correct the factory"
+) -> None:
+    """Look at whether a factory takes these arguments, before it is called.
+
+    Args:
+        field: the setting that names it.
+        name: its value.
+        factory: what it names.
+        shape: how it is called, in words.
+        arguments: what it is called with.
+        step: what to do where it does not.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    try:
+        inspect.signature(factory).bind(*arguments)
+    except TypeError as error:
+        raise ConfigError.one(field, name, f"is not callable as {shape}: {error}", step) from None
+    except ValueError:
+        return  # a function written in C that does not tell
+
+
+def _holds_a_result(folder: Path) -> bool:
+    """Whether a command or a stage of this project wrote here; other programs have a `manifest.json`, too."""
+    if (folder / COMMAND_FILE).is_file():
+        return True
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(manifest, dict) and bool({"kind", "fingerprints"} & manifest.keys())
+
+
+def _places(module: str) -> Iterator[Path]:
+    """Where a module and the packages around it lie, found without importing any of them."""
+    path: Any = None
+    parts = [part for part in module.split(".") if part]
+    for part in parts:
+        # by its last name alone: the path says where, and a whole name would ask the package around it
+        spec = PathFinder.find_spec(part, path)
+        if spec is None:
+            return
+        if spec.has_location and spec.origin is not None:
+            yield Path(spec.origin).resolve()
+        path = list(spec.submodule_search_locations or ())
+        yield from (Path(place).resolve() / "__init__.py" for place in path)

@@ -179,9 +179,14 @@ def train_distilled(
             student_settings, settings, active, evaluation, data, teaching, seed, report, checkpoint
         )
         result = fitting.alone(step_of(fitting, student_settings.graphs))
-        student = model.fold()
-        remember_new_items(student, data)
-        return DistillRun(student, result)
+        return DistillRun(finish_distilled(model, data), result)
+
+
+def finish_distilled(model: TaughtStudent, data: StudentData) -> SequenceStudent:
+    """The student of a fit that has ended: the teacher's parts are folded away."""
+    student = model.fold()
+    remember_new_items(student, data)
+    return student
 
 
 def prepare_distilled(

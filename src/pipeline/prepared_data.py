@@ -10,6 +10,7 @@ from typing import Any
 
 import src.data
 from src.core.data_utils import fingerprint, fingerprint_file
+from src.core.errors import DataError
 from src.core.logging import get_logger
 from src.core.paths import MANIFEST, write_json
 from src.data.dataset import load_dataset, source_files
@@ -42,15 +43,19 @@ def prepared_data(settings: DatasetSettings, cache: StageCache) -> SequenceData:
     if files is None or sum(file.stat().st_size for file in files) < LARGE:
         return load_dataset(settings)
     found: list[SequenceData] = []
+    determined_by = _determined_by(settings, files)
 
     def build(folder: Path) -> None:
         data = load_dataset(settings)
+        if _determined_by(settings, files) != determined_by:
+            rule = "changed while it was read"
+            raise DataError.one("dataset.root", str(settings.root), rule, "run again when nothing writes to it")
         save_sequences(folder, data)
         write_json(folder / MANIFEST, {"kind": "data", "fingerprints": data.fingerprints()})
         found.append(data)
 
     # a cache object of its own: the run's own records tell of models and labels
-    record = StageCache(cache.root, cache.reuse).stage("data", _determined_by(settings, files), build)
+    record = StageCache(cache.root, cache.reuse).stage("data", determined_by, build)
     if found:
         return found[0]
     data = load_sequences(record.folder)

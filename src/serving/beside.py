@@ -37,6 +37,7 @@ class LabelledTeacher(ServedStudent):
         rows = np.array([place[int(example)] for example in outputs.example_id], dtype=np.int64)
         #: of two examples with one history the later one counts
         self._row = dict(_histories(data, rows))
+        self._labelled = tuple(self._row)
         self._window, self._outputs = data.history_length, outputs
 
     def best(
@@ -58,8 +59,7 @@ class LabelledTeacher(ServedStudent):
 
     def labelled(self, number: int) -> list[int]:
         """The items of one of the histories that it labelled, oldest first; numbers beyond the last begin anew."""
-        histories = tuple(self._row)
-        return list(histories[number % len(histories)]) if histories else []
+        return list(self._labelled[number % len(self._labelled)]) if self._labelled else []
 
 
 def _histories(data: SequenceData, rows: NDArray[np.int64]) -> Iterator[tuple[tuple[int, ...], int]]:
@@ -82,7 +82,8 @@ class _Result:
             return self.folder / name
         key = (self.manifest.get("fingerprints") or {}).get(name)
         cache = self._cache()
-        found = cache / kind / str(key) if key and cache else None
+        # a key is a fingerprint: nothing else leads out of the cache
+        found = cache / kind / key if cache and isinstance(key, str) and key.isalnum() else None
         return found if found is not None and (found / MANIFEST).is_file() else None
 
     def _cache(self) -> Path | None:

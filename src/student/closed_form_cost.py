@@ -43,6 +43,8 @@ def fit_cost(num_items: int, met: int) -> Cost:
 def prior_cost(num_items: int, met: int, rows: int, window: int, folds: int) -> Cost:
     """Of a prior: a fit for each fold and one for use, and the scores of every training row.
 
+    Everybody's sums stay beside those of a fold, and the folds' models beside each other.
+
     Args:
         num_items: V.
         met: how many items are in the histories.
@@ -53,4 +55,7 @@ def prior_cost(num_items: int, met: int, rows: int, window: int, folds: int) -> 
     one = fit_cost(num_items, met)
     scored = rows * min(window, 100) * num_items / _ADDED
     scaled = min(rows, SCALE_ROWS) * num_items * _LOOKS / _READ
-    return Cost((folds + 1) * one.seconds + scored + scaled, one.memory + 2 * rows * num_items)
+    return Cost(
+        (folds + 1) * one.seconds + scored + scaled,
+        one.memory + (2 * 8 + 4 * folds) * num_items**2 + 2 * rows * num_items,
+    )

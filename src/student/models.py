@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -15,12 +14,13 @@ from pydantic.dataclasses import dataclass
 
 import src.student.architectures as own
 from src.core.errors import ConfigError, ProblemsFound
-from src.core.plugins import find_plugin
+from src.core.plugins import find_plugin, require_callable
 from src.core.settings import STRICT
 from src.student.base import ARCHITECTURES, Architecture, ClosedForm, Recommender, SequenceStudent
 from src.student.settings import NetworkSettings, StudentSettings
 
 _FIELD = "student.architecture"
+_CONTRACT = "run tests/contracts/student.py on it (docs/extend/add_a_student.md)"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -60,10 +60,8 @@ def _build_own(
     name: str, factory: Callable[..., Any], settings: NetworkSettings, num_items: int, window: int
 ) -> SequenceStudent:
     """What a user's factory makes; raises ``ConfigError`` where that is not what every student is."""
-    try:
-        inspect.signature(factory).bind(settings, num_items, window)
-    except TypeError as error:
-        raise _breaks(name, f"is not callable as factory(settings, num_items, window): {error}") from None
+    shape = "factory(settings, num_items, window)"
+    require_callable(_FIELD, name, factory, shape, settings, num_items, window, step=_CONTRACT)
     model = factory(settings, num_items, window)
     if not isinstance(model, SequenceStudent):
         raise _breaks(name, f"makes a {type(model).__name__}, and no SequenceStudent (src/student/base.py)")
@@ -94,7 +92,7 @@ def _check_scores(name: str, model: SequenceStudent) -> None:
 
 
 def _breaks(name: str, rule: str) -> ProblemsFound:
-    return ConfigError.one(_FIELD, name, rule, "run tests/contracts/student.py on it (docs/extend/add_a_student.md)")
+    return ConfigError.one(_FIELD, name, rule, _CONTRACT)
 
 
 def settings_type(name: str) -> type[StudentSettings]:

@@ -23,7 +23,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, ClassVar
 
 from src.core.errors import ConfigError
-from src.core.plugins import find_plugin
+from src.core.plugins import find_plugin, require_callable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -265,10 +265,8 @@ def known_objective(name: str) -> str:
 def _own(name: str) -> TeacherObjective:
     """What a user's factory makes."""
     factory = find_plugin(_FIELD, name, _REGISTERED)
-    try:
-        found = factory()
-    except TypeError as error:
-        raise ConfigError.one(_FIELD, name, f"is not callable as factory(): {error}", _CONTRACT) from None
+    require_callable(_FIELD, name, factory, "factory()", step=_CONTRACT)
+    found = factory()
     if not isinstance(found, TeacherObjective):
         rule = f"makes a {type(found).__name__}, and no TeacherObjective (src/teacher/objective.py)"
         raise ConfigError.one(_FIELD, name, rule, _CONTRACT)

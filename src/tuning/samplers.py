@@ -15,7 +15,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from src.core.errors import ConfigError, Problem, ProblemsFound
-from src.core.plugins import find_plugin
+from src.core.plugins import find_plugin, require_callable
 from src.core.seed import derive_seed
 from src.tuning.search_space import CategoricalParameter, SearchSpace
 from src.tuning.settings import TuningSettings
@@ -184,9 +184,12 @@ def make_sampler(settings: TuningSettings, seed: int, number: int) -> BaseSample
         ConfigError: there is no sampler of that name, it cannot be imported, or makes something else.
     """
     name = settings.sampler
-    make = SAMPLERS[name].make if name in SAMPLERS else find_plugin("tuning.sampler", name, SAMPLERS)
     own = derive_seed(seed, "sampler", number) % 2**32
-    made = make(settings, own)
+    if name in SAMPLERS:
+        return SAMPLERS[name].make(settings, own)
+    factory = find_plugin("tuning.sampler", name, SAMPLERS)
+    require_callable("tuning.sampler", name, factory, "factory(settings, seed)", settings, own)
+    made = factory(settings, own)
     if not isinstance(made, BaseSampler):
         raise _no("tuning.sampler", name, made, "an optuna.samplers.BaseSampler")
     return made
@@ -203,7 +206,11 @@ def make_pruner(settings: TuningSettings, epochs: int) -> BasePruner:
         ConfigError: there is no pruner of that name, it cannot be imported, or makes something else.
     """
     name = settings.pruner
-    made = (PRUNERS[name] if name in PRUNERS else find_plugin("tuning.pruner", name, PRUNERS))(settings, epochs)
+    if name in PRUNERS:
+        return PRUNERS[name](settings, epochs)
+    factory = find_plugin("tuning.pruner", name, PRUNERS)
+    require_callable("tuning.pruner", name, factory, "factory(settings, epochs)", settings, epochs)
+    made = factory(settings, epochs)
     if not isinstance(made, BasePruner):
         raise _no("tuning.pruner", name, made, "an optuna.pruners.BasePruner")
     return made

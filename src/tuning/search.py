@@ -276,6 +276,8 @@ def run_search(
     storage = open_journal(folder)
     search = open_search(storage, experiment, tuning, content, SEARCH, space, first, values, trials, protected)
     with open_session(settings, folder, stages, outputs, space, configured_trial(space, experiment)) as session:
+        # a finalist that turns out to be the best one must have its model still
+        search.keep = max(search.keep, settings.tuning.finalists)
         session.work_through([search], "no distillation" if stage == "distill" and not grid else "")
         winner(search)
         finalists = _finalists(session, experiment, content, search)

@@ -73,7 +73,13 @@ class TuningSettings:
             description="a trial that reports no epoch for so long loses its worker (see retries); 0: never",
         ),
     ] = 0.0
-    keep_top: Annotated[int, Field(ge=1, description="completed trials that keep model and checkpoint on disk")] = 3
+    keep_top: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="completed trials that keep model and checkpoint on disk, at least as many as tuning.finalists",
+        ),
+    ] = 3
     finalists: Annotated[
         int,
         Field(

@@ -10,12 +10,12 @@ import torch
 
 from src.core.checkpoints import Checkpoint
 from src.core.training import FitResult, Fitting, Report
-from src.distill.trainer_distill import prepare_distilled, train_distilled
+from src.distill.trainer_distill import finish_distilled, prepare_distilled, train_distilled
 from src.pipeline.settings import ExperimentSettings
 from src.student.artefact import save_student
 from src.student.base import Recommender
 from src.student.models import require_network
-from src.student.trainer_baseline import prepare_student, train_student
+from src.student.trainer_baseline import prepare_student, remember_new_items, train_student
 from src.tuning.search_space import Stage
 from src.tuning.shared_data import SharedData
 from src.tuning.trained import Trained
@@ -58,13 +58,18 @@ def prepare_stage(
         student, fitting = prepare_student(
             network, settings.evaluation, data.students, settings.seed, report, checkpoint
         )
-        return fitting, lambda fit: _trained(student, fit, settings, data)
+
+        def finish(fit: FitResult) -> Trained:
+            remember_new_items(student, data.students)
+            return _trained(student, fit, settings, data)
+
+        return fitting, finish
     taught = data.taught(settings.distill.teachers, settings.distill.candidate_topk)
     model, fitting = prepare_distilled(
         network, settings.distill, settings.active, settings.evaluation, data.students, taught, settings.seed, report,
         checkpoint,
     )  # fmt: skip
-    return fitting, lambda fit: _trained(model.fold(), fit, settings, data)
+    return fitting, lambda fit: _trained(finish_distilled(model, data.students), fit, settings, data)
 
 
 def _trained(student: Recommender, fit: FitResult, settings: ExperimentSettings, data: SharedData) -> Trained:

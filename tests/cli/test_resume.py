@@ -19,6 +19,7 @@ from src.core.logging import log_to
 from src.core.paths import MANIFEST
 from src.pipeline.run_folder import LOCK, RunFolder, previous_resumes, single_driver
 from src.tuning.journal import open_journal
+from src.tuning.preflight import check_search
 from src.tuning.search_settings import SearchSettings, experiment
 
 STARTED = ["student=gru4rec", "student.width=8", "trials=3", "seed=7"]
@@ -232,18 +233,21 @@ def test_a_lock_is_never_a_link(workplace: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("keys", "value"), [(("tuning", "sampler"), "found.evil:factory"), (("teacher", "objective"), "found.evil:factory")]
+    "key", ["tuning.sampler", "tuning.pruner", "teacher.objective", "student.architecture", "dataset.adapter"]
 )
 def test_code_that_lies_in_the_folder_is_not_run(
-    found: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, keys: tuple[str, str], value: str
+    found: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     monkeypatch.syspath_prepend(str(workplace))
     (found / "evil.py").write_text("from pathlib import Path\nPath('ran').touch()\nfactory = print\n")
     settings = yaml.safe_load((found / "settings.yaml").read_text())
-    settings[keys[0]][keys[1]] = value
+    room, name = key.split(".")
+    settings[room][name] = "found.evil:factory"
+    if key == "student.architecture":
+        settings[room] = {"architecture": "found.evil:factory", "width": 8}
     (found / "settings.yaml").write_text(yaml.safe_dump(settings))
-    with pytest.raises(ArtefactError, match="names code that lies in the folder itself"):
-        resumed(found)
+    with pytest.raises((ArtefactError, ConfigError), match="is code that lies in a result folder"):
+        check_search(resumed(found), "student", "student")
     assert not (workplace / "ran").exists()
 
 

@@ -207,5 +207,6 @@ def test_a_fit_costs_a_third_plus_two_times_the_cube_of_what_was_met() -> None:
     assert cost.memory == 5 * 8 * 10_000**2
     prior = prior_cost(10_000, 6_000, 1_000, 10, folds=4)
     assert prior.seconds > 5 * cost.seconds
-    assert prior.memory == cost.memory + 2 * 1_000 * 10_000
+    # two more sums, and a model of each of four folds
+    assert prior.memory == cost.memory + (16 + 16) * 10_000**2 + 2 * 1_000 * 10_000
     assert str(fit_cost(10_000, 6_000)) == "about 0.4 minutes of one core and 3.7 GB"

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from src.core.errors import ConfigError
+from src.core.plugins import find_object, require_callable
 from src.data.interactions import Interactions
 from src.data.pre_split import PreSplit
 from src.data.settings import DatasetSettings
@@ -82,13 +83,12 @@ def find_adapter(name: str) -> Adapter:
     """
     if name in ADAPTERS:
         return ADAPTERS[name]
+    field = "dataset.adapter"
     step = f"use {', '.join(ADAPTERS)}, or package.module:factory, a function that returns an Adapter"
-    module, _, factory = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), factory)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:  # TypeError: a relative name
-        raise ConfigError.one("dataset.adapter", name, f"cannot be found ({error})", step) from None
-    adapter = found() if callable(found) else found
-    if not isinstance(adapter, Adapter):
-        raise ConfigError.one("dataset.adapter", name, f"gave a {type(adapter).__name__}, not an Adapter", step)
-    return adapter
+    found = find_object(field, name, step)
+    if callable(found):
+        require_callable(field, name, found, "factory()")
+        found = found()
+    if not isinstance(found, Adapter):
+        raise ConfigError.one(field, name, f"gave a {type(found).__name__}, not an Adapter", step)
+    return found

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,25 @@ class MLflow:
 
     folder: Path
     _client: Any = field(init=False)
-    _experiment: str = field(init=False)
     _last: Last = field(init=False)
 
     def __post_init__(self) -> None:
         own = f"sqlite:///{self.folder / 'mlflow.db'}" if _has_database() else (self.folder / "mlruns").as_uri()
         self._client = mlflow.MlflowClient(mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else own)
-        name = self.folder.name
-        found = self._client.get_experiment_by_name(name)
-        self._experiment = found.experiment_id if found is not None else self._client.create_experiment(name)
         self._last = Last(self.folder / "tracking" / "mlflow.json")
 
     def run(self, name: str) -> MLflowRun:
-        """As `Tracker.run`."""
-        return MLflowRun(self._client, self._id(name), name, self._last)
+        """As `Tracker.run`; raises ``OSError`` where the server does not answer."""
+        try:
+            return MLflowRun(self._client, self._id(name), name, self._last)
+        except MlflowException as error:
+            raise OSError(f"MLflow: {str(error).splitlines()[0]}") from error
+
+    @cached_property
+    def _experiment(self) -> str:
+        name = self.folder.name
+        found = self._client.get_experiment_by_name(name)
+        return str(found.experiment_id if found is not None else self._client.create_experiment(name))
 
     def _id(self, name: str) -> str:
         asked = f"tags.`mlflow.runName` = '{name}'"
@@ -51,16 +57,19 @@ class MLflow:
 
     def table(self, name: str, parameters: Sequence[str], outcomes: Sequence[Outcome]) -> None:
         """As `Tracker.table`: parameters, results and states of the runs."""
-        for outcome in outcomes:
-            run, now = self._id(outcome.name), int(1000 * time.time())
-            values = numbers(outcome.results)
-            texts = {key: value for key, value in outcome.results.items() if isinstance(value, str)}
-            fresh = self._last.ahead(outcome.name, outcome.step, {f"results/{key}": v for key, v in values.items()})
-            params = [Param(key, str(value)[:_LONGEST]) for key, value in outcome.parameters.items()]
-            metrics = [Metric(key, value, now, outcome.step) for key, value in fresh.items()]
-            with _never_in_the_way():
-                tags = [RunTag(key, value) for key, value in texts.items()]
-                self._client.log_batch(run, metrics, params[:_PARAMS], tags)
+        with _never_in_the_way():
+            for outcome in outcomes:
+                self._line(outcome)
+
+    def _line(self, outcome: Outcome) -> None:
+        run, now = self._id(outcome.name), int(1000 * time.time())
+        values = numbers(outcome.results)
+        texts = {key: value for key, value in outcome.results.items() if isinstance(value, str)}
+        fresh = self._last.ahead(outcome.name, outcome.step, {f"results/{key}": v for key, v in values.items()})
+        params = [Param(key, str(value)[:_LONGEST]) for key, value in outcome.parameters.items()]
+        metrics = [Metric(key, value, now, outcome.step) for key, value in fresh.items()]
+        tags = [RunTag(key, value) for key, value in texts.items()]
+        self._client.log_batch(run, metrics, params[:_PARAMS], tags)
 
 
 def _has_database() -> bool:

@@ -170,7 +170,8 @@ class Linear(DecayedHistory):
         return mean, text_directions(embedding, mean)
 
     def with_items(self, embedding: Tensor) -> Linear:
-        """As `ClosedForm.with_items`: what a fit would give that knew these items, each without an interaction."""
+        """As `ClosedForm.with_items`: what a fit would give that knew these items, each without an
+        interaction, around the mean of the texts that it was fitted with."""
         count = self.num_items + len(embedding)
         # it stays what it is, however large the catalogue becomes
         chosen = self.chosen if not self.adds_up else replace(self.chosen, max_items=max(self.chosen.max_items, count))

@@ -15,7 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 from src.core.errors import ConfigError
-from src.core.plugins import find_plugin
+from src.core.plugins import find_plugin, require_callable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,10 +129,8 @@ def ranking_way(name: str) -> RankingWay:
 def _own(name: str) -> RankingWay:
     """What a user's factory makes."""
     factory = find_plugin(_FIELD, name, _REGISTERED)
-    try:
-        found = factory()
-    except TypeError as error:
-        raise ConfigError.one(_FIELD, name, f"is not callable as factory(): {error}", _PAGE) from None
+    require_callable(_FIELD, name, factory, "factory()", step=_PAGE)
+    found = factory()
     if not isinstance(found, RankingWay):
         rule = f"makes a {type(found).__name__}, and no RankingWay (src/teacher/title_lm/ranking_ways.py)"
         raise ConfigError.one(_FIELD, name, rule, _PAGE)
