@@ -20,6 +20,8 @@ from src.core.paths import COMMAND_FILE, MANIFEST
 S = TypeVar("S")
 P = TypeVar("P")
 
+_CORRECT = "correct the factory"
+
 
 def build_plugin(field: str, name: str, ours: Mapping[str, Callable[[S], P]], settings: S) -> P:
     """What ``ours[name]``, or the factory that ``name`` imports, makes of the settings.
@@ -43,6 +45,32 @@ def find_plugin(field: str, name: str, ours: Iterable[str]) -> Callable[..., Any
         raise ConfigError.one(field, name, f"names a {type(found).__name__}, not a factory", step)
     factory: Callable[..., Any] = found
     return factory
+
+
+def build_own(
+    field: str, name: str, ours: Iterable[str], shape: str, kind: type[P], *arguments: Any, step: str = _CORRECT
+) -> P:
+    """What the user's own factory makes.
+
+    Args:
+        field: the setting that names it.
+        name: its value, ``package.module:factory``.
+        ours: what else may stand there.
+        shape: how the factory is called, in words.
+        kind: what it must make.
+        arguments: what it is called with.
+        step: what to do about a factory that is no such one.
+
+    Raises:
+        ConfigError: it cannot be imported, takes other arguments, or makes something else.
+    """
+    factory = find_plugin(field, name, ours)
+    require_callable(field, name, factory, shape, *arguments, step=step)
+    made = factory(*arguments)
+    if not isinstance(made, kind):
+        rule = f"makes a {type(made).__name__}, and no {kind.__name__} ({kind.__module__})"
+        raise ConfigError.one(field, name, rule, step)
+    return made
 
 
 def find_object(field: str, name: str, step: str) -> Any:
@@ -69,7 +97,7 @@ def find_object(field: str, name: str, step: str) -> Any:
 
 
 def require_callable(
-    field: str, name: str, factory: Callable[..., Any], shape: str, *arguments: Any, step: str = "correct the factory"
+    field: str, name: str, factory: Callable[..., Any], shape: str, *arguments: Any, step: str = _CORRECT
 ) -> None:
     """Look at whether a factory takes these arguments, before it is called.
 

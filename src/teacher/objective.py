@@ -23,7 +23,7 @@ from pkgutil import iter_modules
 from typing import TYPE_CHECKING, ClassVar
 
 from src.core.errors import ConfigError
-from src.core.plugins import find_plugin, require_callable
+from src.core.plugins import build_own
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -264,13 +264,7 @@ def known_objective(name: str) -> str:
 @cache
 def _own(name: str) -> TeacherObjective:
     """What a user's factory makes."""
-    factory = find_plugin(_FIELD, name, _REGISTERED)
-    require_callable(_FIELD, name, factory, "factory()", step=_CONTRACT)
-    found = factory()
-    if not isinstance(found, TeacherObjective):
-        rule = f"makes a {type(found).__name__}, and no TeacherObjective (src/teacher/objective.py)"
-        raise ConfigError.one(_FIELD, name, rule, _CONTRACT)
-    return found
+    return build_own(_FIELD, name, _REGISTERED, "factory()", TeacherObjective, step=_CONTRACT)  # type: ignore[type-abstract]  # it is only asked for
 
 
 _CONTRACT = "run tests/contracts/teacher_objective.py on it (docs/extend/add_a_teacher_objective.md)"

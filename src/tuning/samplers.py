@@ -14,8 +14,8 @@ import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
-from src.core.errors import ConfigError, Problem, ProblemsFound
-from src.core.plugins import find_plugin, require_callable
+from src.core.errors import Problem, ProblemsFound
+from src.core.plugins import build_own
 from src.core.seed import derive_seed
 from src.tuning.search_space import CategoricalParameter, SearchSpace
 from src.tuning.settings import TuningSettings
@@ -187,12 +187,7 @@ def make_sampler(settings: TuningSettings, seed: int, number: int) -> BaseSample
     own = derive_seed(seed, "sampler", number) % 2**32
     if name in SAMPLERS:
         return SAMPLERS[name].make(settings, own)
-    factory = find_plugin("tuning.sampler", name, SAMPLERS)
-    require_callable("tuning.sampler", name, factory, "factory(settings, seed)", settings, own)
-    made = factory(settings, own)
-    if not isinstance(made, BaseSampler):
-        raise _no("tuning.sampler", name, made, "an optuna.samplers.BaseSampler")
-    return made
+    return build_own("tuning.sampler", name, SAMPLERS, "factory(settings, seed)", BaseSampler, settings, own)
 
 
 def make_pruner(settings: TuningSettings, epochs: int) -> BasePruner:
@@ -208,16 +203,7 @@ def make_pruner(settings: TuningSettings, epochs: int) -> BasePruner:
     name = settings.pruner
     if name in PRUNERS:
         return PRUNERS[name](settings, epochs)
-    factory = find_plugin("tuning.pruner", name, PRUNERS)
-    require_callable("tuning.pruner", name, factory, "factory(settings, epochs)", settings, epochs)
-    made = factory(settings, epochs)
-    if not isinstance(made, BasePruner):
-        raise _no("tuning.pruner", name, made, "an optuna.pruners.BasePruner")
-    return made
-
-
-def _no(field: str, name: str, made: object, wanted: str) -> ProblemsFound:
-    return ConfigError.one(field, name, f"makes a {type(made).__name__}, and not {wanted}", "correct the factory")
+    return build_own("tuning.pruner", name, PRUNERS, "factory(settings, epochs)", BasePruner, settings, epochs)
 
 
 def sampler_note(settings: TuningSettings, space: SearchSpace) -> str:

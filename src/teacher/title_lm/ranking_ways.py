@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
-from src.core.errors import ConfigError
-from src.core.plugins import find_plugin, require_callable
+from src.core.plugins import build_own
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,10 +127,4 @@ def ranking_way(name: str) -> RankingWay:
 @cache
 def _own(name: str) -> RankingWay:
     """What a user's factory makes."""
-    factory = find_plugin(_FIELD, name, _REGISTERED)
-    require_callable(_FIELD, name, factory, "factory()", step=_PAGE)
-    found = factory()
-    if not isinstance(found, RankingWay):
-        rule = f"makes a {type(found).__name__}, and no RankingWay (src/teacher/title_lm/ranking_ways.py)"
-        raise ConfigError.one(_FIELD, name, rule, _PAGE)
-    return found
+    return build_own(_FIELD, name, _REGISTERED, "factory()", RankingWay, step=_PAGE)  # type: ignore[type-abstract]  # it is only asked for
