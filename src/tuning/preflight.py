@@ -159,6 +159,9 @@ def prepare_space(settings: ExperimentSettings, tuning: TuningSettings, stage: S
                 rule, step = "no teacher has embeddings", "leave it out, or name llm among distill.teachers"
                 raise ConfigError([Problem(path.name, key, rule, step) for key in unsaid])
             space = space.only(key for key in space.parameters if key not in unsaid)
+        if settings.distill.outputs_from is not None and tuning.search_space is None:
+            # who gives a teacher's outputs may have no language model here that reads texts
+            space = space.only(key for key in space.parameters if key not in _switches_that_read_texts())
         problems += _check_kind(space, tuning, stage, path)
         check_values(space, settings)
         if stage == "distill" and space.stage == stage and document == stage and tuning.sampler != "grid":
@@ -177,6 +180,10 @@ def prepare_space(settings: ExperimentSettings, tuning: TuningSettings, stage: S
         name: direction for name, direction in space.objectives.items() if name not in (space.metric, tuning.metric)
     }
     return SearchSpace(space.stage, {tuning.metric: "maximize", **rest}, space.parameters)
+
+
+def _switches_that_read_texts() -> set[str]:
+    return {f"distill.{key}" for term in terms() if term.needs_texts for key in term.switches}
 
 
 def _unsaid(settings: ExperimentSettings, space: SearchSpace) -> list[str]:
