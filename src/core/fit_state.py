@@ -69,7 +69,7 @@ class Progress:
         self.loss = self.loss + loss * share
         self.epoch_steps += 1
 
-    def judge(self, metrics: dict[str, float], monitor: str, module: nn.Module) -> None:
+    def update_best(self, metrics: dict[str, float], monitor: str, module: nn.Module) -> None:
         """Take an epoch's metrics in, and the module's state when it is the best so far."""
         self.epoch += 1
         self.order, self.epoch_steps = None, 0

@@ -125,7 +125,7 @@ class TokenCount(Protocol):
 
 
 @dataclass
-class Lookout:
+class TrainingObserver:
     """The loop's side: takes looks for whoever watches.
 
     Args:

@@ -9,7 +9,7 @@ from src.core.errors import ConfigError, DataError, Problem
 from src.core.logging import get_logger
 from src.data.delimited import limited
 from src.data.id_map import IdMap
-from src.data.item_text import ItemText, source_of
+from src.data.item_text import ItemTemplate, source_of
 from src.data.settings import DatasetSettings
 from src.data.titles import clean_title
 
@@ -53,7 +53,7 @@ def wanted_fields(settings: DatasetSettings, columns: Sequence[str]) -> dict[str
 
     Raises ``ConfigError`` for a field that the item file does not have.
     """
-    names = [name for name in ItemText.parse(settings.item_text).fields if name != "title"]
+    names = [name for name in ItemTemplate.parse(settings.item_text).fields if name != "title"]
     found = {name: source_of(name, columns) for name in names}
     if missing := [name for name, column in found.items() if column is None]:
         step = f"the fields are {', '.join(dict.fromkeys(['title', *columns]))}"
@@ -104,7 +104,7 @@ def build_id_map(items: ItemRows, settings: DatasetSettings, clean: bool = True)
         for place in empty:
             titles[place] = raw_ids[place]
         _log.warning("%s: %d items have no title and take their raw id (dataset.untitled=id)", items.label, len(empty))
-    template = ItemText.parse(settings.item_text)
+    template = ItemTemplate.parse(settings.item_text)
     names = [name for name in template.fields if name != "title"]
     columns = {name: [_listed(clean_title(value)) for value in items.fields[name]] for name in names}
     if template.fields == ("title",) and settings.item_text == "{title}":

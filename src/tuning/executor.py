@@ -191,7 +191,7 @@ def _error_of(trial: Trial) -> object:
         return ray.cloudpickle.load(handle)
 
 
-class Watch(TrialProgressCallback):
+class TuneCallback(TrialProgressCallback):
     """In place of Tune's own lines about trials; and the place where a halted search leaves Tune's loop."""
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
@@ -280,7 +280,7 @@ def _tuner(trainable: Trainable, resources: Resources, scratch: Path) -> tune.Tu
             name="search",
             storage_path=str(scratch / "tune"),
             verbose=0,
-            callbacks=[Watch()],
+            callbacks=[TuneCallback()],
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )

@@ -29,7 +29,15 @@ from ray.tune.search import Searcher
 from src.core.errors import AnyoError, Paused
 from src.tuning import executor
 from src.tuning.dispatch import RESTARTS
-from src.tuning.executor import RunningSearch, StudyScheduler, StudySearcher, Watch, _Halt, execute, running_search
+from src.tuning.executor import (
+    RunningSearch,
+    StudyScheduler,
+    StudySearcher,
+    TuneCallback,
+    _Halt,
+    execute,
+    running_search,
+)
 from src.tuning.lost_workers import WorkerLost, WorkerManager, as_death, losses_as_deaths
 from src.tuning.resources import CONTEXT_BYTES, Resources
 from src.tuning.trainable import MESSAGE, Trainable
@@ -217,11 +225,11 @@ def test_a_result_without_a_report_is_passed_over(drive: Drive) -> None:
 def test_a_halted_search_leaves_tunes_loop_and_asks_no_more(drive: Drive) -> None:
     searcher = StudySearcher()
     searcher.suggest("a")
-    Watch().on_step_begin(1, [])
+    TuneCallback().on_step_begin(1, [])
     drive.dispatcher.halt("terminated")
     assert searcher.suggest("b") == Searcher.FINISHED
     with pytest.raises(_Halt):
-        Watch().on_step_begin(2, [])
+        TuneCallback().on_step_begin(2, [])
     searcher.on_trial_complete("a", {})
     assert drive.states() == ["RUNNING"]
 
@@ -231,7 +239,7 @@ def test_a_full_disk_at_the_start_of_a_trial_halts(drive: Drive, monkeypatch: py
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(executor, "remember_children", full)
-    Watch().on_trial_start(1, [], FakeTrial("a"))  # type: ignore[arg-type]
+    TuneCallback().on_trial_start(1, [], FakeTrial("a"))  # type: ignore[arg-type]
     assert drive.dispatcher.halted == "the result folder cannot be written (No space left on device)"
 
 
