@@ -64,7 +64,13 @@ def resume_argument(arguments: Sequence[str]) -> Path | None:
 
 
 def remember_command(folder: Path, command: str, arguments: Sequence[str]) -> None:
-    """`command.json`: what the search was started with."""
+    """`command.json`: what the search was started with.
+
+    Args:
+        folder: the search's result folder.
+        command: the entry point's name, such as ``tune_distill``.
+        arguments: those of the command line, with ``params=`` written out.
+    """
     write_json(folder / COMMAND_FILE, {"command": command, "arguments": list(arguments), "cwd": str(Path.cwd())})
 
 
@@ -98,6 +104,14 @@ def read_resumed(
 
     Raises ``ConfigError`` for a folder of another command and for keys that are fixed, ``ArtefactError`` for one that
     holds no search or whose settings are damaged.
+
+    Args:
+        folder: the search's result folder.
+        command: the entry point's name.
+        config_name: its config in `conf/`.
+        schema: what its settings are.
+        allowed: keys that may be changed.
+        arguments: those of the command line, ``resume=`` among them.
     """
     begun = read_begun(folder, command)
     changes = [argument for argument in arguments if argument.split("=", 1)[0] not in (RESUME, RUN_DIR)]

@@ -88,7 +88,13 @@ def gives_values(config_name: str, accepted: Iterable[str]) -> bool:
 
 
 def check_overrides(config_name: str, overrides: Sequence[str], problems: list[Problem]) -> list[str]:
-    """The overrides that can be composed; the others become problems."""
+    """The overrides that can be composed; the others become problems.
+
+    Args:
+        config_name: a config in `conf/`.
+        overrides: arguments of the command line.
+        problems: what is found is added here.
+    """
     parsed = [(text, o) for text in overrides if (o := _parse(text, problems)) is not None]
     options = groups(config_name)
     chosen = [text for text, o in parsed if o.key_or_group in options and _option_exists(o, options, problems)]
@@ -155,7 +161,13 @@ def _option_exists(override: Override, options: Mapping[str, list[str]], problem
 
 
 def unknown(what: str, value: str, valid: Iterable[str]) -> Problem:
-    """A finding about a name that does not exist, with the nearest one that does."""
+    """A finding about a name that does not exist, with the nearest one that does.
+
+    Args:
+        what: the field that holds the name.
+        value: the name.
+        valid: the names that exist.
+    """
     valid = list(valid)
     near = difflib.get_close_matches(value, valid, n=1, cutoff=0.5) or [
         key for key in valid if key.rsplit(".", 1)[-1] == value.rsplit(".", 1)[-1]

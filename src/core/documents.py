@@ -97,6 +97,11 @@ def read_array(path: Path, next_step: str = "", mmap: bool = False) -> NDArray[A
     """An array that ``numpy.save`` wrote; ``mmap`` leaves it on disk.
 
     Raises ``ArtefactError`` when it is missing, damaged, or holds Python objects.
+
+    Args:
+        path: the file.
+        next_step: what the user can do about a damaged one.
+        mmap: whether the values stay on disk until they are looked at.
     """
     import numpy as np  # a command line is judged without it
 
@@ -177,6 +182,11 @@ def read_json_lines(path: Path, schema: type[T], next_step: str = "") -> list[T]
 
     A last line without its end is what a kill in the middle of a write leaves: it is left out. Raises ``ArtefactError``
     that names the first other line that does not conform.
+
+    Args:
+        path: the file.
+        schema: what each line is, as for `conform`.
+        next_step: what the user can do about a damaged one.
     """
     if not path.exists():
         return []

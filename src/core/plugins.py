@@ -29,6 +29,12 @@ def build_plugin(field: str, name: str, ours: Mapping[str, Callable[[S], P]], se
 
     Raises ``ConfigError`` about ``field`` for a name that is not ours and cannot be imported, and for a factory that
     cannot be called with the settings.
+
+    Args:
+        field: the setting that names it.
+        name: its value.
+        ours: this project's own, by name.
+        settings: what the factory is called with.
     """
     if name in ours:
         return ours[name](settings)

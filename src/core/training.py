@@ -79,7 +79,17 @@ def train_step(
     mean: WeightMean | None = None,
     step: int = 0,
 ) -> Tensor:
-    """One optimiser step on these rows, number ``step`` from 0 to the mean; returns the detached mean loss."""
+    """One optimiser step on these rows, number ``step`` from 0 to the mean; returns the detached mean loss.
+
+    Args:
+        objective: gives the mean loss of some rows.
+        optimiser: moves the weights.
+        rows: row numbers ``[B]``.
+        micro_batch_size: rows that are computed at once, their gradients summed; 0: all.
+        clip: the largest norm of the gradient; 0: any.
+        mean: keeps the mean of the weights; None where none is kept.
+        step: the step's number.
+    """
     loss = _accumulate(objective, optimiser, rows, micro_batch_size)
     _descend(optimiser, clip, mean, step)
     return loss

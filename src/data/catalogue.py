@@ -95,6 +95,11 @@ def build_id_map(items: ItemRows, settings: DatasetSettings, clean: bool = True)
 
     ``clean=False`` keeps titles byte for byte, as published loaders do. What ``untitled`` drops or refuses is left to
     whoever knows which items are used.
+
+    Args:
+        items: what the source says of each item.
+        settings: how titles and texts are made.
+        clean: whether titles are cleaned.
     """
     raw_ids = tuple(items.raw_ids)
     titles = list(items.titles) if items.titles is not None else [""] * len(raw_ids)
@@ -154,7 +159,14 @@ def with_unlisted(items: ItemRows, raw_items: Sequence[str]) -> tuple[ItemRows, 
 
 
 def tell_unlisted(items: ItemRows, unlisted: Sequence[str], rows: int, settings: DatasetSettings) -> None:
-    """One line about all items that only the log knows."""
+    """One line about all items that only the log knows.
+
+    Args:
+        items: what the item file says.
+        unlisted: raw ids that stand in the log alone.
+        rows: interactions with them.
+        settings: how untitled items are treated.
+    """
     if unlisted:
         shown = ", ".join(unlisted[:_SHOWN]) + (", …" if len(unlisted) > _SHOWN else "")
         _log.warning(

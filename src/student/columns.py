@@ -96,7 +96,13 @@ class Columns:
 
     @classmethod
     def of(cls, own: Tensor, drawn: SharedNegatives, dtype: torch.dtype = torch.float32) -> Columns:
-        """Columns of own items ``[B, S]`` and of shared ones; ``dtype`` of the logits."""
+        """Columns of own items ``[B, S]`` and of shared ones; ``dtype`` of the logits.
+
+        Args:
+            own: S items of each row, its target first.
+            drawn: negatives that all rows share.
+            dtype: in which their weights are wanted.
+        """
         rows, count = own.shape
         first = (own.unsqueeze(2) == own.unsqueeze(1)).to(torch.int8).argmax(dim=2)
         repeated = first != torch.arange(count, device=own.device)

@@ -207,13 +207,13 @@ class TuneCallback(TrialProgressCallback):
             running_search().dispatcher.halt(f"the result folder cannot be written ({error.strerror or error})")
 
     def on_trial_result(self, *_: object, **__: object) -> None:
-        """Nothing."""
+        """The report went to the scheduler, which is all that is needed."""
 
     def on_trial_error(self, *_: object, **__: object) -> None:
-        """Nothing."""
+        """The error went to the scheduler."""
 
     def on_trial_complete(self, *_: object, **__: object) -> None:
-        """Nothing."""
+        """The end went to the searcher."""
 
 
 def execute(
