@@ -114,7 +114,7 @@ def closed_form_contestants(stages: Stages) -> list[Contestant]:
     """The models without gradient descent, each at the best of its tried settings; one that the catalogue is too large
     for is left out, and the log says why."""
     found = []
-    for name in stages.settings.baselines.models:
+    for name in stages.closed_form_names:
         try:
             record = stages.closed_form(name)
         except ConfigError as error:
