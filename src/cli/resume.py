@@ -37,7 +37,7 @@ RESUMABLE = frozenset(
 
 
 @document(frozen=True, config=PARTIAL)
-class Begun:
+class StartedCommand:
     """What a search was started with, as `command.json` tells it. Its arguments are a record: nothing runs by them."""
 
     command: str
@@ -64,11 +64,17 @@ def resume_argument(arguments: Sequence[str]) -> Path | None:
 
 
 def remember_command(folder: Path, command: str, arguments: Sequence[str]) -> None:
-    """`command.json`: what the search was started with."""
+    """`command.json`: what the search was started with.
+
+    Args:
+        folder: the search's result folder.
+        command: the entry point's name, such as ``tune_distill``.
+        arguments: those of the command line, with ``params=`` written out.
+    """
     write_json(folder / COMMAND_FILE, {"command": command, "arguments": list(arguments), "cwd": str(Path.cwd())})
 
 
-def read_begun(folder: Path, command: str) -> Begun:
+def read_begun(folder: Path, command: str) -> StartedCommand:
     """What the search in a folder was started with; nothing is changed in it.
 
     Raises ``ConfigError`` for a folder of another command, ``ArtefactError`` for one that holds no search.
@@ -83,7 +89,7 @@ def read_begun(folder: Path, command: str) -> Begun:
     if links := sorted(path.name for path in folder.iterdir() if path.is_symlink() and path not in locks):
         rule = f"holds links ({', '.join(links[:3])}): what is written there would be written elsewhere"
         raise ArtefactError.one(RESUME, str(folder), rule, "put the files themselves in their place")
-    begun = read_mapping(folder / COMMAND_FILE, Begun, "name the result folder of a tune_* command")
+    begun = read_mapping(folder / COMMAND_FILE, StartedCommand, "name the result folder of a tune_* command")
     if begun.command != command:
         known = re.fullmatch(r"tune_\w+", begun.command)
         step = f"python -m src.exp.{begun.command} resume={folder}" if known else "name a result of this command"
@@ -98,6 +104,14 @@ def read_resumed(
 
     Raises ``ConfigError`` for a folder of another command and for keys that are fixed, ``ArtefactError`` for one that
     holds no search or whose settings are damaged.
+
+    Args:
+        folder: the search's result folder.
+        command: the entry point's name.
+        config_name: its config in `conf/`.
+        schema: what its settings are.
+        allowed: keys that may be changed.
+        arguments: those of the command line, ``resume=`` among them.
     """
     begun = read_begun(folder, command)
     changes = [argument for argument in arguments if argument.split("=", 1)[0] not in (RESUME, RUN_DIR)]

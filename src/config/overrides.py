@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 
 from src.config.composition import OPEN, RUN_DIR, groups, is_open, known_keys
+from src.core.code_places import require_no_code_beside
 from src.core.documents import parse_yaml, read_document
 from src.core.errors import ArtefactError, ConfigError, Problem
 
@@ -26,7 +27,7 @@ def expand_params(arguments: Sequence[str]) -> list[str]:
     """Replace ``params=FILE`` by the overrides that the file holds; what else stands on the command line wins.
 
     Raises ``ConfigError`` when the file cannot be read, is no mapping, uses a key twice, holds values that no override
-    can say, or says anything to Hydra itself.
+    can say, says anything to Hydra itself, or names code that lies with it.
     """
     given = [a for a in arguments if a.startswith(f"{PARAMS}=")]
     rest = [a for a in arguments if not a.startswith(f"{PARAMS}=")]
@@ -46,7 +47,9 @@ def expand_params(arguments: Sequence[str]) -> list[str]:
     if problems:
         raise ConfigError(problems)
     taken = {a.split("=", 1)[0].lstrip("+~") for a in rest}
-    return [f"{key}={format_value(value)}" for key, value in content.items() if key not in taken] + rest
+    used = {key: value for key, value in content.items() if key not in taken}
+    require_no_code_beside(path, used)
+    return [f"{key}={format_value(value)}" for key, value in used.items()] + rest
 
 
 def _is_own_key(key: Any) -> bool:
@@ -85,7 +88,13 @@ def gives_values(config_name: str, accepted: Iterable[str]) -> bool:
 
 
 def check_overrides(config_name: str, overrides: Sequence[str], problems: list[Problem]) -> list[str]:
-    """The overrides that can be composed; the others become problems."""
+    """The overrides that can be composed; the others become problems.
+
+    Args:
+        config_name: a config in `conf/`.
+        overrides: arguments of the command line.
+        problems: what is found is added here.
+    """
     parsed = [(text, o) for text in overrides if (o := _parse(text, problems)) is not None]
     options = groups(config_name)
     chosen = [text for text, o in parsed if o.key_or_group in options and _option_exists(o, options, problems)]
@@ -152,7 +161,13 @@ def _option_exists(override: Override, options: Mapping[str, list[str]], problem
 
 
 def unknown(what: str, value: str, valid: Iterable[str]) -> Problem:
-    """A finding about a name that does not exist, with the nearest one that does."""
+    """A finding about a name that does not exist, with the nearest one that does.
+
+    Args:
+        what: the field that holds the name.
+        value: the name.
+        valid: the names that exist.
+    """
     valid = list(valid)
     near = difflib.get_close_matches(value, valid, n=1, cutoff=0.5) or [
         key for key in valid if key.rsplit(".", 1)[-1] == value.rsplit(".", 1)[-1]

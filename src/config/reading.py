@@ -106,7 +106,13 @@ def _shown(error: Mapping[str, Any]) -> Any:
 
 
 def to_settings(content: Mapping[str, Any], schema: type[S], base: str) -> S:
-    """Composed plain data as settings with absolute paths; raises ``ConfigError`` with every problem."""
+    """Composed plain data as settings with absolute paths; raises ``ConfigError`` with every problem.
+
+    Args:
+        content: nested plain data, as it was composed.
+        schema: a settings dataclass.
+        base: the folder at which relative paths start.
+    """
     problems: list[Problem] = []
     settings = _validate(content, schema, problems)
     if settings is None:

@@ -104,11 +104,11 @@ class NoCheckpoint:
     """A training that is not meant to be resumed."""
 
     def load(self) -> Mapping[str, Any] | None:
-        """Nothing."""
+        """There is no state to go on from."""
         return None
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """The state is not kept."""
 
 
 #: the last bytes of a packed state, behind its SHA-256: a file that ends otherwise is no such state, or a torn one
@@ -128,6 +128,11 @@ def pack(state: Mapping[str, Any], identity: str) -> bytes:
 
 def unpack(content: bytes, identity: str, source: str) -> Mapping[str, Any]:
     """What `pack` wrote.
+
+    Args:
+        content: the bytes of a state.
+        identity: whose state it must be.
+        source: where the bytes come from, for the message.
 
     Raises:
         DamagedArtefact: other bytes.

@@ -16,7 +16,13 @@ from torch import Tensor
 
 
 def pad_right(sequences: Sequence[Sequence[int]], width: int, padding_id: int) -> NDArray[np.int64]:
-    """The last ``width`` ids of each sequence, left-aligned, padded on the right: ``[N, width]`` int64."""
+    """The last ``width`` ids of each sequence, left-aligned, padded on the right: ``[N, width]`` int64.
+
+    Args:
+        sequences: ids, oldest first; N of them.
+        width: places of a row.
+        padding_id: stands behind the last id of a shorter sequence.
+    """
     table = np.full((len(sequences), width), padding_id, dtype=np.int64)
     for row, sequence in enumerate(sequences):
         tail = list(sequence)[-width:]
@@ -69,6 +75,12 @@ def shuffled_batches(rows: int, size: int, generator: torch.Generator, device: t
     """All row numbers in a new random order, in batches of ``size``; the last one may be smaller.
 
     The order is drawn on the generator's device, so a CPU generator gives the same order on every accelerator.
+
+    Args:
+        rows: how many there are.
+        size: rows of a batch, at least 1.
+        generator: draws the order.
+        device: where the batches are wanted.
     """
     order = torch.randperm(rows, generator=generator, device=generator.device).to(device)
     yield from order.split(size)
@@ -94,5 +106,11 @@ def grouped_batches(
 
 
 def ordered_batches(rows: int, size: int, device: torch.device | str = "cpu") -> Iterator[Tensor]:
-    """All row numbers in order, none dropped, in batches of ``size``."""
+    """All row numbers in order, none dropped, in batches of ``size``.
+
+    Args:
+        rows: how many there are.
+        size: rows of a batch, at least 1.
+        device: where the batches are wanted.
+    """
     yield from torch.arange(rows, device=device).split(size)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from src.core.code_places import require_no_code_beside
 from src.core.errors import ArtefactError, ConfigError, ProblemsFound
 from src.core.logging import get_logger
 
@@ -96,6 +97,11 @@ def read_array(path: Path, next_step: str = "", mmap: bool = False) -> NDArray[A
     """An array that ``numpy.save`` wrote; ``mmap`` leaves it on disk.
 
     Raises ``ArtefactError`` when it is missing, damaged, or holds Python objects.
+
+    Args:
+        path: the file.
+        next_step: what the user can do about a damaged one.
+        mmap: whether the values stay on disk until they are looked at.
     """
     import numpy as np  # a command line is judged without it
 
@@ -155,8 +161,20 @@ def read_json_document(path: Path, next_step: str = "remove it and run again") -
 
 
 def read_mapping(path: Path, schema: type[T], next_step: str = "") -> T:
-    """A JSON file as what ``schema`` describes; raises ``ArtefactError`` when it is missing or does not conform."""
-    return conform(read_json_document(path, next_step), schema, path, next_step)
+    """A JSON file as what ``schema`` describes.
+
+    Args:
+        path: the file.
+        schema: as for `conform`.
+        next_step: what the user can do about a file that is missing or does not conform.
+
+    Raises:
+        ArtefactError: It is missing or does not conform.
+        ConfigError: It names code that lies with it (see `require_no_code_beside`).
+    """
+    content = read_json_document(path, next_step)
+    require_no_code_beside(path, content)
+    return conform(content, schema, path, next_step)
 
 
 def read_json_lines(path: Path, schema: type[T], next_step: str = "") -> list[T]:
@@ -164,6 +182,11 @@ def read_json_lines(path: Path, schema: type[T], next_step: str = "") -> list[T]
 
     A last line without its end is what a kill in the middle of a write leaves: it is left out. Raises ``ArtefactError``
     that names the first other line that does not conform.
+
+    Args:
+        path: the file.
+        schema: what each line is, as for `conform`.
+        next_step: what the user can do about a damaged one.
     """
     if not path.exists():
         return []
@@ -300,7 +323,9 @@ def load_yaml(text: str, where: str) -> Any:
 def read_yaml_mapping(path: Path, next_step: str = "") -> dict[str, Any]:
     """The mapping that a YAML file holds.
 
-    Raises ``ArtefactError`` when it is missing, larger than a document of this project, or no mapping from text.
+    Raises:
+        ArtefactError: It is missing, larger than a document of this project, or no mapping from text.
+        ConfigError: It names code that lies with it (see `require_no_code_beside`).
     """
     text = read_document(path, next_step)
     try:
@@ -310,4 +335,5 @@ def read_yaml_mapping(path: Path, next_step: str = "") -> dict[str, Any]:
         raise ArtefactError.one("file", str(path), f"is not valid YAML ({why})", next_step) from None
     if not isinstance(content, dict):
         raise ArtefactError.one("file", str(path), "must be a mapping of names to values", next_step)
+    require_no_code_beside(path, content)
     return content

@@ -56,7 +56,13 @@ class Progress:
     def left(
         self, draw: Callable[[torch.Generator], Iterator[Tensor]], generator: torch.Generator, device: torch.device
     ) -> Iterator[Tensor]:
-        """The batches of the running epoch that are still to come; of a new epoch, all that ``draw`` gives."""
+        """The batches of the running epoch that are still to come; of a new epoch, all that ``draw`` gives.
+
+        Args:
+            draw: gives an epoch's batches in the order that a generator draws.
+            generator: its state at the beginning of the epoch is kept, and restored when the epoch goes on.
+            device: where the epoch's loss is summed.
+        """
         if self.order is None:
             self.order, self.epoch_steps, self.loss = generator.get_state(), 0, torch.zeros((), device=device)
         else:
@@ -69,8 +75,14 @@ class Progress:
         self.loss = self.loss + loss * share
         self.epoch_steps += 1
 
-    def judge(self, metrics: dict[str, float], monitor: str, module: nn.Module) -> None:
-        """Take an epoch's metrics in, and the module's state when it is the best so far."""
+    def update_best(self, metrics: dict[str, float], monitor: str, module: nn.Module) -> None:
+        """Take an epoch's metrics in, and the module's state when it is the best so far.
+
+        Args:
+            metrics: of the epoch that has ended.
+            monitor: the one that is compared; higher is better.
+            module: whose state is kept.
+        """
         self.epoch += 1
         self.order, self.epoch_steps = None, 0
         self.history.append(metrics)

@@ -87,7 +87,13 @@ def progress_bar(description: str, total: int) -> Iterator[Progress]:
 
 @contextmanager
 def epoch_bar(description: str, epochs: int, monitor: str) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """A bar over epochs; yields the `Report` that moves it and shows the monitored metric."""
+    """A bar over epochs; yields the `Report` that moves it and shows the monitored metric.
+
+    Args:
+        description: what stands before the bar.
+        epochs: how many there are at most.
+        monitor: the metric that stands behind it.
+    """
     with progress_bar(description, epochs) as bar:
 
         def report(epoch: int, metrics: Mapping[str, float]) -> None:

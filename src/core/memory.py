@@ -48,6 +48,13 @@ def in_parts(rows: Tensor, size: int, work: Callable[[Tensor], None], setting: s
     The smaller size stays, and ``work`` is asked once more for the rows that did not fit: it must be one that can be
     repeated. The first halving is a warning that names ``setting``, which holds the size. Raises ``OutOfMemory`` with
     the ``advice`` when not even one row fits.
+
+    Args:
+        rows: row numbers ``[n]``.
+        size: rows at once to begin with.
+        work: is called with a part of the rows.
+        setting: the key that holds the size.
+        advice: what the user can do where one row does not fit.
     """
     place, given = 0, size
     while place < len(rows):

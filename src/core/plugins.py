@@ -1,7 +1,8 @@
 """Interfaces that are open to the user's own code: a setting names one of ours, or ``package.module:factory``.
 
 Settings travel with results, and results come from others. So a module that lies in a result folder is never imported:
-whoever prepared the folder would run code here.
+whoever prepared the folder would run code here. Nor is one that lies with the document that names it; the readers of
+documents see to that (`src.core.code_places`).
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.machinery import PathFinder
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from src.core.code_places import module_places
 from src.core.errors import ConfigError
 from src.core.paths import COMMAND_FILE, MANIFEST
 
@@ -28,6 +29,12 @@ def build_plugin(field: str, name: str, ours: Mapping[str, Callable[[S], P]], se
 
     Raises ``ConfigError`` about ``field`` for a name that is not ours and cannot be imported, and for a factory that
     cannot be called with the settings.
+
+    Args:
+        field: the setting that names it.
+        name: its value.
+        ours: this project's own, by name.
+        settings: what the factory is called with.
     """
     if name in ours:
         return ours[name](settings)
@@ -85,7 +92,7 @@ def find_object(field: str, name: str, step: str) -> Any:
         ConfigError: it cannot be imported, or its module lies in a result folder.
     """
     module, _, attribute = name.partition(":")
-    for place in _places(module):
+    for place in module_places(module):
         for folder in place.parents:
             if _holds_a_result(folder):
                 rule = f"is code that lies in a result folder ({folder}), which is never run"
@@ -129,18 +136,3 @@ def _holds_a_result(folder: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(manifest, dict) and bool({"kind", "fingerprints"} & manifest.keys())
-
-
-def _places(module: str) -> Iterator[Path]:
-    """Where a module and the packages around it lie, found without importing any of them."""
-    path: Any = None
-    parts = [part for part in module.split(".") if part]
-    for part in parts:
-        # by its last name alone: the path says where, and a whole name would ask the package around it
-        spec = PathFinder.find_spec(part, path)
-        if spec is None:
-            return
-        if spec.has_location and spec.origin is not None:
-            yield Path(spec.origin).resolve()
-        path = list(spec.submodule_search_locations or ())
-        yield from (Path(place).resolve() / "__init__.py" for place in path)

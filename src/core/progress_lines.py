@@ -50,4 +50,4 @@ class Lines:
         self.look(look)
 
     def close(self) -> None:
-        """Nothing."""
+        """There is nothing to close."""

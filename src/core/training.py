@@ -15,17 +15,17 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from src.core.checkpoint_writer import CheckpointWriter
 from src.core.checkpoints import Checkpoint, NoCheckpoint, changing, restore
 from src.core.data_utils import shuffled_batches
 from src.core.errors import OutOfMemory, StopTraining, TrainingFailed
 from src.core.finite import FiniteWatch
 from src.core.fit_state import FitState, Progress, Randomness, Stream
-from src.core.keeper import Keeper
 from src.core.lazy_adam import LazyAdam, clip_gradients
 from src.core.logging import get_logger
 from src.core.loop_settings import LoopSettings as LoopSettings  # the loop and its settings are imported together
 from src.core.memory import give_back, is_out_of_memory, reason_of
-from src.core.watching import Lookout
+from src.core.watching import TrainingObserver
 from src.core.weight_mean import WeightMean, averaged, weight_mean
 
 _log = get_logger(__name__)
@@ -79,7 +79,17 @@ def train_step(
     mean: WeightMean | None = None,
     step: int = 0,
 ) -> Tensor:
-    """One optimiser step on these rows, number ``step`` from 0 to the mean; returns the detached mean loss."""
+    """One optimiser step on these rows, number ``step`` from 0 to the mean; returns the detached mean loss.
+
+    Args:
+        objective: gives the mean loss of some rows.
+        optimiser: moves the weights.
+        rows: row numbers ``[B]``.
+        micro_batch_size: rows that are computed at once, their gradients summed; 0: all.
+        clip: the largest norm of the gradient; 0: any.
+        mean: keeps the mean of the weights; None where none is kept.
+        step: the step's number.
+    """
     loss = _accumulate(objective, optimiser, rows, micro_batch_size)
     _descend(optimiser, clip, mean, step)
     return loss
@@ -206,20 +216,22 @@ class Fitting:
             _log.info("going on where it was saved: %s", self.progress.told())
         progress, settings, stopped = self.progress, self.settings, False
         self.watch = FiniteWatch(self.module, progress)
-        keeper = Keeper(self.checkpoint, state, progress, 60 * settings.checkpoint_minutes, self.clock, self.watch)
+        writer = CheckpointWriter(
+            self.checkpoint, state, progress, 60 * settings.checkpoint_minutes, self.clock, self.watch
+        )
         self._tell_steps(progress.steps)
         steps_in_all = settings.epochs * math.ceil(self.train_rows / settings.batch_size)
-        lookout = Lookout(progress, self.optimiser, self.train_rows, steps_in_all, self.objective, self.clock)
+        observer = TrainingObserver(progress, self.optimiser, self.train_rows, steps_in_all, self.objective, self.clock)
         try:
-            lookout.repeat(progress.history)
+            observer.repeat(progress.history)
             for epoch, metrics in enumerate(progress.history, start=1):
                 self.report(epoch, metrics)
             while progress.epoch < settings.epochs and progress.stale < settings.patience:
-                keeper.begin()
-                loss = yield from self._epoch(keeper, lookout)
+                writer.begin()
+                loss = yield from self._epoch(writer, observer)
                 self._judge(loss)
-                keeper.evaluated()
-                lookout.evaluated(progress.history[-1])
+                writer.evaluated()
+                observer.evaluated(progress.history[-1])
                 self.report(progress.epoch, progress.history[-1])
         except StopTraining:
             stopped = True
@@ -236,12 +248,12 @@ class Fitting:
             stopped=stopped,
         )
 
-    def _epoch(self, keeper: Keeper, lookout: Lookout) -> Generator[Tensor, Tensor, float]:
+    def _epoch(self, writer: CheckpointWriter, observer: TrainingObserver) -> Generator[Tensor, Tensor, float]:
         """What is left of one pass over the rows; returns the mean loss of them all."""
         progress = self.progress
         self.module.train()
         left = progress.left(self._draw, self.generator, self.device)
-        lookout.begin()
+        observer.begin()
         for rows in left:
             loss = yield rows
             progress.steps += 1
@@ -249,10 +261,10 @@ class Fitting:
                 self.schedule.step()
             self._tell_steps(1)
             progress.add(loss, len(rows) / self.train_rows)
-            keeper.step_done()
-            lookout.step_done(len(rows))
-        lookout.trained()
-        keeper.trained()
+            writer.step_done()
+            observer.step_done(len(rows))
+        observer.trained()
+        writer.trained()
         return float(progress.loss)
 
     def _draw(self, order: torch.Generator) -> Iterator[Tensor]:
@@ -262,7 +274,7 @@ class Fitting:
         progress, settings = self.progress, self.settings
         with _out_of_memory_explained("with a second set of weights", "set loop.ema to 0"), averaged(self.mean):
             metrics = _evaluate(self.module, self.evaluate, loss, progress.epoch + 1, settings.monitor)
-            progress.judge(metrics, settings.monitor, self.module)
+            progress.update_best(metrics, settings.monitor, self.module)
         shown = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())
         _log.debug("epoch %d: %s", progress.epoch, shown)
 

@@ -51,8 +51,13 @@ class Watcher(Protocol):
         """Every few seconds within an epoch."""
 
     def epoch(self, epoch: int, look: Look, metrics: Mapping[str, float]) -> None:
-        """After an epoch, before it is reported: counted from 1, with its mean loss and its validation metrics. Epochs
-        that a saved state brings along are told again."""
+        """An epoch is over, and not reported yet. Epochs that a saved state brings along are told again.
+
+        Args:
+            epoch: its number, from 1.
+            look: where the training is, with the epoch's mean loss.
+            metrics: what was measured on validation.
+        """
 
     def close(self) -> None:
         """The training is over, in whatever way."""
@@ -65,17 +70,23 @@ class Watchers:
     each: tuple[Watcher, ...]
 
     def look(self, look: Look) -> None:
-        """To each."""
+        """Tell each watcher where the training is."""
         for watcher in self.each:
             watcher.look(look)
 
     def epoch(self, epoch: int, look: Look, metrics: Mapping[str, float]) -> None:
-        """To each."""
+        """Tell each watcher of an epoch.
+
+        Args:
+            epoch: its number, from 1.
+            look: where the training is.
+            metrics: what was measured on validation.
+        """
         for watcher in self.each:
             watcher.epoch(epoch, look, metrics)
 
     def close(self) -> None:
-        """Each."""
+        """Tell each watcher that the training is over."""
         with ExitStack() as stack:
             for watcher in self.each:
                 stack.callback(watcher.close)
@@ -125,7 +136,7 @@ class TokenCount(Protocol):
 
 
 @dataclass
-class Lookout:
+class TrainingObserver:
     """The loop's side: takes looks for whoever watches.
 
     Args:

@@ -148,7 +148,13 @@ def _held_in(dtype: torch.dtype) -> torch.dtype:
 
 
 def weight_mean(module: nn.Module, decay: float, tables: Sequence[nn.Parameter] = ()) -> WeightMean | None:
-    """The mean that a training with this decay keeps; None for 0, which keeps none."""
+    """The mean that a training with this decay keeps; None for 0, which keeps none.
+
+    Args:
+        module: whose weights are averaged.
+        decay: of the old mean in a step, from 0 to below 1.
+        tables: parameters with one row an item, of which a step moves a few rows.
+    """
     return WeightMean(module, decay, tables) if decay > 0 else None
 
 

@@ -35,6 +35,11 @@ def forbidden_offsets(history: Tensor, target: Tensor, num_items: int) -> tuple[
     ``history`` ``[B, L]`` padded with V, ``target`` ``[B]`` → ``offsets`` ``[B, L + 1]`` ascending and ``allowed``
     ``[B]``, the number of items that may be drawn. With the distinct forbidden ids f_0 < f_1 < …, offset j is
     f_j − j: the number of allowed items below f_j. So the r-th allowed item is r + #{j : f_j − j ≤ r}.
+
+    Args:
+        history: ``[B, L]``, padded with V.
+        target: ``[B]``.
+        num_items: V.
     """
     forbidden = torch.cat([history, target.unsqueeze(1)], dim=1).sort(dim=1).values
     width = forbidden.shape[1]
@@ -60,7 +65,15 @@ def draw_from_offsets(offsets: Tensor, allowed: Tensor, n: int, generator: torch
 
 
 def draw_negatives(history: Tensor, target: Tensor, num_items: int, n: int, generator: torch.Generator) -> Tensor:
-    """``[B, n]`` ids of items that are not in the history ``[B, L]`` and are not the target ``[B]``."""
+    """``[B, n]`` ids of items that are not in the history ``[B, L]`` and are not the target ``[B]``.
+
+    Args:
+        history: ``[B, L]``, padded with V.
+        target: ``[B]``.
+        num_items: V.
+        n: draws a row, with replacement.
+        generator: draws them; on the device of the history.
+    """
     offsets, allowed = forbidden_offsets(history, target, num_items)
     return draw_from_offsets(offsets, allowed, n, generator)
 
@@ -130,6 +143,12 @@ def draw_candidate_lists(examples: Examples, num_items: int, n: int, seed: int) 
 
     A list depends on the seed and its example alone: whoever draws it again, for more or other examples, gets the same
     one. Raises ``DataError`` when the catalogue has too few items for some example.
+
+    Args:
+        examples: who gets a list.
+        num_items: V.
+        n: length of a list, the target included.
+        seed: decides the lists.
     """
     offsets, allowed = forbidden_offsets(
         torch.from_numpy(examples.history), torch.from_numpy(examples.target), num_items
@@ -175,7 +194,13 @@ def _distinct(draws: NDArray[np.uint64], population: NDArray[np.int64]) -> NDArr
 
 
 def save_candidates(folder: Path, lists: CandidateLists, fingerprints: Mapping[str, str]) -> None:
-    """Write a folder atomically, manifest last; ``fingerprints`` say which data the examples are from."""
+    """Write a folder atomically, manifest last; ``fingerprints`` say which data the examples are from.
+
+    Args:
+        folder: where; replaced when it exists.
+        lists: an id and n candidates for each example.
+        fingerprints: of the dataset, the split and the id map.
+    """
     with atomic_folder(folder) as target:
         for name in _ARRAYS:
             np.save(target / f"{name}.npy", np.ascontiguousarray(getattr(lists, name)), allow_pickle=False)

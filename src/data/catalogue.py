@@ -9,7 +9,7 @@ from src.core.errors import ConfigError, DataError, Problem
 from src.core.logging import get_logger
 from src.data.delimited import limited
 from src.data.id_map import IdMap
-from src.data.item_text import ItemText, source_of
+from src.data.item_text import ItemTemplate, source_of
 from src.data.settings import DatasetSettings
 from src.data.titles import clean_title
 
@@ -53,7 +53,7 @@ def wanted_fields(settings: DatasetSettings, columns: Sequence[str]) -> dict[str
 
     Raises ``ConfigError`` for a field that the item file does not have.
     """
-    names = [name for name in ItemText.parse(settings.item_text).fields if name != "title"]
+    names = [name for name in ItemTemplate.parse(settings.item_text).fields if name != "title"]
     found = {name: source_of(name, columns) for name in names}
     if missing := [name for name, column in found.items() if column is None]:
         step = f"the fields are {', '.join(dict.fromkeys(['title', *columns]))}"
@@ -95,6 +95,11 @@ def build_id_map(items: ItemRows, settings: DatasetSettings, clean: bool = True)
 
     ``clean=False`` keeps titles byte for byte, as published loaders do. What ``untitled`` drops or refuses is left to
     whoever knows which items are used.
+
+    Args:
+        items: what the source says of each item.
+        settings: how titles and texts are made.
+        clean: whether titles are cleaned.
     """
     raw_ids = tuple(items.raw_ids)
     titles = list(items.titles) if items.titles is not None else [""] * len(raw_ids)
@@ -104,7 +109,7 @@ def build_id_map(items: ItemRows, settings: DatasetSettings, clean: bool = True)
         for place in empty:
             titles[place] = raw_ids[place]
         _log.warning("%s: %d items have no title and take their raw id (dataset.untitled=id)", items.label, len(empty))
-    template = ItemText.parse(settings.item_text)
+    template = ItemTemplate.parse(settings.item_text)
     names = [name for name in template.fields if name != "title"]
     columns = {name: [_listed(clean_title(value)) for value in items.fields[name]] for name in names}
     if template.fields == ("title",) and settings.item_text == "{title}":
@@ -154,7 +159,14 @@ def with_unlisted(items: ItemRows, raw_items: Sequence[str]) -> tuple[ItemRows, 
 
 
 def tell_unlisted(items: ItemRows, unlisted: Sequence[str], rows: int, settings: DatasetSettings) -> None:
-    """One line about all items that only the log knows."""
+    """One line about all items that only the log knows.
+
+    Args:
+        items: what the item file says.
+        unlisted: raw ids that stand in the log alone.
+        rows: interactions with them.
+        settings: how untitled items are treated.
+    """
     if unlisted:
         shown = ", ".join(unlisted[:_SHOWN]) + (", …" if len(unlisted) > _SHOWN else "")
         _log.warning(

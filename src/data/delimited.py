@@ -40,7 +40,14 @@ def read_text(path: Path, encoding: str = "utf-8-sig", next_step: str = "", fall
 
 
 def not_text(path: Path, content: bytes, encoding: str, error: UnicodeDecodeError) -> Problem:
-    """The problem of bytes that are no text in this encoding, with their line and how to convert the file."""
+    """The problem of bytes that are no text in this encoding, with their line and how to convert the file.
+
+    Args:
+        path: the file.
+        content: its bytes.
+        encoding: the one that was tried.
+        error: what Python said.
+    """
     line = content.count(b"\n", 0, error.start) + 1
     step = (
         f"name its encoding (dataset.encoding=iso-8859-1 where the source reads that option), "

@@ -168,6 +168,11 @@ def item_column(table: Table, settings: DatasetSettings, log_item: str) -> str:
     """The column of ids in an item file: called as in the log, known as one, or just ``id``.
 
     Raises ``ConfigError`` where there is none.
+
+    Args:
+        table: the item file's columns.
+        settings: which columns were named.
+        log_item: what the log calls the item's id.
     """
     names = table.names
     same = [name for name in names if plain(name) == plain(log_item)]
@@ -181,6 +186,12 @@ def read_items(table: Table, settings: DatasetSettings, item: str, title: str | 
 
     ``item`` and ``title`` are columns; title None: the settings and common names decide, and it may be missing.
     Raises ``ConfigError`` for columns that are not there, ``DataError`` for empty ids.
+
+    Args:
+        table: the item file's columns.
+        settings: which columns were named, and the template of the text.
+        item: the column of ids.
+        title: the column of titles.
     """
     if title is None:
         title = resolve(settings.columns, [n for n in table.names if n != item], table.label, (), ("title",)).get(

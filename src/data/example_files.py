@@ -65,6 +65,11 @@ def write_examples(folder: Path, split: str, examples: Examples | SealedExamples
     """``<split>.arrow`` holds a row an example, ``<split>_items.arrow`` the items that its histories are views of.
 
     A sealed split is written without being shown.
+
+    Args:
+        folder: that exists.
+        split: train, validation or test.
+        examples: its rows.
     """
     columns, items, facts = examples.columns()
     _write(folder / f"{split}.arrow", columns, facts)

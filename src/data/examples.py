@@ -35,7 +35,13 @@ class Histories:
 
     @classmethod
     def of_rows(cls, history: NDArray[Any], length: NDArray[Any], padding_id: int) -> Histories:
-        """From a table ``[N, L]``, left-aligned, of which each row's first ``length`` cells are real."""
+        """From a table ``[N, L]``, left-aligned, of which each row's first ``length`` cells are real.
+
+        Args:
+            history: ``[N, L]`` item ids, oldest first.
+            length: real items of each row, ``[N]``, 0 to L.
+            padding_id: V.
+        """
         real = np.arange(history.shape[1])[None, :] < length[:, None]
         counts = np.asarray(length, np.int64)
         return cls(history[real].astype(np.int32), np.cumsum(counts), counts, padding_id)
@@ -94,7 +100,16 @@ class Examples:
         target: NDArray[np.int64],
         timestamp: NDArray[np.float64],
     ) -> Examples:
-        """From histories as a table ``[N, L]``, padded on the right with V, and their lengths ``[N]``."""
+        """From histories as a table ``[N, L]``, padded on the right with V, and their lengths ``[N]``.
+
+        Args:
+            example_id: ``[N]``, unique over all splits.
+            user: ``[N]``; −1 where there are none.
+            history: ``[N, L]`` item ids, oldest first.
+            length: ``[N]``, 0 to L.
+            target: ``[N]``.
+            timestamp: ``[N]``, of the target.
+        """
         behind = np.arange(history.shape[1])[None, :] >= length[:, None]
         padding_id = int(history[behind].max()) if behind.any() else int(np.max(history, initial=0)) + 1
         past = Histories.of_rows(history, length, padding_id)
@@ -178,7 +193,14 @@ class Examples:
 
 
 def sample(examples: Examples, count: int, seed: int, split: str) -> Examples:
-    """The seeded sample of a held-out split that a teacher is asked about, in its own order; 0, or too many: all."""
+    """The seeded sample of a held-out split that a teacher is asked about, in its own order; 0, or too many: all.
+
+    Args:
+        examples: the split.
+        count: how many are wanted.
+        seed: decides which.
+        split: its name, which draws for itself.
+    """
     if count == 0 or count >= len(examples):
         return examples
     rows = numpy_generator(seed, "teacher_sample", split).choice(len(examples), size=count, replace=False)
@@ -266,6 +288,12 @@ class SealedExamples:
 
         ``judged`` identifies the models that will be ranked. Raises ``DataError`` when ``record`` tells of an opening
         for other models, unless ``again`` is true; the same models may be measured once more, which tells nothing new.
+
+        Args:
+            reason: why, in a few words.
+            record: the file of openings.
+            judged: a fingerprint of what will be ranked.
+            again: whether other models may be ranked after the first ones.
         """
         earlier = openings(record)
         if not again and any(line.get("judged", "") != judged for line in earlier):

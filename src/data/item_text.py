@@ -31,14 +31,14 @@ class _Place:
 
 
 @dataclass(frozen=True)
-class ItemText:
+class ItemTemplate:
     """A parsed template; raises ``ConfigError`` for one that cannot be read or names no field."""
 
     places: tuple[_Place, ...]
     end: str
 
     @classmethod
-    def parse(cls, template: str) -> ItemText:
+    def parse(cls, template: str) -> ItemTemplate:
         """Read ``"{title} ({year}), {genres}"``; ``{{`` is a brace."""
         step = "write it as '{title} ({year}), {genres}'"
         try:

@@ -54,6 +54,11 @@ class PreSplit:
         """The rows with at least ``min_history`` items of history, each cut to its last ``window`` items.
 
         ``example_id`` is `first_example_id` + the row's number in the file; there are no users and no clock.
+
+        Args:
+            split: train, validation or test.
+            window: L.
+            min_history: least items of a history.
         """
         table = self.tables[split]
         rows = np.flatnonzero(table.length >= min_history)

@@ -81,6 +81,11 @@ def read_sequence_table(folder: Path, stem: str, num_items: int) -> SequenceTabl
     ``seq`` may be a list or its text; ids may be integers, floats (``4881.0``), text, or (id, rating) pairs. Published
     files write an empty history as nothing but padding (``num_items``) with a ``len_seq`` of 1; its length is 0 here.
     Raises ``DataError`` that names the file and the rows.
+
+    Args:
+        folder: where it lies.
+        stem: its name without an ending.
+        num_items: V.
     """
     pickled, text = folder / f"{stem}.df", folder / f"{stem}.csv"
     lines: tuple[int, ...] | None

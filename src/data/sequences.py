@@ -19,6 +19,11 @@ def build_examples(interactions: Interactions, window: int, min_history: int) ->
 
     A history is all of the user's items before the target, of which a model sees the last ``window``. ``example_id`` is
     the target's place in the time order of all interactions.
+
+    Args:
+        interactions: in any order.
+        window: L.
+        min_history: least items of a history, at least 1.
     """
     order = time_order(interactions)
     users, items = interactions.users[order], interactions.items[order]

@@ -15,7 +15,13 @@ _ROUNDING = 1e-9
 
 
 def temporal_split(examples: Examples, train_share: float, validation_share: float) -> Split:
-    """The first ``train_share`` of the targets in time, the next ``validation_share``, and the rest (floors)."""
+    """The first ``train_share`` of the targets in time, the next ``validation_share``, and the rest (floors).
+
+    Args:
+        examples: in time order.
+        train_share: from 0 to 1.
+        validation_share: from 0 to 1; both together at most 1.
+    """
     first = math.floor(len(examples) * train_share + _ROUNDING)
     second = math.floor(len(examples) * (train_share + validation_share) + _ROUNDING)
     rows = np.arange(len(examples))

@@ -103,6 +103,11 @@ def text_of(path: Path, encoding: str | None = None, fallback: str | None = None
     """A file's text; UTF-8 unless another encoding is asked for, ``fallback`` where its bytes are no UTF-8.
 
     Raises ``DataError`` that names the line of the first byte that is no text, with the next step.
+
+    Args:
+        path: the file.
+        encoding: the one that was asked for; None: what a mark at the beginning says, else UTF-8.
+        fallback: an encoding that takes any bytes; None: there is none.
     """
 
     def read() -> bytes:

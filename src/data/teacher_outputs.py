@@ -105,7 +105,13 @@ Teachings = Mapping[str, TeacherOutputs]
 
 
 def save_teacher_outputs(folder: Path, outputs: TeacherOutputs, id_map: IdMap) -> None:
-    """Write the folder atomically, manifest last; raises ``ArtefactError`` when the arrays break the schema."""
+    """Write the folder atomically, manifest last; raises ``ArtefactError`` when the arrays break the schema.
+
+    Args:
+        folder: where; replaced when it exists.
+        outputs: what the teacher said.
+        id_map: which item stands behind which index.
+    """
     if problems := outputs.check(id_map.num_items):
         raise ArtefactError(problems)
     with atomic_folder(folder) as target:
@@ -130,6 +136,11 @@ def load_teacher_outputs(folder: Path, expected: Mapping[str, str], num_items: i
 
     ``expected`` names the fingerprints that must agree (``dataset``, ``split``, ``id_map``, and ``model`` or
     ``prompt`` where the caller knows them). Raises ``ArtefactError`` that lists every mismatch by name.
+
+    Args:
+        folder: of the artefact.
+        expected: fingerprints by name.
+        num_items: V.
     """
     again = "run python -m src.exp.run_teacher with this run's dataset options"
     manifest = require_finished(folder)

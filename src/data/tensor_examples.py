@@ -43,7 +43,14 @@ class TensorExamples:
 
     @classmethod
     def of_rows(cls, history: Tensor, length: Tensor, target: Tensor, example_id: Tensor) -> TensorExamples:
-        """From histories as a table ``[N, L]``, padded on the right, and their lengths ``[N]``; on the CPU."""
+        """From histories as a table ``[N, L]``, padded on the right, and their lengths ``[N]``; on the CPU.
+
+        Args:
+            history: ``[N, L]`` item ids, oldest first.
+            length: ``[N]``, 0 to L.
+            target: ``[N]``.
+            example_id: ``[N]``, unique.
+        """
         ids, width = np.asarray(example_id), np.asarray(history)
         rows = Examples.of_rows(ids, ids * 0 - 1, width, np.asarray(length), np.asarray(target), ids.astype(np.float64))
         return cls.of(rows, "cpu")

@@ -75,6 +75,11 @@ def movie_title(field: str, handling: TitleHandling, keep_year: bool = False) ->
 
     ``as_released`` repeats iLoRA's rule with its faults: the last seven characters go, year or not, and the first of
     ``, The``, ``, A``, ``, An`` that occurs anywhere is moved, out of every place and out of words.
+
+    Args:
+        field: as it stands in the source.
+        handling: ``as_released``, or else the rule that is right.
+        keep_year: whether the year stays behind a title that is made by that rule.
     """
     if handling == "as_released":
         name = field[:-_YEAR_WIDTH]

@@ -13,11 +13,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 import src.distill.terms as own
-from src.core.errors import ConfigError, Problem
 from src.core.settings import STRICT
-from src.distill.teachers import LLM, SELF, TITLES
 from src.distill.terms.base import Term
-from src.student.models import closed_forms
 from src.student.settings import NetworkSettings
 
 
@@ -88,29 +85,6 @@ def priors_beside(student: NetworkSettings, possible: Iterable[Term]) -> tuple[s
     """The priors that some terms put in place of the student's own."""
     priors = (term.student(student).prior for term in possible)
     return tuple(dict.fromkeys(prior for prior in priors if prior != student.prior))
-
-
-def check_terms(settings: DistillSettings, student: NetworkSettings) -> None:
-    """Raises ``ConfigError`` with what the active terms find wrong with these settings beside the student's, and with
-    teachers that there are not, or that lack what a term reads."""
-    problems = [problem for term in active_terms(settings) for problem in term.problems(settings, student)]
-    known = [LLM, TITLES, SELF, *closed_forms()]
-    step = f"use {', '.join(known)}, or package.module:factory"
-    for name in settings.teachers:
-        if name not in known and ":" not in name:
-            problems.append(Problem("distill.teachers", name, "is no teacher", step))
-    if not {LLM, TITLES} & set(settings.teachers):
-        rule = "these teachers have no item embeddings: only a language model has"
-        step = "set it to 0, or name llm among distill.teachers"
-        reading = [term for term in active_terms(settings) if term.needs_embeddings]
-        problems += [
-            Problem(f"distill.{key}", value, rule, step)
-            for term in reading
-            for key in term.switches
-            if (value := getattr(settings, key)) != 0
-        ]
-    if problems:
-        raise ConfigError(problems)
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -200,7 +200,19 @@ def prepare_distilled(
     report: Report = silent,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[TaughtStudent, Fitting]:
-    """The student of `train_distilled`, which is folded in the end, and its fit, which has not begun; raises alike."""
+    """The student of `train_distilled`, which is folded in the end, and its fit, which has not begun; raises alike.
+
+    Args:
+        student_settings: the student's.
+        settings: the terms'.
+        active: which labelled rows are taught.
+        evaluation: how a ranking is judged.
+        data: training and validation rows.
+        teaching: what the teacher said.
+        seed: the run's.
+        report: gets each epoch's metrics.
+        checkpoint: where the state is kept.
+    """
     taught = taught_student(student_settings, settings)
     if taught.prior != student_settings.prior:
         data = data.with_prior(taught.prior)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from src.core.errors import gather
-from src.distill.selection_policy import build_policy, require_policy_fits
-from src.distill.settings import check_terms
+from src.distill.preflight import preflight
 from src.distill.teachers import TITLES
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.pipeline.tracking import check_tracking
-from src.student.models import build_recommender, require_network, student_settings
+from src.student.models import build_recommender, student_settings
 from src.student.objectives import with_loss
 from src.student.prior import require_prior_fits
 from src.student.settings import NetworkSettings
@@ -36,11 +35,9 @@ def check_experiment(settings: ExperimentSettings, teacher: bool, trial_priors: 
 
     def data() -> None:
         if isinstance(settings.student, NetworkSettings):
-            student = with_loss(settings.student, stages.data.num_items)
-            if teacher:
-                require_policy_fits(student, settings.distill, settings.active)
-                for name in stages.other_prior_names:
-                    require_prior_fits(len(stages.data.train), student_settings(name), stages.data.num_items)
+            with_loss(settings.student, stages.data.num_items)
+            for name in stages.other_prior_names if teacher else ():
+                require_prior_fits(len(stages.data.train), student_settings(name), stages.data.num_items)
         _ = stages.data
 
     gather(
@@ -49,14 +46,19 @@ def check_experiment(settings: ExperimentSettings, teacher: bool, trial_priors: 
         stages.cache.check,
         lambda: check_tracking(settings.runtime.tracking),
         lambda: build_recommender(settings.student, 2, settings.dataset.window),
-        lambda: check_terms(settings.distill, require_network(settings.student)) if teacher else None,
-        lambda: build_policy(settings.active),
+        lambda: check_distillation(stages) if teacher else None,
         lambda: check_teacher(settings.teacher, stages) if own_teacher else None,
-        lambda: stages.llm_outputs if teacher and stages.reads_given_outputs else None,
         lambda: check_titles_alone(stages) if teacher and TITLES in settings.distill.teachers else None,
         lambda: check_titles_alone(stages) if stages.reads_text and not own_teacher else None,
     )
     return stages
+
+
+def check_distillation(stages: Stages) -> None:
+    """Look at what is distilled, into whom, and at labels that are given; raises ``ConfigError`` with every problem."""
+    settings = stages.settings
+    given = (lambda: stages.llm_outputs) if stages.reads_given_outputs else None
+    preflight(settings.distill, settings.active, settings.student, lambda: stages.data.num_items, given)
 
 
 def check_teacher(settings: TeacherSettings, stages: Stages) -> None:
@@ -65,9 +67,9 @@ def check_teacher(settings: TeacherSettings, stages: Stages) -> None:
     Raises:
         ConfigError: with every problem.
     """
-    from src.teacher.preflight import preflight
+    from src.teacher.preflight import preflight as preflight_teacher
 
-    preflight(settings, lambda: stages.data, lambda: stages.device)
+    preflight_teacher(settings, lambda: stages.data, lambda: stages.device)
 
 
 def check_titles_alone(stages: Stages) -> None:

@@ -157,7 +157,7 @@ class RunFolder:
         return self.path / "test_openings.jsonl"
 
     def write_metrics(self, name: str, metrics: Mapping[str, Any]) -> None:
-        """`metrics/<name>.json`."""
+        """Write `metrics/<name>.json`."""
         write_json(self.path / "metrics" / f"{name}.json", dict(metrics))
 
     def write_yaml(self, name: str, content: Any, heading: str = "") -> None:

@@ -22,7 +22,7 @@ from src.pipeline.cache import StageRecord, stage_key
 from src.pipeline.student_stages import AGAIN, StudentStages
 from src.pipeline.versions import VERSIONS
 from src.student.architectures.sasrec import SASRec
-from src.teacher.operations.teacher_check import Ranking, TeacherCheck, check_teacher, student_ranker
+from src.teacher.operations.teacher_check import RankedExamples, TeacherCheck, check_teacher, student_ranker
 from src.teacher.settings import training_settings
 
 if TYPE_CHECKING:  # src.teacher's models import transformers and peft: only a run that has a teacher waits for them
@@ -40,7 +40,7 @@ class _Trained:
 class TeacherStages(StudentStages):
     """The stages of students and teacher; each property builds or reuses what it needs, once."""
 
-    _rankings: dict[str, Ranking] = field(default_factory=dict, repr=False)
+    _rankings: dict[str, RankedExamples] = field(default_factory=dict, repr=False)
 
     @cached_property
     def teacher(self) -> StageRecord:
@@ -96,7 +96,7 @@ class TeacherStages(StudentStages):
         settings = self.settings
         return load_trained(self.teacher.folder, settings.teacher, self.data, self.device, settings.seed)
 
-    def teacher_ranking(self, examples: Examples) -> Ranking:
+    def teacher_ranking(self, examples: Examples) -> RankedExamples:
         """How the trained teacher ranks held-out examples. The check and the comparison ask for the same ones: a
         ranking is computed once, and outlives `release_teacher`.
         """

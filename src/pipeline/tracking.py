@@ -96,17 +96,17 @@ class Nobody:
     """A tracker, and a run, that keeps nothing."""
 
     def run(self, name: str) -> Nobody:
-        """Itself."""
+        """A run that keeps nothing either."""
         return self
 
     def table(self, name: str, parameters: Sequence[str], outcomes: Sequence[Outcome]) -> None:
-        """Nothing."""
+        """The table is not kept."""
 
     def log(self, axis: Axis, at: int, values: Mapping[str, float]) -> None:
-        """Nothing."""
+        """The points are not kept."""
 
     def close(self) -> None:
-        """Nothing."""
+        """There is nothing to close."""
 
 
 def check_tracking(tracking: Tracking) -> None:

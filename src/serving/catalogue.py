@@ -29,7 +29,7 @@ class Catalogue:
 
     @property
     def num_items(self) -> int:
-        """V."""
+        """The number of items, V."""
         return self.id_map.num_items
 
     @cached_property

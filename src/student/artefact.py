@@ -87,7 +87,13 @@ def text_source_of(folder: Path) -> TextSource | None:
 
 
 def write_model(folder: Path, model: Recommender, settings: StudentSettings) -> dict[str, Any]:
-    """A model's weights; returns what is needed to build it again."""
+    """A model's weights; returns what is needed to build it again.
+
+    Args:
+        folder: that exists.
+        model: of any architecture.
+        settings: what it was built from.
+    """
     save_weights(folder / WEIGHTS, model.state_dict())
     if model.from_text:
         save_weights(folder / FROM_TEXT, model.from_text)

@@ -79,7 +79,14 @@ class ClosedForm(Recommender):
 
 
 def recent(history: Tensor, length: Tensor, window: int, padding_id: int) -> tuple[Tensor, Tensor]:
-    """The last ``window`` items of histories ``[B, L]``, left-aligned ``[B, min(window, L)]``, and their lengths."""
+    """The last ``window`` items of histories ``[B, L]``, left-aligned ``[B, min(window, L)]``, and their lengths.
+
+    Args:
+        history: item ids, oldest first, padded on the right.
+        length: ``[B]``, 0 to L.
+        window: items that are wanted at most.
+        padding_id: V.
+    """
     if history.shape[1] <= window:
         return history, length
     kept = length.clamp(max=window)

@@ -21,7 +21,7 @@ from torch import Tensor
 NONE = -1
 
 
-class Shared(NamedTuple):
+class SharedNegatives(NamedTuple):
     """Items ``[n]`` that were drawn, and the logarithms of their weights ``[n]`` float64."""
 
     items: Tensor
@@ -29,7 +29,7 @@ class Shared(NamedTuple):
 
 
 #: each call draws anew
-DrawShared = Callable[[], Shared]
+DrawShared = Callable[[], SharedNegatives]
 
 
 def expected(counts: Tensor, n: int, power: float) -> Tensor:
@@ -68,7 +68,7 @@ class Proposal:
         self._log_weight = -ordered.log()
         self._n, self._generator = n, generator
 
-    def __call__(self) -> Shared:
+    def __call__(self) -> SharedNegatives:
         """A draw."""
         device = self._generator.device
         within = torch.rand(self._n, generator=self._generator, dtype=torch.float64, device=device)
@@ -78,7 +78,7 @@ class Proposal:
         twice = place[1:] == place[:-1]
         log_weight[:-1] += math.log(2) * twice
         log_weight[1:] = log_weight[1:].masked_fill(twice, -math.inf)
-        return Shared(self._order[place], log_weight)
+        return SharedNegatives(self._order[place], log_weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +95,14 @@ class Columns:
     log_weight: Tensor
 
     @classmethod
-    def of(cls, own: Tensor, drawn: Shared, dtype: torch.dtype = torch.float32) -> Columns:
-        """Columns of own items ``[B, S]`` and of shared ones; ``dtype`` of the logits."""
+    def of(cls, own: Tensor, drawn: SharedNegatives, dtype: torch.dtype = torch.float32) -> Columns:
+        """Columns of own items ``[B, S]`` and of shared ones; ``dtype`` of the logits.
+
+        Args:
+            own: S items of each row, its target first.
+            drawn: negatives that all rows share.
+            dtype: in which their weights are wanted.
+        """
         rows, count = own.shape
         first = (own.unsqueeze(2) == own.unsqueeze(1)).to(torch.int8).argmax(dim=2)
         repeated = first != torch.arange(count, device=own.device)

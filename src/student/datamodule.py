@@ -42,7 +42,14 @@ class StudentData:
         item_text: Tensor | None = None,
         other_priors: Mapping[str, Prior] | None = None,
     ) -> StudentData:
-        """From a loaded dataset."""
+        """From a loaded dataset.
+
+        Args:
+            data: the dataset, split.
+            device: where the tensors are wanted.
+            prior: the scores that a network adds to its own; None: none.
+            item_text: embeddings of the items' texts ``[V, W]``; None for students that read none.
+        """
         counts = torch.from_numpy(data.item_counts)
         return cls(
             train=TensorExamples.of(data.train, device),

@@ -77,7 +77,13 @@ class DecayedHistory(ClosedForm):
 
 
 def weights(length: Tensor, width: int, decay: float) -> Tensor:
-    """decay^distance at every place of left-aligned histories, 0 behind them: ``[B]`` → ``[B, width]`` float32."""
+    """decay^distance at every place of left-aligned histories, 0 behind them: ``[B]`` → ``[B, width]`` float32.
+
+    Args:
+        length: items of each history ``[B]``.
+        width: places of a row.
+        decay: of one step back, above 0 and at most 1.
+    """
     distance = length.unsqueeze(1) - 1 - torch.arange(width, device=length.device)
     return torch.where(distance >= 0, torch.pow(decay, distance.clamp(min=0).float()), 0.0)
 
@@ -111,7 +117,15 @@ def times_entries(history: Tensor, length: Tensor, decay: float, matrix: Tensor,
 
 
 def history_times_target(train: TensorExamples, rows: Tensor, num_items: int, window: int, decay: float) -> Tensor:
-    """Σ_rows h e_targetᵀ: how often j came next after i, each time weighted by i's age: ``[V, V]`` float64."""
+    """Σ_rows h e_targetᵀ: how often j came next after i, each time weighted by i's age: ``[V, V]`` float64.
+
+    Args:
+        train: the training examples.
+        rows: row numbers of those that count.
+        num_items: V.
+        window: latest items of a history that count.
+        decay: of one step back, above 0 and at most 1.
+    """
     total = torch.zeros(num_items * num_items, dtype=torch.float64, device=train.device)
     end, earlier, target = train.end[rows], train.earlier[rows], train.target[rows]
     for distance in range(min(window, int(earlier.max()) if len(earlier) else 0)):
@@ -127,6 +141,13 @@ def history_times_history(train: TensorExamples, rows: Tensor, num_items: int, w
     Two items of an owner, at places a < b, stand together in the rows whose target is at t in (b, a + window], each
     time with weight decay^(t-1-a) · decay^(t-1-b) = decay^(b-a) · decay^(2(t-1-b)). The sum over t is a difference of
     two tails, and the tails of all places come from one pass backwards: pairs are counted once, not once a row.
+
+    Args:
+        train: the training examples.
+        rows: row numbers of those that count.
+        num_items: V.
+        window: latest items of a history that count.
+        decay: of one step back, above 0 and at most 1.
     """
     total = torch.zeros(num_items * num_items, dtype=torch.float64, device=train.device)
     first, last = _owners(train)

@@ -30,7 +30,13 @@ MAX_SCORES = 2**25
 
 
 def mask_seen(scores: Tensor, history: Tensor, target: Tensor) -> Tensor:
-    """Scores ``[B, V]`` with the history's items at −∞; a target that was seen before keeps its score."""
+    """Scores ``[B, V]`` with the history's items at −∞; a target that was seen before keeps its score.
+
+    Args:
+        scores: of every item.
+        history: ``[B, L]``, padded with V.
+        target: ``[B]``.
+    """
     own = scores.gather(1, target.unsqueeze(1))
     padded = torch.cat([scores, scores.new_zeros(len(scores), 1)], dim=1)
     return padded.scatter(1, history, float("-inf"))[:, :-1].scatter(1, target.unsqueeze(1), own)
@@ -42,7 +48,13 @@ def as_judged(scores: Tensor, history: Tensor, target: Tensor, mask_history: boo
 
 
 def scores_of(score: Score, examples: TensorExamples, rows: Tensor) -> Tensor:
-    """A model's scores ``[B, V]`` for some rows, each history as long as the model wants it."""
+    """A model's scores ``[B, V]`` for some rows, each history as long as the model wants it.
+
+    Args:
+        score: the model, as a function of histories and lengths.
+        examples: whose histories are read.
+        rows: row numbers ``[B]``.
+    """
     return score(*examples.read(rows, int(getattr(score, "history_length", 0))))
 
 
@@ -189,7 +201,13 @@ def tell_sample(count: int, settings: EvaluationSettings) -> None:
 
 def sampled_rows(count: int, settings: EvaluationSettings, device: torch.device) -> Tensor | None:
     """The rows that a training looks at where it does not look at all ``count``, in order: the same in every training,
-    so that these can be compared."""
+    so that these can be compared.
+
+    Args:
+        count: rows of the split.
+        settings: how many of them are looked at.
+        device: where the numbers are wanted.
+    """
     if settings.sample_rows == 0 or settings.sample_rows >= count:
         return None
     drawn = torch.randperm(count, generator=torch_generator(0, "validation sample"))[: settings.sample_rows]

@@ -78,7 +78,14 @@ class DroTerms(NamedTuple):
 
 
 def dro_terms(logits: Tensor, p: Tensor, beta: float, log_weight: Tensor | None = None) -> DroTerms:
-    """The catalogue-wide part of DRO (one pass over ``[B, V]``, or over ``[B, M]`` weighted columns)."""
+    """The catalogue-wide part of DRO (one pass over ``[B, V]``, or over ``[B, M]`` weighted columns).
+
+    Args:
+        logits: ``[B, V]``, or of the columns ``[B, M]``.
+        p: propensities of these items, ``[V]`` or ``[B, M]``.
+        beta: β > 0.
+        log_weight: logarithms of how many items each column stands for; None: 1.
+    """
     scale = p / beta
     exponent = logits.square() * scale
     if log_weight is not None:

@@ -29,7 +29,13 @@ DrawNegatives = Callable[[Tensor], Tensor]
 
 
 def negative_sampler(data: StudentData, count: int, generator: torch.Generator) -> DrawNegatives:
-    """Negatives uniform over the items that are neither in the row's window of history nor its target."""
+    """Negatives uniform over the items that are neither in the row's window of history nor its target.
+
+    Args:
+        data: training rows.
+        count: negatives a row.
+        generator: draws them.
+    """
 
     def draw(rows: Tensor) -> Tensor:
         history, _ = data.train.read(rows)
@@ -56,7 +62,13 @@ def with_loss(settings: NetworkSettings, num_items: int) -> NetworkSettings:
 def shared_sampler(
     data: StudentData, settings: NetworkSettings, seed: int
 ) -> tuple[DrawShared, torch.Generator] | None:
-    """What draws the negatives that rows share, and its stream; None for a loss that has none."""
+    """What draws the negatives that rows share, and its stream; None for a loss that has none.
+
+    Args:
+        data: training rows, whose targets say how often an item is drawn.
+        settings: the loss, and how many are drawn.
+        seed: the run's.
+    """
     if settings.loss not in SAMPLED:
         return None
     # where the student is: what is drawn on the host would be waited for in every step
@@ -72,7 +84,13 @@ def column_prior_scores(student: SequenceStudent, data: StudentData, rows: Tenso
 
 
 def train_prior_scores(student: SequenceStudent, data: StudentData, rows: Tensor) -> Tensor | None:
-    """What the prior says about training rows, out of fold, ``[B, V]``; None for a student without a prior."""
+    """What the prior says about training rows, out of fold, ``[B, V]``; None for a student without a prior.
+
+    Args:
+        student: who may have a prior.
+        data: its training rows.
+        rows: row numbers ``[B]``.
+    """
     return None if student.prior is None or data.prior is None else data.prior.of(data.prior.train, rows)
 
 
@@ -125,7 +143,14 @@ class StudentObjective:
 
 
 def column_loss(logits: Tensor, columns: Columns, settings: NetworkSettings, num_items: int) -> Tensor:
-    """The main loss over a step's columns ``[B, M]``, of which the first is the target's."""
+    """The main loss over a step's columns ``[B, M]``, of which the first is the target's.
+
+    Args:
+        logits: ``[B, M]``.
+        columns: which items they are, and how many each stands for.
+        settings: which loss.
+        num_items: V.
+    """
     target = columns.first[:, 0]
     if settings.loss == "sampled":
         return sampled_ce(logits, columns.log_weight, target)
@@ -136,13 +161,28 @@ def column_loss(logits: Tensor, columns: Columns, settings: NetworkSettings, num
 def sampled_bce(
     model: SequenceStudent, representation: Tensor, target: Tensor, negatives: Tensor, prior: Tensor | None = None
 ) -> Tensor:
-    """BCE of the target against ``negatives`` ``[B, n]`` without the rest of the catalogue."""
+    """BCE of the target against ``negatives`` ``[B, n]`` without the rest of the catalogue.
+
+    Args:
+        model: the student.
+        representation: ``[B, R]``.
+        target: ``[B]``.
+        negatives: ``[B, n]``.
+        prior: the prior's scores ``[B, V]``; None where there is none.
+    """
     scores = model.score_items(representation, torch.cat([target.unsqueeze(1), negatives], dim=1), prior)
     return bce_loss(scores[:, 0], scores[:, 1:])
 
 
 def main_loss(logits: Tensor, target: Tensor, settings: NetworkSettings, negatives: Tensor | None) -> Tensor:
-    """CE over the catalogue, or BCE of the target against ``negatives`` ``[B, n]`` (which BCE needs)."""
+    """CE over the catalogue, or BCE of the target against ``negatives`` ``[B, n]`` (which BCE needs).
+
+    Args:
+        logits: ``[B, V]``.
+        target: ``[B]``.
+        settings: which loss.
+        negatives: drawn items; None: CE.
+    """
     if settings.loss == "ce" or negatives is None:
         return ce_loss(logits, target)
     return bce_loss(logits.gather(1, target.unsqueeze(1)).squeeze(1), logits.gather(1, negatives))

@@ -53,13 +53,25 @@ class Prior:
         return split[rows.to(split.device)].to(rows.device).float()
 
     def of_items(self, split: Tensor, rows: Tensor, items: Tensor) -> Tensor:
-        """The same of a few items a row, ``[B, n]`` → ``[B, n]``; the others are not read."""
+        """The same of a few items a row, ``[B, n]`` → ``[B, n]``; the others are not read.
+
+        Args:
+            split: the prior's scores of a split, ``[N, V]``.
+            rows: row numbers ``[B]``.
+            items: ``[B, n]``.
+        """
         found = split[rows.to(split.device).unsqueeze(1), items.to(split.device)]
         return found.to(rows.device).float()
 
 
 def require_prior_fits(rows: int, settings: StudentSettings, num_items: int) -> None:
-    """Raises ``ConfigError`` when a prior over so many items and rows would be too large to compute or to keep."""
+    """Raises ``ConfigError`` when a prior over so many items and rows would be too large to compute or to keep.
+
+    Args:
+        rows: how many training rows there are.
+        settings: the prior's own.
+        num_items: V.
+    """
     name, step = f"student.prior = {settings.architecture}", "use student.prior=none, or a smaller catalogue"
     if isinstance(settings, ClosedFormSettings) and settings.too_large(num_items):
         raise ConfigError.one(name, num_items, f"is computed for at most {settings.max_items} items (max_items)", step)
@@ -69,7 +81,13 @@ def require_prior_fits(rows: int, settings: StudentSettings, num_items: int) -> 
 
 
 def folds_of(train: TensorExamples, folds: int, seed: int) -> Tensor:
-    """The fold 0..folds-1 of each training row, ``[N]`` int64: all rows of one history's owner are in the same one."""
+    """The fold 0..folds-1 of each training row, ``[N]`` int64: all rows of one history's owner are in the same one.
+
+    Args:
+        train: the training examples.
+        folds: how many.
+        seed: decides who is where.
+    """
     owners, owner = torch.unique(train.end - train.earlier, return_inverse=True)
     dealt = torch.randperm(len(owners), generator=torch_generator(seed, "prior_folds")).to(train.device) % folds
     return dealt[owner]

@@ -105,6 +105,11 @@ def segments_for(settings: NetworkSettings, student: SequenceStudent, train: Ten
     """How training rows share passes under these settings; None where each has its own.
 
     Raises ``ConfigError`` for a student that represents the last place only.
+
+    Args:
+        settings: how the student is trained.
+        student: what represents a history.
+        train: the training rows.
     """
     if settings.positions == "last":
         return None

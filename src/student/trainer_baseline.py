@@ -37,7 +37,13 @@ class StudentRun:
 
 def new_student(settings: NetworkSettings, data: StudentData, seed: int) -> SequenceStudent:
     """An initialised student, with its prior where it has one; the seed decides its weights and, from then on, its
-    dropout."""
+    dropout.
+
+    Args:
+        settings: its architecture and what that reads.
+        data: the catalogue, and the prior.
+        seed: the run's.
+    """
     seed_everything(seed, "student")
     student = build_student(settings, data.num_items, data.history_length).to(data.device)
     # auto: none where the catalogue does not allow it
@@ -95,7 +101,16 @@ def prepare_student(
     report: Report = silent,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[SequenceStudent, Fitting]:
-    """A network of `train_student` and its fit, which has not begun."""
+    """A network of `train_student` and its fit, which has not begun.
+
+    Args:
+        settings: the student's.
+        evaluation: how a ranking is judged.
+        data: training and validation rows.
+        seed: the run's.
+        report: gets each epoch's metrics.
+        checkpoint: where the state is kept.
+    """
     settings = with_loss(settings, data.num_items)
     student = new_student(settings, data, seed)
     negatives = torch_generator(seed, "negatives", device=data.device)
@@ -134,7 +149,13 @@ def sampler_and_streams(
 
 def optimiser_for(model: torch.nn.Module, settings: NetworkSettings, student: SequenceStudent) -> torch.optim.Optimizer:
     """Adam over the trainable parameters of a model that holds this student; with a sampled loss the tables with a row
-    an item are moved lazily."""
+    an item are moved lazily.
+
+    Args:
+        model: whose parameters are moved.
+        settings: learning rate, weight decay, and the loss.
+        student: the student in it.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if settings.loss not in SAMPLED:
         return torch.optim.Adam(trained, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
@@ -158,6 +179,12 @@ def fit_closed_form(
     """Fit a model in closed form on the training rows and evaluate it on validation.
 
     Raises ``ConfigError`` when the catalogue is too large for it.
+
+    Args:
+        settings: its architecture and what that reads.
+        evaluation: how a ranking is judged.
+        data: training and validation rows.
+        report: gets the metrics of its only epoch.
     """
     require_closed_form_fits(settings, data.num_items)
     start = time.perf_counter()

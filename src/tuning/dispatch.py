@@ -94,6 +94,8 @@ class Dispatcher:
     _waiting: deque[Job] = field(default_factory=deque)
     _open: dict[int, Job] = field(default_factory=dict)
     _starts: int = 0
+    _losses: int = 0  # since a trial ended
+    _ended_at_loss: int = 0
     _bare: set[str] = field(default_factory=set)  # folders that have been tidied: a bucket charges for each request
 
     def __post_init__(self) -> None:
@@ -210,6 +212,17 @@ class Dispatcher:
             self._guarded(lambda: self._again(job, RESTARTS, reason), None)
         self.on_change()
 
+    def on_loss(self, start: int, reason: str) -> None:
+        """A worker was ended for a reason outside of its trial: a death, which must not fail trial after trial on a
+        machine that is full. Where retries are used up and no trial ended meanwhile, the search halts instead."""
+        job = self._open.get(start)
+        ended = sum(search.record.ended() for search in self.searches)
+        self._losses = self._losses + 1 if ended == self._ended_at_loss else 1
+        self._ended_at_loss = ended
+        if job is not None and self._losses > self.retries and self._tried(job, RESTARTS) >= self.retries:
+            self.halt(f"{reason} ({self._losses} times, and no trial ended in between)")
+        self.on_death(start, reason)
+
     def _settle(self, start: int, reason: str) -> None:
         job = self._open.pop(start, None)
         if job is not None and not self.halted:
@@ -238,9 +251,11 @@ class Dispatcher:
         self._tidy(self._search(job))
         return True
 
+    def _tried(self, job: Job, counter: str) -> int:
+        return int(self._search(job).record.trials()[job.number].user_attrs.get(counter, 0))
+
     def _again(self, job: Job, counter: str, reason: str) -> None:
-        record = self._search(job).record
-        tried = int(record.trials()[job.number].user_attrs.get(counter, 0))
+        record, tried = self._search(job).record, self._tried(job, counter)
         # in a population it may have been another one's memory that was missing
         among_others = counter == MEMORY_RETRIES and self.room(job) > 1
         if tried >= self.retries and not among_others:

@@ -14,19 +14,24 @@ from typing import Any
 import ray
 from ray import tune
 from ray.exceptions import RayActorError
+from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from src.core.errors import AnyoError, Paused
+from src.core.logging import get_logger
 from src.pipeline.tracking import Nobody
 from src.tuning.crew import Crew
 from src.tuning.dispatch import Dispatcher, Job
+from src.tuning.lost_workers import WorkerLost, losses_as_deaths
 from src.tuning.processes import remember_children
 from src.tuning.resources import Resources
 from src.tuning.trainable import LOG, MESSAGE, Trainable
 from src.tuning.trial_curves import LOOKS, TrialCurves
+
+_log = get_logger(__name__)
 
 _ROUNDING = 1e-6  # of shares that add up to a whole GPU
 
@@ -36,7 +41,7 @@ class _Halt(Exception):
 
 
 @dataclass
-class _Desk:
+class RunningSearch:
     """What searcher, scheduler and callback share. It lives in the driver only; Ray pickles searchers, so they find it
     here, in an importable module."""
 
@@ -71,14 +76,14 @@ class _Desk:
         return f"its worker died{stalled if self.stall_minutes else ''}; {LOG} says what it did last"
 
 
-_desk: _Desk | None = None
+_running: RunningSearch | None = None
 
 
-def desk() -> _Desk:
-    """The running search's desk."""
-    if _desk is None:
+def running_search() -> RunningSearch:
+    """What this process searches; raises ``AnyoError`` where it does not."""
+    if _running is None:
         raise AnyoError("no search is running in this process")
-    return _desk
+    return _running
 
 
 class StudySearcher(Searcher):
@@ -86,7 +91,7 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial, `FINISHED` when all have ended, None while nothing can start or one may come back."""
-        state = desk()
+        state = running_search()
         jobs = state.dispatcher.together() if state.has_room() else []
         if not jobs:
             return Searcher.FINISHED if state.dispatcher.finished or state.dispatcher.halted else None
@@ -96,8 +101,8 @@ class StudySearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A worker is through; how its trial ended was in its last report."""
-        for job in desk().workers[trial_id].jobs:
-            desk().dispatcher.on_end(job.start)
+        for job in running_search().workers[trial_id].jobs:
+            running_search().dispatcher.on_end(job.start)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is on disk already."""
@@ -126,33 +131,33 @@ class StudyScheduler(FIFOScheduler):
         """CONTINUE or STOP."""
         if MESSAGE not in result:  # a trial that ends without a word: `on_trial_complete` says so
             return TrialScheduler.CONTINUE
-        crew, told = desk().workers[trial.trial_id], json.loads(result[MESSAGE])
+        crew, told = running_search().workers[trial.trial_id], json.loads(result[MESSAGE])
         if told.get("kind") == "round":
             for member, one in told["reports"]:
                 self._draw(int(member), one)
-            crew.take(desk().dispatcher, told)
-            going_on = {job.start for job in crew.open(desk().dispatcher)}
+            crew.take(running_search().dispatcher, told)
+            going_on = {job.start for job in crew.open(running_search().dispatcher)}
             for job in crew.jobs:
                 if job.start not in going_on:
-                    desk().curves.end(job)
+                    running_search().curves.end(job)
             return TrialScheduler.CONTINUE
         report = self._judged(told, float(trial.config["share"]))
         start = crew.first.start
         self._draw(start, report)
         if report.get("kind") == LOOKS:
-            desk().dispatcher.on_change()
+            running_search().dispatcher.on_change()
             return TrialScheduler.CONTINUE
-        stop = desk().dispatcher.on_report(start, report)
+        stop = running_search().dispatcher.on_report(start, report)
         if stop:
-            desk().curves.end(crew.first)
+            running_search().curves.end(crew.first)
         # a trial that has told its end leaves by itself: a stop would also have to wait for its thread
         return TrialScheduler.STOP if stop and report.get("kind") == "epoch" else TrialScheduler.CONTINUE
 
     @staticmethod
     def _draw(start: int, report: Mapping[str, Any]) -> None:
         """A trial that was stopped before is drawn no more."""
-        if (job := desk().dispatcher.job(start)) is not None:
-            desk().curves.take(job, report)
+        if (job := running_search().dispatcher.job(start)) is not None:
+            running_search().curves.take(job, report)
 
     @staticmethod
     def _judged(report: dict[str, Any], share: float) -> dict[str, Any]:
@@ -161,15 +166,20 @@ class StudyScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """A dead worker's trial goes on elsewhere; an exception is a defect."""
-        starts = [job.start for job in desk().workers[trial.trial_id].jobs]
-        if isinstance(_error_of(trial), RayActorError):
+        running = running_search()
+        starts = [job.start for job in running.workers[trial.trial_id].jobs]
+        error = _error_of(trial)
+        if isinstance(error, WorkerLost):
             for start in starts:
-                desk().dispatcher.on_death(start, desk().death())
+                running.dispatcher.on_loss(start, error.reason)
+        elif isinstance(error, RayActorError):
+            for start in starts:
+                running.dispatcher.on_death(start, running.death())
         else:
             file = Path(trial.error_file) if trial.error_file else None
             text = file.read_text(encoding="utf-8") if file is not None and file.is_file() else "unknown error"
             for start in starts:
-                desk().dispatcher.on_error(start, text.strip())
+                running.dispatcher.on_error(start, text.strip())
 
 
 def _error_of(trial: Trial) -> object:
@@ -181,29 +191,29 @@ def _error_of(trial: Trial) -> object:
         return ray.cloudpickle.load(handle)
 
 
-class Watch(TrialProgressCallback):
+class TuneCallback(TrialProgressCallback):
     """In place of Tune's own lines about trials; and the place where a halted search leaves Tune's loop."""
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Leave when the search was halted."""
-        if desk().dispatcher.halted:
+        if running_search().dispatcher.halted:
             raise _Halt
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         """Note the workers, which Ray starts as it needs them."""
         try:
-            remember_children(desk().folder, desk().scratch)
+            remember_children(running_search().folder, running_search().scratch)
         except OSError as error:
-            desk().dispatcher.halt(f"the result folder cannot be written ({error.strerror or error})")
+            running_search().dispatcher.halt(f"the result folder cannot be written ({error.strerror or error})")
 
     def on_trial_result(self, *_: object, **__: object) -> None:
-        """Nothing."""
+        """The report went to the scheduler, which is all that is needed."""
 
     def on_trial_error(self, *_: object, **__: object) -> None:
-        """Nothing."""
+        """The error went to the scheduler."""
 
     def on_trial_complete(self, *_: object, **__: object) -> None:
-        """Nothing."""
+        """The end went to the searcher."""
 
 
 def execute(
@@ -215,22 +225,39 @@ def execute(
     elastic: bool,
     curves: TrialCurves | None = None,
 ) -> None:
-    """Work through the dispatcher's searches in the running Ray session; an ``elastic`` one may have more nodes later.
+    """Work through the dispatcher's searches in the running Ray session.
 
-    ``curves`` takes what trials tell of their trainings.
-    Raises ``Paused`` when the dispatcher was halted.
+    Args:
+        dispatcher: decides what is worked on.
+        trainable: what a worker does.
+        resources: what each worker gets.
+        folder: the result folder, which notes the workers.
+        scratch: where Tune keeps its own files.
+        elastic: whether there may be more nodes later.
+        curves: takes what trials tell of their trainings.
+
+    Raises:
+        Paused: the dispatcher was halted, or Tune ended by an exception of its own.
     """
-    global _desk
+    global _running
     total = None if elastic else ray.cluster_resources
-    _desk = _Desk(dispatcher, resources, folder, scratch, total, trainable.stall_minutes)
-    _desk.curves = curves or _desk.curves
+    _running = RunningSearch(dispatcher, resources, folder, scratch, total, trainable.stall_minutes)
+    _running.curves = curves or _running.curves
     try:
         if not (dispatcher.halted or dispatcher.finished):
-            _tuner(trainable, resources, scratch).fit()
+            with losses_as_deaths():
+                _tuner(trainable, resources, scratch).fit()
     except _Halt:
         pass
+    except AnyoError:
+        raise
+    except Exception as error:  # noqa: BLE001 - Tune raises whatever a part of Ray has raised, and `RuntimeError` itself
+        _log.debug("what ended Ray Tune:", exc_info=True)
+        said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        # a `TuneError` may be a whole traceback, whose last line says what it was
+        dispatcher.halt(f"Ray Tune has ended ({said[-1 if isinstance(error, TuneError) else 0]}); run.log says more")
     finally:
-        _desk = None
+        _running = None
     if dispatcher.halted:
         raise Paused(dispatcher.halted)
 
@@ -253,7 +280,7 @@ def _tuner(trainable: Trainable, resources: Resources, scratch: Path) -> tune.Tu
             name="search",
             storage_path=str(scratch / "tune"),
             verbose=0,
-            callbacks=[Watch()],
+            callbacks=[TuneCallback()],
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )

@@ -333,7 +333,7 @@ def arms_table(answer: Mapping[str, Any]) -> Table:
 
 
 def save_answer(folder: Path, answer: Mapping[str, Any]) -> None:
-    """`fair.json`."""
+    """Write `fair.json`."""
     write_json(folder / FAIR, answer)
 
 

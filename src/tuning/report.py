@@ -59,7 +59,7 @@ def trial_line(trial: FrozenTrial, objectives: Sequence[str], parameters: Sequen
 
 
 def write_trials_table(folder: Path, searches: Sequence[Search]) -> None:
-    """`trials.csv`."""
+    """Write `trials.csv`."""
     write_text(folder / TRIALS_TABLE, trials_frame(searches).to_csv(index=False))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from src.core.code_places import require_no_code_beside
 from src.core.documents import MOST_CHARACTERS, load_yaml
 from src.core.errors import ConfigError, Problem
 from src.tuning.ranges import range_problem
@@ -112,6 +113,7 @@ def _read(path: Path) -> _Document:
     content = load_yaml(text, f"tuning.search_space {path.name}")
     if problems := _nested_parameters(path, content):
         raise ConfigError(problems)
+    require_no_code_beside(path, content)
     try:
         # JSON's strict mode accepts a whole number for a float and refuses a string for a number
         return TypeAdapter(_Document).validate_json(json.dumps(content, default=str))

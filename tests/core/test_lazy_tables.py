@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.core import keeper
+from src.core import checkpoint_writer
 from src.core.lazy_adam import LazyAdam, RowAdam, rows_alone
 from src.core.training import LoopSettings, fit
 from src.core.weight_mean import WeightMean
@@ -118,7 +118,7 @@ class Kept:
 def test_a_large_state_is_written_no_more_often_than_it_may_be(
     monkeypatch: pytest.MonkeyPatch, small: int, minutes: float, saved: list[int]
 ) -> None:
-    monkeypatch.setattr(keeper, "SMALL", small)
+    monkeypatch.setattr(checkpoint_writer, "SMALL", small)
     model, now, kept = Table(), [0.0], Kept()
 
     def evaluate() -> dict[str, float]:
@@ -142,7 +142,7 @@ def test_a_large_state_is_written_no_more_often_than_it_may_be(
 
 def test_an_epoch_that_was_not_saved_is_trained_again_to_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in the report of epoch 5, saved after epoch 3: epochs 4 and 5 are reported with the values they had."""
-    monkeypatch.setattr(keeper, "SMALL", 0)
+    monkeypatch.setattr(checkpoint_writer, "SMALL", 0)
     reported: list[tuple[int, float]] = []
     held: list[Mapping[str, Any]] = []
 

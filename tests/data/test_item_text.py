@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from src.core.errors import ConfigError
-from src.data.item_text import ItemText, source_of
+from src.data.item_text import ItemTemplate, source_of
 
-TEMPLATE = ItemText.parse("{title} ({year}), {genres}")
+TEMPLATE = ItemTemplate.parse("{title} ({year}), {genres}")
 
 
 @pytest.mark.parametrize(
@@ -26,11 +26,11 @@ def test_missing_fields_go_with_their_punctuation(title: str, year: str, genres:
 
 
 def test_the_title_alone_is_the_title_to_the_byte() -> None:
-    assert ItemText.parse("{title}").render({"title": " , odd ( title"}) == " , odd ( title"
+    assert ItemTemplate.parse("{title}").render({"title": " , odd ( title"}) == " , odd ( title"
 
 
 def test_words_belong_to_the_field_behind_them_and_the_end_stays() -> None:
-    template = ItemText.parse("Title: {title} by {author}. Genre: {genres}. {{sic}}")
+    template = ItemTemplate.parse("Title: {title} by {author}. Genre: {genres}. {{sic}}")
     assert template.render({"title": "A", "author": "", "genres": "x"}) == "Title: A. Genre: x. {sic}"
     assert template.render({"title": "A", "author": "B", "genres": ""}) == "Title: A by B. {sic}"
     assert template.fields == ("title", "author", "genres")
@@ -39,7 +39,7 @@ def test_words_belong_to_the_field_behind_them_and_the_end_stays() -> None:
 @pytest.mark.parametrize("template", ["{title", "no field", "{title!r}", "{title:10}", "{0.x}", "{}", "{a b}"])
 def test_templates_that_cannot_be_read(template: str) -> None:
     with pytest.raises(ConfigError, match=r"dataset.item_text = .*write it as '\{title\} \(\{year\}\), \{genres\}'"):
-        ItemText.parse(template)
+        ItemTemplate.parse(template)
 
 
 def test_a_field_under_another_name() -> None:

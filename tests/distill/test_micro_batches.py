@@ -10,7 +10,8 @@ import torch
 from src.core.errors import ConfigError
 from src.core.training import LoopSettings
 from src.distill.kd_losses import weighted_dro
-from src.distill.settings import DistillSettings, check_terms
+from src.distill.preflight import preflight
+from src.distill.settings import ActiveSettings, DistillSettings
 from tests.fixtures import student_of
 
 WHOLE, CUT, ADAPT = LoopSettings(), LoopSettings(micro_batch_size=64), LoopSettings(adapt_micro_batch=True)
@@ -34,7 +35,7 @@ def test_the_product_of_two_batches_is_not_that_of_both_together() -> None:
 )
 def test_the_product_is_refused_in_parts(loop: LoopSettings, step: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        check_terms(DistillSettings(dro_weighting="product"), student_of(loop=loop))
+        preflight(DistillSettings(dro_weighting="product"), ActiveSettings(), student_of(loop=loop), lambda: 30)
     (problem,) = caught.value.problems
     assert problem is not None
     assert step in str(problem)
@@ -52,4 +53,6 @@ def test_the_product_is_refused_in_parts(loop: LoopSettings, step: str) -> None:
     ],
 )
 def test_what_is_the_same_loss_is_allowed(changes: dict[str, Any], loop: LoopSettings) -> None:
-    check_terms(DistillSettings(**{"dro_weighting": "product", **changes}), student_of(loop=loop))
+    preflight(
+        DistillSettings(**{"dro_weighting": "product", **changes}), ActiveSettings(), student_of(loop=loop), lambda: 30
+    )

@@ -16,8 +16,9 @@ from torch import Tensor
 from src.core.errors import ConfigError
 from src.core.training import LoopSettings
 from src.distill.data_bridge import TeachingRows, align
+from src.distill.preflight import check_teachers
 from src.distill.selection_policy import TeachAll
-from src.distill.settings import DistillSettings, active_terms, check_terms, terms
+from src.distill.settings import DistillSettings, active_terms, terms
 from src.distill.terms.base import TaughtStudent
 from src.distill.terms.item_embeddings import TeacherItemInput
 from src.distill.terms.item_text import ItemTextSettings, TextRows, whitened
@@ -467,5 +468,5 @@ def test_teachers_are_checked_before_anything_is_trained(
     settings = replace(NOTHING, teachers=teachers, ed_weight=weight)
     expected = nullcontext() if not wrong else pytest.raises(ConfigError)
     with expected as caught:
-        check_terms(settings, settings_of(False))
+        check_teachers(settings)
     assert [problem.field for problem in caught.value.problems] == wrong if caught else not wrong

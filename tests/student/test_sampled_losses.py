@@ -15,7 +15,7 @@ from src.core.training import LoopSettings, train_step
 from src.data.tensor_examples import TensorExamples
 from src.student.architectures.linear import Linear, LinearSettings
 from src.student.base import ClosedForm, SequenceStudent
-from src.student.columns import Columns, Proposal, Shared, expected
+from src.student.columns import Columns, Proposal, SharedNegatives, expected
 from src.student.datamodule import StudentData
 from src.student.losses import gbce_loss, propensity, sampled_ce
 from src.student.models import build_closed_form, closed_forms, student_settings
@@ -92,7 +92,7 @@ def test_the_weights_of_an_item_are_one_on_average(power: float) -> None:
 def test_columns_by_hand() -> None:
     """A row's own items come first; one that was drawn as well, or stands twice, counts once."""
     own = torch.tensor([[3, 5, 3], [7, 1, 2]])
-    drawn = Shared(torch.tensor([5, 9, 1]), torch.tensor([0.5, 0.25, 0.125], dtype=torch.float64))
+    drawn = SharedNegatives(torch.tensor([5, 9, 1]), torch.tensor([0.5, 0.25, 0.125], dtype=torch.float64))
     columns = Columns.of(own, drawn)
     gone = -math.inf
     assert columns.first.tolist() == [[0, 1, 0], [0, 1, 2]]
@@ -103,7 +103,9 @@ def test_columns_by_hand() -> None:
 
 def test_columns_that_are_estimated_to_rank_high() -> None:
     """An item that stands for three pushes what is below it down by three."""
-    columns = Columns.of(torch.tensor([[4, 6]]), Shared(torch.tensor([0, 1]), torch.tensor([3.0, 3.0]).log().double()))
+    columns = Columns.of(
+        torch.tensor([[4, 6]]), SharedNegatives(torch.tensor([0, 1]), torch.tensor([3.0, 3.0]).log().double())
+    )
     logits = torch.tensor([[1.0, 9.0, 5.0, 0.0]])  # estimated ranks from 0: 4, 0, 1, 5
     assert columns.ranked_high(logits, 1).tolist() == [[1]]
     assert columns.ranked_high(logits, 4).tolist() == [[1, 2, -1, -1]]

@@ -22,7 +22,7 @@ from src.student.settings import EvaluationSettings
 from src.teacher.labelling.labels import rank
 from src.teacher.operations.teacher_check import (
     TOP,
-    Ranking,
+    RankedExamples,
     TeacherCheck,
     check_teacher,
     compare_rankings,
@@ -43,11 +43,11 @@ def lists(*firsts: int) -> Tensor:
     return torch.tensor(firsts).unsqueeze(1) + torch.arange(TOP)
 
 
-def ranking(ranks: list[int], *firsts: int, valid: list[bool] | None = None) -> Ranking:
-    return Ranking(torch.tensor(ranks), lists(*firsts), None if valid is None else torch.tensor(valid))
+def ranking(ranks: list[int], *firsts: int, valid: list[bool] | None = None) -> RankedExamples:
+    return RankedExamples(torch.tensor(ranks), lists(*firsts), None if valid is None else torch.tensor(valid))
 
 
-def compared(teacher: Ranking, student: Ranking, num_items: int = V) -> TeacherCheck:
+def compared(teacher: RankedExamples, student: RankedExamples, num_items: int = V) -> TeacherCheck:
     """Every example of a user of its own."""
     return compare_rankings(teacher, student, np.arange(len(teacher.ranks)), num_items, INTERVAL)
 
@@ -88,7 +88,7 @@ def test_answers_that_are_no_items_are_in_no_list() -> None:
 
 def test_a_small_catalogue_shortens_the_lists() -> None:
     ranks, top = torch.tensor([12]), torch.arange(12).unsqueeze(0)
-    check = compared(Ranking(ranks, top), Ranking(ranks, top.flip(1)), 12)
+    check = compared(RankedExamples(ranks, top), RankedExamples(ranks, top.flip(1)), 12)
     assert (check.top, check.overlap, check.teacher_coverage) == (12, 1, 1)
     assert check.teacher_ndcg == pytest.approx(1 / math.log2(13))
 
@@ -190,9 +190,9 @@ def test_a_teacher_that_knows_more_is_likely_to_help_and_one_that_guesses_is_not
     generator = torch.Generator().manual_seed(0)
     tops = torch.randint(0, V - TOP, (200,), generator=generator).unsqueeze(1) + torch.arange(TOP)
     others = torch.randint(0, V - TOP, (200,), generator=generator).unsqueeze(1) + torch.arange(TOP)
-    good = Ranking(torch.randint(1, 4, (200,), generator=generator), tops)
-    fair = Ranking(torch.randint(1, 15, (200,), generator=generator), others)
-    blind = Ranking(torch.full((200,), V), tops)
+    good = RankedExamples(torch.randint(1, 4, (200,), generator=generator), tops)
+    fair = RankedExamples(torch.randint(1, 15, (200,), generator=generator), others)
+    blind = RankedExamples(torch.full((200,), V), tops)
     examples = cycle_examples(200, 0)
     verdicts = [
         check_teacher(lambda _, one=teacher: one, lambda _: fair, examples, V, INTERVAL).verdict  # type: ignore[misc]

@@ -160,6 +160,28 @@ def test_a_killed_workers_trial_goes_on_twice_and_then_fails(drive: Drive) -> No
     assert drive.start().number == 1
 
 
+def test_a_machine_that_ends_every_worker_halts_the_search_and_fails_no_trial(drive: Drive) -> None:
+    for _ in range(2):
+        drive.dispatcher.on_loss(drive.start().start, "no memory")
+    before = drive.dispatcher.halted
+    drive.dispatcher.on_loss(drive.start().start, "no memory")
+    assert (before, drive.dispatcher.halted) == ("", "no memory (3 times, and no trial ended in between)")
+    assert drive.states() == ["RUNNING"]
+
+
+def test_a_trial_that_is_lost_again_and_again_fails_where_others_end(drive: Drive) -> None:
+    job = drive.start()
+    for _ in range(2):
+        drive.dispatcher.on_loss(job.start, "no memory")
+        job = drive.start()
+    other = drive.start()
+    assert (job.number, other.number) == (0, 1)
+    drive.done(other, 0.5)
+    drive.dispatcher.on_loss(job.start, "no memory")
+    assert not drive.dispatcher.halted
+    assert (drive.states(), drive.failure(0)) == (["FAIL", "COMPLETE"], "no memory (tried 3 times)")
+
+
 def test_out_of_memory_goes_back_with_a_larger_share_at_most_twice(drive: Drive) -> None:
     job = drive.start()
     for retry in (1, 2):

@@ -10,15 +10,37 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.air.execution._internal import RayActorManager, TrackedActor
+from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RaySystemError,
+    RayTaskError,
+)
+from ray.tune.error import TuneError
+from ray.tune.execution import tune_controller
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from src.core.errors import AnyoError
+from src.core.errors import AnyoError, Paused
 from src.tuning import executor
-from src.tuning.executor import StudyScheduler, StudySearcher, Watch, _Desk, _Halt
+from src.tuning.dispatch import RESTARTS
+from src.tuning.executor import (
+    RunningSearch,
+    StudyScheduler,
+    StudySearcher,
+    TuneCallback,
+    _Halt,
+    execute,
+    running_search,
+)
+from src.tuning.lost_workers import WorkerLost, WorkerManager, as_death, losses_as_deaths
 from src.tuning.resources import CONTEXT_BYTES, Resources
-from src.tuning.trainable import MESSAGE
+from src.tuning.trainable import MESSAGE, Trainable
 from tests.tuning.test_dispatch import Drive
 
 
@@ -42,8 +64,10 @@ class FakeTrial:
 @pytest.fixture
 def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Drive:
     driver = Drive(tmp_path, trials=2)
-    desk = _Desk(driver.dispatcher, Resources(cpu=1.0, gpu=0.25), tmp_path, tmp_path, lambda: {"CPU": 2.0, "GPU": 1.0})
-    monkeypatch.setattr(executor, "_desk", desk)
+    running = RunningSearch(
+        driver.dispatcher, Resources(cpu=1.0, gpu=0.25), tmp_path, tmp_path, lambda: {"CPU": 2.0, "GPU": 1.0}
+    )
+    monkeypatch.setattr(executor, "_running", running)
     return driver
 
 
@@ -52,9 +76,9 @@ def result(**report: Any) -> dict[str, Any]:
     return {MESSAGE: json.dumps(report), "training_iteration": 1}
 
 
-def test_without_a_search_there_is_no_desk() -> None:
+def test_without_a_search_nothing_is_running() -> None:
     with pytest.raises(AnyoError, match="no search is running"):
-        executor.desk()
+        running_search()
 
 
 def test_none_while_running_trials_may_come_back_and_finished_when_all_ended(drive: Drive) -> None:
@@ -71,7 +95,7 @@ def test_none_while_running_trials_may_come_back_and_finished_when_all_ended(dri
 
 @pytest.mark.parametrize("total", [{"CPU": 1.9, "GPU": 1.0}, {"CPU": 2.0, "GPU": 0.4}, {"CPU": 2.0}])
 def test_no_trial_is_drawn_before_it_can_start(drive: Drive, total: dict[str, float]) -> None:
-    executor.desk().total = lambda: total
+    running_search().total = lambda: total
     searcher, scheduler = StudySearcher(), StudyScheduler()
     assert isinstance(searcher.suggest("a"), dict)
     assert searcher.suggest("b") is None
@@ -81,7 +105,7 @@ def test_no_trial_is_drawn_before_it_can_start(drive: Drive, total: dict[str, fl
 
 
 def test_in_a_cluster_one_trial_waits_so_that_it_can_grow(drive: Drive) -> None:
-    executor.desk().total = None
+    running_search().total = None
     assert [isinstance(StudySearcher().suggest(name), dict) for name in "ab"] == [True, True]
 
 
@@ -98,7 +122,7 @@ def test_a_retry_gets_twice_the_share(drive: Drive) -> None:
 
 
 def test_who_had_the_whole_gpu_is_not_tried_again(drive: Drive) -> None:
-    executor.desk().resources = Resources(cpu=1.0, gpu=0.6, free=10 * 2**30)
+    running_search().resources = Resources(cpu=1.0, gpu=0.6, free=10 * 2**30)
     searcher, scheduler = StudySearcher(), StudyScheduler()
     for name, share, memory in (("a", 0.6, 6 * 2**30 - CONTEXT_BYTES), ("b", 1.0, 0)):
         proposal = searcher.suggest(name)
@@ -122,10 +146,74 @@ def test_a_dead_worker_is_not_a_defect(drive: Drive, tmp_path: Path, death: Exce
     assert (drive.states(), drive.failure(0)) == (["FAIL"], "ValueError: bad")
 
 
+def test_a_worker_that_ray_ended_is_a_counted_death(drive: Drive, tmp_path: Path) -> None:
+    searcher, scheduler = StudySearcher(), StudyScheduler()
+    for name in ("a", "b"):
+        searcher.suggest(name)
+        scheduler.on_trial_error(None, FakeTrial.ended_by(name, as_death(OutOfMemoryError("low")), tmp_path))  # type: ignore[arg-type]
+        searcher.on_trial_complete(name, None, error=True)
+        assert drive.states() == ["RUNNING"]
+    assert drive.record.trials()[0].user_attrs[RESTARTS] == 2
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError("2 workers were killed"), NodeDiedError("the node is gone")])
+def test_tunes_manager_takes_a_worker_that_ray_ended_for_a_dead_one(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RayActorManager, "_cleanup_actor", lambda *_, **__: None)  # there is no worker
+    nothing: Any = None
+    told: list[Exception] = []
+    actor = TrackedActor(1, on_error=lambda _, exception: told.append(exception))
+    task = TrackedActorTask(actor, on_error=lambda _, exception: told.append(exception))
+    # why there is a manager of ours: this exception leaves Tune's loop
+    with pytest.raises(RuntimeError, match="Caught unexpected exception"):
+        RayActorManager(nothing)._actor_task_failed(task, error)
+    WorkerManager(nothing)._actor_task_failed(task, error)
+    WorkerManager(nothing)._actor_start_failed(actor, error)
+    assert [type(exception) for exception in told] == [WorkerLost] * 3
+    with losses_as_deaths():
+        assert tune_controller.RayActorManager is WorkerManager
+    assert tune_controller.RayActorManager is RayActorManager
+
+
+def test_what_a_training_function_raised_stays_what_it_is() -> None:
+    for error in (RayTaskError("train", "Traceback", ValueError("bad")), ActorDiedError(), RaySystemError("gone")):
+        assert as_death(error) is error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            RuntimeError("Caught unexpected exception: the store is gone\nmore"),
+            r"unexpected exception: the store is gone\)",
+        ),
+        (TuneError("Traceback\n  line 3\nKeyError: 'x'\n"), r"Ray Tune has ended \(KeyError: 'x'\)"),
+        (AssertionError(), r"Ray Tune has ended \(AssertionError\)"),
+    ],
+)
+def test_whatever_else_ends_tune_pauses_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    class Broken:
+        def fit(self) -> None:
+            running_search().dispatcher.next()
+            raise error
+
+    driver = Drive(tmp_path, trials=2)
+    monkeypatch.setattr(executor, "_tuner", lambda *_: Broken())
+    worker = Trainable.__new__(Trainable)
+    worker.stall_minutes = 0.0
+    with pytest.raises(Paused, match=said) as caught:
+        execute(driver.dispatcher, worker, Resources(cpu=1.0, gpu=0.0), tmp_path, tmp_path, elastic=True)
+    assert caught.value.exit_code == 1
+    assert driver.states() == ["RUNNING"]  # it goes on with the next start
+
+
 def test_a_death_names_what_may_have_caused_it(drive: Drive) -> None:
-    assert executor.desk().death() == "its worker died; trial.log says what it did last"
-    executor.desk().stall_minutes = 2.5
-    assert "no epoch was reported for tuning.stall_minutes=2.5" in executor.desk().death()
+    assert running_search().death() == "its worker died; trial.log says what it did last"
+    running_search().stall_minutes = 2.5
+    assert "no epoch was reported for tuning.stall_minutes=2.5" in running_search().death()
 
 
 def test_a_result_without_a_report_is_passed_over(drive: Drive) -> None:
@@ -137,11 +225,11 @@ def test_a_result_without_a_report_is_passed_over(drive: Drive) -> None:
 def test_a_halted_search_leaves_tunes_loop_and_asks_no_more(drive: Drive) -> None:
     searcher = StudySearcher()
     searcher.suggest("a")
-    Watch().on_step_begin(1, [])
+    TuneCallback().on_step_begin(1, [])
     drive.dispatcher.halt("terminated")
     assert searcher.suggest("b") == Searcher.FINISHED
     with pytest.raises(_Halt):
-        Watch().on_step_begin(2, [])
+        TuneCallback().on_step_begin(2, [])
     searcher.on_trial_complete("a", {})
     assert drive.states() == ["RUNNING"]
 
@@ -151,12 +239,12 @@ def test_a_full_disk_at_the_start_of_a_trial_halts(drive: Drive, monkeypatch: py
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(executor, "remember_children", full)
-    Watch().on_trial_start(1, [], FakeTrial("a"))  # type: ignore[arg-type]
+    TuneCallback().on_trial_start(1, [], FakeTrial("a"))  # type: ignore[arg-type]
     assert drive.dispatcher.halted == "the result folder cannot be written (No space left on device)"
 
 
 def test_a_populations_worker_is_told_who_goes_on_and_who_joins(drive: Drive) -> None:
-    dispatcher = executor.desk().dispatcher
+    dispatcher = running_search().dispatcher
     dispatcher.places, dispatcher.group, drive.searches[0].trials = 2, lambda values: "numbers", 4
     searcher, scheduler = StudySearcher(), StudyScheduler()
     first, config = searcher.suggest("a"), searcher.suggest("b")

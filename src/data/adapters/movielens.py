@@ -13,7 +13,7 @@ from src.data.catalogue import ItemRows, cleaned, wanted_fields
 from src.data.delimited import what_is_there
 from src.data.event_log import read_items, read_log
 from src.data.interactions import Interactions
-from src.data.item_text import ItemText
+from src.data.item_text import ItemTemplate
 from src.data.settings import DatasetSettings
 from src.data.streams import find
 from src.data.tables import Table, open_table
@@ -120,7 +120,7 @@ def _movies(settings: DatasetSettings, layout: _Layout) -> ItemRows:
     form = TextForm(layout.separators[1], settings.encoding, layout.movie_names, "iso-8859-1", open_field)
     table = open_table(settings.root / layout.movies, form)
     item = "item_id" if layout.movie_names else "movieId"
-    names = [name for name in ItemText.parse(settings.item_text).fields if name != "title"]
+    names = [name for name in ItemTemplate.parse(settings.item_text).fields if name != "title"]
     rows = read_items(table, replace(settings, item_text="{title}"), item, "title")
     raw = list(rows.titles or ())
     if settings.title_handling == "corrected":

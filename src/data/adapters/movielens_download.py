@@ -26,6 +26,13 @@ def download(name: str, root: Path, wanted: Sequence[str], md5: str, folder: str
 
     Only these members are read out of the archive, under these names, so that nothing in it can choose where it lands.
     Raises ``DataError`` without a network, for an archive with another checksum, and where ``root`` cannot be written.
+
+    Args:
+        name: of the release, such as ``ml-100k``.
+        root: the folder that gets the files.
+        wanted: their names.
+        md5: the archive's checksum, in hexadecimal digits.
+        folder: where they lie in the archive.
     """
     url = f"{SOURCE}/{name}.zip"
     _log.info("downloading %s", url)

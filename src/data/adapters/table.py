@@ -50,7 +50,13 @@ def from_memory_tables(log: Any, items: Any | None, settings: DatasetSettings) -
 
 
 def from_tables(log: Table, items: Table | None, settings: DatasetSettings) -> Interactions:
-    """Interactions of an opened log; the columns that were guessed are printed."""
+    """Interactions of an opened log; the columns that were guessed are printed.
+
+    Args:
+        log: the interactions' columns.
+        items: the item file's columns; None where there is none.
+        settings: the dataset's.
+    """
     columns = log_columns(log, settings, with_title=items is None)
     rows = None if items is None else read_items(items, settings, item_column(items, settings, columns["item"]))
     return read_log(log, columns, rows, settings)
@@ -60,6 +66,11 @@ def log_columns(log: Table, settings: DatasetSettings, with_title: bool) -> dict
     """The columns of a log by role.
 
     Raises ``ConfigError`` where one that is needed is not found.
+
+    Args:
+        log: the interactions' columns.
+        settings: which columns were named, and which rows count.
+        with_title: whether titles are looked for in the log.
     """
     timed = ("time",) if settings.order == "time" else ()
     optional = ("rating", *(("title",) if with_title else ()))

@@ -68,7 +68,13 @@ def check_stored_form(name: str, config: PretrainedConfig, quantise: Quantise) -
 
 
 def loading_arguments(config: PretrainedConfig, quantise: Quantise, device: torch.device) -> dict[str, Any]:
-    """What `from_pretrained` needs besides: nothing for a model that is not quantised."""
+    """What `from_pretrained` needs besides: nothing for a model that is not quantised.
+
+    Args:
+        config: the model's own.
+        quantise: in which form its weights are wanted.
+        device: where its weights are wanted.
+    """
     if quantise == NOT_QUANTISED:
         return {}
     # a quantised model is put together on its device and never moved

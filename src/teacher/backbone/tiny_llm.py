@@ -125,7 +125,13 @@ def _config(settings: TinySettings, vocabulary: int, **special: int) -> LlamaCon
 
 
 def pretraining_prompts(data: SequenceData, tokenizer: PreTrainedTokenizerFast, settings: TinySettings) -> Prompts:
-    """Make the prompts that it learns to read; raises ``ConfigError`` when a title does not fit into the context."""
+    """Make the prompts that it learns to read; raises ``ConfigError`` when a title does not fit into the context.
+
+    Args:
+        data: histories and titles.
+        tokenizer: the one that was made of the titles.
+        settings: of `tiny`: its context, in tokens.
+    """
     return Prompts(data.id_map, tokenizer, _room_for_an_answer(data.history_length, settings))
 
 
@@ -156,7 +162,13 @@ def split_rows(train: Examples, most: int, seed: int) -> tuple[Examples, Example
 
 
 def training_texts(prompts: Prompts, rows: Examples, device: torch.device) -> PromptBatch:
-    """Each row's prompt with the title that came next at its end: ``[n, S]``."""
+    """Each row's prompt with the title that came next at its end: ``[n, S]``.
+
+    Args:
+        prompts: of the training examples.
+        rows: n examples.
+        device: where the tokens are wanted.
+    """
     columns = TensorExamples.of(rows, device)
     chosen = prompts.choose(columns.history, columns.length)
     return prompts.lay_out(torch.cat([chosen, columns.target.unsqueeze(1)], dim=1))

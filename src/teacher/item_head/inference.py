@@ -8,7 +8,7 @@ from src.data.examples import Examples
 from src.student.settings import EvaluationSettings
 from src.teacher.ilora_model import ILoRATeacher
 from src.teacher.labelling.labels import Labeller, item_head_labeller
-from src.teacher.operations.teacher_check import Ranking, teacher_ranker
+from src.teacher.operations.teacher_check import RankedExamples, teacher_ranker
 from src.teacher.settings import ExportSettings
 
 
@@ -23,6 +23,6 @@ class TrainedItemTeacher:
         """See `TrainedTeacher`."""
         return item_head_labeller(self.model, self.export)
 
-    def ranking(self, examples: Examples, evaluation: EvaluationSettings) -> Ranking:
+    def ranking(self, examples: Examples, evaluation: EvaluationSettings) -> RankedExamples:
         """See `TrainedTeacher`."""
         return teacher_ranker(self.model, self.export.batch_size, evaluation.mask_history)(examples)

@@ -107,6 +107,13 @@ def start_head(teacher: ILoRATeacher, data: SequenceData, seed: int) -> int:
 def validation_metrics(
     teacher: ILoRATeacher, examples: TensorExamples, evaluation: EvaluationSettings, batch_size: int
 ) -> dict[str, float]:
-    """Rank the targets of examples over the whole catalogue, and summarise the ranks."""
+    """Rank the targets of examples over the whole catalogue, and summarise the ranks.
+
+    Args:
+        teacher: who ranks.
+        examples: a sample of the validation split.
+        evaluation: the cut-offs, and whether the history is left out of the ranking.
+        batch_size: rows at once.
+    """
     ranks = rank(teacher, examples, batch_size, evaluation.mask_history)
     return summarise(ranks, evaluation.ks)

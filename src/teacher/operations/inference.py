@@ -13,7 +13,7 @@ from src.teacher.factory import load_teacher
 from src.teacher.ilora_model import GatedTeacher
 from src.teacher.labelling.labels import Labeller
 from src.teacher.objective import objective_of
-from src.teacher.operations.teacher_check import Ranking
+from src.teacher.operations.teacher_check import RankedExamples
 from src.teacher.settings import TeacherSettings
 
 
@@ -27,7 +27,7 @@ class TrainedTeacher(Protocol):
     def labeller(self) -> Labeller:
         """What turns training examples into labels."""
 
-    def ranking(self, examples: Examples, evaluation: EvaluationSettings) -> Ranking:
+    def ranking(self, examples: Examples, evaluation: EvaluationSettings) -> RankedExamples:
         """Rank the targets of held-out examples; of a teacher that writes, also say which answers were right."""
 
 

@@ -40,7 +40,7 @@ Verdict = Literal["likely", "open", "unlikely"]
 
 
 @dataclass(frozen=True, eq=False)
-class Ranking:
+class RankedExamples:
     """What a model says about n examples.
 
     ``ranks`` ``[n]`` int64: the target's 1-based rank, ties against it (where only a list is known: any number above
@@ -63,7 +63,7 @@ class Ranking:
         return {"answer_hit_ratio_1": _share(self.correct), "valid_ratio": _share(self.valid)}
 
 
-Ranker = Callable[[Examples], Ranking]
+Ranker = Callable[[Examples], RankedExamples]
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def check_teacher(
 
 
 def compare_rankings(
-    teacher: Ranking, student: Ranking, user: NDArray[np.int64], num_items: int, interval: Interval
+    teacher: RankedExamples, student: RankedExamples, user: NDArray[np.int64], num_items: int, interval: Interval
 ) -> TeacherCheck:
     """Compute the figures of two rankings of the same examples.
 
@@ -228,7 +228,7 @@ def teacher_ranker(teacher: Teacher, batch_size: int, mask_history: bool) -> Ran
         mask_history: whether items of the history leave the ranking.
     """
 
-    def ranking(examples: Examples) -> Ranking:
+    def ranking(examples: Examples) -> RankedExamples:
         columns = TensorExamples.of(examples, teacher.device)
         found = _Collected.of(len(examples), teacher.num_items)
 
@@ -236,7 +236,7 @@ def teacher_ranker(teacher: Teacher, batch_size: int, mask_history: bool) -> Ran
             found.put(rows, forward.logits, columns, mask_history)
 
         infer(teacher, columns, batch_size, keep, "teacher: ranking")
-        return Ranking(found.ranks, found.top)
+        return RankedExamples(found.ranks, found.top)
 
     return ranking
 
@@ -251,14 +251,14 @@ def student_ranker(student: Recommender, batch_size: int, mask_history: bool) ->
     """
 
     @torch.inference_mode()
-    def ranking(examples: Examples) -> Ranking:
+    def ranking(examples: Examples) -> RankedExamples:
         columns, training = TensorExamples.of(examples, student.device), student.training
         student.eval()
         found = _Collected.of(len(examples), student.num_items)
         for rows in ordered_batches(len(columns), batch_size, columns.target.device):
             found.put(rows, scores_of(student, columns, rows), columns, mask_history)
         student.train(training)
-        return Ranking(found.ranks, found.top)
+        return RankedExamples(found.ranks, found.top)
 
     return ranking
 

@@ -14,13 +14,25 @@ Kind = Literal["whole_run", "as_released", "none"]
 
 
 def counters(kind: Kind, steps: int, steps_per_epoch: int) -> Tensor:
-    """``[steps]`` int64: each step's counter, from 1; as released it starts anew in every epoch."""
+    """``[steps]`` int64: each step's counter, from 1; as released it starts anew in every epoch.
+
+    Args:
+        kind: where the counter starts anew.
+        steps: of the whole training.
+        steps_per_epoch: of one epoch.
+    """
     step = torch.arange(steps)
     return step % steps_per_epoch + 1 if kind == "as_released" else step + 1
 
 
 def is_hybrid(draw: Tensor, counter: Tensor, steps: int) -> Tensor:
-    """Whether a step's prompts hold item embeddings: a uniform ``draw`` lies below counter / steps."""
+    """Whether a step's prompts hold item embeddings: a uniform ``draw`` lies below counter / steps.
+
+    Args:
+        draw: from 0 to below 1.
+        counter: see `counters`.
+        steps: the counter at which every step is hybrid.
+    """
     return draw < counter.double() / steps
 
 

@@ -12,7 +12,7 @@ from src.data.examples import Examples
 from src.data.tensor_examples import TensorExamples
 from src.student.settings import EvaluationSettings
 from src.teacher.labelling.labels import Labeller
-from src.teacher.operations.teacher_check import TOP, Ranking, teacher_ranker
+from src.teacher.operations.teacher_check import TOP, RankedExamples, teacher_ranker
 from src.teacher.settings import TeacherSettings
 from src.teacher.title_lm.generation import answer_all, judge_each
 from src.teacher.title_lm.model import TitleTeacher
@@ -47,7 +47,7 @@ class TrainedTitleTeacher:
         items[left] = draw_candidate_lists(rest, self.model.num_items, items.shape[1], self.seed).items
         return CandidateLists(examples.example_id, items)
 
-    def ranking(self, examples: Examples, evaluation: EvaluationSettings) -> Ranking:
+    def ranking(self, examples: Examples, evaluation: EvaluationSettings) -> RankedExamples:
         """Ranks from the catalogue ranking that labels come from, answers by free generation.
 
         Constrained beams list as many items as the largest cut-off needs; a target that they did not list ranks last.

@@ -189,7 +189,13 @@ class GroundedScorer(TitleScorer):
 
 
 def ground_few(writer: TitleTeacher, history: Tensor, length: Tensor) -> None:
-    """Write an answer to each history and compare it with a few titles alone."""
+    """Write an answer to each history and compare it with a few titles alone.
+
+    Args:
+        writer: the teacher that writes.
+        history: ``[B, L]``, padded with V.
+        length: ``[B]``.
+    """
     prompts = writer.prompts
     embedded, mask = writer.prompt_embeddings(history, length)
     items = writer.embed_titles(torch.arange(min(_COMPARED, writer.num_items), device=writer.device))

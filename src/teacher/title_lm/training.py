@@ -46,7 +46,14 @@ class TitleObjective:
     def of(
         cls, teacher: TitleTeacher, train: TensorExamples, candidates: Tensor, curriculum: Curriculum
     ) -> TitleObjective:
-        """Make the objective, with the mean answer length of its rows."""
+        """Make the objective, with the mean answer length of its rows.
+
+        Args:
+            teacher: who is trained.
+            train: the training examples.
+            candidates: the list of each, ``[N, n]``, its target among them.
+            curriculum: which steps are hybrid.
+        """
         tokens = teacher.prompts.answer_sizes[train.target].float().mean()
         return cls(teacher, train, candidates, curriculum, float(tokens))
 
@@ -129,6 +136,13 @@ def row_tokens(prompts: TitlePrompts, train: TensorExamples, candidates: Tensor 
 def draw_lists(
     settings: TeacherSettings, samples: Mapping[str, Examples], num_items: int, seed: int
 ) -> dict[str, CandidateLists]:
-    """The candidates of every sample, drawn once. Raises ``DataError`` when the catalogue has too few items."""
+    """The candidates of every sample, drawn once. Raises ``DataError`` when the catalogue has too few items.
+
+    Args:
+        settings: how many candidates a list has.
+        samples: examples by the name of their sample.
+        num_items: V.
+        seed: the run's.
+    """
     n = settings.title.candidates
     return {split: draw_candidate_lists(examples, num_items, n, seed) for split, examples in samples.items()}

@@ -16,7 +16,7 @@ from src.teacher.title_lm.decoding.continuation import (
     Beams,
     Continuation,
     Gate,
-    Shared,
+    SharedCache,
     Start,
     asking,
     causal_model,
@@ -106,7 +106,7 @@ def beam_search(
     with asking(llm), sharing(llm):
         room = beams * tree.depth
         start = read_prompts(llm, inputs_embeds, attention_mask, gate, hold, room)
-        copies = not isinstance(start.continuation, Shared)
+        copies = not isinstance(start.continuation, SharedCache)
         prompts = max(1, at_once // beams) if copies and at_once else len(attention_mask)
         _tell_once(causal_model(llm).config.model_type, prompts if copies else 0)
         rows = torch.arange(len(attention_mask), device=start.logits.device)
@@ -154,7 +154,7 @@ def _search(logits: Tensor, continuation: Continuation, tree: TitleTree, top_n: 
         live = _narrow(_select(grown, _bar(found, tree), tree, beams))
         used = live.score > _NEVER
         going = used.any(dim=1)
-        if isinstance(continuation, Shared):
+        if isinstance(continuation, SharedCache):
             few = going & ((tree.below[live.node] * used).sum(dim=1) <= beams)
             going = going & ~few
             if few.any():
@@ -172,7 +172,7 @@ def _search(logits: Tensor, continuation: Continuation, tree: TitleTree, top_n: 
         following = continuation.step(live.parent, tree.token[live.node].clamp(min=0))
 
 
-def _finish(live: _Beams, found: _Found, continuation: Shared, rows: Tensor, tree: TitleTree) -> _Found:
+def _finish(live: _Beams, found: _Found, continuation: SharedCache, rows: Tensor, tree: TitleTree) -> _Found:
     """Read all that is below the beams, which belong to these rows of the continuation, and collect the leaves."""
     below = read_order(tree, live.node, live.score > _NEVER)
     numbers = below.node.shape[1] * continuation.model.config.get_text_config().vocab_size
@@ -185,7 +185,7 @@ def _finish(live: _Beams, found: _Found, continuation: Shared, rows: Tensor, tre
     return _Found(*(torch.cat(parts) for parts in zip(*done, strict=True)))
 
 
-def _read_leaves(live: _Beams, below: Below, ending: Shared, tree: TitleTree) -> _Beams:
+def _read_leaves(live: _Beams, below: Below, ending: SharedCache, tree: TitleTree) -> _Beams:
     """The children of all nodes below the beams, with their scores, from one pass."""
     origin = below.origin
     logits = ending.read_below(live.parent.gather(1, origin), tree.token[below.node].clamp(min=0), below.above)

@@ -154,7 +154,7 @@ def read_prompts(
             logits_to_keep=1,
             **_positions(model, positions),
         )
-    kind: Callable[..., Continuation] = Shared if shares and beams != "expanded" else Expanded
+    kind: Callable[..., Continuation] = SharedCache if shares and beams != "expanded" else ExpandedCache
     return Start(output.logits[:, -1], kind(model, output.past_key_values, mask, sequences, gate))
 
 
@@ -193,7 +193,7 @@ class _Prompts:
         self.mask, self.sequences, self.position = self.mask[rows], self.sequences[rows], self.position[rows]
 
 
-class Expanded(_Prompts):
+class ExpandedCache(_Prompts):
     """Each beam is a sequence of its own: the cache holds b·K rows, prompt by prompt."""
 
     def __init__(self, model: PreTrainedModel, cache: Cache, mask: Tensor, sequences: Tensor, gate: Gate) -> None:
@@ -227,12 +227,12 @@ class Expanded(_Prompts):
         self.cache.reorder_cache((rows.unsqueeze(1) * self.width + own).flatten())
         self._keep(rows)
 
-    def fork(self) -> Expanded:
+    def fork(self) -> ExpandedCache:
         """See `Continuation.fork`."""
         return self._fork()
 
 
-class Shared(_Prompts):
+class SharedCache(_Prompts):
     """All beams' tokens follow one another in the cache of their prompt; a mask tells them apart.
 
     ``seen`` ``[b, K, T]`` bool: which of the T tokens appended so far belong to each of the present beams.
@@ -282,7 +282,7 @@ class Shared(_Prompts):
         self.seen = self.seen[rows]
         self._keep(rows)
 
-    def fork(self) -> Shared:
+    def fork(self) -> SharedCache:
         """See `Continuation.fork`."""
         return self._fork()
 

@@ -14,7 +14,7 @@ SMALL = 16 * 2**20
 
 
 @dataclass
-class Keeper:
+class CheckpointWriter:
     """Saves a fit to its checkpoint, and measures what it has taken, saving aside.
 
     ``interval``: seconds after which a running epoch is saved; 0: never before it has been evaluated. What ``watch``
