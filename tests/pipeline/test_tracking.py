@@ -37,8 +37,8 @@ def test_curves_are_on_disk_while_the_training_runs(tmp_path: Path) -> None:
     assert points(tmp_path / "teacher") == {
         "train/loss": [(3, 2.5)],
         "train/learning_rate": [(3, 0.125), (4, 0.0625)],
-        "ndcg_20": [(1, 0.5)],
-        "train_loss": [(1, 2.0)],
+        "validation/ndcg_20": [(1, 0.5)],
+        "train/epoch_loss": [(1, 2.0)],
     }
     curves.close()
 

@@ -44,6 +44,7 @@ class WandB:
         run = self._open(name)
         run.define_metric("*", step_metric="epoch")
         run.define_metric("train/*", step_metric="step")
+        run.define_metric("train/epoch_loss", step_metric="epoch")
         return WandBRun(run, name, self._last)
 
     def table(self, name: str, parameters: Sequence[str], outcomes: Sequence[Outcome]) -> None:
