@@ -30,8 +30,8 @@ CURVES = "tb"
 Tracking = Literal["tensorboard", "mlflow", "wandb", "none"]
 #: what a point is counted by: optimiser steps or epochs
 Axis = Literal["step", "epoch"]
-#: an epoch's metric that is not of the validation split
-_LOSS = {"train_loss": "train/epoch_loss"}
+#: an epoch's metrics that are not of the validation split
+OF_TRAINING = {"train_loss": "train/epoch_loss", "taught_share": "train/taught_share"}
 #: packages that are not installed with this project, and what installs them
 _OPTIONAL = {"mlflow": "mlflow-skinny", "wandb": "wandb"}
 
@@ -213,7 +213,7 @@ def followed(tracking: Tracking, folder: Path) -> Iterator[None]:
 
 def by_epoch(metrics: Mapping[str, float]) -> dict[str, float]:
     """The curves of an epoch's metrics: viewers show those of one prefix as one group."""
-    return {_LOSS.get(name, f"validation/{name}"): value for name, value in metrics.items()}
+    return {OF_TRAINING.get(name, f"validation/{name}"): value for name, value in metrics.items()}
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -54,7 +54,7 @@ def epochs_left(search: Search, baseline: Baseline | None) -> float:
     trials = search.record.trials()
     ended = [epoch_of(trial) for trial in trials if trial.state.is_finished() and trial.intermediate_values]
     usual = sum(ended) / len(ended) if ended else float(baseline.epochs if baseline else search.record.epochs)
-    begun = sum(max(usual - epoch_of(trial), 0.0) for trial in search.record.running())
+    begun = sum(max(usual - epoch_of(trial), 1.0) for trial in search.record.running())
     return begun + usual * max(search.trials - len(trials), 0)
 
 
@@ -154,10 +154,11 @@ class Screen:
 
     def _render(self) -> Group:
         self._bar.update(self._task, completed=self._ended(), left=self._time_left())
-        table = Table.grid(padding=(0, 2))
+        table = Table.grid(padding=(0, 2), expand=True)
         for _ in range(3):
             table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis")
+        # what the parameters do not find room for is cut, and no other column for their sake
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         running = list(self._running())
         for search, trial in running[:_SHOWN]:
             metric, place = search.record.space.metric, self._place(trial, search.record.epochs)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.artifacts import FileSystemArtifactStore, download_artifact, get_all_artifact_meta
 from optuna.trial import TrialState
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -83,6 +84,20 @@ def test_a_study_has_a_note_as_the_dashboard_reads_it(tmp_path: Path) -> None:
     assert note(record) == (1, [("it helped" * 300)[:2045], ("it helped" * 300)[2045:]])
     record.describe("it hurt")
     assert note(_record(tmp_path)) == (2, ["it hurt", ""])
+
+
+def test_a_file_of_the_study_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    for text in ("first", "second"):  # the second time as after more trials
+        _record(tmp_path).attach("card.md", text, tmp_path / "files")
+    record = _record(tmp_path)
+    (attached,) = get_all_artifact_meta(record.study)
+    assert (attached.filename, attached.mimetype) == ("card.md", "text/markdown")
+    download_artifact(
+        artifact_store=FileSystemArtifactStore(tmp_path / "files"), artifact_id=attached.artifact_id,
+        file_path=str(tmp_path / "found.md"),
+    )  # fmt: skip
+    assert (tmp_path / "found.md").read_text() == "second"
+    assert len(list((tmp_path / "files").iterdir())) == 1
 
 
 def test_the_objectives_have_names_written_once(tmp_path: Path) -> None:
@@ -183,12 +198,13 @@ def test_the_terminal_shows_every_running_trial_and_the_best_beside_the_baseline
         record.write_value(number, 1, value)
         _finish(record, number, value)
     record.fail(3, "no luck")
-    terminal = Console(width=100, file=StringIO(), force_terminal=False)
+    terminal = Console(width=72, file=StringIO(), force_terminal=False)
     terminal.print(screen._render())
     _, *lines = terminal.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert max(len(line) for line in lines) <= 100
+    assert max(len(line) for line in lines) <= 72
     shown = [" ".join(line.split()) for line in lines]
-    assert shown[0] == "trial 1 epoch 1 of 9 ndcg_20 0.2000 lam 0.5, policy kl_divergence, kl_threshold 0.25"
+    # the parameters alone are cut where there is no room
+    assert shown[0] == "trial 1 epoch 1 of 9 ndcg_20 0.2000 lam 0.5, policy kl_divergence…"
     # 12 were begun and three have ended: nine run, eight are shown
     assert [line.split()[1] for line in lines[:8]] == ["1", "4", "5", "6", "7", "8", "9", "10"]
     assert shown[8] == "and 1 more"
