@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -218,7 +218,7 @@ def execute(
     """Work through the dispatcher's searches in the running Ray session; an ``elastic`` one may have more nodes later.
 
     ``curves`` takes what trials tell of their trainings.
-    Raises ``Paused`` when the dispatcher was halted.
+    Raises ``Paused`` when the dispatcher was halted, or the machine's memory ran out.
     """
     global _desk
     total = None if elastic else ray.cluster_resources
@@ -229,10 +229,23 @@ def execute(
             _tuner(trainable, resources, scratch).fit()
     except _Halt:
         pass
+    except RuntimeError as error:
+        if not _low_memory(error):
+            raise
+        dispatcher.halt(
+            "the machine's memory was nearly full, and Ray ended a worker that was about to begin: make room"
+        )
     finally:
         _desk = None
     if dispatcher.halted:
         raise Paused(dispatcher.halted)
+
+
+def _low_memory(error: BaseException | None) -> bool:
+    """Whether Tune ended because Ray's memory monitor ended a worker: one that had begun is a trial that goes on."""
+    while error is not None and not isinstance(error, OutOfMemoryError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _tuner(trainable: Trainable, resources: Resources, scratch: Path) -> tune.Tuner:

@@ -117,7 +117,7 @@ def _card(outcome: SearchOutcome, folder: RunFolder, sentences: Sequence[str]) -
         " ".join(sentences),
         "\n".join(f"- `{key}`: {value}" for key, value in values.items() if value is not None),
         measured(comparison),
-        f"`python -m src.exp.export result={folder.path.name}` makes it a folder that anybody can run.",
+        f"`python -m src.exp.export result={folder.path}` makes it a folder that anybody can run.",
     ]
     return "\n\n".join(parts) + "\n"
 

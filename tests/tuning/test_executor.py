@@ -6,15 +6,16 @@ import errno
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayActorError
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from src.core.errors import AnyoError
+from src.core.errors import AnyoError, Paused
 from src.tuning import executor
 from src.tuning.executor import StudyScheduler, StudySearcher, Watch, _Desk, _Halt
 from src.tuning.resources import CONTEXT_BYTES, Resources
@@ -144,6 +145,24 @@ def test_a_halted_search_leaves_tunes_loop_and_asks_no_more(drive: Drive) -> Non
         Watch().on_step_begin(2, [])
     searcher.on_trial_complete("a", {})
     assert drive.states() == ["RUNNING"]
+
+
+def test_a_machine_without_memory_pauses_the_search(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit() -> None:
+        try:
+            raise why
+        except Exception as error:
+            raise RuntimeError("Caught unexpected exception") from error
+
+    monkeypatch.setattr(executor, "_tuner", lambda *_: SimpleNamespace(fit=fit))
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    given = (SimpleNamespace(stall_minutes=0.0), Resources(cpu=1.0, gpu=0.0), drive.folder, drive.folder, False)
+    why: Exception = ValueError("a defect")
+    with pytest.raises(RuntimeError, match="unexpected"):
+        executor.execute(drive.dispatcher, *given)  # type: ignore[arg-type]
+    why = OutOfMemoryError("1 worker was killed")
+    with pytest.raises(Paused, match="memory was nearly full"):
+        executor.execute(drive.dispatcher, *given)  # type: ignore[arg-type]
 
 
 def test_a_full_disk_at_the_start_of_a_trial_halts(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
