@@ -19,6 +19,7 @@ if [ $# -gt 0 ] && [[ "$1" != -* ]]; then
         exit 1
     fi
     shift
+    [ ! -d "$folder/tb" ] || folder=$folder/tb # of one result the runs' names alone
 fi
 
 host=127.0.0.1

@@ -19,7 +19,7 @@ from rich.markup import escape
 from src.cli.help import CFG, Question, question, show_help, show_keys
 from src.cli.resume import log_resume, read_resumed, remember_command, resume_argument
 from src.config.base_configs import Named, description, loaded
-from src.config.composition import RUN_DIR
+from src.config.composition import RUN_DIR, groups
 from src.config.hydra_job import run_as_job
 from src.config.overrides import expand_params
 from src.config.reading import nested_plain, read_config, read_settings
@@ -118,7 +118,7 @@ class Entry(Generic[S]):
             return
         settings = description(self.config_name)["settings"]
         if asked.topic:
-            show_keys(asked.topic, settings, content)
+            show_keys(asked.topic, settings, content, groups(self.config_name).get(asked.topic, ()))
         else:
             show_help(self.command, self.description or "", self.examples, self.config_name, settings, content)
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from src.config.composition import groups
 from src.config.overrides import unknown, written
 from src.core.errors import ConfigError
 from src.core.logging import console
+from src.core.paths import REPOSITORY
 
 if TYPE_CHECKING:
     from src.config.descriptions import SettingsDescription
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 HELP, CFG = "--help", "--cfg"
 #: `--help all`: every key
 ALL = "all"
+#: of a group's description, on a screen that all of them have to fit
+_GROUP_LINES = 2
 
 
 @dataclass(frozen=True)
@@ -77,27 +81,49 @@ def show_help(
     options = groups(config_name)
     chosen = "\\[group=option ...] " if options else ""
     console.print(f"[bold]Usage:[/] python -m src.exp.{command} {chosen}\\[key=value ...]")
-    console.print(f"       ./cmd/{command}.sh does the same and sets the environment up first.\n")
-    console.print(escape(description.strip()) + "\n")
+    script = f"cmd/{command}.sh"
+    if (REPOSITORY / script).exists():
+        console.print(f"       ./{script} does the same with the checkout's own environment.")
+    for paragraph in description.strip().split("\n\n"):
+        # lines end where they end in the code, which is wider than many a terminal
+        console.print()
+        console.print(Text(" ".join(paragraph.split())), soft_wrap=False)
+    console.print()
     console.print("[bold]Examples[/] (arguments of the command)")
     console.print(_table((arguments or "(none)", meaning) for arguments, meaning in examples))
     if options:
-        console.print("\n[bold]Groups[/] (group=option; keys: --help GROUP)")
-        about = {name: field["about"] for name, field in described["fields"].items()}
-        console.print(_table((name, f"{', '.join(found)}: {about[name]}") for name, found in options.items()))
-    own = [key for key, _, _ in rows(described, content) if key.split(".")[0] not in options]
-    console.print(f"\n[bold]Keys of its own[/] (--help KEY): {', '.join(own)}")
-    console.print("params=FILE starts from the keys of a best_params.yaml; other arguments win.")
+        console.print("\n[bold]Groups[/] (group=option; keys and all options: --help GROUP)")
+        width = _GROUP_LINES * (console.width - max(map(len, options)) - 2)
+        about = {name: str(field["about"]).rstrip(".") for name, field in described["fields"].items()}
+        console.print(_table((name, _group(about[name], found, width)) for name, found in options.items()))
+    console.print()
+    if own := [key for key, _, _ in rows(described, content) if key.split(".")[0] not in options]:
+        console.print(Text.assemble(("Keys of its own", "bold"), f" (--help KEY): {', '.join(own)}"), soft_wrap=False)
+    if options:
+        console.print("params=FILE starts from the keys of a best_params.yaml; other arguments win.")
     console.print("--help all: every key; --cfg job: print the composed config and stop.")
 
 
-def show_keys(topic: str, described: SettingsDescription, content: Mapping[str, Any]) -> None:
+def _group(about: str, options: Sequence[str], width: int) -> str:
+    """What a group is about, and of its options as many as there is room for; one alone is no choice."""
+    if len(options) < 2:
+        return about
+    more, shown = f", … ({len(options)})", list(options)
+    while len(f"{about}: {', '.join(shown)}") + (len(shown) < len(options)) * len(more) > width and len(shown) > 1:
+        shown.pop()
+    return f"{about}: {', '.join(shown)}{more if len(shown) < len(options) else ''}"
+
+
+def show_keys(
+    topic: str, described: SettingsDescription, content: Mapping[str, Any], options: Sequence[str] = ()
+) -> None:
     """Print the keys of a group, below a key, or of that name, with value and meaning.
 
     Args:
         topic: ``all``, a group, a dotted key, or the last part of one.
         described: the command's settings.
         content: the config that the other arguments compose.
+        options: of a group.
 
     Raises:
         ConfigError: nothing is called so.
@@ -109,7 +135,10 @@ def show_keys(topic: str, described: SettingsDescription, content: Mapping[str, 
         parts = dict.fromkeys(part for key, _, _ in every for part in (key.split(".")[0], key, key.rsplit(".", 1)[0]))
         raise ConfigError([unknown("group or key", topic, parts)])
     if (group := described["fields"].get(topic)) and group["kinds"]:
-        console.print(f"{topic}: {_kind_of(content[topic], group['kinds'])['about']}\n", markup=False)
+        console.print(f"{topic}: {_kind_of(content[topic], group['kinds'])['about']}", markup=False)
+        if len(options) > 1:
+            console.print(Text(f"options ({topic}=…): {', '.join(options)}"), soft_wrap=False)
+        console.print()
     console.print(_table([("key", "value", "meaning"), *found]))
 
 

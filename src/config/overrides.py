@@ -117,6 +117,9 @@ def _parse(text: str, problems: list[Problem]) -> Override | None:
     try:
         override: Override = OverridesParser.create().parse_override(text)
     except HydraException as error:
+        if "=" not in text:
+            problems.append(Problem("override", text, "names no value", "write key=value, --help lists the keys"))
+            return None
         step = "write key=value, and quotes around a value with special characters: 'key=\"~/a b\"'"
         problems.append(Problem("override", text, str(error).splitlines()[0], step))
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,23 @@ def is_terminal() -> bool:
 #: It writes to `sys.stdout` as that is when it writes (see `src.core.streams`); emoji: `:factory:` is part of a text.
 console = Console(highlight=False, soft_wrap=True, emoji=False, width=None if is_terminal() else 120)
 
-_NOISY = ("httpx", "urllib3", "filelock", "fsspec", "transformers", "torch", "ray", "optuna", "alembic", "tensorboard")
+_NOISY = (
+    "httpx", "urllib3", "filelock", "fsspec", "transformers", "torch", "ray", "optuna", "alembic", "tensorboard",
+    "mlflow", "wandb", "matplotlib",
+)  # fmt: skip
+
+
+#: the time of a line on the screen
+_TIME = "%H:%M:%S"
+
+
+class _Lines(logging.Handler):
+    """A message a line, of any length: what is no terminal is searched and cut by other programs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it."""
+        said = time.strftime(_TIME, time.localtime(record.created))
+        console.print(f"{said} {record.getMessage()}", markup=False, soft_wrap=True)
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -40,7 +57,9 @@ def log_to(path: Path | None, level: int = logging.INFO) -> None:
     for handler in list(root.handlers):
         root.removeHandler(handler)
         handler.close()
-    screen = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S", markup=False)
+    screen: logging.Handler = _Lines()
+    if is_terminal():
+        screen = RichHandler(console=console, show_path=False, show_level=False, log_time_format=_TIME, markup=False)
     screen.setLevel(level)
     # libraries' warnings are for the log file
     screen.addFilter(lambda record: record.name != "py.warnings")

@@ -15,6 +15,8 @@ EXAMPLES = (
     ("result=result/result_A", "into student/ of this run's result folder"),
     ("result=result/result_A out=my_student", "into a folder of your choice"),
     ("result=result/result_A out=small quantise=int8", "weights as 8-bit whole numbers, the loss measured"),
+    ("result=result/result_A name=films", "with a name on its model card"),
+    ("result=result/result_A push_to_hub=me/films", "also to the Hugging Face hub"),
 )
 
 

@@ -18,6 +18,7 @@ EXAMPLES = (
         "from a log, with names of its own",
     ),
     ("student=my_student histories=users.parquet out=next.parquet unknown=popular", "for strangers, too"),
+    ("student=my_student histories=users.csv out=next.csv exclude_seen=false", "what was seen may come again"),
     ("student=result/result_A histories=u.csv out=next.csv new_items=new.csv", "with items that came after training"),
 )
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     ("student=my_student", "on http://127.0.0.1:8080"),
+    ("student=my_student beside=result/result_A", "beside the baseline and the teacher"),
     ("'students=[baseline,my_student]' port=9000", "two side by side"),
+    ("student=my_student port=0", "on a port that is free"),
     ("student=my_student host=0.0.0.0 token_file=token.txt", "for other machines, with a token"),
 )
 

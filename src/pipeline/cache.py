@@ -81,7 +81,7 @@ class StageCache:
         self.check()
 
         def waiting(holder: str) -> None:
-            _log.info("%s: %s is building %s; waiting until it is done", name, holder, key)
+            _log.info("%s: %s is building it; waiting until it is done", name, holder)
 
         with alone(self.root / _LOCKS / f"{kind}_{key}.lock", waiting) as locked:
             # another process may have built it while this one waited
@@ -106,7 +106,8 @@ class StageCache:
         stage = self._read(name, folder, set_aside) if self.reuse else None
         if stage is None:
             return None
-        _log.info("%s: reused %s (built in %.1f s)", name, folder.name, stage.seconds)
+        _log.info("%s: reused (built in %.1f s)", name, stage.seconds)
+        _log.debug("%s: its key is %s", name, folder.name)
         return StageRecord(name, folder.name, folder, stage.seconds, reused=True)
 
     def _read(self, name: str, folder: Path, set_aside: bool) -> _Built | None:
@@ -133,7 +134,8 @@ class StageCache:
     def _build(
         self, name: str, folder: Path, determined_by: Mapping[str, Any], build: Callable[[Path], None]
     ) -> StageRecord:
-        _log.info("%s: building %s", name, folder.name)
+        _log.info("%s: building", name)
+        _log.debug("%s: its key is %s", name, folder.name)
         start = time.perf_counter()
         with atomic_folder(folder, replace=not self.reuse) as target:
             with training(name):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from src.pipeline.tracking import Tracker
+from src.pipeline.tracking import Tracker, by_epoch
 
 
 def write_curves(tracker: Tracker, name: str, history: Sequence[Mapping[str, float]]) -> None:
     """One point a metric and epoch (epochs count from 1); what was watched stands there already."""
     run = tracker.run(name)
     for epoch, metrics in enumerate(history, start=1):
-        run.log("epoch", epoch, metrics)
+        run.log("epoch", epoch, by_epoch(metrics))
     run.close()

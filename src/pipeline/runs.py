@@ -137,10 +137,10 @@ def check_teacher(stages: Stages, folder: RunFolder) -> None:
 
 
 def show_teacher(facts: Mapping[str, Any]) -> None:
-    """The teacher's facts on the terminal."""
+    """The teacher's facts in the log file."""
     shown = {name: value for name, value in facts["teacher"].items() if isinstance(value, (int, float, str))}
     words = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()]
-    _log.info("teacher: %s", ", ".join(words))
+    _log.debug("teacher: %s", ", ".join(words))
 
 
 def _conclude(stages: Stages, folder: RunFolder, comparison: Comparison, kind: str, facts: Mapping[str, Any]) -> None:

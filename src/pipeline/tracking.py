@@ -30,6 +30,8 @@ CURVES = "tb"
 Tracking = Literal["tensorboard", "mlflow", "wandb", "none"]
 #: what a point is counted by: optimiser steps or epochs
 Axis = Literal["step", "epoch"]
+#: an epoch's metrics that are not of the validation split
+OF_TRAINING = {"train_loss": "train/epoch_loss", "taught_share": "train/taught_share"}
 #: packages that are not installed with this project, and what installs them
 _OPTIONAL = {"mlflow": "mlflow-skinny", "wandb": "wandb"}
 
@@ -184,7 +186,7 @@ class Curves:
     def epoch(self, epoch: int, look: Look, metrics: Mapping[str, float]) -> None:
         """Also all metrics, by epochs."""
         self.look(look)
-        self._log("epoch", epoch, metrics)
+        self._log("epoch", epoch, by_epoch(metrics))
 
     def _log(self, axis: Axis, at: int, values: Mapping[str, float]) -> None:
         if values:
@@ -207,6 +209,11 @@ def followed(tracking: Tracking, folder: Path) -> Iterator[None]:
 
     with watched_by(watcher):
         yield
+
+
+def by_epoch(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The curves of an epoch's metrics: viewers show those of one prefix as one group."""
+    return {OF_TRAINING.get(name, f"validation/{name}"): value for name, value in metrics.items()}
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:

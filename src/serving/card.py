@@ -45,7 +45,7 @@ def model_card(config: Mapping[str, Any], comparison: Sequence[Mapping[str, str]
         f" and scores every item."
         f"{_prior(config)}",
         "## Measured",
-        _table(comparison) if comparison else "Nothing was compared in the run that this model comes from.",
+        measured(comparison) if comparison else "Nothing was compared in the run that this model comes from.",
         _notes(config),
         "## Use",
         f"```python\n{example}\n```",
@@ -67,7 +67,7 @@ def _prior(config: Mapping[str, Any]) -> str:
     return f" A {config['prior']} model in closed form is part of its scores." if config["prior"] else ""
 
 
-def _table(comparison: Sequence[Mapping[str, str]]) -> str:
+def measured(comparison: Sequence[Mapping[str, str]]) -> str:
     """Markdown of the rows over whole splits; a teacher's sample would not be comparable with them."""
     metrics = [name for name in comparison[0] if name.startswith(_SHOWN)]
     head = f"| model | split | examples | {' | '.join(_heading(name) for name in metrics)} |"

@@ -21,6 +21,14 @@ _SETTINGS, _COMPARISON = "settings.yaml", "comparison.csv"
 _NAME_A_RESULT = "name a result of run_student_baseline, run_distill, tune_student or tune_distill"
 
 
+def read_comparison(folder: Path) -> list[dict[str, str]]:
+    """The rows of a result's `comparison.csv` as text; none where nothing was compared."""
+    if not (folder / _COMPARISON).is_file():
+        return []
+    with (folder / _COMPARISON).open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
 @dataclass(frozen=True, eq=False)
 class StudentResult:
     """A finished result that holds a student. ``comparison``: its rows as text, none where nothing was compared."""
@@ -36,11 +44,7 @@ class StudentResult:
         if not (folder / BEST_STUDENT).is_dir():
             raise ArtefactError.one(field, str(folder), f"holds no {BEST_STUDENT}", _NAME_A_RESULT)
         require_finished(folder / BEST_STUDENT)
-        rows: list[dict[str, str]] = []
-        if (folder / _COMPARISON).is_file():
-            with (folder / _COMPARISON).open(encoding="utf-8", newline="") as handle:
-                rows = list(csv.DictReader(handle))
-        return cls(folder, manifest, rows)
+        return cls(folder, manifest, read_comparison(folder))
 
     @property
     def student(self) -> Path:

@@ -56,6 +56,7 @@ class Search:
     """A record and how it is worked through: ``trials`` in all, files of the best ``keep`` stay.
 
     ``values`` turns a trial into configuration keys. ``place`` is the prefix of its trials' folders in the store.
+    ``what`` and ``unit`` are what a person calls the search and one of its trials.
     """
 
     record: Record
@@ -63,6 +64,8 @@ class Search:
     keep: int
     values: Callable[[FrozenTrial], dict[str, Value]] = own_values
     place: str = ""
+    what: str = "search"
+    unit: str = "trial"
 
     @property
     def name(self) -> str:

@@ -140,7 +140,7 @@ def _open_finalists(
         name, folder = f"finalists of {trials} trials: {arm}", f"finalists/{arm}_{trials}_"
         values, count = partial(final_values, search), len(grid)
         finals = open_search(storage, fair.settings, tuning, content, name, space, grid, values, count, count, folder)
-        finals.keep = 0
+        finals.keep, finals.what, finals.unit = 0, "finalists on other seeds", "training"
         found[arm] = (finalists, finals)
     return found
 
@@ -182,7 +182,7 @@ def _open(
     finals = open_search(
         storage, settings, tuning, content, FINALS, final_space, grid, final_values, len(grid), len(grid), f"{FINALS}/"
     )
-    finals.keep = len(grid)
+    finals.keep, finals.what, finals.unit = len(grid), "final trainings", "training"
     found["fair"] = FairSearch(arms, described, finals, off, settings, {})
     return found["fair"]
 

@@ -35,9 +35,14 @@ class Finalist:
         return float(np.mean(self.values))
 
 
+def has_finalists(space: SearchSpace, count: int) -> bool:
+    """Whether a search's best ``count`` trials are trained again: not where there is no single best one."""
+    return count > 1 and len(space.objectives) == 1 and space.stage != "teacher"
+
+
 def finalists_of(search: Search, count: int) -> list[FrozenTrial]:
-    """The trials that are trained again: none where there is nothing to choose, or no single best."""
-    if count < 2 or len(search.record.space.objectives) > 1 or search.record.space.stage == "teacher":
+    """The trials that are trained again: none where there is nothing to choose."""
+    if not has_finalists(search.record.space, count):
         return []
     best = search.record.ranked()[:count]
     return best if len(best) > 1 else []

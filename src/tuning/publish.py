@@ -17,6 +17,8 @@ from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import BASELINE, BEST_STUDENT, finish, fit_summary, tracker_of
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
+from src.serving.card import measured
+from src.serving.results import read_comparison
 from src.student.artefact import load_student
 from src.student.models import closed_forms, student_settings
 from src.tuning.applied import is_distilled
@@ -29,8 +31,12 @@ from src.tuning.study import Record
 
 _log = get_logger(__name__)
 
+#: what optuna-dashboard is given as its --artifact-dir
+DASHBOARD_FILES = "dashboard_files"
+_CARD = "student_card.md"
+
 #: where the note of a study leads
-_BESIDE = "`report.html` and `comparison.csv` lie beside this journal."
+_BESIDE = "The student's card is among the artifacts. `report.html` and `comparison.csv` lie beside this journal."
 
 
 def best_student(outcome: SearchOutcome, stages: Stages, folder: RunFolder, name: str) -> Contestant:
@@ -99,6 +105,21 @@ def _write_verdict(comparison: Comparison, outcome: SearchOutcome, folder: RunFo
         console.print(sentence, markup=False, style="bold")
     outcome.search.record.describe("\n\n".join([*sentences, f"Each on the test split; {ONE_TRAINING}.", _BESIDE]))
     folder.write_metrics("verdict", {"against": found, "strongest_without": strongest, "caveat": ONE_TRAINING})
+    outcome.search.record.attach(_CARD, _card(outcome, folder, sentences), folder.path / DASHBOARD_FILES)
+
+
+def _card(outcome: SearchOutcome, folder: RunFolder, sentences: Sequence[str]) -> str:
+    """The published student in optuna-dashboard: what it is, what was measured, how it is used."""
+    best, comparison = outcome.best, read_comparison(folder.path)
+    values = {**outcome.best.params, "parameters": best.user_attrs.get("parameters")}
+    parts = [
+        f"# The student of trial {best.number}",
+        " ".join(sentences),
+        "\n".join(f"- `{key}`: {value}" for key, value in values.items() if value is not None),
+        measured(comparison),
+        f"`python -m src.exp.export result={folder.path}` makes it a folder that anybody can run.",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def facts(outcome: SearchOutcome, stages: Stages, resumed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

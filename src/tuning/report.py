@@ -11,7 +11,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from src.core.paths import write_text
-from src.pipeline.tracking import Outcome, Tracker
+from src.pipeline.tracking import Outcome, Tracker, by_epoch
 from src.tuning.dispatch import MEMORY_RETRIES, RESTARTS, Search
 from src.tuning.study import Record
 from src.tuning.trial_curves import run_name, table_name
@@ -79,7 +79,7 @@ def write_outcomes(tracker: Tracker, record: Record, test: Mapping[int, Mapping[
         if reported:
             run = tracker.run(name)
             for epoch, value in sorted(reported.items()):
-                run.log("epoch", epoch, {metric: value})
+                run.log("epoch", epoch, by_epoch({metric: value}))
             run.close()
         results = _results(trial, metric, highest)
         if trial.state == TrialState.COMPLETE:

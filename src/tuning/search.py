@@ -18,18 +18,19 @@ from src.core.memory import give_back
 from src.data.teacher_outputs import Teachings
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
+from src.pipeline.student_stages import fit_of
 from src.pipeline.tracking import tracker_for
 from src.student.settings import NetworkSettings
 from src.tuning.applied import apply_values, configured_trial, neutral_trial, trial_values
 from src.tuning.crew import ORDERS
 from src.tuning.dispatch import MODEL, Dispatcher, Search
 from src.tuning.executor import execute
-from src.tuning.finalists import Finalist, final_space, final_values, finalists_of, judge_finalists
+from src.tuning.finalists import Finalist, final_space, final_values, finalists_of, has_finalists, judge_finalists
 from src.tuning.identity import identity_of, searched_content
 from src.tuning.journal import open_journal
 from src.tuning.population import Groups, decide_places
 from src.tuning.processes import end_survivors, graceful_signals
-from src.tuning.progress import Screen
+from src.tuning.progress import Baseline, Screen
 from src.tuning.ray_session import check_shared, ray_session
 from src.tuning.resources import Resources
 from src.tuning.samplers import sampler_note
@@ -64,11 +65,22 @@ class SearchSession:
     groups: Groups
     places: int = 1
     interrupted: str = ""
+    #: the student alone, where trials are students, too
+    baseline: Baseline | None = None
     _dispatcher: Dispatcher | None = field(default=None)
 
-    def work_through(self, searches: Sequence[Search], first_name: str = "") -> None:
-        """Run the searches' trials until each has its number; raises ``Paused`` when something stops that."""
-        screen = Screen(searches, first_name)
+    def work_through(self, searches: Sequence[Search], first_name: str = "", then: str = "") -> None:
+        """Run the searches' trials until each has its number.
+
+        Args:
+            searches: worked through together.
+            first_name: what the first trial is called on the screen in place of its parameters.
+            then: what the screen says of what follows.
+
+        Raises:
+            Paused: something stopped it before the end.
+        """
+        screen = Screen(searches, first_name, self.baseline, then)
         retries = self.settings.tuning.retries
         self._dispatcher = Dispatcher(
             searches, self.store, retries, screen.update, self._over_bound, self.interrupted, self.places, self.groups
@@ -146,6 +158,7 @@ def _session(
             groups = Groups(stages.settings, space.stage, stages.data.num_items)
             resources = Resources(tuning.cpu_per_trial, 0.0)
             session = SearchSession(settings, folder, store, trainable, resources, scratch, groups)
+            session.baseline = _baseline(stages, space.stage)
             with graceful_signals(session.interrupt):
                 session.resources, session.places = decide_places(tuning, stages.settings, space, probe, store)
                 yield session
@@ -156,6 +169,14 @@ def _session(
         store.remove(TOKEN)
         store.remove(ORDERS)
         store.sweep()
+
+
+def _baseline(stages: Stages, stage: Stage) -> Baseline | None:
+    """What the screen says of the student alone; None where trials are teachers, whose epochs are another thing."""
+    if stage == "teacher":
+        return None
+    fit = fit_of(stages.baseline)
+    return Baseline(fit.best_metrics, fit.epochs, fit.seconds)
 
 
 # ---------------------------------------------------------------------------------------------------- one search
@@ -280,12 +301,20 @@ def run_search(
     with open_session(settings, folder, stages, outputs, space, configured_trial(space, experiment)) as session:
         # a finalist that turns out to be the best one must have its model still
         search.keep = max(search.keep, settings.tuning.finalists)
-        session.work_through([search], "no distillation" if stage == "distill" and not grid else "")
+        first_name = "no distillation" if stage == "distill" and not grid else ""
+        session.work_through([search], first_name, _what_follows(search, tuning))
         winner(search)
         finalists = _finalists(session, experiment, content, search)
         best = _published(session, search, finalists)
         found, model = apply_values(experiment, values(best)), session.fetch(search, best.number)
         yield SearchOutcome(search, best, found, model, time.perf_counter() - start, finalists)
+
+
+def _what_follows(search: Search, tuning: TuningSettings) -> str:
+    """What the screen says of the finalists while they are not known yet."""
+    if not has_finalists(search.record.space, tuning.finalists):
+        return ""
+    return f"then {tuning.finalists * tuning.finalist_seeds} trainings of the best on other seeds"
 
 
 def _finalists(
@@ -302,7 +331,7 @@ def _finalists(
         open_journal(session.folder), experiment, tuning, content, f"finalists of {count} trials", space, grid,
         lambda trial: final_values(search, trial), len(grid), len(grid), f"finalists/{count}_",
     )  # fmt: skip
-    finals.keep = 0
+    finals.keep, finals.what, finals.unit = 0, "finalists on other seeds", "training"
     session.work_through([finals])
     return judge_finalists(search, finals, chosen)
 

@@ -6,10 +6,13 @@ shifts later draws). `optuna.load_study` and optuna-dashboard open the file.
 
 from __future__ import annotations
 
+import json
 import math
+import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -18,6 +21,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from src.core.errors import ArtefactError
+from src.core.paths import write_text
 from src.tuning.samplers import make_pruner, make_sampler
 from src.tuning.search_space import SearchSpace, Value
 from src.tuning.settings import TuningSettings
@@ -25,6 +29,7 @@ from src.tuning.settings import TuningSettings
 SEARCH = "search"
 IDENTITY, METRICS, FIRST, CONTENT = "identity", "metrics", "first_trials", "content"
 _NOTE, _NOTE_VERSION, _LONGEST_PIECE = "dashboard:note_str:", "dashboard:note_ver", 2045
+_ARTIFACT = "artifacts:"  # where optuna.artifacts keeps what it knows of a file
 _RUNG = "completed_rung_"  # what Optuna's successive halving and Hyperband write before they decide
 
 
@@ -205,6 +210,20 @@ class Record:
         storage.set_study_system_attr(study, _NOTE_VERSION, int(known.get(_NOTE_VERSION, 0)) + 1)
         for place in range(max(len(pieces), earlier)):
             storage.set_study_system_attr(study, f"{_NOTE}{place}", pieces[place] if place < len(pieces) else "")
+
+    def attach(self, name: str, text: str, folder: Path) -> None:
+        """A Markdown file of the study in optuna-dashboard, in place of an earlier one of that name.
+
+        Args:
+            name: of the file, as the dashboard shows it.
+            text: its content.
+            folder: what the dashboard is given as ``--artifact-dir``, which knows files by their ids alone.
+        """
+        # the same id each time: what Optuna's own upload draws would leave a file for every start
+        number = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+        write_text(folder / number, text)
+        about = {"artifact_id": number, "filename": name, "mimetype": "text/markdown", "encoding": "utf-8"}
+        self.study._storage.set_study_system_attr(self.study._study_id, f"{_ARTIFACT}{number}", json.dumps(about))
 
     # ------------------------------------------------------------------------------------------------ in memory
 

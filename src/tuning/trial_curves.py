@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from src.core.watching import Look
-from src.pipeline.tracking import NeverInTheWay, Run, Tracker, numbers
+from src.pipeline.tracking import NeverInTheWay, Run, Tracker, by_epoch, numbers
 from src.tuning.dispatch import Job
 from src.tuning.study import SEARCH
 
@@ -77,7 +77,7 @@ class TrialCurves:
         for step, values in report.get(LOOKS, ()):
             self._run(name).log("step", int(step), {f"train/{key}": value for key, value in values.items()})
         if report.get("kind") == "epoch" and "metrics" in report:
-            self._run(name).log("epoch", int(report["epoch"]), report["metrics"])
+            self._run(name).log("epoch", int(report["epoch"]), by_epoch(report["metrics"]))
         if report.get("kind") not in ("epoch", LOOKS):
             self.end(job)
 

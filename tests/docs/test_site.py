@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -67,6 +67,17 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert there.exists(), target
         if anchor and there.suffix == ".md" and anchor.isascii():
             assert anchor in anchors(there), target
+
+
+def test_japanese_lines_are_joined_without_a_space() -> None:
+    spec = spec_from_file_location("site_hooks", DOCS / "site_hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    hooks = module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    text = "探索し、\n  効いたかを `code`\nで言う。\n\n```\n図は\nそのまま\n```\nEnglish\nlines\n"
+    joined = "探索し、効いたかを `code`\nで言う。\n\n```\n図は\nそのまま\n```\nEnglish\nlines\n"
+    assert hooks.on_page_markdown(text, page=None) == joined
 
 
 @pytest.mark.slow

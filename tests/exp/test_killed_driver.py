@@ -44,7 +44,7 @@ def test_sigkill_and_resume(uninterrupted: Path, tmp_path: Path, capfd: pytest.C
     assert trial_table(found) == trial_table(uninterrupted)
     for number in range(TRIALS):
         drawn, whole = (points(folder / "tb" / f"trial_{number:04d}") for folder in (found, uninterrupted))
-        assert drawn["ndcg_20"] == whole["ndcg_20"]
+        assert drawn["validation/ndcg_20"] == whole["validation/ndcg_20"]
         steps = [(name, step) for name, curve in drawn.items() for step, _ in curve]
         assert len(steps) == len(set(steps))
     epochs = trained_epochs(found)

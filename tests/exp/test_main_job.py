@@ -66,9 +66,9 @@ def test_the_result_folder(workplace: Path) -> None:
     found = workplace / "found"
     names = {path.name for path in found.iterdir()}
     assert names == {
-        "best_params.yaml", "best_student", "command.json", "comparison.csv", "config", "manifest.json", "metrics",
-        "ranks.csv", "report.html", "run.log", "search_space.yaml", "segments.csv", "settings.yaml", "study.journal",
-        "tb", "test_openings.jsonl", "trials", "trials.csv",
+        "best_params.yaml", "best_student", "command.json", "comparison.csv", "config", "dashboard_files",
+        "manifest.json", "metrics", "ranks.csv", "report.html", "run.log", "search_space.yaml", "segments.csv",
+        "settings.yaml", "study.journal", "tb", "test_openings.jsonl", "trials", "trials.csv",
     }  # fmt: skip
     assert {path.name for path in (found / "best_student").iterdir()} == {
         "id_map.json",

@@ -21,6 +21,7 @@ from src.teacher.operations.resource_estimate import (
     estimate_resources,
     estimate_sentence,
     kv_cache_bytes,
+    need_in_short,
     small_parameters,
     weight_bytes,
     weight_format,
@@ -184,6 +185,9 @@ def test_what_is_announced() -> None:
         "weights, 40.0 MB trained parameters and optimiser, 0.0 MB activations) at 2 prompts of up to 5 tokens a "
         "forward pass, 40.0 MB of disk; 17 prompts an epoch with 80 tokens, 3 steps at most"
     )
+    # 17 prompts of which 8 make a step, one epoch
+    short = "2.0 M of 2.0 M parameters are trained in 3 steps at most, with about 40.0 MB of memory"
+    assert need_in_short(needs, 17, SETTINGS) == short
 
 
 def test_a_run_announces_its_needs_before_it_starts_and_its_pace_later(

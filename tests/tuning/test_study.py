@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.artifacts import FileSystemArtifactStore, download_artifact, get_all_artifact_meta
 from optuna.trial import TrialState
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
@@ -16,7 +19,7 @@ from src.pipeline.tracking import tracker_for
 from src.tuning.dispatch import Search
 from src.tuning.identity import check_content
 from src.tuning.journal import JOURNAL, open_journal
-from src.tuning.progress import Screen
+from src.tuning.progress import Baseline, Screen, epochs_left
 from src.tuning.report import trials_frame, write_outcomes
 from src.tuning.search_space import CategoricalParameter, FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
@@ -83,6 +86,20 @@ def test_a_study_has_a_note_as_the_dashboard_reads_it(tmp_path: Path) -> None:
     assert note(_record(tmp_path)) == (2, ["it hurt", ""])
 
 
+def test_a_file_of_the_study_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    for text in ("first", "second"):  # the second time as after more trials
+        _record(tmp_path).attach("card.md", text, tmp_path / "files")
+    record = _record(tmp_path)
+    (attached,) = get_all_artifact_meta(record.study)
+    assert (attached.filename, attached.mimetype) == ("card.md", "text/markdown")
+    download_artifact(
+        artifact_store=FileSystemArtifactStore(tmp_path / "files"), artifact_id=attached.artifact_id,
+        file_path=str(tmp_path / "found.md"),
+    )  # fmt: skip
+    assert (tmp_path / "found.md").read_text() == "second"
+    assert len(list((tmp_path / "files").iterdir())) == 1
+
+
 def test_the_objectives_have_names_written_once(tmp_path: Path) -> None:
     """Optuna's dashboard and plots show them; an older study, which has none, gets them when it goes on."""
     record = _record(tmp_path / "new")
@@ -123,8 +140,11 @@ def test_without_a_terminal_a_line_every_half_minute_says_where_the_search_is(
     record, now = _record(tmp_path), [0.0]
     for _ in range(2):
         record.ask()
-    record.write_value(1, 1, 0.2)
-    screen = Screen([Search(record, trials=4, keep=1)], clock=lambda: now[0])
+    # the baseline trained four epochs of 15 seconds
+    screen = Screen(
+        [Search(record, trials=4, keep=1)], "no distillation", Baseline({"ndcg_20": 0.26}, 4, 60.0), "then more",
+        clock=lambda: now[0],
+    )  # fmt: skip
     monkeypatch.setattr("src.tuning.progress.is_terminal", lambda: False)
     caplog.set_level("INFO", logger="src")
 
@@ -135,14 +155,62 @@ def test_without_a_terminal_a_line_every_half_minute_says_where_the_search_is(
         return [message for message in caplog.messages if message.startswith("search:")]
 
     assert lines(29.0) == []
-    first = "search: 0 of 4 trials ended; trial 0 at epoch 0, trial 1 at epoch 1; time left: unknown"
-    assert lines(30.0) == [first]
-    record.write_value(0, 1, 0.25)
+    record.write_value(1, 1, 0.2)
+    # as many epochs as the baseline's: 4 + 3 of the two that run and 8 of those to come, two at a time
+    left = "about 112 seconds left (an estimate from the baseline's epochs)"
+    assert lines(30.0) == [
+        "search: 0 of 4 trials ended; trial 0 begins, trial 1 at epoch 1 of 9 (0.2000); baseline ndcg_20 0.2600; "
+        f"{left}; then more"
+    ]
+    for epoch in (1, 2):
+        record.write_value(0, epoch, 0.25)
     _finish(record, 0, 0.25)
     assert lines(59.0) == []
-    # a trial took a minute, three are left
-    best = "best ndcg_20 0.2500 (trial 0: lam 0, policy all)"
-    assert lines(60.0) == [f"search: 1 of 4 trials ended; trial 1 at epoch 1; {best}; about 3 min 0 s left"]
+    # two epochs in the half minute since the first one; a trial takes two: one of trial 1, four of those to come
+    best = "best ndcg_20 0.2500 (trial 0: no distillation)"
+    assert lines(60.0) == [
+        f"search: 1 of 4 trials ended; trial 1 at epoch 1 of 9 (0.2000); {best}; baseline ndcg_20 0.2600; "
+        "about 75 seconds left; then more"
+    ]
+
+
+def test_the_time_left_is_unknown_where_there_is_nothing_to_tell_it_from(tmp_path: Path) -> None:
+    record = _record(tmp_path)
+    record.ask()
+    search = Search(record, trials=2, keep=1)
+    assert "time left: unknown" in Screen([search])._now()
+    # a model in closed form has no epochs
+    assert "time left: unknown" in Screen([search], baseline=Baseline({}, 0, 0.1))._now()
+    # nobody knows better: as many epochs as a trial may have
+    assert epochs_left(search, None) == 2 * 9
+
+
+def test_the_terminal_shows_every_running_trial_and_the_best_beside_the_baseline(tmp_path: Path) -> None:
+    record, now = _record(tmp_path), [0.0]
+    for _ in range(12):
+        record.ask()
+    screen = Screen(
+        [Search(record, trials=20, keep=1)], "no distillation", Baseline({"ndcg_20": 0.26}, 4, 60.0),
+        clock=lambda: now[0],
+    )  # fmt: skip
+    record.write_value(1, 1, 0.2)
+    for number, value in ((0, 0.25), (2, 0.27)):
+        record.write_value(number, 1, value)
+        _finish(record, number, value)
+    record.fail(3, "no luck")
+    terminal = Console(width=72, file=StringIO(), force_terminal=False)
+    terminal.print(screen._render())
+    _, *lines = terminal.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(len(line) for line in lines) <= 72
+    shown = [" ".join(line.split()) for line in lines]
+    # the parameters alone are cut where there is no room
+    assert shown[0] == "trial 1 epoch 1 of 9 ndcg_20 0.2000 lam 0.5, policy kl_divergence…"
+    # 12 were begun and three have ended: nine run, eight are shown
+    assert [line.split()[1] for line in lines[:8]] == ["1", "4", "5", "6", "7", "8", "9", "10"]
+    assert shown[8] == "and 1 more"
+    assert shown[9].startswith("best trial 2 ndcg_20 0.2700 lam ")
+    assert shown[10] == "baseline ndcg_20 0.2600"
+    assert shown[11] == "2 complete, 0 stopped early, 1 failed"
 
 
 def test_optuna_opens_the_journal_and_finds_every_state(tmp_path: Path) -> None:
@@ -228,7 +296,7 @@ def test_hparams_read_back_conditional_columns_and_best_values(tmp_path: Path) -
     assert start.hparams["state"].string_value == "complete"
     events = EventAccumulator(str(tmp_path / "tb" / "trial_0001"))
     events.Reload()
-    assert [round(event.value, 6) for event in events.Scalars("ndcg_20")] == [0.2, 0.15]
+    assert [round(event.value, 6) for event in events.Scalars("validation/ndcg_20")] == [0.2, 0.15]
     assert round(events.Scalars("best/ndcg_20")[0].value, 6) == 0.2
     assert events.Scalars("epochs")[0].value == 2
     assert "test/ndcg_20" not in events.Tags()["scalars"]  # of the winner alone
@@ -237,7 +305,10 @@ def test_hparams_read_back_conditional_columns_and_best_values(tmp_path: Path) -
     write_outcomes(tracker_for("tensorboard", tmp_path), record)
     events = _events(tmp_path / "tb" / "trial_0000")
     assert "test/ndcg_20" not in events.Tags()["scalars"]
-    assert [(point.step, round(point.value, 6)) for point in events.Scalars("ndcg_20")] == [(1, 0.1), (2, 0.3)]
+    assert [(point.step, round(point.value, 6)) for point in events.Scalars("validation/ndcg_20")] == [
+        (1, 0.1),
+        (2, 0.3),
+    ]
 
 
 def _events(folder: Path) -> EventAccumulator:

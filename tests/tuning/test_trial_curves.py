@@ -74,7 +74,7 @@ def test_the_driver_draws_what_is_sent_and_closes_what_has_ended() -> None:
         curves.end(job(2))
     assert drawn.points == [
         ("trial_0000", "step", 4, {"train/loss": 3.0}),
-        ("trial_0000", "epoch", 1, {"ndcg": 0.5}),
+        ("trial_0000", "epoch", 1, {"validation/ndcg": 0.5}),
         ("arm_2/trial_0001", "step", 2, {"train/loss": 1.0}),
     ]
     assert drawn.closed == ["trial_0000", "arm_2/trial_0001"]

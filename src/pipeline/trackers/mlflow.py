@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,9 @@ from src.core.logging import get_logger
 from src.pipeline.tracking import Axis, Last, Outcome, numbers
 
 _log = get_logger(__name__)
+
+# its import gives it a handler of its own, and it tells of every table that it creates
+logging.getLogger("mlflow").setLevel(logging.ERROR)
 
 #: what MLflow takes at once
 _PARAMS, _LONGEST = 100, 500

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import wandb
 
 from src.core.data_utils import fingerprint
-from src.pipeline.tracking import Axis, Last, Outcome
+from src.pipeline.tracking import OF_TRAINING, Axis, Last, Outcome
 
 PROJECT = "anyo-ilora-dllm2rec"
 
@@ -41,10 +41,15 @@ class WandB:
 
     def run(self, name: str) -> WandBRun:
         """As `Tracker.run`."""
+        return WandBRun(lambda: self._begin(name), name, self._last)
+
+    def _begin(self, name: str) -> Any:
         run = self._open(name)
         run.define_metric("*", step_metric="epoch")
         run.define_metric("train/*", step_metric="step")
-        return WandBRun(run, name, self._last)
+        for metric in OF_TRAINING.values():
+            run.define_metric(metric, step_metric="epoch")
+        return run
 
     def table(self, name: str, parameters: Sequence[str], outcomes: Sequence[Outcome]) -> None:
         """As `Tracker.table`: configuration and summary of the runs."""
@@ -54,20 +59,23 @@ class WandB:
             run.finish()
 
 
-@dataclass(frozen=True)
+@dataclass
 class WandBRun:
-    """One run."""
+    """One run. It begins with its first point: one that has no new ones would leave an empty run to be uploaded."""
 
-    handle: Any
+    begin: Callable[[], Any]
     name: str
     last: Last
+    _handle: Any = None
 
     def log(self, axis: Axis, at: int, values: Mapping[str, float]) -> None:
         """As `Run.log`."""
         ahead = self.last.ahead(self.name, at, values)
         if ahead:
-            self.handle.log({**ahead, axis: at})
+            self._handle = self._handle or self.begin()
+            self._handle.log({**ahead, axis: at})
 
     def close(self) -> None:
         """As `Run.close`."""
-        self.handle.finish()
+        if self._handle is not None:
+            self._handle.finish()

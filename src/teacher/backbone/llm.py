@@ -156,8 +156,7 @@ def load_llm(
             **OWN_CODE,
             **loading_arguments(config, quantise, device),
         )
-    told = _log.debug if layers else _log.info
-    told("language model: %s, attention %s, %s", config.model_type, attention, _form(own_dtype, quantise))
+    _log.debug("language model: %s, attention %s, %s", config.model_type, attention, _form(own_dtype, quantise))
     require_whole(name_or_path, loading["missing_keys"])
     try:
         model = (model if quantise != NOT_QUANTISED else model.to(device)).eval()

@@ -114,7 +114,8 @@ class LabelCache:
             # another process may have labelled them while this one waited
             with self._alone():
                 if len(rows := self.missing(examples)):
-                    _log.info("labels: %s of %s rows are there", f"{total - len(rows):,}", f"{total:,}")
+                    if len(rows) < total:
+                        _log.info("labels: %s of %s rows are there", f"{total - len(rows):,}", f"{total:,}")
                     self._add(examples.take(rows[: self.shard_rows]), source.labeller)
 
     def _add(self, examples: Examples, labeller: Labeller) -> None:

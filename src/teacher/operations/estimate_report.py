@@ -21,6 +21,7 @@ from src.teacher.operations.resource_estimate import (
     estimate_resources,
     estimate_sentence,
     gigabytes,
+    need_in_short,
     weight_format,
     workload_of,
 )
@@ -70,7 +71,8 @@ def report_estimate(
     form = weight_format(settings, computing_type(empty.config, settings.dtype, settings.quantise, device))
     load = workload_of(settings, shape, id_map.num_items, int(cost.max()))
     estimate = estimate_resources(shape, settings, form, load)
-    _log.info("teacher: %s", estimate_sentence(estimate, load, len(cost), int(cost.sum()), settings))
+    _log.info("teacher: %s", need_in_short(estimate, len(cost), settings))
+    _log.debug("teacher: %s", estimate_sentence(estimate, load, len(cost), int(cost.sum()), settings))
     _warn_of_memory(estimate, device)
     return cost
 

@@ -225,10 +225,24 @@ def estimate_resources(
     )
 
 
+def _steps(rows: int, settings: TeacherSettings) -> int:
+    """Optimiser steps of a training that nothing ends early."""
+    return settings.train.loop.epochs * math.ceil(rows / settings.train.loop.batch_size)
+
+
+def need_in_short(estimate: ResourceEstimate, rows: int, settings: TeacherSettings) -> str:
+    """What a person wants to know before it starts; `estimate_sentence` has all of it."""
+    trained, all_of_them = estimate.trained / 10**6, (estimate.trained + estimate.frozen) / 10**6
+    return (
+        f"{trained:,.1f} M of {all_of_them:,.1f} M parameters are trained in {_steps(rows, settings):,} steps at most, "
+        f"with about {gigabytes(estimate.memory)} of memory"
+    )
+
+
 def estimate_sentence(
     estimate: ResourceEstimate, workload: Workload, rows: int, tokens: int, settings: TeacherSettings
 ) -> str:
-    """Word what a run says before it starts.
+    """Word what a run's log says before it starts.
 
     Args:
         estimate: of this training.
@@ -237,13 +251,11 @@ def estimate_sentence(
         tokens: in all of these.
         settings: the teacher's.
     """
-    loop = settings.train.loop
-    steps = loop.epochs * math.ceil(rows / loop.batch_size)
     again = ", activations computed twice" if settings.gradient_checkpointing else ""
     kv_cache = f", {estimate.kv_cache_words(settings.export.batch_size)}" if estimate.kv_cache else ""
     return (
         f"it trains {estimate.trained / 10**6:,.1f} M parameters beside {estimate.frozen / 10**6:,.1f} M frozen ones; "
         f"estimated need: {estimate.memory_words()} at {workload.rows} prompts of up to {workload.tokens} tokens a "
         f"forward pass{again}{kv_cache}, {gigabytes(estimate.disk)} of disk; {rows:,} prompts an epoch "
-        f"with {tokens:,} tokens, {steps:,} steps at most"
+        f"with {tokens:,} tokens, {_steps(rows, settings):,} steps at most"
     )
