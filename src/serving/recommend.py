@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 
 from src.core.errors import ConfigError, DataError, gather
 from src.core.logging import console, get_logger, progress_bar
+from src.core.paths import require_writable
 from src.core.settings import STRICT
 from src.data.examples import Histories
 from src.serving.catalogue import Catalogue
@@ -107,8 +108,8 @@ class Counts:
 
 
 def check_recommend(settings: RecommendSettings, embed: EmbedTexts | None = None) -> RecommendPlan:
-    """Everything that can be known to be wrong before anything is written; with ``unknown=refuse`` the whole file is
-    read for it.
+    """Everything that can be known to be wrong before anything is written; a log is read as a whole for it, and with
+    ``unknown=refuse`` any file.
 
     Args:
         settings: what was asked for.
@@ -116,6 +117,8 @@ def check_recommend(settings: RecommendSettings, embed: EmbedTexts | None = None
 
     Raises:
         ConfigError: with every problem of folder, file, columns, k and output.
+        DataError: a log has times that cannot be read or users without a name; ids are unknown and are refused, or no
+            id is known.
     """
     found: dict[str, Any] = {}
 
@@ -142,12 +145,17 @@ def check_recommend(settings: RecommendSettings, embed: EmbedTexts | None = None
             raise ConfigError.one("out", str(path), "exists", "name a new file")
         if path.suffix == ".gz":
             raise ConfigError.one("out", str(path), "is not written compressed", "use .parquet, which is")
+        require_writable(path, "out")
 
     gather(student, file, out)
     assert settings.out is not None
-    plan = RecommendPlan(found["student"], found["file"], settings.out, found["format"])
+    student_found: ServedStudent = found["student"]
+    histories: HistoryFile = found["file"].opened(student_found.catalogue)
+    plan = RecommendPlan(student_found, histories, settings.out, found["format"])
     if settings.unknown == "refuse":
         _refuse_unknown(plan)
+    elif settings.unknown == "skip":
+        _refuse_strangers(plan)
     return plan
 
 
@@ -177,8 +185,26 @@ def _refuse_unknown(plan: RecommendPlan) -> None:
         raise DataError.one("histories", example, rule, "mend the file, or use unknown=skip or unknown=popular")
 
 
+def _refuse_strangers(plan: RecommendPlan) -> None:
+    """Raises ``DataError`` where every user would be left out; reads on until one would not be."""
+    items, example = 0, None
+    for piece in plan.file.pieces(plan.student.catalogue, 1 << 14):
+        if (piece.items >= 0).any() or not piece.lengths.all():
+            return
+        items += len(piece.items)
+        example = example or piece.unknown
+    if items:
+        rule = f"none of the {items:,} items of the histories is known to the student {plan.student.name}"
+        step = "name the student of this catalogue; unknown=popular gives strangers what is popular"
+        raise DataError.one("histories", example, rule, step)
+
+
 def recommend_file(settings: RecommendSettings, plan: RecommendPlan) -> Counts:
-    """Read the histories piece by piece and write the recommendations, whole or not at all."""
+    """Read the histories piece by piece and write the recommendations, whole or not at all.
+
+    Raises:
+        DataError: a row cannot be read.
+    """
     counts, begun = Counts(), time.perf_counter()
     total = plan.file.users()
     with _writing(plan.out, plan.format) as write, progress_bar("recommendations", total or 0) as bar:
