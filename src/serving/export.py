@@ -176,6 +176,7 @@ def _facts(plan: ExportPlan) -> dict[str, Any]:
         "settings": manifest["settings"],
         "prior": None if prior is None else prior.settings.architecture,
         "prior_settings": None if prior is None else asdict(prior.settings),
+        "prior_window": None if prior is None else prior.window,
         "dataset": plan.data.name if plan.data else "its data could not be read",
         "num_items": plan.student.num_items,
         "items_added": plan.added,
