@@ -4,8 +4,8 @@
     python -m benchmarks.index_recall --items 50000 --effort 16 64 256
 
 The student is a transformer whose item table is drawn around centres, as items of a trained one lie in groups, with
-norms that spread by a factor of three; its other weights are as they are initialised. How much an index finds depends on
-such things: `recommend index=usearch` tells it for a student of your own.
+norms that spread by a factor of three; its other weights are as they are initialised. How much an index finds depends
+on such things: `recommend index=usearch` tells it for a student of your own.
 """
 
 from __future__ import annotations
