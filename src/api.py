@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pydantic import ValidationError
 
 from src.core.data_utils import fingerprint
 from src.core.errors import ConfigError, DataError, Problem
-from src.core.paths import atomic_folder, read_json, require_finished
+from src.core.paths import atomic_folder, read_json, require_finished, require_writable
 from src.data.dataset import load_dataset
 from src.data.examples import SequenceData
 from src.data.frames import atomic_files
@@ -56,6 +57,7 @@ class Dataset:
         time: str = "time",
         title: str | None = None,
         rating: str | None = None,
+        time_format: str | None = None,
         name: str = "table",
         folder: Path | None = None,
         **settings: Any,
@@ -63,23 +65,27 @@ class Dataset:
         """A dataset from a table with a row for each interaction.
 
         Args:
-            frame: a pandas DataFrame, or anything with a ``to_pandas`` method (polars, pyarrow).
+            frame: a pandas, polars or pyarrow table.
             user: the column of users, of any type.
             item: the column of items, of any type.
-            time: the column of times: numbers, dates, or text that holds dates.
+            time: the column of times: numbers, dates, or text that holds either, read as ``dataset=table`` reads them.
             title: the column of the items' titles; an item has the first that it is given.
             rating: the column of ratings, which ``min_rating`` reads.
+            time_format: how dates are written, as ``strptime`` has it; None: found from the values.
             name: what tables and reports call the dataset.
             folder: where its files go; by default a folder below ``data/cache/tables`` that its content names.
             **settings: other fields of `dataset`, for example ``window``, ``split`` or ``min_rating``.
 
         Raises:
             ConfigError: a column is not there, or a setting breaks a rule.
-            DataError: a value is missing, a time cannot be read, or an id holds a tab or a line break.
+            DataError: it is no table or holds no rows, a value is missing, a time cannot be read, or an id holds a tab
+                or a line break.
         """
-        table = frame.to_pandas() if hasattr(frame, "to_pandas") else frame
         wanted = {"user": user, "item": item, "time": time, "title": title, "rating": rating}
-        log, items = atomic_files(table, {role: column for role, column in wanted.items() if column is not None})
+        columns = {role: column for role, column in wanted.items() if column is not None}
+        if rating is None and settings.get("min_rating") is not None:
+            raise ConfigError.one("rating", None, "min_rating compares with it", "name its column: rating=NAME")
+        log, items = atomic_files(frame, columns, time_format)
         place = (folder or _TABLES / fingerprint(name, log, items)).resolve()
         found = _dataset_settings(adapter="recbole", name=name, root=place, **settings)
         with atomic_folder(place, replace=folder is not None) as target:
@@ -143,13 +149,14 @@ class Student:
             Columns ``history`` (which one, from 0), ``rank`` (from 1), ``item``, ``title``, ``score``.
 
         Raises:
-            ConfigError: ``k`` is below 1 or above the catalogue, or ``unknown`` is neither.
+            ConfigError: ``k`` is below 1 or above the catalogue, ``unknown`` is neither, or ``histories`` are no lists.
             DataError: an id is unknown and ``unknown="refuse"``.
         """
         if unknown not in ("skip", "refuse"):
             raise ConfigError.one("unknown", unknown, "must be skip or refuse")
-        if k < 1:
-            raise ConfigError.one("k", k, "must be at least 1")
+        if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
+            raise ConfigError.one("k", k, "must be a whole number from 1 on", "k=10")
+        _require_histories(histories)
         student = self.opened
         require_k(student, k)
         found = [student.catalogue.known(history) for history in histories]
@@ -218,6 +225,16 @@ class Student:
         return place
 
 
+def _require_histories(histories: Sequence[Sequence[object]]) -> None:
+    """Raises ``ConfigError`` for one history in place of several, and for tables."""
+    rule, step = "must be a list with a list of item ids for each user", 'histories=[["a1", "b2"], ["c3"]]'
+    if isinstance(histories, (str, bytes)) or hasattr(histories, "columns") or not isinstance(histories, Iterable):
+        raise ConfigError.one("histories", type(histories).__name__, rule, step)
+    for history in histories:
+        if isinstance(history, (str, bytes)) or not isinstance(history, Iterable):
+            raise ConfigError.one("histories", history, rule, step)
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """A finished search: its folder, and what is in it."""
@@ -272,6 +289,7 @@ def _copy(source: Path, target: Path) -> Path:
     target = target.resolve()
     if os.path.lexists(target):
         raise ConfigError.one("folder", str(target), "exists", "name a new folder")
+    require_writable(target, "folder")
     with atomic_folder(target) as filled:
         shutil.copytree(source, filled, dirs_exist_ok=True)
     return target
@@ -308,6 +326,9 @@ def tune_distill(
     from src.exp.tune_distill import ENTRY
     from src.student.models import require_network, student_settings
 
+    if not isinstance(data, Dataset):
+        step = 'data=Dataset.from_dataframe(frame, user="…", item="…", time="…")'
+        raise ConfigError.one("data", type(data).__name__, "must be a Dataset", step)
     of_llm = teacher in groups(ENTRY.config_name)["teacher"]
     keys: dict[str, Any] = {} if of_llm else {"distill.teachers": [teacher]}
     keys |= {f"dataset.{name}": value for name, value in _changed(data.settings).items()}

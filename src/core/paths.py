@@ -163,13 +163,31 @@ def reserve_folder(wanted: Path) -> Path:
         ) from None
 
 
+def require_writable(path: Path, field: str) -> None:
+    """Raises ``ConfigError`` where nothing can be written under this name; leaves nothing behind, missing folders too.
+
+    Args:
+        path: a file or folder that shall be made.
+        field: what an error calls it.
+    """
+    there = next(place for place in (*path.absolute().parents, Path("/")) if os.path.lexists(place))
+    rule = f"cannot be written: {there} is no folder"
+    if there.is_dir():
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                return
+        except OSError as error:
+            rule = f"cannot be written: {there} takes no file ({error.strerror})"
+    raise ConfigError.one(field, str(path), rule, "choose a writable folder")
+
+
 def require_finished(folder: Path) -> dict[str, Any]:
     """The manifest of a finished artefact or result folder.
 
     Raises ``ArtefactError`` when the folder is missing or has no manifest, which means that its run never ended.
     """
     if not folder.is_dir():
-        raise ArtefactError.one("folder", str(folder), "does not exist")
+        raise ArtefactError.one("folder", str(folder), "does not exist", "name a folder that a finished run has left")
     if not (folder / MANIFEST).is_file():
         raise ArtefactError.one(
             "folder", str(folder), f"has no {MANIFEST}: its run did not finish", "run that command again"

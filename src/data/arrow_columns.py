@@ -36,7 +36,17 @@ def _is_extension(kind: pa.DataType) -> bool:
 def _texts(values: pa.Array) -> pa.Array:
     if pa.types.is_nested(values.type) or pa.types.is_binary(values.type) or _is_extension(values.type):
         return pa.array([plain_text(value) for value in values.to_pylist()], pa.string())
+    if pa.types.is_floating(values.type):
+        values = _whole(values)
     return values.cast(pa.string())
+
+
+def _whole(values: pa.Array) -> pa.Array:
+    """Fractions as whole numbers where all of them are: from 1e16 on their text would have an exponent."""
+    try:
+        return values.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return values
 
 
 def plain_text(value: Any) -> str | None:

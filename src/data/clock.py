@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -66,7 +67,8 @@ def read_times(
         column = column.cast(kind.value_type)
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         numbers = column.cast(pa.float64(), safe=False).to_numpy()
-        _require(np.isfinite(numbers), [str(value) for value in numbers[~np.isfinite(numbers)]], name, where)
+        bad = numbers[~np.isfinite(numbers)]
+        _require(np.isfinite(numbers), ["" if np.isnan(value) else str(value) for value in bad], name, where)
         return _in_seconds(np.array(numbers, dtype=np.float64))
     try:
         texts = column.cast(pa.string())
@@ -112,7 +114,7 @@ def _from_text(column: pa.ChunkedArray, name: str, where: Callable[[int], str], 
         rest = column.take(pa.array(left)).to_pandas().fillna("").astype(object).str.strip()
         seconds[left] = _day_or_month_first(rest, name, notations)
     bad = np.flatnonzero(np.isnan(seconds))
-    _require(~np.isnan(seconds), [str(column[int(row)].as_py() or "") for row in bad[:1000]], name, where)
+    _require(~np.isnan(seconds), [str(value or "") for value in column.take(pa.array(bad)).to_pylist()], name, where)
     return Times(seconds, " and ".join(notations))
 
 
@@ -152,9 +154,12 @@ def _day_or_month_first(values: pd.Series, name: str, notations: dict[str, None]
     if not fits.any():
         return seconds
     first, second = (pd.to_numeric(parts[place], errors="coerce").to_numpy(np.float64) for place in (0, 2))
+    fits = fits & ((first <= 12) | (second <= 12))  # 31/31/2024 is no date, and tells nothing of the others
+    if not fits.any():
+        return seconds
     day_first, month_first = bool((first[fits] > 12).any()), bool((second[fits] > 12).any())
     if day_first == month_first:
-        shown = values[fits].head(_SHOWN).tolist()
+        shown = values[fits].drop_duplicates().head(_SHOWN).tolist()
         rule = (
             "these dates can be read day first or month first"
             if not day_first
@@ -211,8 +216,15 @@ def _require(good: NDArray[np.bool_], values: Sequence[str], name: str, where: C
     bad = np.flatnonzero(~good)
     if not len(bad):
         return
-    shown = list(dict.fromkeys(values))[:_SHOWN]
+    counts = Counter(values)
+    shown = list(counts)[:_SHOWN]
     places = ", ".join(where(int(row)).rpartition("/")[2] for row in bad[:_SHOWN])
-    rule = f"{len(bad):,} of {len(good):,} values are neither a number nor a date ({places})"
+    if not any(text.strip() for text in counts):
+        rule, step = f"{len(bad):,} of {len(good):,} values are empty ({places})", "mend or remove these rows"
+        if len(bad) == len(good):
+            step = "the column holds no time: name another one"
+        raise DataError([Problem(name, "", rule, step)])
+    groups = f", {len(counts):,} different ones" if len(counts) > _SHOWN else ""
+    rule = f"{len(bad):,} of {len(good):,} values are neither a number nor a date{groups} ({places})"
     step = "mend or remove these rows, or say how dates are written: dataset.time_format='%d/%m/%Y %H:%M'"
     raise DataError([Problem(name, shown, rule, step)])

@@ -64,8 +64,8 @@ def read_log(
     problems: list[Problem] = []
     if not read.num_rows:
         raise DataError.one("file", table.label, "holds no rows", "is it the right file?")
-    users, _ = _codes(read.column(columns["user"]), table, columns["user"], problems)
-    item_codes, raw_items = _codes(read.column(columns["item"]), table, columns["item"], problems)
+    users, _ = _codes(read, "user", columns, table, problems)
+    item_codes, raw_items = _codes(read, "item", columns, table, problems)
     # at twenty million rows what is not read again is worth giving back
     read = read.drop_columns(list({columns["user"], columns["item"]} - {title, *values}))
     timestamps = _timestamps(read, columns.get("time"), table, settings, problems)
@@ -78,6 +78,8 @@ def read_log(
         raise DataError(problems)
     if items is None:
         titles = _titles_in_log(item_codes, len(raw_items), read.column(title), title) if title else None
+        if titles is not None and settings.columns.title is not None:
+            _require_some(titles, table, columns["title"])
         items = ItemRows(table.label, raw_items, titles)
     rows, unlisted = with_unlisted(each_once(items), raw_items)
     place = {raw: number for number, raw in enumerate(rows.raw_ids)}
@@ -88,10 +90,10 @@ def read_log(
 
 
 def _codes(
-    column: pa.ChunkedArray, table: Table, name: str, problems: list[Problem]
+    read: pa.Table, role: str, columns: Mapping[str, str], table: Table, problems: list[Problem]
 ) -> tuple[NDArray[np.int64], list[str]]:
     """A column of ids as codes in order of first appearance, and the ids; empty ones become problems."""
-    column = as_ids(column).unify_dictionaries()
+    column = as_ids(read.column(columns[role])).unify_dictionaries()
     dictionary = column.chunk(0).dictionary.to_pylist() if column.num_chunks else []
     texts = [plain_id(raw or "") for raw in dictionary]
     raw_codes = np.concatenate(
@@ -101,11 +103,20 @@ def _codes(
     codes, order = pd.factorize(one[raw_codes])
     ids = [str(kept[place]) for place in order]
     if "" in ids:
-        bad = np.flatnonzero(codes == ids.index(""))
-        found = [Problem(table.where(int(row)), "", f"{name} must not be empty") for row in bad[:5]]
-        more = [Problem(f"{table.label} {name}", f"{len(bad) - 5} more", "of the same kind")] if len(bad) > 5 else []
-        problems += [*found, *more]
+        problems += _empty(np.flatnonzero(codes == ids.index("")), len(codes), table, role, columns[role])
     return codes.astype(np.int64), ids
+
+
+def _empty(bad: NDArray[np.int64], rows: int, table: Table, role: str, name: str) -> list[Problem]:
+    """What is told of rows without an id: each of the first, or once where no row has one."""
+    label = f"{table.label} {name}"
+    if len(bad) == rows:
+        step = f"name another column: dataset.columns.{role}=NAME; the columns are {', '.join(table.names)}"
+        return [Problem(label, "", f"the column is empty in all of {rows:,} rows", step)]
+    step = "mend or remove this row"
+    found = [Problem(table.where(int(row)), "", f"{name} must not be empty", step) for row in bad[:5]]
+    more = [Problem(label, f"{len(bad) - 5:,} more", "of the same kind", "mend or remove these rows")]
+    return [*found, *more] if len(bad) > 5 else found
 
 
 def _timestamps(
@@ -135,7 +146,10 @@ def _ratings(
         ratings = numbers.astype(np.float32)
     ratings[~np.isfinite(ratings)] = np.nan
     bad = np.flatnonzero(np.isnan(ratings))
-    if len(bad) and settings.min_rating is not None:
+    if len(bad) == len(numbers) and settings.columns.rating is not None:
+        step = "name another column, or none: dataset.columns.rating=null; the columns are " + ", ".join(table.names)
+        problems.append(Problem(f"{table.label} {name}", "", "dataset.columns.rating holds no number at all", step))
+    elif len(bad) and settings.min_rating is not None:
         rule = f"{name} must be a finite number, for dataset.min_rating compares with it"
         rows = [Problem(table.where(int(row)), str(column[int(row)].as_py() or ""), rule) for row in bad[:5]]
         more = [Problem(f"{table.label} {name}", f"{len(bad) - 5} more", "of the same kind")] if len(bad) > 5 else []
@@ -147,6 +161,14 @@ def _ratings(
     if len(bad) == len(numbers):
         return None
     return ratings
+
+
+def _require_some(titles: Sequence[str], table: Table, name: str) -> None:
+    """Raises ``DataError`` where a column that the user named as titles has none."""
+    if not any(text.strip() for text in titles):
+        rule = "dataset.columns.title is empty in all rows"
+        step = "name another column, or none: dataset.columns.title=null; the columns are " + ", ".join(table.names)
+        raise DataError.one(f"{table.label} {name}", "", rule, step)
 
 
 def _titles_in_log(codes: NDArray[np.int64], count: int, column: pa.ChunkedArray, name: str) -> list[str]:
@@ -194,9 +216,9 @@ def read_items(table: Table, settings: DatasetSettings, item: str, title: str | 
         title: the column of titles.
     """
     if title is None:
-        title = resolve(settings.columns, [n for n in table.names if n != item], table.label, (), ("title",)).get(
-            "title"
-        )
+        named = settings.columns.title is not None  # what is guessed is never the ids
+        others = table.names if named else [name for name in table.names if name != item]
+        title = resolve(settings.columns, others, table.label, (), ("title",)).get("title")
     fields = wanted_fields(settings, table.names)
     wanted = [*([title] if title else []), *fields.values()]
     read = table.read([], [item, *wanted])
@@ -208,6 +230,8 @@ def read_items(table: Table, settings: DatasetSettings, item: str, title: str | 
         raise DataError(limited([Problem(table.where(row), "", rule) for row in bad], table.label))
     columns = {name: texts[column] for name, column in fields.items()}
     titles = texts[title] if title else None
+    if titles is not None and settings.columns.title is not None:
+        _require_some(titles, table, title or "")
     return ItemRows(table.label, raw_ids, titles, columns, _Places(table, len(raw_ids)), table.names)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from src.core.data_utils import fingerprint
 from src.core.errors import ArtefactError, DataError
@@ -15,7 +19,9 @@ from src.core.paths import read_json, write_json
 
 def raw_text(value: object) -> str:
     """An id as the id map spells it: a whole number has no decimal point, whatever type it came as."""
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, (float, np.floating, Decimal)) and math.isfinite(value) and value == int(value):
         return str(int(value))
     return str(value)
 

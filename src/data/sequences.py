@@ -31,16 +31,17 @@ def build_examples(interactions: Interactions, window: int, min_history: int) ->
     grouped = users[by_user]
     starts = np.flatnonzero(np.r_[True, grouped[1:] != grouped[:-1]]) if len(grouped) else np.zeros(0, np.int64)
     sizes = np.diff(np.r_[starts, len(grouped)])
-    earlier = np.arange(len(grouped)) - np.repeat(starts, sizes)
-
-    targets = np.flatnonzero(earlier >= min_history)
-    targets = targets[np.argsort(by_user[targets], kind="stable")]
-    rows = by_user[targets]
+    del grouped  # of many million rows each array counts, here and below
+    # by_user is a permutation, so its inverse says where a row of the time order stands among its user's
+    place, earlier = np.empty_like(by_user), np.empty_like(by_user)
+    place[by_user] = np.arange(len(by_user))
+    earlier[by_user] = np.arange(len(by_user)) - np.repeat(starts, sizes)
+    rows = np.flatnonzero(earlier >= min_history)
     return Examples(
-        example_id=rows.astype(np.int64),
+        example_id=rows,
         user=users[rows],
-        past=Histories(items[by_user].astype(np.int32), targets, earlier[targets], interactions.id_map.padding_id),
+        past=Histories(items[by_user].astype(np.int32), place[rows], earlier[rows], interactions.id_map.padding_id),
         window=window,
         target=items[rows],
-        timestamp=interactions.timestamps[order][rows],
+        timestamp=interactions.timestamps[order[rows]],
     )

@@ -24,8 +24,9 @@ def temporal_split(examples: Examples, train_share: float, validation_share: flo
     """
     first = math.floor(len(examples) * train_share + _ROUNDING)
     second = math.floor(len(examples) * (train_share + validation_share) + _ROUNDING)
-    rows = np.arange(len(examples))
-    return examples.split_off(rows[:first]), examples.split_off(rows[first:second]), examples.split_off(rows[second:])
+    parts = (slice(first), slice(first, second), slice(second, None))  # views, not copies
+    train, validation, test = (examples.split_off(rows) for rows in parts)
+    return train, validation, test
 
 
 def leave_one_out_split(examples: Examples) -> Split:

@@ -84,8 +84,10 @@ def from_memory(label: str, table: Any) -> MemoryTable:
     if isinstance(table, pa.Table):
         return MemoryTable(label, table)
     try:
+        if hasattr(table, "collect_schema") and hasattr(table, "lazy"):  # polars: a lazy frame is computed here
+            table = table.lazy().collect()
         if hasattr(table, "to_arrow"):
-            return MemoryTable(label, table.to_arrow())
+            return MemoryTable(label, pa.table(table.to_arrow()))
         if isinstance(table, pd.DataFrame):
             return MemoryTable(label, _from_pandas(label, table))
         return MemoryTable(label, pa.table(table))
@@ -99,6 +101,8 @@ def _from_pandas(label: str, frame: pd.DataFrame) -> pa.Table:
     """A data frame; columns of mixed objects, and of numbers beyond 64 bits, as text: ids may be of any type."""
     if (twice := frame.columns[frame.columns.duplicated()]).size:
         raise DataError.one(f"{label} columns", str(twice[0]), "stands there twice", "keep one")
+    periods = [name for name in frame.columns if isinstance(frame[name].dtype, pd.PeriodDtype)]
+    frame = frame.assign(**{name: frame[name].dt.to_timestamp() for name in periods}) if periods else frame
     objects = [name for name in frame.columns if frame[name].dtype == object]
     mixed = [name for name in objects if frame[name].map(type).nunique() > 1]
     plain = frame.assign(**{name: frame[name].map(_plain_or_missing) for name in mixed}) if mixed else frame

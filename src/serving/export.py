@@ -16,7 +16,7 @@ from src.core.checkpoints import save_weights
 from src.core.checksums import checksum_files
 from src.core.errors import ConfigError, TrainingFailed
 from src.core.logging import console, get_logger
-from src.core.paths import MANIFEST, atomic_folder, require_finished, write_json, write_text
+from src.core.paths import MANIFEST, atomic_folder, require_finished, require_writable, write_json, write_text
 from src.core.settings import STRICT
 from src.data.examples import Examples, SequenceData
 from src.data.id_map import IdMap
@@ -92,7 +92,8 @@ def check_export(settings: ExportStudentSettings, embed: EmbedTexts | None = Non
         embed: reaches the language model of new items.
 
     Raises:
-        ConfigError: no result is named, ``out`` exists, or 8-bit weights cannot be measured without the data.
+        ConfigError: no result is named, ``out`` exists or cannot be written, or 8-bit weights cannot be measured
+            without the data.
         ArtefactError: the result is unfinished, damaged, or holds no student.
     """
     result = StudentResult.read(require_given("result", settings.result, "result=result/result_…"))
@@ -102,6 +103,8 @@ def check_export(settings: ExportStudentSettings, embed: EmbedTexts | None = Non
         and (not settings.out.is_dir() or any(settings.out.iterdir()))
     ):
         raise ConfigError.one("out", str(settings.out), "exists and is not empty", "name a new folder")
+    if settings.out is not None:
+        require_writable(settings.out, "out")
     if settings.push_to_hub and settings.push_to_hub.count("/") != 1:
         raise ConfigError.one("push_to_hub", settings.push_to_hub, "must be owner/name", "push_to_hub=owner/name")
     student = model_student(result.student, result.folder.name)
@@ -173,6 +176,7 @@ def _facts(plan: ExportPlan) -> dict[str, Any]:
         "settings": manifest["settings"],
         "prior": None if prior is None else prior.settings.architecture,
         "prior_settings": None if prior is None else asdict(prior.settings),
+        "prior_window": None if prior is None else prior.window,
         "dataset": plan.data.name if plan.data else "its data could not be read",
         "num_items": plan.student.num_items,
         "items_added": plan.added,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -86,14 +87,27 @@ def format_of(path: Path, field: str, allowed: Iterable[str] = (PARQUET, CSV, LI
 
 
 @dataclass(frozen=True, eq=False)
+class _Log:
+    """A log that was read: ``names`` ``[N]`` of the users as they first appear, ``items`` ``[T]`` int64 user by user,
+    oldest first (-1: unknown), ``sizes`` ``[N]``; ``unknown``: the first unknown id, if there is one.
+    """
+
+    names: pa.Array
+    items: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    unknown: str | None
+
+
+@dataclass(frozen=True, eq=False)
 class HistoryFile:
-    """A file whose columns were found to be there."""
+    """A file whose columns were found to be there. ``log``: what `opened` read of a log."""
 
     path: Path
     format: str
     columns: HistoryColumns
     is_log: bool
     has_time: bool
+    log: _Log | None = None
 
     @classmethod
     def open(cls, path: Path, columns: HistoryColumns) -> HistoryFile:
@@ -124,10 +138,21 @@ class HistoryFile:
             _log.info("%s: no column is known as a time, so the order of its rows counts (columns.time=NAME)", path)
         return cls(path, kind, replace(columns, **found), is_log, "time" in found)
 
+    def opened(self, catalogue: Catalogue) -> HistoryFile:
+        """The same file; a log is read now, and what is wrong with it is told before anything is written.
+
+        Raises:
+            DataError: a row of a log cannot be read.
+        """
+        if not self.is_log:
+            return self
+        with self._reading():
+            return replace(self, log=self._read_log(catalogue))
+
     def users(self) -> int | None:
-        """How many rows a file with a row a user has; None for a log."""
+        """How many users there are; None for a log that was not read yet."""
         if self.is_log:
-            return None
+            return None if self.log is None else len(self.log.sizes)
         if self.format == PARQUET:
             return int(pq.ParquetFile(self.path).metadata.num_rows)
         with stream(self.path) as handle:
@@ -140,8 +165,16 @@ class HistoryFile:
         Raises:
             DataError: a row cannot be read.
         """
+        if self.is_log:
+            yield from self._users_of(self.log or self.opened(catalogue).log, rows)
+            return
+        with self._reading():
+            yield from self._rows(catalogue, rows)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
-            yield from self._log(catalogue, rows) if self.is_log else self._rows(catalogue, rows)
+            yield
         except (pa.ArrowException, OSError, UnicodeDecodeError, EOFError) as error:
             raise DataError.one("histories", str(self.path), f"cannot be read: {error}", "mend the file") from None
 
@@ -151,41 +184,54 @@ class HistoryFile:
             lists = _lists(table[history], self.path)
             items, unknown = _indices(lists.flatten(), catalogue)
             lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
-            yield Piece(_text(table[user]).to_pylist(), items, lengths.astype(np.int64), unknown)
+            users = _text(table[user])
+            self._refuse_nameless(int(pc.sum(pc.equal(users, "")).as_py() or 0), user)
+            yield Piece(users.to_pylist(), items, lengths.astype(np.int64), unknown)
 
-    def _log(self, catalogue: Catalogue, rows: int) -> Iterator[Piece]:
+    def _refuse_nameless(self, rows: int, column: str) -> None:
+        if rows:
+            rule = f"{column} is empty in {rows:,} rows: nobody could be told whose recommendations they are"
+            raise DataError.one(f"{self.path.name}: columns.user", "", rule, "mend these rows, or name another column")
+
+    def _read_log(self, catalogue: Catalogue) -> _Log:
         """A log must be known as a whole before the first user is: ids become numbers while it is read."""
         columns = self.columns
         names = (columns.user, columns.item, *((columns.time,) if self.has_time else ()))
-        users, items, raw, times = [], [], [], []
+        users, items, times = [], [], []
+        unknown: str | None = None
         for table in self._tables(names, 1 << 18):
             text = _text(table[columns.item])
-            found, _ = _indices(text, catalogue)
+            found, missing = _indices(text, catalogue)
+            unknown = missing if unknown is None else unknown
             users.append(_text(table[columns.user]))
             items.append(found)
-            raw += [None if not len(missing := np.flatnonzero(found < 0)) else text[int(missing[0])].as_py()]
             if self.has_time:
                 times += table[columns.time].chunks
         if not users:
-            return
+            return _Log(pa.array([], pa.string()), np.empty(0, np.int64), np.empty(0, np.int64), None)
         names_of = pa.chunked_array(users).combine_chunks().dictionary_encode()
         if isinstance(names_of, pa.ChunkedArray):
             names_of = names_of.combine_chunks()
         owner = names_of.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        nameless = pc.index(names_of.dictionary, "").as_py()
+        self._refuse_nameless(int((owner == nameless).sum()), columns.user)
         keys: tuple[NDArray[np.generic], ...] = (owner,)
         if self.has_time:  # the notation of dates is what fits the whole column
             named = f"{self.path.name}: columns.time = {columns.time}"
             seconds = read_times(pa.chunked_array(times), named, lambda row: f"row {row + 1}").seconds
             keys = (seconds, owner)
         order = np.lexsort(keys)
-        sorted_items, sizes = np.concatenate(items)[order], np.bincount(owner)
-        ends = np.cumsum(sizes)
-        unknown = next((found for found in raw if found is not None), None)
-        for start in range(0, len(sizes), rows):
-            stop = min(start + rows, len(sizes))
-            part = sorted_items[ends[start] - sizes[start] : ends[stop - 1]]
-            own = unknown if (part < 0).any() else None
-            yield Piece(names_of.dictionary[start:stop].to_pylist(), part, sizes[start:stop], own)
+        return _Log(names_of.dictionary, np.concatenate(items)[order], np.bincount(owner), unknown)
+
+    @staticmethod
+    def _users_of(log: _Log | None, rows: int) -> Iterator[Piece]:
+        assert log is not None
+        ends = np.cumsum(log.sizes)
+        for start in range(0, len(log.sizes), rows):
+            stop = min(start + rows, len(log.sizes))
+            part = log.items[ends[start] - log.sizes[start] : ends[stop - 1]]
+            own = log.unknown if (part < 0).any() else None
+            yield Piece(log.names[start:stop].to_pylist(), part, log.sizes[start:stop], own)
 
     def _tables(self, names: tuple[str, ...], rows: int) -> Iterator[pa.Table]:
         """The file's rows as tables of these columns."""

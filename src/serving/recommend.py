@@ -21,13 +21,15 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 
 from src.core.errors import ConfigError, DataError, gather
 from src.core.logging import console, get_logger, progress_bar
+from src.core.paths import require_writable
 from src.core.settings import STRICT
 from src.data.examples import Histories
 from src.serving.catalogue import Catalogue
 from src.serving.histories import CSV, PARQUET, HistoryColumns, HistoryFile, Piece, format_of
+from src.serving.nearest import IndexedStudent, InnerProduct, require_index
 from src.serving.new_items import EmbedTexts, add_items, open_new_items, read_new_items, require_takes_items
 from src.serving.results import StudentResult, require_given
-from src.serving.students import ModelStudent, ServedStudent, open_student, require_k
+from src.serving.students import ModelStudent, ServedStudent, as_model, open_student, require_k
 
 _log = get_logger(__name__)
 
@@ -74,6 +76,16 @@ class RecommendSettings:
         ),
     ] = "skip"
     batch_size: Annotated[int, Field(ge=1, le=100_000, description="users scored at once")] = 512
+    index: Annotated[
+        Literal["none", "usearch"],
+        Field(
+            description="none: every item is scored; usearch: an approximate index names candidates, for large "
+            "catalogues (an extra of the environment); its recall is told"
+        ),
+    ] = "none"
+    index_effort: Annotated[
+        int, Field(ge=1, le=10_000, description="candidates that a search of the index keeps in view: more find more")
+    ] = 64
     threads: Annotated[int, Field(ge=0, description="threads of ONNX Runtime; 0: as many as there are cores")] = 0
 
 
@@ -85,6 +97,8 @@ class RecommendPlan:
     file: HistoryFile
     out: Path
     format: str
+    #: scores as inner products, where an index is asked for
+    product: InnerProduct | None = None
 
 
 @dataclass
@@ -99,6 +113,8 @@ class Counts:
     unknown_items: int = 0
     seconds: float = 0.0
     example: str | None = None
+    #: of an approximate index: see `IndexedStudent.as_dict`
+    index: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As the manifest tells it."""
@@ -107,8 +123,8 @@ class Counts:
 
 
 def check_recommend(settings: RecommendSettings, embed: EmbedTexts | None = None) -> RecommendPlan:
-    """Everything that can be known to be wrong before anything is written; with ``unknown=refuse`` the whole file is
-    read for it.
+    """Everything that can be known to be wrong before anything is written; a log is read as a whole for it, and with
+    ``unknown=refuse`` any file.
 
     Args:
         settings: what was asked for.
@@ -116,6 +132,8 @@ def check_recommend(settings: RecommendSettings, embed: EmbedTexts | None = None
 
     Raises:
         ConfigError: with every problem of folder, file, columns, k and output.
+        DataError: a log has times that cannot be read or users without a name; ids are unknown and are refused, or no
+            id is known.
     """
     found: dict[str, Any] = {}
 
@@ -130,6 +148,9 @@ def check_recommend(settings: RecommendSettings, embed: EmbedTexts | None = None
             new = read_new_items(table, found["student"].catalogue, source, settings.columns.item)
             found["student"] = add_items(found["student"], new, embed)
         require_k(found["student"], settings.k)
+        if settings.index == "usearch":
+            found["student"] = as_model(found["student"], folder)
+            found["product"] = require_index(found["student"].model)
 
     def file() -> None:
         path = require_given("histories", settings.histories, "histories=FILE")
@@ -142,12 +163,17 @@ def check_recommend(settings: RecommendSettings, embed: EmbedTexts | None = None
             raise ConfigError.one("out", str(path), "exists", "name a new file")
         if path.suffix == ".gz":
             raise ConfigError.one("out", str(path), "is not written compressed", "use .parquet, which is")
+        require_writable(path, "out")
 
     gather(student, file, out)
     assert settings.out is not None
-    plan = RecommendPlan(found["student"], found["file"], settings.out, found["format"])
+    student_found: ServedStudent = found["student"]
+    histories: HistoryFile = found["file"].opened(student_found.catalogue)
+    plan = RecommendPlan(student_found, histories, settings.out, found["format"], found.get("product"))
     if settings.unknown == "refuse":
         _refuse_unknown(plan)
+    elif settings.unknown == "skip":
+        _refuse_strangers(plan)
     return plan
 
 
@@ -177,10 +203,31 @@ def _refuse_unknown(plan: RecommendPlan) -> None:
         raise DataError.one("histories", example, rule, "mend the file, or use unknown=skip or unknown=popular")
 
 
+def _refuse_strangers(plan: RecommendPlan) -> None:
+    """Raises ``DataError`` where every user would be left out; reads on until one would not be."""
+    items, example = 0, None
+    for piece in plan.file.pieces(plan.student.catalogue, 1 << 14):
+        if (piece.items >= 0).any() or not piece.lengths.all():
+            return
+        items += len(piece.items)
+        example = example or piece.unknown
+    if items:
+        rule = f"none of the {items:,} items of the histories is known to the student {plan.student.name}"
+        step = "name the student of this catalogue; unknown=popular gives strangers what is popular"
+        raise DataError.one("histories", example, rule, step)
+
+
 def recommend_file(settings: RecommendSettings, plan: RecommendPlan) -> Counts:
-    """Read the histories piece by piece and write the recommendations, whole or not at all."""
+    """Read the histories piece by piece and write the recommendations, whole or not at all.
+
+    Raises:
+        DataError: a row cannot be read.
+    """
     counts, begun = Counts(), time.perf_counter()
-    total = plan.file.users()
+    total, student = plan.file.users(), plan.student
+    if plan.product is not None:
+        assert isinstance(student, ModelStudent)  # see `check_recommend`
+        student = IndexedStudent(student, plan.product, settings.index_effort, settings.threads)
     with _writing(plan.out, plan.format) as write, progress_bar("recommendations", total or 0) as bar:
         if total is None:
             bar.update(bar.task_ids[0], total=None)
@@ -189,10 +236,12 @@ def recommend_file(settings: RecommendSettings, plan: RecommendPlan) -> Counts:
             counts.items += len(piece.items)
             counts.unknown_items += int((piece.items < 0).sum())
             counts.example = counts.example or piece.unknown
-            for table in recommend_piece(plan.student, piece, settings, counts):
+            for table in recommend_piece(student, piece, settings, counts):
                 write(table)
             bar.advance(bar.task_ids[0], len(piece.users))
     counts.seconds = time.perf_counter() - begun
+    if isinstance(student, IndexedStudent):
+        counts.index = student.as_dict(settings.k)
     return counts
 
 
@@ -275,6 +324,13 @@ def tell(counts: Counts, out: Path) -> None:
     """What was done, on the terminal."""
     rate = counts.users / counts.seconds if counts.seconds else 0.0
     console.print(f"{counts.users:,} users in {counts.seconds:.1f} s ({rate:,.0f} a second) → {out}", markup=False)
+    if counts.index is not None and counts.index["recall"] is not None:
+        console.print(
+            f"the index finds {counts.index['recall']:.1%} of the exact {counts.index['k']} best "
+            f"({counts.index['of']:,} users compared; index_effort=N finds more); "
+            f"it was built in {counts.index['build_seconds']:.1f} s",
+            markup=False,
+        )
     if counts.unknown_items:
         share = counts.unknown_items / max(1, counts.items)
         console.print(

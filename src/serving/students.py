@@ -12,7 +12,9 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
+from src.core.checkpoints import load_weights
 from src.core.checksums import verify_files
+from src.core.documents import conform
 from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import MANIFEST, read_json, require_finished
 from src.data.id_map import IdMap
@@ -20,8 +22,9 @@ from src.data.item_text import TextSource
 from src.serving.catalogue import Catalogue, padded
 from src.serving.graph import EXCLUDE_SEEN, HISTORY, ITEMS, LENGTH, SCORES, K
 from src.serving.results import BEST_STUDENT
-from src.student.artefact import ID_MAP, load_student, text_source_of
-from src.student.base import Recommender, recent
+from src.student.artefact import ID_MAP, WEIGHTS, ModelFacts, load_student, text_source_of
+from src.student.base import Recommender, SequenceStudent, recent
+from src.student.models import build_closed_form, build_recommender, student_settings
 from src.student.settings import StudentSettings
 
 #: the kind of an exported folder, in its manifest
@@ -126,11 +129,8 @@ class ModelStudent(ServedStudent):
         self, history: NDArray[np.int64], length: NDArray[np.int64], k: int, exclude_seen: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """As `ServedStudent.best`."""
-        width = max(1, self.model.history_length, history.shape[1])
-        wide = np.full((len(history), width), self.catalogue.num_items, dtype=np.int64)
-        wide[:, : history.shape[1]] = history
-        seen = torch.from_numpy(wide).to(self.model.device)
-        scores = self.model(*_latest(seen, torch.from_numpy(length).to(seen.device), self.model))
+        seen, many = padded_for(self.model, history, length)
+        scores = self.model(*_latest(seen, many, self.model))
         if exclude_seen:
             padding = scores.new_zeros(len(scores), 1)
             scores = torch.cat([scores, padding], dim=1).scatter(1, seen, float("-inf"))[:, :-1]
@@ -147,6 +147,17 @@ def _best(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         ordered = scores[tied].sort(dim=1, descending=True, stable=True)
         values[tied], items[tied] = ordered.values[:, :k], ordered.indices[:, :k]
     return values, items
+
+
+def padded_for(
+    model: Recommender, history: NDArray[np.int64], length: NDArray[np.int64]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Histories ``[B, L]`` and lengths ``[B]`` on the model's device, at least as wide as it looks back."""
+    width = max(1, model.history_length, history.shape[1])
+    wide = np.full((len(history), width), model.padding_id, dtype=np.int64)
+    wide[:, : history.shape[1]] = history
+    seen = torch.from_numpy(wide).to(model.device)
+    return seen, torch.from_numpy(length).to(seen.device)
 
 
 def _latest(history: torch.Tensor, length: torch.Tensor, model: Recommender) -> tuple[torch.Tensor, torch.Tensor]:
@@ -187,6 +198,32 @@ def model_student(folder: Path, name: str) -> ModelStudent:
     catalogue = Catalogue(IdMap.load(folder / ID_MAP))
     fingerprints = dict(require_finished(folder).get("fingerprints", {}))
     return ModelStudent(model, catalogue, name, fingerprints, settings, text_source_of(folder))
+
+
+def as_model(student: ServedStudent, folder: Path) -> ModelStudent:
+    """A student in PyTorch: of an export what its weights and its `config.json` tell.
+
+    Raises:
+        ArtefactError: they do not fit each other.
+    """
+    if isinstance(student, ModelStudent):
+        return student
+    config, weights = read_json(folder / CONFIG), load_weights(folder / WEIGHTS)
+    facts = conform(config, ModelFacts, folder / CONFIG, _EXPORT_AGAIN)
+    of_prior = {name.removeprefix("prior."): value for name, value in weights.items() if name.startswith("prior.")}
+    scale = float(weights.pop("prior_scale", torch.tensor(1.0)))
+    own = {name: value for name, value in weights.items() if not name.startswith("prior.")}
+    try:
+        model = build_recommender(facts.settings, facts.num_items, facts.window)
+        if of_prior and isinstance(model, SequenceStudent):
+            settings = student_settings(**config["prior_settings"])
+            prior = build_closed_form(settings, facts.num_items, config.get("prior_window", facts.window))
+            prior.load_state_dict(of_prior)
+            model.add_prior(prior.eval(), scale)
+        model.load_state_dict(own)
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        raise ArtefactError.one("weights", str(folder), f"do not fit {CONFIG} ({error})", _EXPORT_AGAIN) from None
+    return ModelStudent(model.eval(), student.catalogue, student.name, student.fingerprints, facts.settings)
 
 
 def verify_export(folder: Path, manifest: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import recommend_rate, serve_load
+from benchmarks import index_recall, recommend_rate, serve_load
 
 pytestmark = pytest.mark.slow
 
@@ -22,3 +22,10 @@ def test_serve_load(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "120 items, 2 clients, 20 requests: p50" in said
     assert "40 bad requests at once: {200: " in said or "40 bad requests at once: {4" in said
+
+
+def test_index_recall(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("usearch")
+    index_recall.main(["--items", "60", "--users", "30", "--width", "8", "--k", "3", "--effort", "80"])
+    # more effort than there are items: all is found
+    assert "recall@3 1.0000" in capsys.readouterr().out

@@ -91,7 +91,7 @@ def test_a_format_or_a_column_that_is_none() -> None:
         ),
         (["01/02/2017", "03/04/2017"], r"can be read day first or month first → say which: dataset.time_format"),
         (["14/02/2017", "02/14/2017"], "some dates have the day first, others the month"),
-        (pa.array([datetime.datetime(2017, 1, 1), None]), r"\[''\]: 1 of 2 values .*log.csv line 3"),
+        (pa.array([datetime.datetime(2017, 1, 1), None]), r"'': 1 of 2 values are empty .*log.csv line 3"),
         (pa.array([1.0, None]), "1 of 2 values"),
     ],
 )

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 import urllib.error
+import urllib.request
 import zipfile
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ import numpy as np
 import pytest
 
 from src.core.errors import ConfigError, DataError
-from src.data.adapters import movielens
+from src.data.adapters import movielens, movielens_download
 from src.data.dataset import load_dataset
 from src.data.settings import DatasetSettings
 from tests.data.toy_sources import write_movielens_1m, write_movielens_100k
@@ -32,11 +36,13 @@ def _serve(monkeypatch: pytest.MonkeyPatch, content: bytes | Exception, known: b
     """Answer downloads with these bytes (whose checksum is the expected one if ``known``), or with this exception."""
     asked = []
 
-    def urlopen(url: str, timeout: float) -> Any:
-        asked.append(url)
+    def urlopen(request: urllib.request.Request, timeout: float) -> Any:
+        asked.append(request.full_url)
         if isinstance(content, Exception):
             raise content
-        return io.BytesIO(content)
+        answer = io.BytesIO(content)
+        answer.headers = {"Content-Length": str(len(content))}  # type: ignore[attr-defined]
+        return answer
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
     if isinstance(content, bytes) and known:
@@ -147,7 +153,11 @@ def test_a_file_that_is_there_is_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         (urllib.error.URLError("no route"), True, "no route.*cannot be reached; is there a network"),
         (TimeoutError("timed out"), True, "timed out.*cannot be reached"),
-        (b"something else", False, "the checksum .MD5. must be 0e33842e24a9c977be4e0107933c0723"),
+        (
+            b"something else",
+            False,
+            hashlib.md5(b"something else").hexdigest() + ".*checksum .MD5. must be 0e33842e24a9c977be4e0107933c0723",
+        ),
         (b"no archive", True, "is not the expected archive"),
         (_archive("ml-100k/u.data"), True, "is not the expected archive"),
     ],
@@ -166,3 +176,109 @@ def test_a_refusing_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     _serve(monkeypatch, urllib.error.HTTPError("u", 404, "gone", None, io.BytesIO()))  # type: ignore[arg-type]
     with pytest.raises(DataError, match="404: the server refused"):
         load_dataset(_settings(tmp_path))
+
+
+# ------------------------------------------------------------------------------------------- connections that are cut
+
+
+@dataclass
+class Server:
+    """A server that sends at most ``at_once`` bytes of its content and then cuts the connection, ``cuts`` times."""
+
+    content: bytes
+    cuts: int
+    at_once: int = 1000
+    knows_parts: bool = True
+    #: the first byte that each request asked for
+    asked: list[int] = field(default_factory=list)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """On this machine, in place of GroupLens; its archive holds what `write_movielens_100k` writes."""
+    serves = Server(b"", 0)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            wanted = self.headers.get("Range", "bytes=0-")
+            begin = int(wanted.removeprefix("bytes=").rstrip("-"))
+            serves.asked.append(begin)
+            begin = begin if serves.knows_parts else 0
+            left = serves.content[begin:]
+            self.send_response(206 if begin else 200)
+            self.send_header("Content-Length", str(len(left)))
+            self.end_headers()
+            if serves.cuts:
+                serves.cuts -= 1
+                left = left[: serves.at_once]
+            self.wfile.write(left)
+            self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        monkeypatch.setattr(movielens_download, "SOURCE", f"http://127.0.0.1:{http.server_port}")
+        yield serves
+        http.shutdown()
+        thread.join()
+
+
+def _release(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    write_movielens_100k(source)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("u.data", "u.item"):
+            archive.writestr(f"ml-100k/{name}", (source / name).read_bytes())
+    server.content = buffer.getvalue()
+    layout = replace(movielens.LAYOUTS["ml-100k"], md5=hashlib.md5(server.content).hexdigest())
+    monkeypatch.setattr(movielens, "LAYOUTS", {"ml-100k": layout})
+
+
+def test_a_download_goes_on_where_it_was_cut(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    _release(tmp_path, server, monkeypatch)
+    server.cuts = 2
+    assert load_dataset(_settings(tmp_path / "root")).statistics.interactions == 108
+    assert server.asked == [0, 1000, 2000]
+    assert sorted(path.name for path in (tmp_path / "root").iterdir()) == ["u.data", "u.item"]
+
+
+def test_what_came_before_the_network_failed_is_not_asked_for_again(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _release(tmp_path, server, monkeypatch)
+    (tmp_path / "root").mkdir()
+    part = tmp_path / "root" / ".ml-100k.zip.part"
+    part.write_bytes(server.content[:1500])
+    server.cuts, server.at_once = 3, 0
+    with pytest.raises(DataError, match=r"the connection was cut.*→ try again, which goes on where it was cut off"):
+        load_dataset(_settings(tmp_path / "root"))
+    assert part.read_bytes() == server.content[:1500]
+    assert load_dataset(_settings(tmp_path / "root")).statistics.interactions == 108
+    assert server.asked == [1500] * 4
+
+
+def test_a_server_that_sends_no_parts_begins_again(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _release(tmp_path, server, monkeypatch)
+    server.cuts, server.knows_parts = 1, False
+    assert load_dataset(_settings(tmp_path / "root")).statistics.interactions == 108
+    assert server.asked == [0, 1000]
+
+
+def test_a_part_of_another_archive_is_found_by_its_checksum(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _release(tmp_path, server, monkeypatch)
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / ".ml-100k.zip.part").write_bytes(b"x" * 1500)
+    with pytest.raises(DataError, match="the checksum .MD5. must be"):
+        load_dataset(_settings(tmp_path / "root"))
+    # the next one begins anew
+    assert load_dataset(_settings(tmp_path / "root")).statistics.interactions == 108
+    assert server.asked == [1500, 0]

@@ -57,7 +57,7 @@ def test_broken_values_are_reported_together_with_their_lines(tmp_path: Path) ->
         _load(tmp_path, INTER + lines, ITEM + "a\tHeat\t1995\n")
     where = tmp_path / "x.inter"
     assert _messages(caught) == [
-        f"{where} line 4 = '': user_id must not be empty",
+        f"{where} line 4 = '': user_id must not be empty → mend or remove this row",
         f"{where} timestamp = ['soon', 'nan']: 2 of 5 values are neither a number nor a date (x.inter line 5, x.inter "
         "line 6) → mend or remove these rows, or say how dates are written: dataset.time_format='%d/%m/%Y %H:%M'",
     ]
