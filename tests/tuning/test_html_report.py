@@ -19,7 +19,7 @@ from optuna.trial import TrialState, create_trial
 from src.tuning.html_report import write_report
 from src.tuning.html_report.figures import arms, learning_curves
 from src.tuning.html_report.plots import contour, history, importances, parallel_coordinates, pareto, slices
-from src.tuning.html_report.sources import Searched, read_studies
+from src.tuning.searched import Searched, read_studies
 
 LAM, POLICY, THRESHOLD = "distill.lam", "active.policy", "active.kl_threshold"
 RATE = "student.learning_rate"

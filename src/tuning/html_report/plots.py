@@ -14,24 +14,26 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from src.tuning.html_report.blocks import Panel
-from src.tuning.html_report.sources import Searched
-from src.tuning.html_report.style import BEST, INK, STATES, styled
-from src.tuning.html_report.wording import about, inert, metric_title, number, short_names
+from src.evaluation.comparison import metric_title
+from src.tuning.html_report.figures import with_room
+from src.tuning.html_report.parts import Panel
+from src.tuning.html_report.style import BEST, GREY, INK, STATES, styled
+from src.tuning.html_report.wording import about, inert, number, short_names
+from src.tuning.searched import Searched
 
 #: fewer trials cannot tell which parameter mattered; the best tenth is set against all, but never fewer than five
 LEAST_TRIALS, LEAST_BEST = 4, 5
-#: pixels of a small panel, and the ratio from which on a logarithmic axis has room for powers of ten only
-_SMALL, _MANY = 240, 300
+#: the ratio from which on a logarithmic axis has room for powers of ten only
+_MANY = 300
+_COMPLETED = STATES[TrialState.COMPLETE][1]
 
 
 def history(searches: Sequence[Searched], reference: float | None) -> Panel:
     """Completed trials by number, and the best so far; ``reference`` is the value without distillation."""
-    single, metric = len(searches) == 1, metric_title(searches[0].metrics[0])
-    figure = go.Figure()
+    single, metric, figure = len(searches) == 1, metric_title(searches[0].metrics[0]), go.Figure()
     for searched in searches:
         dots, *best, _ = _plot(visualization.plot_optimization_history, searched).data
-        dots.update(name="trial", showlegend=single, marker={"color": STATES[TrialState.COMPLETE][1], "opacity": 0.7})
+        dots.update(name="trial", showlegend=single, marker={"color": _COMPLETED, "opacity": 0.7})
         for line in best:
             line.update(name="best so far" if single else inert(searched.title), line={"shape": "hv", "width": 2})
         figure.add_traces([_hover(dots, searched, dots.x), *best])
@@ -39,25 +41,20 @@ def history(searches: Sequence[Searched], reference: float | None) -> Panel:
         label = {"text": "without distillation", "textposition": "end", "yanchor": "bottom"}
         figure.add_hline(y=reference, line={"color": INK, "width": 1, "dash": "dash"}, label=label)
     words = "; ".join(f"{s.title}: best {number(best.values[0])}" for s in searches if (best := s.best()))
-    layout = {"xaxis_title": "trial", "yaxis_title": f"{inert(metric)} on validation"}
-    return Panel(styled(figure, 340, **layout), f"{metric} by trial. {words}", "Optimisation history")
+    styled(figure, 340, xaxis_title="trial", yaxis_title=f"{inert(metric)} on validation")
+    return Panel(figure, f"{metric} by trial. {words}", "Optimisation history")
 
 
 def pareto(searched: Searched) -> list[Panel]:
     """The front, seen in the first objective and each of the others."""
-    names = [metric_title(metric) for metric in searched.metrics]
-    numbers = sorted(trial.number for trial in searched.study.best_trials)
-    words = f"On the front are the trials {', '.join(map(str, numbers))}"
+    first, *others = [metric_title(metric) for metric in searched.metrics]
+    words = f"On the front are the trials {', '.join(map(str, sorted(t.number for t in searched.study.best_trials)))}"
     panels = []
-    for other in range(1, len(names)):
-
-        def values(trial: FrozenTrial, other: int = other) -> list[float]:
-            return [trial.values[0], trial.values[other]]
-
-        figure = _plot(visualization.plot_pareto_front, searched, targets=values, target_names=[names[0], names[other]])
-        for trace, name, colour in zip(figure.data, ("other trial", "on the front"), ("#b9c3ce", BEST), strict=True):
-            trace.update(name=name, showlegend=True)
-            _hover(trace, searched, trace.marker.color or [])
+    for place, other in enumerate(others, start=1):
+        options = {"targets": lambda trial, place=place: (trial.values[0], trial.values[place])}
+        figure = _plot(visualization.plot_pareto_front, searched, **options, target_names=[first, other])
+        for trace, name, colour in zip(figure.data, ("other trial", "on the front"), (GREY, BEST), strict=True):
+            _hover(trace, searched, trace.marker.color or []).update(name=name, showlegend=True)
             trace.marker = {"color": colour, "size": 10}
         panels.append(Panel(styled(figure, 360), words, "Pareto front"))
     return panels
@@ -74,20 +71,16 @@ def importances(searched: Searched) -> tuple[Panel | None, list[str]]:
     if len(trials) < LEAST_TRIALS or len({trial.values[0] for trial in trials}) == 1 or len(used) < 2:
         return None, []
     sign = -1 if searched.study.directions[0] == StudyDirection.MAXIMIZE else 1  # with a target, less is better
-    evaluator = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, LEAST_BEST / len(trials))))
-    figure = _plot(
-        visualization.plot_param_importances,
-        searched,
-        params=used,
-        evaluator=evaluator,
-        target=lambda trial: sign * trial.values[0],
-    )
+    options = {
+        "params": used,
+        "evaluator": PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, LEAST_BEST / len(trials)))),
+        "target": lambda trial: sign * trial.values[0],
+    }
+    figure = _plot(visualization.plot_param_importances, searched, **options)
     shares = dict(zip(figure.data[0].y, figure.data[0].x, strict=True))
-    figure.update_traces(
-        marker_color=STATES[TrialState.COMPLETE][1], showlegend=False, hovertemplate="%{y}: %{x:.3f}<extra></extra>"
-    )
-    figure.update_xaxes(range=[0, 1.12], title="")
-    figure.update_yaxes(title="")
+    hover = "%{y}: %{x:.3f}<extra></extra>"
+    figure.update_traces(marker_color=_COMPLETED, showlegend=False, hovertemplate=hover)
+    figure.update_xaxes(range=[0, 1.12], title="").update_yaxes(title="")
     order = sorted(shares, key=lambda name: -shares[name])
     keys = {inert(name): key for key, name in short_names(used).items()}
     words = "; ".join(f"{name} {shares[name]:.2f}" for name in order)
@@ -101,10 +94,8 @@ def contour(searched: Searched, pair: Sequence[str]) -> Panel | None:
         return None
     figure = _plot(visualization.plot_contour, searched, params=list(pair))
     figure.data[0].update(colorbar={"title": "", "thickness": 10})
-    _hover(figure.data[1], searched, [trial.number for trial in trials])
-    figure.data[1].marker.size = 6
-    first, second = short_names(pair).values()
-    return Panel(styled(figure, 320), _best_at(searched, pair), f"{first} and {second}")
+    _hover(figure.data[1], searched, [trial.number for trial in trials]).update(marker={"size": 6})
+    return Panel(styled(figure, 320), _best_at(searched, pair), " and ".join(short_names(pair).values()))
 
 
 def parallel_coordinates(searched: Searched) -> Panel:
@@ -113,51 +104,41 @@ def parallel_coordinates(searched: Searched) -> Panel:
     figure = _plot(visualization.plot_parallel_coordinate, searched, params=keys)
     for line, trial in zip(figure.data, _finite(searched), strict=False):
         line.update(hovertemplate=f"{about(trial, searched.metrics)}<extra></extra>", opacity=0.7)
-    names = short_names(keys)
-    figure.update_xaxes(ticktext=[metric, *(inert(names[key]) for key in keys)], ticks="", showline=False, side="top")
+    names = [metric, *map(inert, short_names(keys).values())]
+    figure.update_xaxes(ticktext=names, ticks="", showline=False, side="top")
     figure.data[-1].marker.colorbar.update(title="", thickness=10)
-    margin = {"l": 36, "r": 12, "t": 40, "b": 8}
-    return Panel(styled(figure, 380, margin=margin), _best_at(searched, keys), "Parallel coordinates", wide=True)
+    styled(figure, 380, margin={"l": 36, "r": 12, "t": 40, "b": 8})
+    return Panel(figure, _best_at(searched, keys), "Parallel coordinates", wide=True)
 
 
 def slices(searched: Searched) -> list[Panel]:
     """The first objective against each parameter on its own, of the trials that used it; the large dot is the best."""
-    best, completed = searched.best(), _finite(searched)
-    values = [trial.values[0] for trial in completed]
-    room = 0.06 * (max(values) - min(values)) or 0.01 if values else 0.0
-    panels = []
+    best, completed, panels = searched.best(), _finite(searched), []
     for key, name in short_names(_used(searched)).items():
         figure = _plot(visualization.plot_slice, searched, params=[key])
-        dots = figure.data[0]
-        _hover(dots, searched, dots.marker.color)
-        dots.marker.update(showscale=False, size=7)
+        (dots,) = figure.data
+        _hover(dots, searched, dots.marker.color).marker.update(showscale=False, size=7)
         if best and key in best.params:
             place = list(dots.marker.color).index(best.number)
-            figure.add_trace(go.Scatter(x=[dots.x[place]], y=[dots.y[place]], mode="markers", showlegend=False))
+            figure.add_scatter(x=[dots.x[place]], y=[dots.y[place]], mode="markers", showlegend=False)
             _hover(figure.data[-1], searched, [best.number]).update(marker={"size": 12, "color": BEST})
-        used = len(dots.x)
-        heading = name if used == len(completed) else f"{name} ({used} of {len(completed)})"
+        heading = name if len(dots.x) == len(completed) else f"{name} ({len(dots.x)} of {len(completed)})"
         figure.update_xaxes(title="", nticks=5, tickangle=0)
         if figure.layout.xaxis.type == "log":
             figure.update_xaxes(dtick=1 if max(dots.x) / min(dots.x) > _MANY else "D2", exponentformat="e")
-        figure.update_yaxes(title="", range=[min(values) - room, max(values) + room])
-        panels.append(Panel(styled(figure, _SMALL), _best_at(searched, [key]), heading))
+        figure.update_yaxes(title="", range=with_room([trial.values[0] for trial in completed], 0.06))
+        panels.append(Panel(styled(figure, 240), _best_at(searched, [key]), heading))
     return panels
 
 
 def timeline(searched: Searched) -> Panel:
     """When each trial ran."""
-    figure = _plot(visualization.plot_timeline, searched)
+    figure = _plot(visualization.plot_timeline, searched).update_yaxes(title="trial").update_xaxes(title="")
     for bars in figure.data:
         name, colour = STATES[TrialState[bars.name]]
         _hover(bars, searched, bars.y).update(name=name, marker_color=colour)
-    figure.update_yaxes(title="trial")
-    figure.update_xaxes(title="")
     words = f"{len(searched.trials)} trials, one bar each from its start to its end"
     return Panel(styled(figure, min(480, 130 + 9 * len(searched.trials))), words, "When each trial ran")
-
-
-# ------------------------------------------------------------------------------------------------------------ helpers
 
 
 def _finite(searched: Searched) -> list[FrozenTrial]:
@@ -179,16 +160,13 @@ def _best_at(searched: Searched, keys: Sequence[str]) -> str:
 
 def _plot(draw: Callable[..., Any], searched: Searched, **options: Any) -> Any:
     """One of Optuna's plots of the first objective; its texts are inert, parameters have their short names."""
-    metric = metric_title(searched.metrics[0])
     if draw not in (visualization.plot_pareto_front, visualization.plot_timeline):
-        options = {"target_name": metric, **options}
-        if len(searched.metrics) > 1:
-            options = {"target": lambda trial: trial.values[0], **options}
+        several = {"target": lambda trial: trial.values[0]} if len(searched.metrics) > 1 else {}
+        options = {"target_name": metric_title(searched.metrics[0]), **several, **options}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental functions; few trials, which the page says in its own words
         figure = draw(searched.study, **options)
-    names = short_names(searched.parameters())
-    return go.Figure(_inert(figure.to_plotly_json(), names))
+    return go.Figure(_inert(figure.to_plotly_json(), short_names(searched.parameters())))
 
 
 def _inert(value: Any, names: Mapping[str, str]) -> Any:
