@@ -421,6 +421,96 @@ def test_nothing_says_only_that_it_is_empty(tmp_path: Path) -> None:
     assert re.findall(r"<h2>(.*?)</h2>", page) == ["Trials"]
 
 
+def items(*titles: str) -> list[dict[str, str]]:
+    return [{"raw_id": title.lower(), "title": title} for title in titles]
+
+
+EXAMPLES = {
+    "models": {"baseline": "baseline", "winner": "distilled", "teacher": "teacher", "closed form": "linear"},
+    "listed": 2, "pool": 1500, "only_winner": 31, "only_baseline": 24, "seen_left_out": True, "no_teacher": "",
+    "examples": [
+        {
+            "example_id": 7, "drawn": "from all", "earlier": 3, "history": items("Alien", "Brazil"),
+            "target": items("Casablanca")[0],
+            "lists": {
+                "baseline": items("Dune", "Elf"), "winner": items("Fargo", "Casablanca"),
+                "closed form": [*items("Casablanca"), {"raw_id": "99", "title": ""}],
+            },
+        }
+    ],
+}  # fmt: skip
+
+
+def write_examples(folder: Path, **changes: Any) -> None:
+    (folder / "metrics").mkdir(exist_ok=True)
+    (folder / "metrics" / "examples.json").write_text(json.dumps({**EXAMPLES, **changes}))
+
+
+def test_examples_stand_side_by_side_and_the_next_item_is_marked(plain: Path) -> None:
+    write_examples(plain)
+    page = page_of(plain)
+    assert re.findall(r"<h2>(.*?)</h2>", page) == [ORDER[0], "Examples", *ORDER[1:]]
+    section = page[page.index('<section id="examples">') : page.index('<section id="curves">')]
+    text = prose(section)
+    assert "from 1,500 validation examples: some from all of them, some from the 55 in which exactly one" in text
+    assert "(distilled alone in 31, baseline alone in 24)" in text
+    assert "What the user had met before is left out of the lists." in text
+    assert "3 earlier items · Alien · Brazil · next: Casablanca (drawn from all)" in text
+    lists = re.findall(r"<h3>(.*?)</h3>\s*(<ol>.*?</ol>|<p.*?</p>)", section, re.DOTALL)
+    told = [(prose(heading).strip(), prose(entries).strip()) for heading, entries in lists]
+    assert told == [
+        ("baseline", "Dune Elf"),
+        ("distilled (winner)", "Fargo Casablanca next"),
+        ("teacher", "has no list of this example"),
+        ("linear", "Casablanca next item 99"),
+    ]
+    assert section.count('class="next"') == 2
+
+
+def test_why_a_teacher_has_no_lists_is_said(plain: Path) -> None:
+    models = {role: name for role, name in EXAMPLES["models"].items() if role != "teacher"}  # type: ignore[attr-defined]
+    write_examples(plain, models=models, no_teacher="labels alone", seen_left_out=False)
+    text = prose(page_of(plain))
+    assert "No lists of the teacher: labels alone." in text
+    assert "has no list of this example" not in text
+    assert "is left out of the lists" not in text
+
+
+def test_hostile_titles_are_inert(plain: Path) -> None:
+    evil = "</script><img src=x onerror=alert(1)>"
+    (example,) = EXAMPLES["examples"]  # type: ignore[misc]
+    hostile = {**example, "history": items(evil), "lists": {"winner": items(evil)}}  # type: ignore[dict-item]
+    write_examples(plain, examples=[hostile], models={"baseline": evil, "winner": evil})
+    page = page_of(plain)
+    assert evil not in page
+    assert "&lt;/script&gt;&lt;img src=x" in page
+
+
+def test_a_model_that_is_missing_has_a_row_and_its_reason(plain: Path) -> None:
+    table = (plain / "comparison.csv").read_text().splitlines()
+    missing = [f"ease,{split},0,0,,,,too <b>many</b> items" for split in ("validation", "test")]
+    lines = [f"{table[0]},missing", *(f"{line}," for line in table[1:]), *missing]
+    (plain / "comparison.csv").write_text("\n".join(lines) + "\n")
+    page = page_of(plain)
+    section = page[page.index('<section id="comparison">') : page.index('<section id="curves">')]
+    rows = [
+        [prose(cell).strip() for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)]
+        for row in re.findall(r"<tr[^>]*>.*?</tr>", section, re.DOTALL)[1:]
+    ]
+    assert rows[-1] == ["ease", "test", "–", "–", "–", "–"]
+    assert rows[0] == ["popularity", "validation", "10", "1", "0.1000", "0.0500"]
+    assert section.count("ease is missing: too &lt;b&gt;many&lt;/b&gt; items") == 1
+    assert ">missing<" not in section  # it is no column
+
+
+def test_a_fair_comparison_says_which_models_are_missing(fair: Path) -> None:
+    (fair / "fair.json").write_text(json.dumps({**FAIR, "missing": {"ease": "too many items"}}))
+    page = page_of(fair)
+    section = page[page.index('<section id="arms">') : page.index('<section id="curves">')]
+    assert "ease is missing: too many items" in prose(section)
+    assert re.search(r'<td class="short">ease</td>\s*<td class="number">–</td>', section)
+
+
 def test_the_journal_is_left_as_it_was_even_with_an_unfinished_line(plain: Path) -> None:
     journal = plain / "study.journal"
     before = journal.read_bytes() + b'{"op_code": 7, "tri'

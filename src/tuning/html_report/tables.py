@@ -28,7 +28,7 @@ def comparison(frame: pd.DataFrame) -> Table:
 
 def missing(frame: pd.DataFrame) -> dict[str, str]:
     """Why models have no numbers in `comparison`, by model."""
-    return dict(frame.dropna(subset="missing").set_index("model")["missing"]) if "missing" in frame else {}
+    return frame.dropna(subset="missing").set_index("model")["missing"].to_dict() if "missing" in frame else {}
 
 
 def arms(fair: Mapping[str, Any]) -> Table:
