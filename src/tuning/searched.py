@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,14 @@ class Searched:
     def completed(self) -> list[FrozenTrial]:
         """Trials that reached their end, by number."""
         return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+
+    def finite(self) -> list[FrozenTrial]:
+        """The completed trials that Optuna's plots show: those whose first objective is a finite number."""
+        return [trial for trial in self.completed() if math.isfinite(trial.values[0])]
+
+    def used(self) -> list[str]:
+        """The searched parameters that one of these trials has used."""
+        return [key for key in self.parameters() if any(key in trial.params for trial in self.finite())]
 
     def parameters(self) -> dict[str, BaseDistribution]:
         """Everything that was searched, in the order of first appearance; points of a single value are left out."""

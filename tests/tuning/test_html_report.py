@@ -455,8 +455,8 @@ def test_examples_stand_side_by_side_and_the_next_item_is_marked(plain: Path) ->
     assert "from 1,500 validation examples: some from all of them, some from the 55 in which exactly one" in text
     assert "(distilled alone in 31, baseline alone in 24)" in text
     assert "What the user had met before is left out of the lists." in text
-    assert "3 earlier items · Alien · Brazil · next: Casablanca (drawn from all)" in text
-    lists = re.findall(r"<h3>(.*?)</h3>\s*(<ol>.*?</ol>|<p.*?</p>)", section, re.DOTALL)
+    assert "1 drawn from all 3 earlier items · Alien · Brazil next: Casablanca baseline" in text
+    lists = re.findall(r"<h4>(.*?)</h4>\s*(<ol>.*?</ol>|<p.*?</p>)", section, re.DOTALL)
     told = [(prose(heading).strip(), prose(entries).strip()) for heading, entries in lists]
     assert told == [
         ("baseline", "Dune Elf"),

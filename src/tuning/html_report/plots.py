@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import plotly.graph_objects as go
 from optuna import visualization
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from src.evaluation.comparison import metric_title
 from src.tuning.html_report.figures import with_room
@@ -65,9 +64,9 @@ def importances(searched: Searched) -> tuple[Panel | None, list[str]]:
 
     ``None`` and no parameters where the trials cannot tell.
     """
-    trials = _finite(searched)
+    trials = searched.finite()
     # one that has a single value has no part in any difference, and of a single one there is nothing to compare
-    used = [key for key in _used(searched) if len({str(trial.params.get(key)) for trial in trials}) > 1]
+    used = [key for key in searched.used() if len({str(trial.params.get(key)) for trial in trials}) > 1]
     if len(trials) < LEAST_TRIALS or len({trial.values[0] for trial in trials}) == 1 or len(used) < 2:
         return None, []
     sign = -1 if searched.study.directions[0] == StudyDirection.MAXIMIZE else 1  # with a target, less is better
@@ -89,7 +88,7 @@ def importances(searched: Searched) -> tuple[Panel | None, list[str]]:
 
 def contour(searched: Searched, pair: Sequence[str]) -> Panel | None:
     """The first objective over two parameters; ``None`` where too few trials had different values of both."""
-    trials = [trial for trial in _finite(searched) if all(key in trial.params for key in pair)]
+    trials = [trial for trial in searched.finite() if all(key in trial.params for key in pair)]
     if len(pair) < 2 or any(len({str(trial.params[key]) for trial in trials}) < 2 for key in pair):
         return None
     figure = _plot(visualization.plot_contour, searched, params=list(pair))
@@ -100,9 +99,9 @@ def contour(searched: Searched, pair: Sequence[str]) -> Panel | None:
 
 def parallel_coordinates(searched: Searched) -> Panel:
     """Each completed trial as a line over all parameters, of a study with one objective."""
-    keys, metric = sorted(_used(searched)), inert(metric_title(searched.metrics[0]))
+    keys, metric = sorted(searched.used()), inert(metric_title(searched.metrics[0]))
     figure = _plot(visualization.plot_parallel_coordinate, searched, params=keys)
-    for line, trial in zip(figure.data, _finite(searched), strict=False):
+    for line, trial in zip(figure.data, searched.finite(), strict=False):
         line.update(hovertemplate=f"{about(trial, searched.metrics)}<extra></extra>", opacity=0.7)
     names = [metric, *map(inert, short_names(keys).values())]
     figure.update_xaxes(ticktext=names, ticks="", showline=False, side="top")
@@ -113,8 +112,8 @@ def parallel_coordinates(searched: Searched) -> Panel:
 
 def slices(searched: Searched) -> list[Panel]:
     """The first objective against each parameter on its own, of the trials that used it; the large dot is the best."""
-    best, completed, panels = searched.best(), _finite(searched), []
-    for key, name in short_names(_used(searched)).items():
+    best, completed, panels = searched.best(), searched.finite(), []
+    for key, name in short_names(searched.used()).items():
         figure = _plot(visualization.plot_slice, searched, params=[key])
         (dots,) = figure.data
         _hover(dots, searched, dots.marker.color).marker.update(showscale=False, size=7)
@@ -139,16 +138,6 @@ def timeline(searched: Searched) -> Panel:
         _hover(bars, searched, bars.y).update(name=name, marker_color=colour)
     words = f"{len(searched.trials)} trials, one bar each from its start to its end"
     return Panel(styled(figure, min(480, 130 + 9 * len(searched.trials))), words, "When each trial ran")
-
-
-def _finite(searched: Searched) -> list[FrozenTrial]:
-    """The trials that Optuna's plots show."""
-    return [trial for trial in searched.completed() if math.isfinite(trial.values[0])]
-
-
-def _used(searched: Searched) -> list[str]:
-    """The searched parameters that a trial which is shown has used."""
-    return [key for key in searched.parameters() if any(key in trial.params for trial in _finite(searched))]
 
 
 def _best_at(searched: Searched, keys: Sequence[str]) -> str:
