@@ -64,7 +64,7 @@ def publish_answer(
             owners.append(arm.name)
     comparison = ModelComparison(stages, listed, with_teacher=False)
     judged = fingerprint(*(trial.user_attrs["weights"] for trial in fair.finals.record.trials()))
-    reason = f"the arms' {len(listed) - len(closed_forms)} final models and the models in closed form"
+    reason = f"the arms' {sum(map(len, finals.values()))} final models and the models in closed form"
     test = stages.data.test.open(reason, folder.test_record, judged, reopen_test)
     on_test = comparison.rank("test", test, 0)
     ranks = {
