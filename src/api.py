@@ -306,13 +306,15 @@ def tune_distill(
     from src.distill.settings import terms
     from src.distill.teachers import TITLES
     from src.exp.tune_distill import ENTRY
+    from src.student.models import require_network, student_settings
 
     of_llm = teacher in groups(ENTRY.config_name)["teacher"]
     keys: dict[str, Any] = {} if of_llm else {"distill.teachers": [teacher]}
     keys |= {f"dataset.{name}": value for name, value in _changed(data.settings).items()}
     if not of_llm and teacher != TITLES:  # such a teacher has no embeddings
-        reading = (term for term in terms() if term.needs_embeddings)
-        keys |= {f"distill.{key}": 0.0 for term in reading for key in term.switches}
+        reading = (term for term in terms() if term.needs_embeddings or term.needs_texts)
+        alone = require_network(student_settings(student))
+        keys |= {f"distill.{key}": value for term in reading for key, value in term.off(alone).items()}
     keys |= {"trials": trials, **(settings or {})}
     if folder is not None:
         keys[RUN_DIR] = str(Path(folder).resolve())

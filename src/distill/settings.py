@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -74,6 +75,19 @@ else:
 def active_terms(settings: DistillSettings) -> tuple[Term, ...]:
     """The terms that these settings switch on, in the order of the sum."""
     return tuple(term for term in terms() if term.is_on(settings))
+
+
+def taught_student(student: NetworkSettings, settings: DistillSettings) -> NetworkSettings:
+    """The settings of the student that the active terms teach."""
+    for term in active_terms(settings):
+        student = term.student(student)
+    return student
+
+
+def priors_beside(student: NetworkSettings, possible: Iterable[Term]) -> tuple[str, ...]:
+    """The priors that some terms put in place of the student's own."""
+    priors = (term.student(student).prior for term in possible)
+    return tuple(dict.fromkeys(prior for prior in priors if prior != student.prior))
 
 
 def check_terms(settings: DistillSettings, student: NetworkSettings) -> None:

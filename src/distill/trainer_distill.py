@@ -15,7 +15,7 @@ from src.core.seed import reproducible, seed_everything, torch_generator
 from src.core.training import NO_CHECKPOINT, FitResult, Fitting, Report, silent
 from src.distill.data_bridge import TeachingRows
 from src.distill.selection_policy import SelectionContext, SelectionPolicy, build_policy, require_policy_fits
-from src.distill.settings import ActiveSettings, DistillSettings, active_terms
+from src.distill.settings import ActiveSettings, DistillSettings, active_terms, taught_student
 from src.distill.terms.base import Step, TaughtStudent
 from src.student.base import SequenceStudent
 from src.student.columns import DrawShared
@@ -201,7 +201,10 @@ def prepare_distilled(
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[TaughtStudent, Fitting]:
     """The student of `train_distilled`, which is folded in the end, and its fit, which has not begun; raises alike."""
-    student_settings = with_loss(student_settings, data.num_items)
+    taught = taught_student(student_settings, settings)
+    if taught.prior != student_settings.prior:
+        data = data.with_prior(taught.prior)
+    student_settings = with_loss(taught, data.num_items)
     require_policy_fits(student_settings, settings, active)
     model = build_taught(new_student(student_settings, data, seed), settings, teaching, data, seed)
     count = student_settings.negatives if student_settings.loss == "bce" else 1

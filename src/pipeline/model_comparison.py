@@ -154,7 +154,7 @@ def rank_models(
 def closed_form_models(stages: Stages) -> list[EvaluatedModel | MissingModel]:
     """The models without gradient descent, each at the best of its tried settings, or why the catalogue forbids it."""
     found: list[EvaluatedModel | MissingModel] = []
-    for name in stages.settings.baselines.models:
+    for name in stages.closed_form_names:
         try:
             record = stages.closed_form(name)
         except ConfigError as error:

@@ -10,18 +10,20 @@ from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.pipeline.tracking import check_tracking
-from src.student.models import build_recommender, require_network
+from src.student.models import build_recommender, require_network, student_settings
 from src.student.objectives import with_loss
+from src.student.prior import require_prior_fits
 from src.student.settings import NetworkSettings
 from src.teacher.settings import TeacherSettings
 
 
-def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
+def check_experiment(settings: ExperimentSettings, teacher: bool, trial_priors: tuple[str, ...] = ()) -> Stages:
     """Look for everything that can be known to be wrong before training.
 
     Args:
         settings: what the run was asked for.
         teacher: whether the run needs a teacher, its own or given outputs.
+        trial_priors: priors that trials of a search may have in place of the student's own.
 
     Returns:
         Stages with their data loaded.
@@ -29,7 +31,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
     Raises:
         ConfigError: the problems of data, device, cache, student, policy and teacher, all together.
     """
-    stages = Stages(settings, StageCache(settings.runtime.cache, settings.runtime.reuse))
+    stages = Stages(settings, StageCache(settings.runtime.cache, settings.runtime.reuse), trial_priors)
     own_teacher = teacher and stages.uses_own_teacher
 
     def data() -> None:
@@ -37,6 +39,8 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
             student = with_loss(settings.student, stages.data.num_items)
             if teacher:
                 require_policy_fits(student, settings.distill, settings.active)
+                for name in stages.other_prior_names:
+                    require_prior_fits(len(stages.data.train), student_settings(name), stages.data.num_items)
         _ = stages.data
 
     gather(

@@ -11,6 +11,7 @@ from src.core.training import FitResult
 from src.core.watching import training
 from src.data.dataset import format_statistics
 from src.distill.data_bridge import align, export_dllm2rec
+from src.distill.settings import taught_student
 from src.distill.trainer_distill import DistillRun, train_distilled
 from src.pipeline.curves import write_curves
 from src.pipeline.model_comparison import (
@@ -79,7 +80,8 @@ def run_distill(stages: Stages, folder: RunFolder) -> None:
     data, settings = stages.data, stages.settings
     extra = {"fit": asdict(run.fit)}
     place, source = folder.path / BEST_STUDENT, stages.text_source
-    save_student(place, run.student, settings.student, data.id_map, data.fingerprints(), extra, source)
+    own = taught_student(require_network(settings.student), settings.distill)
+    save_student(place, run.student, own, data.id_map, data.fingerprints(), extra, source)
     models = [
         *closed_form_models(stages),
         baseline_model(stages),
@@ -101,7 +103,7 @@ def distil(stages: Stages) -> DistillRun:
             settings.distill,
             settings.active,
             settings.evaluation,
-            stages.student_data,
+            stages.taught_data,
             teaching,
             settings.seed,
             report,

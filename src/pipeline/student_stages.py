@@ -5,6 +5,7 @@ data ─► closed forms ─► prior ─► student baseline, encoder
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -25,6 +26,7 @@ from src.core.paths import MANIFEST, require_finished
 from src.core.settings import deciding
 from src.core.training import FitResult, Report, silent
 from src.data.item_text import TextSource
+from src.distill.settings import active_terms, priors_beside
 from src.distill.teachers import TITLES
 from src.pipeline.cache import StageRecord
 from src.pipeline.source_stages import SourceStages
@@ -64,6 +66,8 @@ class _Tuned:
 class StudentStages(SourceStages):
     """Stages without a teacher; each property builds or reuses what it needs, once."""
 
+    #: priors that a trial's student may have in place of the configured one, beside those of the settings' own terms
+    trial_priors: tuple[str, ...] = ()
     #: what `closed_form` and `prior_record` found: a stage that this run built is not one that it reused
     _found: dict[tuple[str, str], StageRecord] = field(default_factory=dict, repr=False)
 
@@ -72,10 +76,35 @@ class StudentStages(SourceStages):
         """The training and validation splits as tensors, and the student's prior."""
         return StudentData.of(self.data, self.device, self.prior, self.item_text)
 
+    @cached_property
+    def taught_data(self) -> StudentData:
+        """`student_data`, and the priors that a student has instead where it is taught."""
+        return replace(self.student_data, other_priors=self.other_priors)
+
+    @cached_property
+    def other_priors(self) -> Mapping[str, Prior]:
+        """What `prior_record` holds of `other_prior_names`, on the run's device."""
+        return {name: load_prior(self.prior_record(name).folder, self.device) for name in self.other_prior_names}
+
+    @property
+    def other_prior_names(self) -> tuple[str, ...]:
+        """The priors that terms of the distillation put in place of the student's own, here or in a trial."""
+        student = self.settings.student
+        if not isinstance(student, NetworkSettings):
+            return ()
+        own = priors_beside(student, active_terms(self.settings.distill))
+        return tuple(dict.fromkeys((*own, *self.trial_priors)))
+
+    @property
+    def closed_form_names(self) -> tuple[str, ...]:
+        """The models without gradient descent that a table shows, with those that a taught student leans on."""
+        return tuple(dict.fromkeys((*self.settings.baselines.models, *self.other_prior_names)))
+
     @property
     def reads_text(self) -> bool:
-        """Whether the student, or its prior, is computed from the items' texts."""
-        return self.settings.student.reads_text or _reads_text(self.prior_name)
+        """Whether the student, or a prior of it, is computed from the items' texts."""
+        priors = (self.prior_name, *self.other_prior_names)
+        return self.settings.student.reads_text or any(map(_reads_text, priors))
 
     @cached_property
     def item_text(self) -> Tensor | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from src.core.errors import ArtefactError
 from src.data.examples import SequenceData
 from src.data.tensor_examples import TensorExamples
 from src.student.losses import propensity
@@ -17,7 +19,8 @@ from src.student.prior import Prior
 class StudentData:
     """What training a student reads: two splits, the catalogue's size, p ``[V]`` float32, how often each item is a
     training target ``[V]`` int64, and the prior where one was fitted. No test split. ``item_text``: the items' text
-    embeddings ``[V, W]``, where something is computed from them.
+    embeddings ``[V, W]``, where something is computed from them. ``other_priors``: those that a student may have in
+    place of `prior`, by name.
     """
 
     train: TensorExamples
@@ -28,6 +31,7 @@ class StudentData:
     item_counts: Tensor
     prior: Prior | None = None
     item_text: Tensor | None = None
+    other_priors: Mapping[str, Prior] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -36,6 +40,7 @@ class StudentData:
         device: torch.device | str,
         prior: Prior | None = None,
         item_text: Tensor | None = None,
+        other_priors: Mapping[str, Prior] | None = None,
     ) -> StudentData:
         """From a loaded dataset."""
         counts = torch.from_numpy(data.item_counts)
@@ -48,7 +53,14 @@ class StudentData:
             item_counts=counts.to(device),
             prior=prior,
             item_text=None if item_text is None else item_text.to(device),
+            other_priors=other_priors or {},
         )
+
+    def with_prior(self, name: str) -> StudentData:
+        """The same with another one of its priors; raises ``ArtefactError`` when that was not fitted."""
+        if name not in self.other_priors:
+            raise ArtefactError.one("student.prior", name, "was not fitted before this training")
+        return replace(self, prior=self.other_priors[name])
 
     @property
     def device(self) -> torch.device:

@@ -41,7 +41,7 @@ class Arm:
         """Whether a language model has a part in it."""
         reading = {LLM, TITLES, *(name for name in closed_forms() if student_settings(name).reads_text)}
         taught = bool(reading & set(self.teachers)) and any(term.uses_teacher for term in self.own)
-        return taught or self.text_prior
+        return taught or self.text_prior or any(term.needs_texts for term in self.own)
 
 
 STUDENT = Arm("student", "student", ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,12 @@ from src.core.errors import ConfigError, Problem, ProblemsFound, gather
 from src.core.logging import get_logger
 from src.core.metrics import metric_names
 from src.core.paths import REPOSITORY
-from src.distill.settings import terms
+from src.distill.settings import priors_beside, terms
 from src.distill.teachers import LLM, TITLES
 from src.pipeline.preflight import check_experiment
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
+from src.student.settings import NetworkSettings
 from src.tuning.applied import check_values, neutral_trial, plain
 from src.tuning.identity import check_content, content_of
 from src.tuning.population import check_population
@@ -76,7 +77,7 @@ def check_search(
 
     gather(
         space,
-        lambda: stages.append(check_experiment(asked, teacher=stage != "student")),
+        lambda: stages.append(check_experiment(asked, stage != "student", trial_priors(asked, spaces))),
         lambda: check_threads(settings),
         lambda: check_resources(tuning, settings.ray),
         lambda: check_gpu(tuning, settings.ray, settings.runtime.device),
@@ -84,6 +85,15 @@ def check_search(
         lambda: check_ray(settings.ray, settings.dashboard),
     )
     return Prepared(stages[0], spaces[0])
+
+
+def trial_priors(settings: ExperimentSettings, spaces: Sequence[SearchSpace]) -> tuple[str, ...]:
+    """The priors that terms which a sound search space switches on put in place of the student's own."""
+    student, searched = settings.student, {key for space in spaces for key in space.parameters}
+    if not isinstance(student, NetworkSettings):
+        return ()
+    on = [term for term in terms() if any(f"distill.{key}" in searched for key in term.switches)]
+    return priors_beside(student, on)
 
 
 def check_resumed(folder: Path, prepared: Prepared) -> None:
@@ -149,6 +159,9 @@ def prepare_space(settings: ExperimentSettings, tuning: TuningSettings, stage: S
                 rule, step = "no teacher has embeddings", "leave it out, or name llm among distill.teachers"
                 raise ConfigError([Problem(path.name, key, rule, step) for key in unsaid])
             space = space.only(key for key in space.parameters if key not in unsaid)
+        if settings.distill.outputs_from is not None and tuning.search_space is None:
+            # who gives a teacher's outputs may have no language model here that reads texts
+            space = space.only(key for key in space.parameters if key not in _switches_that_read_texts())
         problems += _check_kind(space, tuning, stage, path)
         check_values(space, settings)
         if stage == "distill" and space.stage == stage and document == stage and tuning.sampler != "grid":
@@ -169,11 +182,17 @@ def prepare_space(settings: ExperimentSettings, tuning: TuningSettings, stage: S
     return SearchSpace(space.stage, {tuning.metric: "maximize", **rest}, space.parameters)
 
 
+def _switches_that_read_texts() -> set[str]:
+    return {f"distill.{key}" for term in terms() if term.needs_texts for key in term.switches}
+
+
 def _unsaid(settings: ExperimentSettings, space: SearchSpace) -> list[str]:
-    """What is searched of terms that read embeddings, where no teacher has any."""
+    """What is searched of terms that read a language model's embeddings, where no teacher has any."""
     if {LLM, TITLES} & set(settings.distill.teachers):
         return []
-    reading = {f"distill.{key}" for term in terms() if term.needs_embeddings for key in term.own_keys()}
+    reading = {
+        f"distill.{key}" for term in terms() if term.needs_embeddings or term.needs_texts for key in term.own_keys()
+    }
     return [key for key in space.parameters if key in reading]
 
 

@@ -133,7 +133,9 @@ def _session(
     store.write(TOKEN, token.encode())  # from here on a worker of an earlier start writes nothing more
     store.remove(ORDERS)  # of an earlier start, too
     store.sweep()
-    SharedData.of(stages.data, outputs, stages.prior, stages.item_text, stages.text_source).save(store)
+    SharedData.of(stages.data, outputs, stages.prior, stages.item_text, stages.text_source, stages.other_priors).save(
+        store
+    )
     give_back(stages.device)
     tuning = settings.tuning
     try:

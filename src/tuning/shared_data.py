@@ -8,7 +8,7 @@ The mapping is private: a trial that writes into a tensor changes its own copy o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -45,6 +45,7 @@ class _Facts:
     history_length: int
     teachers: list[str]
     text_source: TextSource | None = None
+    other_priors: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +67,11 @@ class SharedData:
         prior: Prior | None = None,
         item_text: Tensor | None = None,
         text_source: TextSource | None = None,
+        other_priors: Mapping[str, Prior] | None = None,
     ) -> SharedData:
         """From a loaded dataset; raises ``ArtefactError`` when some outputs label other examples."""
         teaching = {name: align(found, data.train, found.candidates.shape[1], "cpu") for name, found in outputs.items()}
-        students = StudentData.of(data, "cpu", prior, item_text)
+        students = StudentData.of(data, "cpu", prior, item_text, other_priors)
         return cls(students, teaching, data.id_map, data.fingerprints(), text_source)
 
     def save(self, store: Store) -> None:
@@ -89,15 +91,19 @@ class SharedData:
             except SafetensorError as error:  # a full disk, too, is told this way
                 raise Paused(f"the trials' data cannot be written ({error})") from None
             self.id_map.save(target / _ID_MAP)
-            if students.prior is not None:
-                (target / _PRIOR).mkdir()
-                save_prior(target / _PRIOR, students.prior)
+            priors = {_other(name): prior for name, prior in students.other_priors.items()}
+            for name, prior in (
+                priors.items() if students.prior is None else [(_PRIOR, students.prior), *priors.items()]
+            ):
+                (target / name).mkdir()
+                save_prior(target / name, prior)
             write_json(
                 target / _FACTS,
                 {
                     "fingerprints": self.fingerprints,
                     "history_length": students.history_length,
                     "teachers": list(self.teaching),
+                    "other_priors": list(students.other_priors),
                     "text_source": None if self.text_source is None else asdict(self.text_source),
                 },
             )
@@ -132,6 +138,7 @@ class SharedData:
                 item_counts=tensors["item_counts"],
                 prior=prior,
                 item_text=tensors.get("item_text"),
+                other_priors={name: load_prior(folder / _other(name), device) for name in facts.other_priors},
             )
             taught = {name: TeachingRows(**part(f"teaching.{name}")) for name in facts.teachers}
         except (KeyError, TypeError, ValueError, RuntimeError) as error:  # a name missing or unknown, no single number
@@ -150,6 +157,11 @@ class SharedData:
             )
         rows.require(topk)
         return rows
+
+
+def _other(name: str) -> str:
+    """The folder of a prior that a student may have in place of its own."""
+    return f"{_PRIOR}.{name}"
 
 
 def teaching_key(teachers: Sequence[str]) -> str:

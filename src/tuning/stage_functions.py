@@ -10,11 +10,13 @@ import torch
 
 from src.core.checkpoints import Checkpoint
 from src.core.training import FitResult, Fitting, Report
+from src.distill.settings import taught_student
 from src.distill.trainer_distill import finish_distilled, prepare_distilled, train_distilled
 from src.pipeline.settings import ExperimentSettings
 from src.student.artefact import save_student
 from src.student.base import Recommender
 from src.student.models import require_network
+from src.student.settings import StudentSettings
 from src.student.trainer_baseline import prepare_student, remember_new_items, train_student
 from src.tuning.search_space import Stage
 from src.tuning.shared_data import SharedData
@@ -38,14 +40,15 @@ def train_stage(
             return train_teacher_trial(settings, report, checkpoint)
         case "student":
             run = train_student(settings.student, settings.evaluation, data.students, settings.seed, report, checkpoint)
-            return _trained(run.student, run.fit, settings, data)
+            return _trained(run.student, run.fit, settings.student, data)
         case "distill":
             taught = data.taught(settings.distill.teachers, settings.distill.candidate_topk)
             distilled = train_distilled(
                 require_network(settings.student), settings.distill, settings.active, settings.evaluation,
                 data.students, taught, settings.seed, report, checkpoint,
             )  # fmt: skip
-            return _trained(distilled.student, distilled.fit, settings, data)
+            own = taught_student(require_network(settings.student), settings.distill)
+            return _trained(distilled.student, distilled.fit, own, data)
 
 
 def prepare_stage(
@@ -61,7 +64,7 @@ def prepare_stage(
 
         def finish(fit: FitResult) -> Trained:
             remember_new_items(student, data.students)
-            return _trained(student, fit, settings, data)
+            return _trained(student, fit, network, data)
 
         return fitting, finish
     taught = data.taught(settings.distill.teachers, settings.distill.candidate_topk)
@@ -69,12 +72,13 @@ def prepare_stage(
         network, settings.distill, settings.active, settings.evaluation, data.students, taught, settings.seed, report,
         checkpoint,
     )  # fmt: skip
-    return fitting, lambda fit: _trained(finish_distilled(model, data.students), fit, settings, data)
+    own = taught_student(network, settings.distill)
+    return fitting, lambda fit: _trained(finish_distilled(model, data.students), fit, own, data)
 
 
-def _trained(student: Recommender, fit: FitResult, settings: ExperimentSettings, data: SharedData) -> Trained:
+def _trained(student: Recommender, fit: FitResult, settings: StudentSettings, data: SharedData) -> Trained:
     def save(folder: Path) -> None:
         extra, source = {"fit": asdict(fit)}, data.text_source
-        save_student(folder, student, settings.student, data.id_map, data.fingerprints, extra, source)
+        save_student(folder, student, settings, data.id_map, data.fingerprints, extra, source)
 
     return Trained(fit, student, save)

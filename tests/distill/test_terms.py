@@ -392,7 +392,8 @@ def test_soft_labels_are_weighted_by_the_square_of_the_temperature() -> None:
 def test_terms_stand_in_the_order_of_the_sum() -> None:
     names = [term.name for term in terms()]
     assert names == [
-        "dro", "ranking", "text_start", "item_input", "item_text", "output_projection", "soft_labels", "rejuvenated_ce",
+        "text_prior", "dro", "ranking", "text_start", "item_input", "item_text", "output_projection", "soft_labels",
+        "rejuvenated_ce",
     ]  # fmt: skip
     assert [term.order for term in terms()] == sorted(term.order for term in terms())
     assert len(set(names)) == len(names)
@@ -418,7 +419,9 @@ def test_off_switches_a_term_off_and_one_above_zero_on(term: Any) -> None:
     off = term.off(student)
     assert not term.is_on(DistillSettings(**off))
     for key in term.switches:
-        on = DistillSettings(**{**{k: v for t in terms() for k, v in t.off(student).items()}, key: 0.5})
+        on = DistillSettings(
+            **{**{k: v for t in terms() for k, v in t.off(student).items()}, key: True if off[key] is False else 0.5}
+        )
         assert active_terms(on) == (term,)
 
 

@@ -277,7 +277,8 @@ from src.tuning.space_document import load_search_space
 from tests.fixtures import cycle_data, outputs_for, student_of
 
 assert [term.name for term in terms()][-1] == "margin"
-off = [f"distill.{key}=0.0" for term in terms() for key in term.switches]
+alone = student_of()
+off = [f"distill.{key}={term.off(alone)[key]}" for term in terms() for key in term.switches]
 settings = read_settings("config", [*off, "distill.margin=0.5"], ExperimentSettings)[0]
 assert (settings.distill.margin_weight, settings.distill.margin) == (0.0, 0.5)
 assert no_distillation(settings)["distill.margin_weight"] == 0.0

@@ -50,6 +50,7 @@ def test_the_neutral_point_is_the_baselines_own_loss() -> None:
         "distill.rce_weight": 0.0,
         "distill.text_weight": 0.0,
         "distill.text_start": 0.0,
+        "distill.text_prior": False,
     }
 
 

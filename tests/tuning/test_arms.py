@@ -16,8 +16,8 @@ from src.core.settings import STRICT
 from src.distill.settings import DistillSettings, active_terms, terms
 from src.distill.terms.base import Term
 from src.pipeline.settings import ExperimentSettings
-from src.student.models import student_settings
-from src.tuning.applied import apply_values
+from src.student.models import require_network, student_settings
+from src.tuning.applied import apply_values, no_distillation
 from src.tuning.arms import STUDENT, Arm, arms_of, check_arms, fixed_values, space_of, teachers_of
 from src.tuning.search_settings import TuneSettings, experiment
 from src.tuning.search_space import FloatParameter, SearchSpace
@@ -27,7 +27,8 @@ from src.tuning.search_space import FloatParameter, SearchSpace
 def settings() -> ExperimentSettings:
     """The shipped configuration with every term off."""
     found = experiment(read_settings("tune", [], TuneSettings)[0])
-    off = {key: 0.0 for term in terms() for key in term.switches}
+    student = require_network(found.student)
+    off = {key: value for term in terms() for key, value in term.off(student).items() if key in term.switches}
     return replace(found, distill=replace(found.distill, **off))
 
 
@@ -70,6 +71,14 @@ def test_every_term_has_an_arm(settings: ExperimentSettings, term: Term) -> None
         controls = {name for name in found if name.startswith("labels_of_")}
         assert bool(controls) == (term.reads_labels and not term.needs_embeddings)
         assert found[term.arm].uses_llm == term.uses_teacher
+
+
+def test_a_prior_drawn_to_texts_needs_a_language_model_whoever_teaches(settings: ExperimentSettings) -> None:
+    taught = replace(settings, distill=replace(settings.distill, teachers=("self",)))
+    found = arms_for(taught, "distill.soft_weight", "distill.text_prior")
+    assert {name for name, arm in found.items() if arm.uses_llm} == {"text_prior", "everything"}
+    assert fixed_values(found["soft"], taught)["distill.text_prior"] is False
+    assert "distill.text_prior" not in fixed_values(found["text_prior"], taught)
 
 
 def test_terms_of_one_arm_share_it(settings: ExperimentSettings) -> None:
@@ -126,7 +135,9 @@ def test_the_reference_arm_is_the_baseline_whatever_the_configuration_has_on(set
 
 @pytest.mark.parametrize("key", ["distill.lam", "distill.soft_weight", "distill.text_weight", "distill.alpha"])
 def test_an_arm_keeps_its_own_terms_and_switches_the_others_off(settings: ExperimentSettings, key: str) -> None:
-    everything: dict[str, Any] = {switch: 0.5 for term in terms() for switch in term.switches}
+    flags = {key for key, value in no_distillation(settings).items() if value is False}
+    switches = [switch for term in terms() for switch in term.switches]
+    everything: dict[str, Any] = {name: True if f"distill.{name}" in flags else 0.5 for name in switches}
     on = replace(settings, distill=replace(settings.distill, ce_loss_weight=0.4, **everything))
     (owner,) = [term for term in terms() if key.removeprefix("distill.") in term.switches]
     arm = Arm("one", "one", (owner.name,), ("self",))

@@ -347,6 +347,10 @@ class Term:
         """The keys and values at which a distilled student is the student alone."""
         return dict.fromkeys(self.switches, 0.0)
 
+    def student(self, student: NetworkSettings) -> NetworkSettings:
+        """The settings of the student that is taught, where the term is on."""
+        return student
+
     def own_keys(self) -> tuple[str, ...]:
         """The keys that are its own."""
         return tuple(item.name for item in fields(self.Settings))
@@ -383,6 +387,11 @@ class Term:
     @property
     def needs_embeddings(self) -> bool:
         """Whether it reads embeddings, which only a language model has."""
+        return False
+
+    @property
+    def needs_texts(self) -> bool:
+        """Whether it reads a language model's embeddings of the items' texts, whoever teaches."""
         return False
 
     @property
