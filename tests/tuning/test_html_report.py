@@ -20,6 +20,7 @@ from src.tuning.html_report import write_report
 from src.tuning.html_report.figures import arms, learning_curves
 from src.tuning.html_report.plots import contour, history, importances, parallel_coordinates, pareto, slices
 from src.tuning.searched import Searched, read_studies
+from tests.serving.browser import FOUND, Browser
 
 LAM, POLICY, THRESHOLD = "distill.lam", "active.policy", "active.kl_threshold"
 RATE = "student.learning_rate"
@@ -523,3 +524,34 @@ def test_the_journal_is_left_as_it_was_even_with_an_unfinished_line(plain: Path)
     with pytest.raises(PermissionError, match="only reads the journal"):
         search(plain).study.set_user_attr("written", True)
     assert journal.read_bytes() == before
+
+
+WIDTHS = """[document.documentElement.scrollWidth, innerWidth,
+             ...[...document.querySelectorAll('.main-svg')].map((one) => one.closest('figure').clientWidth)]"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(FOUND is None, reason="there is no Chromium")
+def test_a_browser_shows_the_page_on_a_desk_and_on_a_phone(plain: Path) -> None:
+    write_examples(plain)
+    page_of(plain)
+    with Browser() as browser:
+        for width, height, columns in ((1280, 900, 4), (390, 844, 2)):
+            browser.go((plain / "report.html").as_uri())
+            browser.until("document.readyState === 'complete' && !!document.querySelector('.main-svg')")
+            browser.look(plain / "page.png", width, height)
+            browser.until(f"innerWidth === {width}")
+            whole, window, *figures = browser.run(WIDTHS)
+            assert whole <= window == width  # nothing but tables and wide figures is scrolled sideways
+            assert min(figures) >= 240
+            across = (
+                "new Set([...document.querySelectorAll('.lists h4')].map((one) => one.getBoundingClientRect().x)).size"
+            )
+            assert browser.run(across) == columns
+        # a heading is a button: a keyboard sorts
+        browser.run("document.querySelector('#comparison th:nth-child(6) button').focus()")
+        browser.run("document.activeElement.click()")
+        column = "[...document.querySelectorAll('#comparison td:nth-child(6)')].map((one) => Number(one.dataset.value))"
+        assert browser.run(column) == [0.04, 0.05, 0.24, 0.25, 0.27, 0.31]
+        assert browser.run("document.querySelector('#comparison th:nth-child(6)').ariaSort") == "ascending"
+        assert browser.errors == []
