@@ -19,7 +19,7 @@ from optuna.trial import TrialState, create_trial
 from src.tuning.html_report import write_report
 from src.tuning.html_report.figures import arms, learning_curves
 from src.tuning.html_report.plots import contour, history, importances, parallel_coordinates, pareto, slices
-from src.tuning.searched import Searched, read_studies
+from src.tuning.study_view import StudyView, read_studies
 from tests.serving.browser import FOUND, Browser
 
 LAM, POLICY, THRESHOLD = "distill.lam", "active.policy", "active.kl_threshold"
@@ -123,8 +123,8 @@ def drawn(page: str) -> list[list[dict[str, Any]]]:
     return [json.JSONDecoder().raw_decode(page, start)[0] for start in starts]
 
 
-def search(folder: Path, name: str = "search") -> Searched:
-    return next(searched for searched in read_studies(folder, MANIFEST, None) if searched.name == name)
+def search(folder: Path, name: str = "search") -> StudyView:
+    return next(view for view in read_studies(folder, MANIFEST, None) if view.name == name)
 
 
 def test_sections_stand_in_order_after_the_answer(plain: Path) -> None:

@@ -10,7 +10,7 @@ from src.evaluation.comparison import metric_title
 from src.tuning.html_report.parts import Table
 from src.tuning.html_report.sources import Result
 from src.tuning.html_report.wording import change, count, listing, number, short_names
-from src.tuning.searched import Searched
+from src.tuning.study_view import StudyView
 
 _STAGES = {"tune_distill": "distillation", "tune_student": "the student", "tune_teacher": "the teacher"}
 _VERDICTS = {"helped": "{} helped", "hurt": "{} hurt", "cannot be told": "for {} it cannot be told"}
@@ -45,7 +45,7 @@ def answer(result: Result) -> Answer:
         return _single(result.searches[0], list(result.verdicts))
     if not result.searches:
         return Answer("There is no study in this folder, so there is no answer.")
-    told = [_UNFINISHED, *(f"{searched.title}: {_winner(searched)}" for searched in result.searches)]
+    told = [_UNFINISHED, *(f"{view.title}: {_winner(view)}" for view in result.searches)]
     return Answer("The arms have been searched; they have not been compared yet.", [(text, "") for text in told])
 
 
@@ -78,25 +78,25 @@ def _fair(fair: Mapping[str, Any]) -> Answer:
     return Answer(headline, [*told, (_FAIR.format(metric_title(fair["metric"])), "")])
 
 
-def _single(searched: Searched, verdicts: list[str]) -> Answer:
+def _single(view: StudyView, verdicts: list[str]) -> Answer:
     """The verdict on the test split where there is one, else the winner; then the values that won."""
-    told = [*verdicts[:1], _winner(searched), *verdicts[1:]]
+    told = [*verdicts[:1], _winner(view), *verdicts[1:]]
     parameters = None
-    if (best := searched.best()) is not None:
+    if (best := view.best()) is not None:
         names = short_names(best.params)
         hints = {short: key for key, short in names.items()}
         parameters = Table(list(names.values()), [list(best.params.values())], sortable=False, hints=hints)
     return Answer(told[0][0].upper() + told[0][1:], [(sentence, "") for sentence in told[1:]], parameters)
 
 
-def _winner(searched: Searched) -> str:
-    best = searched.best()
+def _winner(view: StudyView) -> str:
+    best = view.best()
     if best is None:
         return "No trial has completed, so there is no winner."
-    metric = metric_title(searched.metrics[0])
-    by = f" by {metric}" if len(searched.metrics) > 1 else ""
+    metric = metric_title(view.metrics[0])
+    by = f" by {metric}" if len(view.metrics) > 1 else ""
     value = f"{metric} {number(best.values[0])} on validation"
-    first = next((trial for trial in searched.completed() if trial.number == 0), None)
+    first = next((trial for trial in view.completed() if trial.number == 0), None)
     if first is not None and best.number:
         value += f", {change(best.values[0], first.values[0])} trial 0"
-    return f"Trial {best.number} is the best of {count(len(searched.trials), 'trial')}{by}: {value}."
+    return f"Trial {best.number} is the best of {count(len(view.trials), 'trial')}{by}: {value}."

@@ -14,7 +14,7 @@ from src.tuning.html_report.answer import reference_of, title_of
 from src.tuning.html_report.parts import Panel
 from src.tuning.html_report.style import BEST, BLUE, GREY, INK, STATES, styled
 from src.tuning.html_report.wording import about, inert, interval, number
-from src.tuning.searched import Searched
+from src.tuning.study_view import StudyView
 
 #: a value with both ends of its interval
 Estimate = tuple[float, float, float]
@@ -84,23 +84,23 @@ def with_room(values: Sequence[float], share: float) -> tuple[float, float]:
     return min(values) - room, max(values) + room
 
 
-def learning_curves(searches: Sequence[Searched]) -> list[Panel]:
+def learning_curves(searches: Sequence[StudyView]) -> list[Panel]:
     """Every trial's validation metric by epoch, one panel a study, all on one scale; the best trial lies on top."""
-    found = [searched for searched in searches if any(trial.intermediate_values for trial in searched.trials)]
+    found = [view for view in searches if any(trial.intermediate_values for trial in view.trials)]
     values = [value for s in found for trial in s.trials for value in trial.intermediate_values.values()]
     panels, order = [], list(STATES)
-    for searched in found:
-        best, figure, told = searched.best(), go.Figure(), set()
-        for trial in sorted(searched.trials, key=lambda trial: (trial == best, order.index(trial.state))):
+    for view in found:
+        best, figure, told = view.best(), go.Figure(), set()
+        for trial in sorted(view.trials, key=lambda trial: (trial == best, order.index(trial.state))):
             name, colour = ("best", BEST) if trial == best else STATES[trial.state]
             if trial.intermediate_values:
-                figure.add_trace(_curve(trial, searched.metrics, name, colour).update(showlegend=name not in told))
+                figure.add_trace(_curve(trial, view.metrics, name, colour).update(showlegend=name not in told))
                 told.add(name)
-        title = f"{inert(metric_title(searched.metrics[0]))} on validation"
+        title = f"{inert(metric_title(view.metrics[0]))} on validation"
         figure.update_xaxes(title="epoch").update_yaxes(title=title, range=with_room(values, 0.04))
         curve = sorted(best.intermediate_values.items()) if best else []
         words = "; ".join(f"epoch {epoch} {number(value)}" for epoch, value in curve) or "none"
-        heading = searched.title if len(found) > 1 else ""
+        heading = view.title if len(found) > 1 else ""
         panels.append(Panel(styled(figure, 340), f"The best trial's curve: {words}", heading))
     return panels
 

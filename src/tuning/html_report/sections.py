@@ -16,8 +16,8 @@ from src.tuning.html_report.sources import Result
 from src.tuning.html_report.style import STATES
 from src.tuning.html_report.wording import count, duration, listing
 from src.tuning.report import trial_line
-from src.tuning.searched import Searched
 from src.tuning.study import SEARCH
+from src.tuning.study_view import StudyView
 
 
 def sections(result: Result) -> dict[str, Any]:
@@ -54,25 +54,25 @@ def _comparison(result: Result) -> dict[str, Any]:
 
 def _search(result: Result) -> dict[str, Any]:
     """Optuna's plots: the history of all studies together, the others of one study at a time."""
-    searches = [searched for searched in result.searches if searched.completed()]
+    searches = [view for view in result.searches if view.completed()]
     if not searches:
         return {}
     first = searches[0].trials[0]
     alone = result.manifest.get("kind") == "tune_distill" and [s.name for s in searches] == [SEARCH]
     known = alone and first.state == TrialState.COMPLETE
     history = plots.history(searches, first.values[0] if known else None)
-    return {"history": history, "studies": [(searched.title, _study(searched)) for searched in searches]}
+    return {"history": history, "studies": [(view.title, _study(view)) for view in searches]}
 
 
-def _study(searched: Searched) -> list[tuple[str, Sequence[Panel]]]:
+def _study(view: StudyView) -> list[tuple[str, Sequence[Panel]]]:
     """Rows of figures, each with its heading or ""."""
-    shares, order = plots.importances(searched)
-    slices, single = plots.slices(searched), len(searched.metrics) == 1
+    shares, order = plots.importances(view)
+    slices, single = plots.slices(view), len(view.metrics) == 1
     rows = [
-        ("", [] if single else plots.pareto(searched)),
-        ("", [panel for panel in (shares, plots.contour(searched, order[:2])) if panel]),
-        (f"Slices: {metric_title(searched.metrics[0])} by parameter", slices),
-        ("", [plots.parallel_coordinates(searched)] if slices and single else []),
+        ("", [] if single else plots.pareto(view)),
+        ("", [panel for panel in (shares, plots.contour(view, order[:2])) if panel]),
+        (f"Slices: {metric_title(view.metrics[0])} by parameter", slices),
+        ("", [plots.parallel_coordinates(view)] if slices and single else []),
     ]
     return [(heading, panels) for heading, panels in rows if panels]
 
@@ -80,8 +80,8 @@ def _study(searched: Searched) -> list[tuple[str, Sequence[Panel]]]:
 def _trials(result: Result) -> dict[str, Any]:
     if not result.studies:
         return {}
-    trained = [trial for searched in result.searches for trial in searched.trials]
-    lines = [trial_line(trial, searched.metrics, []) for searched in result.searches for trial in searched.trials]
+    trained = [trial for view in result.searches for trial in view.trials]
+    lines = [trial_line(trial, view.metrics, []) for view in result.searches for trial in view.trials]
     seconds, epochs = (sum(line[key] or 0 for line in lines) for key in ("seconds", "epochs"))
     states = Counter(STATES[trial.state][0] for trial in trained)
     ended = listing([f"{amount} {name}" for name, amount in states.most_common()]) if states else ""
@@ -91,7 +91,7 @@ def _trials(result: Result) -> dict[str, Any]:
         "told": told,
         # that of a single search is open, others are folded away
         "studies": [(s.title, tables.trials(s), [s] == result.searches) for s in result.studies],
-        "timelines": [plots.timeline(searched) for searched in result.searches if searched.trials] if started else [],
+        "timelines": [plots.timeline(view) for view in result.searches if view.trials] if started else [],
     }
 
 

@@ -15,7 +15,7 @@ from src.evaluation.result_tables import read_comparison, read_segments
 from src.evaluation.verdict import read_sentences
 from src.pipeline.run_folder import BEST_PARAMS, SETTINGS_FILE, SPACE_FILE, replay_command
 from src.tuning.fair_document import load_answer
-from src.tuning.searched import Searched, read_studies
+from src.tuning.study_view import StudyView, read_studies
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ class Result:
 
     manifest: Mapping[str, Any]
     #: in the order they were begun
-    studies: Sequence[Searched]
+    studies: Sequence[StudyView]
     comparison: pd.DataFrame | None
     settings: Mapping[str, Any]
     #: the text of `search_space.yaml` and `settings.yaml`, by name
@@ -41,9 +41,9 @@ class Result:
     examples: ExampleHistories | None
 
     @property
-    def searches(self) -> list[Searched]:
+    def searches(self) -> list[StudyView]:
         """The studies without final trainings."""
-        return [searched for searched in self.studies if searched.distinct]
+        return [view for view in self.studies if view.distinct]
 
 
 def read_result(folder: Path, manifest: Mapping[str, Any]) -> Result:

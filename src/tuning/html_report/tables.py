@@ -12,7 +12,7 @@ from src.tuning.html_report.answer import title_of
 from src.tuning.html_report.parts import Table
 from src.tuning.html_report.wording import interval, parameters, short_names
 from src.tuning.report import trial_line
-from src.tuning.searched import Searched
+from src.tuning.study_view import StudyView
 
 
 def comparison(frame: pd.DataFrame) -> Table:
@@ -87,17 +87,17 @@ def _gained(line: pd.Series, metric: str) -> str:
     return value if pd.isna(line["low"]) else f"{value} ({interval(line['low'], line['high'], '+')})"
 
 
-def trials(searched: Searched) -> Table:
+def trials(view: StudyView) -> Table:
     """The lines of `trials.csv`, without columns that no trial has anything in; the best one is marked."""
-    keys = list(dict.fromkeys(key for trial in searched.trials for key in trial.params))
+    keys = list(dict.fromkeys(key for trial in view.trials for key in trial.params))
     names = short_names(keys)
-    lines = [trial_line(trial, searched.metrics, keys) for trial in searched.trials]
+    lines = [trial_line(trial, view.metrics, keys) for trial in view.trials]
     every = dict.fromkeys(key for line in lines for key in line)
     shown = [key for key in every if key in ("trial", "epochs") or any(line.get(key) for line in lines)]
-    best = searched.best()
+    best = view.best()
     return Table(
         [metric_title(names.get(key, key)) for key in shown],
         [[line.get(key) for key in shown] for line in lines],
         hints={short: key for key, short in names.items()},
-        marked=[best.number] if best and searched.distinct else [],
+        marked=[best.number] if best and view.distinct else [],
     )

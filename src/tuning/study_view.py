@@ -21,7 +21,7 @@ FINALISTS = "finalists"
 
 
 @dataclass(frozen=True)
-class Searched:
+class StudyView:
     """One study with its trials by number; ``metrics`` are its objectives' names, in the order of a trial's values."""
 
     name: str
@@ -59,7 +59,7 @@ class Searched:
         return {key: kind for key, kind in found.items() if not kind.single()}
 
 
-def read_studies(folder: Path, manifest: Mapping[str, Any], fair: Mapping[str, Any] | None) -> list[Searched]:
+def read_studies(folder: Path, manifest: Mapping[str, Any], fair: Mapping[str, Any] | None) -> list[StudyView]:
     """The studies of a folder's journal, in the order they were begun; none when there is no journal."""
     if not (folder / JOURNAL).exists():
         return []
@@ -71,5 +71,5 @@ def read_studies(folder: Path, manifest: Mapping[str, Any], fair: Mapping[str, A
         study = optuna.load_study(study_name=name, storage=storage)
         names = study.user_attrs.get("metrics") or [metric]
         metrics = [*names, *(f"objective {i}" for i in range(len(names), len(study.directions)))]
-        found.append(Searched(name, titles.get(name, name), study, metrics, study.get_trials(deepcopy=False)))
+        found.append(StudyView(name, titles.get(name, name), study, metrics, study.get_trials(deepcopy=False)))
     return found
