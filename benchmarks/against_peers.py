@@ -40,7 +40,7 @@ from src.core.seed import numpy_generator
 from src.data.dataset import load_dataset
 from src.data.examples import Examples, SequenceData
 from src.data.tensor_examples import TensorExamples
-from src.evaluation.paired import Comparison, compare, gain
+from src.evaluation.paired import PairedComparison, compare, gain
 from src.pipeline.settings import ExperimentSettings
 from src.student.evaluator import rank_rows, sampled_rows
 from src.student.settings import EvaluationSettings
@@ -193,7 +193,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def against(row: Comparison, split: str) -> str:
+def against(row: PairedComparison, split: str) -> str:
     """A comparison with the reference arm in a line."""
     return f"{split}: {row.name} - {STUDENT}: {row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f})"
 

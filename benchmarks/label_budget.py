@@ -34,7 +34,7 @@ from src.core.seed import numpy_generator
 from src.data.tensor_examples import TensorExamples
 from src.distill.data_bridge import align
 from src.distill.trainer_distill import train_distilled
-from src.evaluation.paired import Comparison, compare, gain
+from src.evaluation.paired import PairedComparison, compare, gain
 from src.pipeline.cache import StageCache
 from src.pipeline.preflight import check_experiment
 from src.pipeline.settings import ExperimentSettings
@@ -143,7 +143,7 @@ def measure(settings: ExperimentSettings, todo: Sequence[Point], folder: Path) -
     return summary(rows, {found.name: found for found in compared})
 
 
-def summary(rows: Sequence[dict[str, Any]], compared: Mapping[str, Comparison]) -> list[dict[str, Any]]:
+def summary(rows: Sequence[dict[str, Any]], compared: Mapping[str, PairedComparison]) -> list[dict[str, Any]]:
     """Mean over seeds and range of each selector and budget, and its comparison with no labels."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for found in rows:

@@ -28,9 +28,9 @@ from src.distill.teachers import TITLES
 from src.distill.trainer_distill import train_distilled
 from src.evaluation.segments import segments_frame
 from src.pipeline.cache import StageCache
-from src.pipeline.final import closed_form_contestants
-from src.pipeline.judging import facts_of, judge, repeated_share
+from src.pipeline.model_comparison import EvaluatedModel, closed_form_models
 from src.pipeline.settings import ExperimentSettings
+from src.pipeline.split_evaluation import evaluate_split, facts_of, repeated_share
 from src.pipeline.stages import Stages
 from src.student.models import require_network
 
@@ -62,7 +62,7 @@ def validation_ranks(stages: Stages, model: object) -> NDArray[np.int64]:
     """The ranks of the validation targets under a model."""
     shown = TensorExamples.of(stages.data.validation, stages.device)
     repeated = repeated_share(stages.data.validation)
-    found = judge(model, shown, stages.settings.evaluation, repeated)  # type: ignore[arg-type]
+    found = evaluate_split(model, shown, stages.settings.evaluation, repeated)  # type: ignore[arg-type]
     return np.asarray(found.ranks.cpu().numpy())
 
 
@@ -95,8 +95,9 @@ def main() -> None:
             of_seeds.append(np.load(file))
         ranks[arm] = np.stack(of_seeds)
         print(table(stages, ranks).to_string(index=False), flush=True)
-    for contestant in closed_form_contestants(stages):
-        ranks[contestant.name] = validation_ranks(stages, contestant.score)[None]
+    for model in closed_form_models(stages):
+        if isinstance(model, EvaluatedModel):
+            ranks[model.name] = validation_ranks(stages, model.score)[None]
     found = table(stages, ranks)
     found.to_csv(options.out / "table.csv", index=False)
     print(found.to_string(index=False))

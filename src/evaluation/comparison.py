@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -16,6 +17,22 @@ from src.data.examples import Examples
 
 #: metrics of written answers, over candidate lists, and what the terminal calls them
 ANSWERS = {"answer_hit_ratio_1": "answers right", "valid_ratio": "answers valid"}
+
+
+_TITLES = {"ndcg": "NDCG", "recall": "Recall", "hit_ratio": "HitRatio"}
+
+
+def metric_title(name: str) -> str:
+    """``ndcg_20`` becomes ``NDCG@20``; a name of another form stays as it is, but for those of a teacher's answers.
+
+    ``masked_`` and ``unmasked_`` (everything seen before left out, or not) follow the title.
+    """
+    if name in ANSWERS:
+        return ANSWERS[name]
+    if (way := name.partition("_"))[0] in ("masked", "unmasked"):
+        return f"{metric_title(way[2])} {way[0]}"
+    stem, _, cut_off = name.rpartition("_")
+    return f"{_TITLES[stem]}@{cut_off}" if stem in _TITLES and cut_off.isdigit() else name
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +64,17 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the comparison; ``trials`` is how many configurations were tried to find this model."""
+    """One line of the comparison; ``trials`` is how many configurations were tried to find this model.
+
+    ``missing``: why the model could not be computed; it has no metrics then.
+    """
 
     model: str
     split: str
     examples: int
     trials: int
     metrics: Mapping[str, float]
+    missing: str = ""
 
 
 def row(ranked: Ranked, ks: Sequence[int], trials: int) -> Row:
@@ -62,11 +83,17 @@ def row(ranked: Ranked, ks: Sequence[int], trials: int) -> Row:
     return Row(ranked.model, ranked.split, len(ranked.ranks), trials, metrics)
 
 
+def missing_row(model: str, split: str, reason: str) -> Row:
+    """The line of a model that could not be computed."""
+    return Row(model, split, 0, 0, {}, reason)
+
+
 def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """The comparison as a table of plain columns, for CSV."""
-    return pd.DataFrame(
+    """The comparison as a table of plain columns, for CSV; where models are missing, a last column says why."""
+    frame = pd.DataFrame(
         [{"model": r.model, "split": r.split, "examples": r.examples, "trials": r.trials, **r.metrics} for r in rows]
     )
+    return frame.assign(missing=[r.missing or None for r in rows]) if any(r.missing for r in rows) else frame
 
 
 def as_table(rows: Sequence[Row], ks: Sequence[int], title: str) -> Table:
@@ -74,18 +101,20 @@ def as_table(rows: Sequence[Row], ks: Sequence[int], title: str) -> Table:
 
     What only some models have (a teacher's answers) has a column where any of them is in the table.
     """
-    shown = {f"ndcg_{k}": f"NDCG@{k}" for k in ks} | {f"recall_{max(ks)}": f"Recall@{max(ks)}"}
-    shown |= {name: heading for name, heading in _other_way(max(ks)).items() if any(name in r.metrics for r in rows)}
-    shown |= {name: heading for name, heading in ANSWERS.items() if any(name in r.metrics for r in rows)}
+    some = (f"masked_ndcg_{max(ks)}", f"unmasked_ndcg_{max(ks)}", *ANSWERS)
+    shown = [*(f"ndcg_{k}" for k in ks), f"recall_{max(ks)}", *(m for m in some if any(m in r.metrics for r in rows))]
     table = Table(title=title, title_justify="left")
     for heading in ("model", "split"):
         table.add_column(heading)
-    for heading in ("examples", "trials", *shown.values()):
+    for heading in ("examples", "trials", *map(metric_title, shown)):
         table.add_column(heading, justify="right")
     for r in rows:
+        if r.missing:
+            table.add_row(r.model, r.split, *["–"] * (2 + len(shown)))
+            continue
         values = [f"{r.metrics[name]:.4f}" if name in r.metrics else "" for name in shown]
         table.add_row(r.model, r.split, f"{r.examples:,}", str(r.trials), *values)
-    return table
+    return explain_missing(table, {r.model: r.missing for r in rows if r.missing})
 
 
 def as_short_table(rows: Sequence[Row], k: int, title: str, winner: str) -> Table:
@@ -106,15 +135,20 @@ def as_short_table(rows: Sequence[Row], k: int, title: str, winner: str) -> Tabl
         table.add_column(heading, justify="right")
     for model in dict.fromkeys(r.model for r in rows if r.split in splits):
         shown = [on[model, split] for split in splits]
+        if shown[-1].missing:
+            table.add_row(model, *["–"] * (2 + len(splits)))
+            continue
         values = [f"{r.metrics[f'ndcg_{k}']:.4f}" for r in shown] + [f"{shown[-1].metrics[f'recall_{k}']:.4f}"]
         style = "bold green" if model == winner else None
         table.add_row(model, str(shown[-1].trials), *values, style=style)
+    return explain_missing(table, {r.model: r.missing for r in rows if r.missing})
+
+
+def explain_missing(table: Table, missing: Mapping[str, str]) -> Table:
+    """A table for the terminal, below which each missing model has its reason."""
+    table.caption = escape("\n".join(f"{model} is missing: {reason}" for model, reason in missing.items())) or None
+    table.caption_justify = "left"
     return table
-
-
-def _other_way(k: int) -> dict[str, str]:
-    """NDCG with everything seen before left out, or not, whichever the official figures are not."""
-    return {f"masked_ndcg_{k}": f"NDCG@{k} masked", f"unmasked_ndcg_{k}": f"NDCG@{k} unmasked"}
 
 
 def ranks_frame(rankings: Sequence[Ranked]) -> pd.DataFrame:

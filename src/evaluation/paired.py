@@ -70,7 +70,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """One arm against the reference arm; plain numbers, ready for JSON.
 
     ``mean`` and ``mean_against`` are means over seeds and examples, ``difference`` is theirs and ``relative`` that over
@@ -123,7 +123,7 @@ def compare(
     level: float = 0.95,
     metric: str = "NDCG",
     stretch_seeds: bool = True,
-) -> list[Comparison]:
+) -> list[PairedComparison]:
     """Every other arm against the reference, in the mapping's order: one family, on the same resamples.
 
     An arm helped or hurt when its corrected p is below 1 - ``level`` and its interval excludes zero;
@@ -162,7 +162,7 @@ def compare(
     corrected = holm(p)
     difference, against = paired.mean(axis=(1, 2)), float(base.mean())
     return [
-        Comparison(
+        PairedComparison(
             name=name,
             against=reference,
             metric=metric,

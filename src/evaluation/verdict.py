@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass as document
 
+from src.core.documents import PARTIAL, read_mapping
 from src.core.seed import numpy_generator
-from src.evaluation.paired import Comparison, compare, gain, mean_interval, named_users, resampling_units
+from src.evaluation.paired import PairedComparison, compare, gain, mean_interval, named_users, resampling_units
 
 SearchAnswer = Literal["helped", "hurt", "cannot be told", "not distilled"]
 
@@ -30,7 +33,30 @@ class SearchVerdict:
 
     verdict: SearchAnswer
     sentence: str
-    comparison: Comparison | None
+    comparison: PairedComparison | None
+
+
+@document(frozen=True, config=PARTIAL)
+class _Sentence:
+    """A line of `metrics/verdict.json`."""
+
+    sentence: str
+
+
+@document(frozen=True, config=PARTIAL)
+class _Verdicts:
+    """What a reader needs of the file."""
+
+    against: dict[str, _Sentence]
+
+
+def read_sentences(path: Path) -> list[str]:
+    """The sentences of `metrics/verdict.json`, each once, the one against the baseline first.
+
+    Raises ``ArtefactError`` when the file is missing or damaged.
+    """
+    found: _Verdicts = read_mapping(path, _Verdicts)
+    return list(dict.fromkeys(verdict.sentence for verdict in found.against.values()))
 
 
 def judge_search(

@@ -17,14 +17,20 @@ from src.core.memory import give_back
 from src.core.paths import MANIFEST, require_finished
 from src.data.candidates import save_candidates
 from src.data.examples import Examples, sample
-from src.data.tensor_examples import TensorExamples
-from src.evaluation.comparison import Ranked, Row, row
+from src.evaluation.comparison import Ranked, row
 from src.pipeline.cache import StageCache
-from src.pipeline.final import CANDIDATES, Contestant, closed_form_contestants, write_comparison
-from src.pipeline.judging import judge, repeated_share
+from src.pipeline.model_comparison import (
+    CANDIDATES,
+    EvaluatedModel,
+    closed_form_models,
+    missing_rows,
+    rank_models,
+    write_comparison,
+)
 from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
 from src.pipeline.runs import BEST_STUDENT
 from src.pipeline.settings import EvaluateSettings, ExperimentSettings
+from src.pipeline.split_evaluation import repeated_share
 from src.pipeline.stages import Stages
 from src.student.artefact import load_student
 from src.student.settings import EvaluationSettings
@@ -91,14 +97,14 @@ class FinishedResult:
 
 
 @dataclass(frozen=True, eq=False)
-class Lineup:
-    """The results to compare, over one dataset."""
+class ComparedResults:
+    """The results that are set side by side, over one dataset."""
 
     results: Sequence[FinishedResult]
     stages: Stages
 
 
-def check_results(settings: EvaluateSettings) -> Lineup:
+def check_results(settings: EvaluateSettings) -> ComparedResults:
     """Read every result; raises ``ConfigError`` with all that are unfinished or belong to another dataset."""
     names = [folder.name for folder in settings.results]
     repeated = [str(folder) for folder in settings.results if names.count(folder.name) > 1]
@@ -128,45 +134,36 @@ def check_results(settings: EvaluateSettings) -> Lineup:
         ]
     if problems:
         raise ConfigError(problems)
-    return Lineup(results, stages)
+    return ComparedResults(results, stages)
 
 
-def run_eval_all(settings: EvaluateSettings, field: Lineup, folder: RunFolder) -> None:
+def run_eval_all(settings: EvaluateSettings, compared: ComparedResults, folder: RunFolder) -> None:
     """Rank on validation and test (opened here, once), write the tables and the manifest."""
-    stages, device = field.stages, field.stages.device
-    names = ", ".join(str(result.folder) for result in field.results)
-    students = [
-        *closed_form_contestants(stages),
-        *(_student(r, stages, device) for r in field.results if r.has_student()),
-    ]
+    stages, device, results = compared.stages, compared.stages.device, compared.results
+    names = ", ".join(str(result.folder) for result in results)
+    listed = [*closed_form_models(stages), *(_student(r, stages, device) for r in results if r.has_student())]
+    models = [model for model in listed if isinstance(model, EvaluatedModel)]
     test = stages.data.test.open(f"run_eval_all of {names}", folder.test_record)
     splits = {"validation": stages.data.validation, "test": test}
-    full = {split: _ranked(students, split, shown, settings.evaluation, stages) for split, shown in splits.items()}
+    repeated = repeated_share(stages.data.validation)
+    full = {
+        split: rank_models(models, split, shown, stages, settings.evaluation, repeated)
+        for split, shown in splits.items()
+    }
     ranked = {split: list(rankings) for split, rankings in full.items()}
-    for result in field.results:
+    for result in results:
         if result.has_teacher():
             for split, own in _teacher(result, splits, stages, settings.evaluation, folder).items():
                 ranked[split] += [own, *(other.on(own) for other in full[split])]
             # the next one needs the room
             give_back(device)
     every = [one for split in splits for one in ranked[split]]
-    trials = {f"{r.folder.name}/student": r.trials() for r in field.results}
-    rows: list[Row] = [row(r, settings.evaluation.ks, trials.get(r.model, 1)) for r in every]
+    trials = {f"{r.folder.name}/student": r.trials() for r in results}
+    rows = [row(r, settings.evaluation.ks, trials.get(r.model, 1)) for r in every]
+    rows += missing_rows(listed, every)
     write_comparison(folder, rows, every, settings.evaluation.ks, "results side by side")
-    results = [str(result.folder) for result in field.results]
-    folder.finish("evaluate_all", field.results[0].experiment.seed, stages.data.fingerprints(), {"results": results})
-
-
-def _ranked(
-    students: Sequence[Contestant], split: str, examples: Examples, evaluation: EvaluationSettings, stages: Stages
-) -> list[Ranked]:
-    tensors, repeated = TensorExamples.of(examples, stages.device), repeated_share(stages.data.validation)
-    ranked = []
-    for student in students:
-        found = judge(student.score, tensors, evaluation, repeated)
-        more = found.more(evaluation, stages.data.item_counts)
-        ranked.append(Ranked.of(student.name, split, examples, found.official(evaluation), more))
-    return ranked
+    told = {"results": [str(result.folder) for result in results]}
+    folder.finish("evaluate_all", results[0].experiment.seed, stages.data.fingerprints(), told)
 
 
 def _teacher(
@@ -193,6 +190,6 @@ def _teacher(
     return found
 
 
-def _student(result: FinishedResult, stages: Stages, device: object) -> Contestant:
+def _student(result: FinishedResult, stages: Stages, device: object) -> EvaluatedModel:
     student, _ = load_student(result.folder / BEST_STUDENT, stages.data)
-    return Contestant(f"{result.folder.name}/student", student.to(str(device)))
+    return EvaluatedModel(f"{result.folder.name}/student", student.to(str(device)))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic.dataclasses import dataclass as document
 
-from src.core.documents import PARTIAL, read_json_lines
+from src.core.documents import PARTIAL, read_document, read_json_lines
 from src.core.errors import ConfigError
 from src.core.git_info import git_info
 from src.core.paths import MANIFEST, atomic_folder, write_json, write_text
@@ -118,6 +118,12 @@ def previous_resumes(folder: Path) -> list[dict[str, Any]]:
     """When and with what changes a search went on; raises ``ArtefactError`` for a damaged record."""
     step = "remove the line, or the file: it is a record, which nothing depends on"
     return [asdict(line) for line in read_json_lines(folder / RESUMES, _Resume, step)]
+
+
+def replay_command(path: Path) -> str | None:
+    """The command that the heading of `best_params.yaml` names; raises ``ArtefactError`` for a file that is no text."""
+    lines = (line.removeprefix("#").strip() for line in read_document(path).splitlines() if line.startswith("#"))
+    return next((line for line in lines if line.startswith("python ")), None)
 
 
 def _no_command(settings: ExperimentSettings) -> Mapping[str, Any]:

@@ -14,7 +14,13 @@ from src.distill.data_bridge import align, export_dllm2rec
 from src.distill.settings import taught_student
 from src.distill.trainer_distill import DistillRun, train_distilled
 from src.pipeline.curves import write_curves
-from src.pipeline.final import Comparison, Contestant, closed_form_contestants, write_comparison, write_segments
+from src.pipeline.model_comparison import (
+    EvaluatedModel,
+    ModelComparison,
+    closed_form_models,
+    write_comparison,
+    write_segments,
+)
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
@@ -38,9 +44,9 @@ def describe_data(stages: Stages) -> None:
     console.print(format_statistics(stages.data))
 
 
-def baseline_contestant(stages: Stages) -> Contestant:
+def baseline_model(stages: Stages) -> EvaluatedModel:
     """The student trained alone."""
-    return Contestant(BASELINE, stages.load_student(stages.baseline).eval())
+    return EvaluatedModel(BASELINE, stages.load_student(stages.baseline).eval())
 
 
 def run_student_baseline(stages: Stages, folder: RunFolder) -> None:
@@ -49,7 +55,7 @@ def run_student_baseline(stages: Stages, folder: RunFolder) -> None:
     record = stages.baseline
     folder.copy_folder(record.folder, BEST_STUDENT)
     write_curves(tracker_of(stages, folder), "student_baseline", fit_of(record).history)
-    comparison = Comparison(stages, [*closed_form_contestants(stages), baseline_contestant(stages)], with_teacher=False)
+    comparison = ModelComparison(stages, [*closed_form_models(stages), baseline_model(stages)], with_teacher=False)
     _conclude(stages, folder, comparison, "student_baseline", {"student": fit_summary(fit_of(record))})
 
 
@@ -62,7 +68,7 @@ def run_teacher(stages: Stages, folder: RunFolder, export: bool) -> None:
     folder.copy_folder(stages.outputs_record.folder, "teacher_outputs")
     if export:
         export_dllm2rec(folder.path / "dllm2rec", outputs, stages.data.train)
-    comparison = Comparison(stages, [*closed_form_contestants(stages), baseline_contestant(stages)], with_teacher=True)
+    comparison = ModelComparison(stages, [*closed_form_models(stages), baseline_model(stages)], with_teacher=True)
     _conclude(stages, folder, comparison, "teacher", teacher_facts(stages))
 
 
@@ -76,12 +82,12 @@ def run_distill(stages: Stages, folder: RunFolder) -> None:
     place, source = folder.path / BEST_STUDENT, stages.text_source
     own = taught_student(require_network(settings.student), settings.distill)
     save_student(place, run.student, own, data.id_map, data.fingerprints(), extra, source)
-    contestants = [
-        *closed_form_contestants(stages),
-        baseline_contestant(stages),
-        Contestant("distilled", run.student.eval()),
+    models = [
+        *closed_form_models(stages),
+        baseline_model(stages),
+        EvaluatedModel("distilled", run.student.eval()),
     ]
-    comparison = Comparison(stages, contestants, with_teacher=stages.uses_own_teacher)
+    comparison = ModelComparison(stages, models, with_teacher=stages.uses_own_teacher)
     _conclude(stages, folder, comparison, "distill", {"student": fit_summary(run.fit), **teacher_facts(stages)})
 
 
@@ -143,7 +149,9 @@ def show_teacher(facts: Mapping[str, Any]) -> None:
     _log.debug("teacher: %s", ", ".join(words))
 
 
-def _conclude(stages: Stages, folder: RunFolder, comparison: Comparison, kind: str, facts: Mapping[str, Any]) -> None:
+def _conclude(
+    stages: Stages, folder: RunFolder, comparison: ModelComparison, kind: str, facts: Mapping[str, Any]
+) -> None:
     """The validation table, the times, and the manifest last."""
     if "teacher" in facts:
         show_teacher(facts)

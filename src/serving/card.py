@@ -73,7 +73,7 @@ def measured(comparison: Sequence[Mapping[str, str]]) -> str:
     head = f"| model | split | examples | {' | '.join(_heading(name) for name in metrics)} |"
     lines = [head, "|---|---|" + "---:|" * (1 + len(metrics))]
     for row in comparison:
-        if row["split"] in ("validation", "test"):
+        if row["split"] in ("validation", "test") and not row.get("missing"):
             values = " | ".join(f"{float(row[name]):.4f}" if row.get(name) else "" for name in metrics)
             lines.append(f"| {row['model']} | {row['split']} | {row['examples']} | {values} |")
     return "\n".join(lines)

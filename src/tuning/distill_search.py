@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from src.data.teacher_outputs import TeacherOutputs, Teachings
 from src.pipeline.curves import write_curves
-from src.pipeline.final import Comparison, closed_form_contestants
+from src.pipeline.model_comparison import ModelComparison, closed_form_models
 from src.pipeline.run_folder import RunFolder, previous_resumes
 from src.pipeline.runs import (
     BEST_STUDENT,
-    baseline_contestant,
+    baseline_model,
     check_teacher,
     show_teacher,
     teacher_facts,
@@ -71,8 +71,8 @@ def _run_single(settings: TuneSettings, prepared: Prepared, folder: RunFolder, o
     outcome = search_and_publish(settings, prepared, folder, outputs, BEST_STUDENT)
     folder.watch.add("distill_student_train_time", float(outcome.best.user_attrs["seconds"]))
     distilled = best_student(outcome, stages, folder, "distilled")
-    contestants = [*closed_form_contestants(stages), baseline_contestant(stages), distilled]
-    comparison = Comparison(stages, contestants, with_teacher=stages.uses_own_teacher)
+    models = [*closed_form_models(stages), baseline_model(stages), distilled]
+    comparison = ModelComparison(stages, models, with_teacher=stages.uses_own_teacher)
     compare_winner(comparison, outcome, folder, "best distilled student", settings.reopen_test)
     same = {"first_trial_reproduces_baseline": reproduces_baseline(stages, outcome.search.record)}
     found = {"search": {**facts(outcome, stages, previous_resumes(folder.path)), **same}, **teacher_facts(stages)}

@@ -18,10 +18,8 @@ import optuna
 from numpy.typing import NDArray
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
-from rich.table import Table
 
 from src.core.errors import ConfigError, TrainingFailed
-from src.core.paths import write_json
 from src.core.seed import numpy_generator
 from src.data.teacher_outputs import Teachings
 from src.evaluation.paired import compare, gain, mean_interval, named_users
@@ -38,7 +36,6 @@ from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import CategoricalParameter, IntParameter, SearchSpace, Value
 from src.tuning.settings import TuningSettings
 
-FAIR = "fair.json"
 FINALS, ARM, SEED = "finals", "arm", "seed"
 
 
@@ -232,7 +229,7 @@ class Scored:
     uses_llm: bool
 
 
-def judge(fair: FairSearch, models: Sequence[Scored], user: NDArray[np.int64], resamples: int) -> dict[str, Any]:
+def compare_arms(fair: FairSearch, models: Sequence[Scored], user: NDArray[np.int64], resamples: int) -> dict[str, Any]:
     """What came out on the test split, as `fair.json` holds it.
 
     Every arm is compared twice, paired by example and seed: with the student alone, and with the best model without a
@@ -317,24 +314,6 @@ def _arm_line(
         "finalists": told(fair.finalists.get(model.name, [])),
         "epochs": sum(len(trial.intermediate_values) for trial in search.record.trials()),
     }
-
-
-def arms_table(answer: Mapping[str, Any]) -> Table:
-    """The arms for the terminal: means over seeds, and the test value's 95 % interval."""
-    whom = f"{answer['users']} test users" if answer["users"] else f"{answer['examples']} test examples"
-    table = Table(title=f"the arms on {whom}", title_justify="left")
-    for heading in ("arm", "trials", "seeds", "validation", answer["metric"], "95 % interval"):
-        table.add_column(heading, justify="left" if heading == "arm" else "right")
-    for arm in answer["arms"]:
-        counts = (str(arm["trials"]), str(len(arm["seeds"]) or ""))
-        interval = f"{arm['low']:.4f} to {arm['high']:.4f}"
-        table.add_row(arm["title"], *counts, f"{arm['validation']:.4f}", f"{arm['test']:.4f}", interval)
-    return table
-
-
-def save_answer(folder: Path, answer: Mapping[str, Any]) -> None:
-    """Write `fair.json`."""
-    write_json(folder / FAIR, answer)
 
 
 def best_final(fair: FairSearch) -> FrozenTrial:

@@ -11,13 +11,25 @@ import numpy as np
 from src.core.data_utils import fingerprint
 from src.core.logging import console
 from src.core.metrics import summarise
-from src.pipeline.final import Comparison, Contestant, closed_form_contestants, write_segments, write_tables
+from src.data.examples import sample
+from src.evaluation.comparison import Ranked
+from src.evaluation.example_histories import Role
+from src.pipeline.example_lists import strongest_closed_form, write_examples
+from src.pipeline.model_comparison import (
+    EvaluatedModel,
+    MissingModel,
+    ModelComparison,
+    closed_form_models,
+    write_segments,
+    write_tables,
+)
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.stages import Stages
 from src.student.artefact import load_student
 from src.student.models import student_settings
 from src.tuning.arms import STUDENT
-from src.tuning.fair import FairSearch, Scored, arms_table, judge, mean_validation, save_answer
+from src.tuning.fair import FairSearch, Scored, compare_arms, mean_validation
+from src.tuning.fair_document import arms_table, save_answer
 
 
 def publish_answer(
@@ -38,18 +50,21 @@ def publish_answer(
         resamples: of the bootstrap.
         reopen_test: whether a test split that was opened already may be opened again.
     """
-    contestants = closed_form_contestants(stages)
-    closed_forms = {contestant.name: contestant for contestant in contestants}
+    listed = closed_form_models(stages)
+    closed_forms = {model.name: model for model in listed if isinstance(model, EvaluatedModel)}
     owners = list(closed_forms)
+    finals: dict[str, list[EvaluatedModel]] = {}
     for arm in fair.described:
         for trial, model in zip(fair.finals_of(arm.name), models[arm.name], strict=True):
             student = load_student(model, stages.data)[0].to(stages.device)
             name = f"{arm.name} (seed {trial.params['seed']})"
-            contestants.append(Contestant(name, student, fair.arms[arm.name].trials))
+            final = EvaluatedModel(name, student, fair.arms[arm.name].trials)
+            finals.setdefault(arm.name, []).append(final)
+            listed.append(final)
             owners.append(arm.name)
-    comparison = Comparison(stages, contestants, with_teacher=False)
+    comparison = ModelComparison(stages, listed, with_teacher=False)
     judged = fingerprint(*(trial.user_attrs["weights"] for trial in fair.finals.record.trials()))
-    reason = f"the arms' {len(contestants) - 1} final models and popularity"
+    reason = f"the arms' {sum(map(len, finals.values()))} final models and the models in closed form"
     test = stages.data.test.open(reason, folder.test_record, judged, reopen_test)
     on_test = comparison.rank("test", test, 0)
     ranks = {
@@ -75,16 +90,38 @@ def publish_answer(
             reads_text = student_settings(closed.name).reads_text
             own = Scored(closed.name, closed.name, ranks[closed.name], value, closed.trials, reads_text)
             judged_models.append(own)
-    answer = judge(fair, judged_models, test.user, resamples)
+    missing = {model.name: model.reason for model in listed if isinstance(model, MissingModel)}
+    answer = {**compare_arms(fair, judged_models, test.user, resamples), "missing": missing}
     save_answer(folder.path, answer)
     everything = [*on_validation, *on_test]
     write_tables(folder, comparison.rows(everything), everything)
-    owner_of = {contestant.name: owner for contestant, owner in zip(contestants, owners, strict=True)}
+    owner_of = {model.name: owner for model, owner in zip(comparison.models, owners, strict=True)}
     write_segments(folder, comparison, everything, STUDENT.name, owner_of)
+    _write_examples(fair, comparison, finals, folder, on_validation)
     console.print(arms_table(answer))
     for family in ("comparisons", "comparisons_with_best"):
         for line in answer[family]:
             console.print(line["sentence"], markup=False)
+
+
+def _write_examples(
+    fair: FairSearch,
+    comparison: ModelComparison,
+    finals: Mapping[str, Sequence[EvaluatedModel]],
+    folder: RunFolder,
+    ranked: Sequence[Ranked],
+) -> None:
+    """A few histories with the lists of the student alone and of the arm that distils best, both of the first seed."""
+    stages = comparison.stages
+    others = [arm for arm in fair.described if arm.name != STUDENT.name]
+    distilled = [arm for arm in others if arm.uses_llm] or others
+    best = max(distilled, key=lambda arm: mean_validation(fair, arm.name))
+    shown: dict[Role, EvaluatedModel] = {"baseline": finals[STUDENT.name][0], "winner": finals[best.name][0]}
+    teacher = None
+    if stages.uses_own_teacher:  # what the teacher check has asked it is not asked again
+        rows, seed = stages.settings.teacher.validation_rows, stages.settings.seed
+        teacher = stages.teacher_ranking(sample(stages.data.validation, rows, seed, "validation"))
+    write_examples(folder, comparison, {**shown, **strongest_closed_form(comparison, ranked)}, teacher, best.uses_llm)
 
 
 def fair_facts(fair: FairSearch, arm: str, seed: object) -> dict[str, Any]:

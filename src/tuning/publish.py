@@ -11,8 +11,10 @@ from optuna.trial import TrialState
 from src.core.data_utils import fingerprint
 from src.core.logging import console, get_logger
 from src.evaluation.comparison import Ranked, as_short_table, row
+from src.evaluation.example_histories import Role
 from src.evaluation.verdict import ONE_TRAINING, judge_search
-from src.pipeline.final import Comparison, Contestant, write_segments, write_tables
+from src.pipeline.example_lists import strongest_closed_form, write_examples
+from src.pipeline.model_comparison import EvaluatedModel, ModelComparison, write_segments, write_tables
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import BASELINE, BEST_STUDENT, finish, fit_summary, tracker_of
 from src.pipeline.stages import Stages
@@ -39,19 +41,19 @@ _CARD = "student_card.md"
 _BESIDE = "The student's card is among the artifacts. `report.html` and `comparison.csv` lie beside this journal."
 
 
-def best_student(outcome: SearchOutcome, stages: Stages, folder: RunFolder, name: str) -> Contestant:
+def best_student(outcome: SearchOutcome, stages: Stages, folder: RunFolder, name: str) -> EvaluatedModel:
     """The published student of a search, with the number of configurations that were tried to find it."""
     student = load_student(folder.path / BEST_STUDENT, stages.data)[0].to(stages.device)
-    return Contestant(name, student, len(outcome.search.record.trials()))
+    return EvaluatedModel(name, student, len(outcome.search.record.trials()))
 
 
 def compare_winner(
-    comparison: Comparison, outcome: SearchOutcome, folder: RunFolder, what: str, reopen_test: bool
+    comparison: ModelComparison, outcome: SearchOutcome, folder: RunFolder, what: str, reopen_test: bool
 ) -> None:
     """The winner beside its baselines on validation and on the test split, which this opens once.
 
     Args:
-        comparison: the contestants; the last one is the winner, unless that is the comparison's teacher.
+        comparison: the models; the last one is the winner, unless that is the comparison's teacher.
         outcome: the search.
         folder: gets the tables.
         what: what the winner is, as titles call it.
@@ -60,14 +62,16 @@ def compare_winner(
     stages = comparison.stages
     judged = fingerprint(outcome.best.user_attrs["weights"], stages.baseline.key)
     reason = f"the winner ({what}, trial {outcome.best.number}) and its baselines"
-    ranked = [*comparison.validation(), *comparison.test(folder, reason, judged, reopen_test)]
+    on_validation = comparison.validation()
+    ranked = [*on_validation, *comparison.test(folder, reason, judged, reopen_test)]
     rows = comparison.rows(ranked)
     write_tables(folder, rows, ranked)
     title = f"{what} beside its baselines; {comparison.repeated:.1%} of validation targets were met before"
-    own = "teacher" if outcome.search.record.space.stage == "teacher" else comparison.contestants[-1].name
+    own = "teacher" if outcome.search.record.space.stage == "teacher" else comparison.models[-1].name
     console.print(as_short_table(rows, max(stages.settings.evaluation.ks), title, own))
     write_segments(folder, comparison, ranked, BASELINE)
-    own = comparison.contestants[-1].name
+    _write_examples(comparison, outcome, folder, on_validation)
+    own = comparison.models[-1].name
     opened = next((one for one in ranked if (one.model, one.split) == (own, "test")), None)
     if opened is not None and outcome.search.record.space.stage != "teacher":
         metrics = row(opened, stages.settings.evaluation.ks, 1).metrics
@@ -76,19 +80,33 @@ def compare_winner(
         _write_verdict(comparison, outcome, folder, ranked)
 
 
-def _write_verdict(comparison: Comparison, outcome: SearchOutcome, folder: RunFolder, ranked: Sequence[Ranked]) -> None:
+def _write_examples(
+    comparison: ModelComparison, outcome: SearchOutcome, folder: RunFolder, ranked: Sequence[Ranked]
+) -> None:
+    """A few histories with the lists of baseline, winner, teacher and the best model in closed form."""
+    stage = outcome.search.record.space.stage
+    by_name = {model.name: model for model in comparison.models}
+    shown: dict[Role, EvaluatedModel] = {"baseline": by_name[BASELINE], **strongest_closed_form(comparison, ranked)}
+    if stage != "teacher":
+        shown["winner"] = comparison.models[-1]
+    write_examples(folder, comparison, shown, comparison.teacher_rankings.get("validation"), stage == "distill")
+
+
+def _write_verdict(
+    comparison: ModelComparison, outcome: SearchOutcome, folder: RunFolder, ranked: Sequence[Ranked]
+) -> None:
     """Whether what was searched helped on the test split: against the baseline, and against the best model without it.
 
     Args:
-        comparison: the contestants, of which the last is the winner.
+        comparison: the models, of which the last is the winner.
         outcome: the search.
         folder: gets `metrics/verdict.json`.
-        ranked: every contestant on validation and test.
+        ranked: every model on validation and test.
     """
     stages = comparison.stages
     k, seed = max(stages.settings.evaluation.ks), stages.settings.seed
     on = {(one.model, one.split): one for one in ranked}
-    own, *others = [contestant.name for contestant in reversed(comparison.contestants)]
+    own, *others = [model.name for model in reversed(comparison.models)]
     # drawn towards texts, a model in closed form has something of the language model, too
     others = [name for name in others if name not in closed_forms() or not student_settings(name).reads_text]
     strongest = max(others, key=lambda name: row(on[name, "validation"], (k,), 1).metrics[f"ndcg_{k}"])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from src.pipeline.final import Comparison, closed_form_contestants
+from src.pipeline.model_comparison import ModelComparison, closed_form_models
 from src.pipeline.run_folder import RunFolder, previous_resumes
-from src.pipeline.runs import BEST_STUDENT, baseline_contestant
+from src.pipeline.runs import BEST_STUDENT, baseline_model
 from src.tuning.preflight import Prepared, check_search
 from src.tuning.publish import best_student, compare_winner, conclude, facts
 from src.tuning.search_settings import SearchSettings
@@ -22,8 +22,8 @@ def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None
     with alone_with_baseline(settings, stages, folder, "student"):
         outcome = search_and_publish(settings, prepared, folder, {}, BEST_STUDENT)
         tuned = best_student(outcome, stages, folder, "tuned")
-        contestants = [*closed_form_contestants(stages), baseline_contestant(stages), tuned]
+        models = [*closed_form_models(stages), baseline_model(stages), tuned]
         compare_winner(
-            Comparison(stages, contestants, with_teacher=False), outcome, folder, "best student", settings.reopen_test
+            ModelComparison(stages, models, with_teacher=False), outcome, folder, "best student", settings.reopen_test
         )
         conclude(stages, folder, "tune_student", {"search": facts(outcome, stages, previous_resumes(folder.path))})

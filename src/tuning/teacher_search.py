@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from src.pipeline.final import Comparison, closed_form_contestants
+from src.pipeline.model_comparison import ModelComparison, closed_form_models
 from src.pipeline.run_folder import RunFolder, previous_resumes
-from src.pipeline.runs import baseline_contestant
+from src.pipeline.runs import baseline_model
 from src.teacher.objective import objective_of
 from src.teacher.operations.inference import load_trained
 from src.tuning.preflight import Prepared, check_search
@@ -34,7 +34,7 @@ def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None
         outcome = search_and_publish(settings, prepared, folder, {}, BEST_TEACHER)
         best, seed = outcome.settings.teacher, stages.settings.seed
         teacher = load_trained(folder.path / BEST_TEACHER, best, stages.data, stages.device, seed)
-        contestants = [*closed_form_contestants(stages), baseline_contestant(stages)]
-        comparison = Comparison(stages, contestants, with_teacher=True, teacher=teacher)
+        models = [*closed_form_models(stages), baseline_model(stages)]
+        comparison = ModelComparison(stages, models, with_teacher=True, teacher=teacher)
         compare_winner(comparison, outcome, folder, "best teacher", settings.reopen_test)
         conclude(stages, folder, "tune_teacher", {"search": facts(outcome, stages, previous_resumes(folder.path))})

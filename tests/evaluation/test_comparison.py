@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
-from src.evaluation.comparison import Row, as_short_table
+from src.evaluation.comparison import Row, as_frame, as_short_table, as_table, metric_title, missing_row
 
 
 def rows() -> list[Row]:
@@ -52,3 +53,42 @@ def test_a_teacher_is_shown_beside_the_others_on_its_sample() -> None:
     assert cells[0][2:] == ["NDCG@20 validation sample", "NDCG@20 test sample", "Recall@20 test sample"]
     assert [line[0] for line in cells[1:]] == ["popularity", "baseline", "distilled", "teacher"]
     assert marked == ["teacher"]
+
+
+def test_a_model_that_is_missing_has_its_row_and_its_reason() -> None:
+    table = [*rows(), *(missing_row("ease", split, "needs 9 GB [of memory]") for split in ("validation", "test"))]
+    for shown in (as_short_table(table, 20, "t", "distilled"), as_table(table, (5, 20), "t")):
+        screen = StringIO()
+        Console(width=120, file=screen).print(shown)
+        lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in screen.getvalue().splitlines()]
+        own = [cells for cells in lines if cells and cells[0] == "ease"]
+        assert own
+        assert all(set(cells[1:]) <= {"–", "validation", "test"} for cells in own)
+        assert screen.getvalue().count("ease is missing: needs 9 GB [of memory]") == 1
+
+
+def test_the_table_as_a_file_says_why_a_model_is_missing() -> None:
+    whole = as_frame(rows())
+    assert "missing" not in whole.columns
+    frame = as_frame([*rows(), missing_row("ease", "test", "too many items")])
+    assert frame.columns.tolist() == [*whole.columns, "missing"]
+    assert frame.iloc[-1].dropna().to_dict() == {
+        "model": "ease", "split": "test", "examples": 0, "trials": 0, "missing": "too many items"
+    }  # fmt: skip
+    assert frame.missing.isna().tolist() == [True] * len(whole) + [False]
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("ndcg_20", "NDCG@20"),
+        ("hit_ratio_5", "HitRatio@5"),
+        ("masked_ndcg_20", "NDCG@20 masked"),
+        ("unmasked_ndcg_20", "NDCG@20 unmasked"),
+        ("valid_ratio", "answers valid"),
+        ("coverage_20", "coverage_20"),
+        ("seconds", "seconds"),
+    ],
+)
+def test_metrics_have_their_usual_names(name: str, title: str) -> None:
+    assert metric_title(name) == title

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from src.core.errors import DataError
-from src.evaluation.paired import Comparison, compare, gain, holm, mean_interval
+from src.evaluation.paired import PairedComparison, compare, gain, holm, mean_interval
 
 USER = np.array([7, 7, 7, 2])  # ids are no positions: user 7 owns three examples, user 2 one
 
@@ -23,7 +23,9 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def only(differences: Sequence[Sequence[float]], user: NDArray, resamples: int = 500, **more: object) -> Comparison:
+def only(
+    differences: Sequence[Sequence[float]], user: NDArray, resamples: int = 500, **more: object
+) -> PairedComparison:
     """The comparison of an arm that exceeds the reference (all 1/2) by ``differences`` [S, N]."""
     base = np.full(np.shape(differences), 0.5)
     arms = {"student": base, "arm": base + np.asarray(differences)}
@@ -274,7 +276,7 @@ def test_the_mean_of_one_arm_by_hand() -> None:
 
 # -------------------------------------------------------------------------------------------------------- sentences
 
-TOLD = Comparison(
+TOLD = PairedComparison(
     name="student + ranking",
     against="student",
     metric="NDCG@20",
@@ -320,7 +322,7 @@ def test_a_reference_of_zero_has_no_relative_difference() -> None:
 
 def test_a_comparison_is_ready_for_json() -> None:
     found = only([[0.2, 0.2, 0.2, -0.1]], USER)
-    assert Comparison(**json.loads(json.dumps(asdict(found), allow_nan=False))) == found
+    assert PairedComparison(**json.loads(json.dumps(asdict(found), allow_nan=False))) == found
 
 
 # ------------------------------------------------------------------------------------------------------------ errors

@@ -42,6 +42,8 @@ def test_sigkill_and_resume(uninterrupted: Path, tmp_path: Path, capfd: pytest.C
     (found / "trials" / "scratch-of-a-killed-worker").mkdir()
     assert finish(tmp_path, f"resume={found}") == 0, (tmp_path / "out.txt").read_text()
     assert trial_table(found) == trial_table(uninterrupted)
+    examples = [(folder / "metrics" / "examples.json").read_bytes() for folder in (found, uninterrupted)]
+    assert examples[0] == examples[1]
     for number in range(TRIALS):
         drawn, whole = (points(folder / "tb" / f"trial_{number:04d}") for folder in (found, uninterrupted))
         assert drawn["validation/ndcg_20"] == whole["validation/ndcg_20"]

@@ -16,6 +16,7 @@ from src.core.checkpoints import load_weights
 from src.core.paths import require_finished
 from src.data.dataset import load_dataset
 from src.data.settings import DatasetSettings
+from src.evaluation.example_histories import read_examples
 from src.exp.run_distill import ENTRY as DISTILL
 from src.exp.run_eval_all import ENTRY as EVALUATE
 from src.exp.tune_distill import ENTRY as TUNE
@@ -77,6 +78,11 @@ def test_the_result_folder(workplace: Path) -> None:
         "prior",
         "trial.json",
     }
+    examples = read_examples(found / "metrics" / "examples.json")
+    assert (examples.models["baseline"], examples.models["winner"]) == ("baseline", "distilled")
+    assert "labels of training examples" in examples.no_teacher  # they were given
+    assert len(examples.examples) == 12
+    assert "No lists of the teacher" in (found / "report.html").read_text()
     times = json.loads((found / "metrics" / "time.json").read_text())
     assert times["student_baseline_train_time"] > 0
     assert times["distill_student_train_time"] > 0
@@ -180,6 +186,11 @@ def test_the_fair_protocol_answers_for_every_arm(
         "student.dropout",
     }
     assert [line["against"] for line in answer["comparisons"]] == ["student"] * (len(names) + len(closed_forms) - 1)
+    assert answer["missing"] == {}
+    models = read_examples(workplace / "fair" / "metrics" / "examples.json").models
+    student = next(arm for arm in with_seeds if arm["arm"] == "student")
+    assert models["baseline"] == f"student (seed {student['seeds'][0]})"
+    assert models["closed form"] in closed_forms
     shown = " ".join(capsys.readouterr().out.split())
     assert all(line["sentence"] in shown for line in answer["comparisons"])
     assert f"report: {workplace / 'fair' / 'report.html'} {workplace / 'fair'}" in shown  # its last words

@@ -40,6 +40,7 @@ from src.data.id_map import IdMap
 from src.data.teacher_outputs import load_teacher_outputs, save_teacher_outputs
 from src.data.tensor_examples import TensorExamples
 from src.distill.teachers import outputs_from_scores
+from src.evaluation.example_histories import read_examples
 from src.pipeline import cache
 from src.pipeline.cache import STAGE, StageCache, StageRecord
 from src.pipeline.evaluate_all import FinishedResult
@@ -60,6 +61,7 @@ from src.tuning.search_settings import SearchSettings
 from src.tuning.shared_data import SharedData
 from src.tuning.space_document import load_search_space
 from src.tuning.store import Store, own_store
+from tests.evaluation.test_example_histories import examples_file
 from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data, outputs_for
 from tests.fuzz.mutations import STRUCTURED, damage
 from tests.teacher.test_label_cache import Counting
@@ -207,6 +209,10 @@ def _report_folder(folder: Path) -> None:
     write_json(folder / "fair.json", {"metric": "ndcg_20", "arms": [arm], "comparisons": [line]})
     write_json(folder / "metrics" / "time.json", {"wall_time": 1.5, "search_time": 1.0})
     (folder / "comparison.csv").write_text("model,split,examples,trials,ndcg_20\na,test,10,1,0.5\n")
+    examples_file(folder)
+    sentences = {"baseline": {"sentence": "it helped.", "verdict": "helped"}}
+    write_json(folder / "metrics" / "verdict.json", {"against": sentences})
+    (folder / "best_params.yaml").write_text("# Replay:\n#   python -m src.exp.run_distill\nseed: 1\n")
 
 
 def _report(folder: Path) -> Any:
@@ -214,6 +220,31 @@ def _report(folder: Path) -> Any:
     assert isinstance(result.fair, dict)
     assert all(isinstance(value, (int, float)) for value in result.times.values())
     return result.fair, dict(result.times), len(result.openings)
+
+
+def _examples(folder: Path) -> Any:
+    return asdict(read_examples(folder / "metrics" / "examples.json"))
+
+
+def _stated_examples(folder: Path) -> Any:
+    def only(content: dict[str, Any], *names: str) -> dict[str, Any]:
+        return {name: content[name] for name in names}
+
+    def items(listed: list[Any]) -> list[Any]:
+        return [only(item, "raw_id", "title") for item in listed]
+
+    content = json.loads((folder / "metrics" / "examples.json").read_text())
+    told = [
+        {
+            **only(example, "example_id", "drawn", "earlier"),
+            "history": items(example["history"]),
+            "target": items([example["target"]])[0],
+            "lists": {role: items(listed) for role, listed in example["lists"].items()},
+        }
+        for example in content["examples"]
+    ]
+    facts = ("models", "listed", "pool", "only_winner", "only_baseline", "seen_left_out", "no_teacher")
+    return {**only(content, *facts), "examples": told}
 
 
 def _result_folder(folder: Path) -> None:
@@ -434,6 +465,7 @@ KINDS = [
     Kind("study", _journal_folder, JOURNAL, _journal, "sound"),
     Kind("note of processes", _processes_folder, "processes.json", _survivors, "exact"),
     Kind("report's sources", _report_folder, "**/*.*", _report, "sound"),
+    Kind("examples", examples_file, "metrics/examples.json", _examples, "stated", _stated_examples),
     Kind("finished result", _result_folder, "[ms]*.*", _result, "sound"),
     Kind("storage's owner", _kept_storage_folder, "shared/result/.search.json", _storage, "exact"),
     Kind("stage", _stage_folder, "kind/*/*.json", _stage, "exact"),

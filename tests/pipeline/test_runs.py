@@ -20,7 +20,7 @@ from src.data.examples import SealedExamples, sample
 from src.evaluation.comparison import Ranked, as_frame, ranks_frame, row
 from src.pipeline.cache import StageCache
 from src.pipeline.evaluate_all import EvaluateSettings, FinishedResult, check_results, run_eval_all
-from src.pipeline.final import Comparison, closed_form_contestants
+from src.pipeline.model_comparison import ModelComparison, closed_form_models
 from src.pipeline.run_folder import SETTINGS_FILE, TIMES, RunFolder
 from src.pipeline.runs import run_distill, run_student_baseline
 from src.pipeline.settings import RuntimeSettings
@@ -103,7 +103,7 @@ def test_no_run_even_asks_for_the_test_split(tmp_path: Path, monkeypatch: pytest
     stages = toy_stages(tmp_path)
     run_student_baseline(stages, new_run(tmp_path / "run"))
     with pytest.raises(AssertionError, match="opened"):
-        Comparison(stages, closed_form_contestants(stages), with_teacher=False).test(
+        ModelComparison(stages, closed_form_models(stages), with_teacher=False).test(
             new_run(tmp_path / "other"), "why", "who"
         )
 
@@ -196,7 +196,7 @@ def test_popularity_ranks_by_training_targets_only(tmp_path: Path) -> None:
     # more often is better; among equals the lower index comes first
     order = sorted(range(stages.data.num_items), key=lambda item: (-counts[item], item))
     by_hand = [order.index(item) + 1 for item in target]
-    ranked = Comparison(stages, closed_form_contestants(stages), with_teacher=False).validation()[0]
+    ranked = ModelComparison(stages, closed_form_models(stages), with_teacher=False).validation()[0]
     assert ranked.ranks.tolist() == by_hand
 
 

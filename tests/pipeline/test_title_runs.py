@@ -18,7 +18,7 @@ from src.data.candidates import draw_candidate_lists, load_candidates
 from src.data.teacher_outputs import load_teacher_outputs
 from src.pipeline import evaluate_all
 from src.pipeline.evaluate_all import EvaluateSettings, check_results, run_eval_all
-from src.pipeline.final import Comparison, closed_form_contestants
+from src.pipeline.model_comparison import ModelComparison, closed_form_models
 from src.pipeline.run_folder import SETTINGS_FILE
 from src.pipeline.runs import run_distill, run_teacher
 from src.pipeline.settings import RuntimeSettings
@@ -171,7 +171,7 @@ def test_eval_all_loads_each_teacher_once_and_holds_one_at_a_time(runs: Path, mo
 
 def test_the_lists_of_a_test_sample_are_kept(runs: Path) -> None:
     stages, folder = stages_of(runs), new_run(runs / "tested")
-    comparison = Comparison(stages, closed_form_contestants(stages), with_teacher=True)
+    comparison = ModelComparison(stages, closed_form_models(stages), with_teacher=True)
     ranked = comparison.test(folder, "a test", "nothing")
     (own,) = (one for one in ranked if one.model == "teacher")
     lists = load_candidates(folder.path / "candidates" / "test", stages.data.fingerprints())
@@ -186,7 +186,7 @@ def test_a_ranking_is_computed_once_and_outlives_the_teacher(runs: Path, monkeyp
     stages.release_teacher()
     monkeypatch.setattr(TrainedTitleTeacher, "ranking", None)
     assert stages.check_teacher() == first
-    ranked = Comparison(stages, closed_form_contestants(stages), with_teacher=True).validation()
+    ranked = ModelComparison(stages, closed_form_models(stages), with_teacher=True).validation()
     assert any(one.model == "teacher" and set(one.more) == set(ANSWERS) for one in ranked)
 
 

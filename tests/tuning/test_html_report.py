@@ -19,7 +19,8 @@ from optuna.trial import TrialState, create_trial
 from src.tuning.html_report import write_report
 from src.tuning.html_report.figures import arms, learning_curves
 from src.tuning.html_report.plots import contour, history, importances, parallel_coordinates, pareto, slices
-from src.tuning.html_report.sources import Searched, read_studies
+from src.tuning.study_view import StudyView, read_studies
+from tests.serving.browser import FOUND, Browser
 
 LAM, POLICY, THRESHOLD = "distill.lam", "active.policy", "active.kl_threshold"
 RATE = "student.learning_rate"
@@ -122,8 +123,8 @@ def drawn(page: str) -> list[list[dict[str, Any]]]:
     return [json.JSONDecoder().raw_decode(page, start)[0] for start in starts]
 
 
-def search(folder: Path, name: str = "search") -> Searched:
-    return next(searched for searched in read_studies(folder, MANIFEST, None) if searched.name == name)
+def search(folder: Path, name: str = "search") -> StudyView:
+    return next(view for view in read_studies(folder, MANIFEST, None) if view.name == name)
 
 
 def test_sections_stand_in_order_after_the_answer(plain: Path) -> None:
@@ -421,6 +422,96 @@ def test_nothing_says_only_that_it_is_empty(tmp_path: Path) -> None:
     assert re.findall(r"<h2>(.*?)</h2>", page) == ["Trials"]
 
 
+def items(*titles: str) -> list[dict[str, str]]:
+    return [{"raw_id": title.lower(), "title": title} for title in titles]
+
+
+EXAMPLES = {
+    "models": {"baseline": "baseline", "winner": "distilled", "teacher": "teacher", "closed form": "linear"},
+    "listed": 2, "pool": 1500, "only_winner": 31, "only_baseline": 24, "seen_left_out": True, "no_teacher": "",
+    "examples": [
+        {
+            "example_id": 7, "drawn": "from all", "earlier": 3, "history": items("Alien", "Brazil"),
+            "target": items("Casablanca")[0],
+            "lists": {
+                "baseline": items("Dune", "Elf"), "winner": items("Fargo", "Casablanca"),
+                "closed form": [*items("Casablanca"), {"raw_id": "99", "title": ""}],
+            },
+        }
+    ],
+}  # fmt: skip
+
+
+def write_examples(folder: Path, **changes: Any) -> None:
+    (folder / "metrics").mkdir(exist_ok=True)
+    (folder / "metrics" / "examples.json").write_text(json.dumps({**EXAMPLES, **changes}))
+
+
+def test_examples_stand_side_by_side_and_the_next_item_is_marked(plain: Path) -> None:
+    write_examples(plain)
+    page = page_of(plain)
+    assert re.findall(r"<h2>(.*?)</h2>", page) == [ORDER[0], "Examples", *ORDER[1:]]
+    section = page[page.index('<section id="examples">') : page.index('<section id="curves">')]
+    text = prose(section)
+    assert "from 1,500 validation examples: some from all of them, some from the 55 in which exactly one" in text
+    assert "(distilled alone in 31, baseline alone in 24)" in text
+    assert "What the user had met before is left out of the lists." in text
+    assert "1 drawn from all 3 earlier items · Alien · Brazil next: Casablanca baseline" in text
+    lists = re.findall(r"<h4>(.*?)</h4>\s*(<ol>.*?</ol>|<p.*?</p>)", section, re.DOTALL)
+    told = [(prose(heading).strip(), prose(entries).strip()) for heading, entries in lists]
+    assert told == [
+        ("baseline", "Dune Elf"),
+        ("distilled (winner)", "Fargo Casablanca next"),
+        ("teacher", "has no list of this example"),
+        ("linear", "Casablanca next item 99"),
+    ]
+    assert section.count('class="next"') == 2
+
+
+def test_why_a_teacher_has_no_lists_is_said(plain: Path) -> None:
+    models = {role: name for role, name in EXAMPLES["models"].items() if role != "teacher"}  # type: ignore[attr-defined]
+    write_examples(plain, models=models, no_teacher="labels alone", seen_left_out=False)
+    text = prose(page_of(plain))
+    assert "No lists of the teacher: labels alone." in text
+    assert "has no list of this example" not in text
+    assert "is left out of the lists" not in text
+
+
+def test_hostile_titles_are_inert(plain: Path) -> None:
+    evil = "</script><img src=x onerror=alert(1)>"
+    (example,) = EXAMPLES["examples"]  # type: ignore[misc]
+    hostile = {**example, "history": items(evil), "lists": {"winner": items(evil)}}  # type: ignore[dict-item]
+    write_examples(plain, examples=[hostile], models={"baseline": evil, "winner": evil})
+    page = page_of(plain)
+    assert evil not in page
+    assert "&lt;/script&gt;&lt;img src=x" in page
+
+
+def test_a_model_that_is_missing_has_a_row_and_its_reason(plain: Path) -> None:
+    table = (plain / "comparison.csv").read_text().splitlines()
+    missing = [f"ease,{split},0,0,,,,too <b>many</b> items" for split in ("validation", "test")]
+    lines = [f"{table[0]},missing", *(f"{line}," for line in table[1:]), *missing]
+    (plain / "comparison.csv").write_text("\n".join(lines) + "\n")
+    page = page_of(plain)
+    section = page[page.index('<section id="comparison">') : page.index('<section id="curves">')]
+    rows = [
+        [prose(cell).strip() for cell in re.findall(r"<td.*?</td>", row, re.DOTALL)]
+        for row in re.findall(r"<tr[^>]*>.*?</tr>", section, re.DOTALL)[1:]
+    ]
+    assert rows[-1] == ["ease", "test", "–", "–", "–", "–"]
+    assert rows[0] == ["popularity", "validation", "10", "1", "0.1000", "0.0500"]
+    assert section.count("ease is missing: too &lt;b&gt;many&lt;/b&gt; items") == 1
+    assert ">missing<" not in section  # it is no column
+
+
+def test_a_fair_comparison_says_which_models_are_missing(fair: Path) -> None:
+    (fair / "fair.json").write_text(json.dumps({**FAIR, "missing": {"ease": "too many items"}}))
+    page = page_of(fair)
+    section = page[page.index('<section id="arms">') : page.index('<section id="curves">')]
+    assert "ease is missing: too many items" in prose(section)
+    assert re.search(r'<td class="short">ease</td>\s*<td class="number">–</td>', section)
+
+
 def test_the_journal_is_left_as_it_was_even_with_an_unfinished_line(plain: Path) -> None:
     journal = plain / "study.journal"
     before = journal.read_bytes() + b'{"op_code": 7, "tri'
@@ -433,3 +524,34 @@ def test_the_journal_is_left_as_it_was_even_with_an_unfinished_line(plain: Path)
     with pytest.raises(PermissionError, match="only reads the journal"):
         search(plain).study.set_user_attr("written", True)
     assert journal.read_bytes() == before
+
+
+WIDTHS = """[document.documentElement.scrollWidth, innerWidth,
+             ...[...document.querySelectorAll('.main-svg')].map((one) => one.closest('figure').clientWidth)]"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(FOUND is None, reason="there is no Chromium")
+def test_a_browser_shows_the_page_on_a_desk_and_on_a_phone(plain: Path) -> None:
+    write_examples(plain)
+    page_of(plain)
+    with Browser() as browser:
+        for width, height, columns in ((1280, 900, 4), (390, 844, 2)):
+            browser.go((plain / "report.html").as_uri())
+            browser.until("document.readyState === 'complete' && !!document.querySelector('.main-svg')")
+            browser.look(plain / "page.png", width, height)
+            browser.until(f"innerWidth === {width}")
+            whole, window, *figures = browser.run(WIDTHS)
+            assert whole <= window == width  # nothing but tables and wide figures is scrolled sideways
+            assert min(figures) >= 240
+            across = (
+                "new Set([...document.querySelectorAll('.lists h4')].map((one) => one.getBoundingClientRect().x)).size"
+            )
+            assert browser.run(across) == columns
+        # a heading is a button: a keyboard sorts
+        browser.run("document.querySelector('#comparison th:nth-child(6) button').focus()")
+        browser.run("document.activeElement.click()")
+        column = "[...document.querySelectorAll('#comparison td:nth-child(6)')].map((one) => Number(one.dataset.value))"
+        assert browser.run(column) == [0.04, 0.05, 0.24, 0.25, 0.27, 0.31]
+        assert browser.run("document.querySelector('#comparison th:nth-child(6)').ariaSort") == "ascending"
+        assert browser.errors == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -12,183 +11,151 @@ import plotly.graph_objects as go
 from optuna import visualization
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from src.tuning.html_report.blocks import Panel
-from src.tuning.html_report.sources import Searched
-from src.tuning.html_report.style import BEST, INK, STATES, styled
-from src.tuning.html_report.wording import about, inert, metric_title, number, short_names
+from src.evaluation.comparison import metric_title
+from src.tuning.html_report.figures import with_room
+from src.tuning.html_report.parts import Panel
+from src.tuning.html_report.style import BEST, GREY, INK, STATES, styled
+from src.tuning.html_report.wording import about, inert, number, short_names
+from src.tuning.study_view import StudyView
 
 #: fewer trials cannot tell which parameter mattered; the best tenth is set against all, but never fewer than five
 LEAST_TRIALS, LEAST_BEST = 4, 5
-#: pixels of a small panel, and the ratio from which on a logarithmic axis has room for powers of ten only
-_SMALL, _MANY = 240, 300
+#: the ratio from which on a logarithmic axis has room for powers of ten only
+_MANY = 300
+_COMPLETED = STATES[TrialState.COMPLETE][1]
 
 
-def history(searches: Sequence[Searched], reference: float | None) -> Panel:
+def history(searches: Sequence[StudyView], reference: float | None) -> Panel:
     """Completed trials by number, and the best so far; ``reference`` is the value without distillation."""
-    single, metric = len(searches) == 1, metric_title(searches[0].metrics[0])
-    figure = go.Figure()
-    for searched in searches:
-        dots, *best, _ = _plot(visualization.plot_optimization_history, searched).data
-        dots.update(name="trial", showlegend=single, marker={"color": STATES[TrialState.COMPLETE][1], "opacity": 0.7})
+    single, metric, figure = len(searches) == 1, metric_title(searches[0].metrics[0]), go.Figure()
+    for view in searches:
+        dots, *best, _ = _plot(visualization.plot_optimization_history, view).data
+        dots.update(name="trial", showlegend=single, marker={"color": _COMPLETED, "opacity": 0.7})
         for line in best:
-            line.update(name="best so far" if single else inert(searched.title), line={"shape": "hv", "width": 2})
-        figure.add_traces([_hover(dots, searched, dots.x), *best])
+            line.update(name="best so far" if single else inert(view.title), line={"shape": "hv", "width": 2})
+        figure.add_traces([_hover(dots, view, dots.x), *best])
     if reference is not None:
         label = {"text": "without distillation", "textposition": "end", "yanchor": "bottom"}
         figure.add_hline(y=reference, line={"color": INK, "width": 1, "dash": "dash"}, label=label)
     words = "; ".join(f"{s.title}: best {number(best.values[0])}" for s in searches if (best := s.best()))
-    layout = {"xaxis_title": "trial", "yaxis_title": f"{inert(metric)} on validation"}
-    return Panel(styled(figure, 340, **layout), f"{metric} by trial. {words}", "Optimisation history")
+    styled(figure, 340, xaxis_title="trial", yaxis_title=f"{inert(metric)} on validation")
+    return Panel(figure, f"{metric} by trial. {words}", "Optimisation history")
 
 
-def pareto(searched: Searched) -> list[Panel]:
+def pareto(view: StudyView) -> list[Panel]:
     """The front, seen in the first objective and each of the others."""
-    names = [metric_title(metric) for metric in searched.metrics]
-    numbers = sorted(trial.number for trial in searched.study.best_trials)
-    words = f"On the front are the trials {', '.join(map(str, numbers))}"
+    first, *others = [metric_title(metric) for metric in view.metrics]
+    words = f"On the front are the trials {', '.join(map(str, sorted(t.number for t in view.study.best_trials)))}"
     panels = []
-    for other in range(1, len(names)):
-
-        def values(trial: FrozenTrial, other: int = other) -> list[float]:
-            return [trial.values[0], trial.values[other]]
-
-        figure = _plot(visualization.plot_pareto_front, searched, targets=values, target_names=[names[0], names[other]])
-        for trace, name, colour in zip(figure.data, ("other trial", "on the front"), ("#b9c3ce", BEST), strict=True):
-            trace.update(name=name, showlegend=True)
-            _hover(trace, searched, trace.marker.color or [])
+    for place, other in enumerate(others, start=1):
+        options = {"targets": lambda trial, place=place: (trial.values[0], trial.values[place])}
+        figure = _plot(visualization.plot_pareto_front, view, **options, target_names=[first, other])
+        for trace, name, colour in zip(figure.data, ("other trial", "on the front"), (GREY, BEST), strict=True):
+            _hover(trace, view, trace.marker.color or []).update(name=name, showlegend=True)
             trace.marker = {"color": colour, "size": 10}
         panels.append(Panel(styled(figure, 360), words, "Pareto front"))
     return panels
 
 
-def importances(searched: Searched) -> tuple[Panel | None, list[str]]:
+def importances(view: StudyView) -> tuple[Panel | None, list[str]]:
     """How much each parameter sets the best trials apart from all, and the parameters, the most important one first.
 
     ``None`` and no parameters where the trials cannot tell.
     """
-    trials = _finite(searched)
+    trials = view.finite()
     # one that has a single value has no part in any difference, and of a single one there is nothing to compare
-    used = [key for key in _used(searched) if len({str(trial.params.get(key)) for trial in trials}) > 1]
+    used = [key for key in view.used() if len({str(trial.params.get(key)) for trial in trials}) > 1]
     if len(trials) < LEAST_TRIALS or len({trial.values[0] for trial in trials}) == 1 or len(used) < 2:
         return None, []
-    sign = -1 if searched.study.directions[0] == StudyDirection.MAXIMIZE else 1  # with a target, less is better
-    evaluator = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, LEAST_BEST / len(trials))))
-    figure = _plot(
-        visualization.plot_param_importances,
-        searched,
-        params=used,
-        evaluator=evaluator,
-        target=lambda trial: sign * trial.values[0],
-    )
+    sign = -1 if view.study.directions[0] == StudyDirection.MAXIMIZE else 1  # with a target, less is better
+    options = {
+        "params": used,
+        "evaluator": PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, LEAST_BEST / len(trials)))),
+        "target": lambda trial: sign * trial.values[0],
+    }
+    figure = _plot(visualization.plot_param_importances, view, **options)
     shares = dict(zip(figure.data[0].y, figure.data[0].x, strict=True))
-    figure.update_traces(
-        marker_color=STATES[TrialState.COMPLETE][1], showlegend=False, hovertemplate="%{y}: %{x:.3f}<extra></extra>"
-    )
-    figure.update_xaxes(range=[0, 1.12], title="")
-    figure.update_yaxes(title="")
+    hover = "%{y}: %{x:.3f}<extra></extra>"
+    figure.update_traces(marker_color=_COMPLETED, showlegend=False, hovertemplate=hover)
+    figure.update_xaxes(range=[0, 1.12], title="").update_yaxes(title="")
     order = sorted(shares, key=lambda name: -shares[name])
     keys = {inert(name): key for key, name in short_names(used).items()}
     words = "; ".join(f"{name} {shares[name]:.2f}" for name in order)
     return Panel(styled(figure, 80 + 26 * len(used)), words, "Parameter importances"), [keys[name] for name in order]
 
 
-def contour(searched: Searched, pair: Sequence[str]) -> Panel | None:
+def contour(view: StudyView, pair: Sequence[str]) -> Panel | None:
     """The first objective over two parameters; ``None`` where too few trials had different values of both."""
-    trials = [trial for trial in _finite(searched) if all(key in trial.params for key in pair)]
+    trials = [trial for trial in view.finite() if all(key in trial.params for key in pair)]
     if len(pair) < 2 or any(len({str(trial.params[key]) for trial in trials}) < 2 for key in pair):
         return None
-    figure = _plot(visualization.plot_contour, searched, params=list(pair))
+    figure = _plot(visualization.plot_contour, view, params=list(pair))
     figure.data[0].update(colorbar={"title": "", "thickness": 10})
-    _hover(figure.data[1], searched, [trial.number for trial in trials])
-    figure.data[1].marker.size = 6
-    first, second = short_names(pair).values()
-    return Panel(styled(figure, 320), _best_at(searched, pair), f"{first} and {second}")
+    _hover(figure.data[1], view, [trial.number for trial in trials]).update(marker={"size": 6})
+    return Panel(styled(figure, 320), _best_at(view, pair), " and ".join(short_names(pair).values()))
 
 
-def parallel_coordinates(searched: Searched) -> Panel:
+def parallel_coordinates(view: StudyView) -> Panel:
     """Each completed trial as a line over all parameters, of a study with one objective."""
-    keys, metric = sorted(_used(searched)), inert(metric_title(searched.metrics[0]))
-    figure = _plot(visualization.plot_parallel_coordinate, searched, params=keys)
-    for line, trial in zip(figure.data, _finite(searched), strict=False):
-        line.update(hovertemplate=f"{about(trial, searched.metrics)}<extra></extra>", opacity=0.7)
-    names = short_names(keys)
-    figure.update_xaxes(ticktext=[metric, *(inert(names[key]) for key in keys)], ticks="", showline=False, side="top")
+    keys, metric = sorted(view.used()), inert(metric_title(view.metrics[0]))
+    figure = _plot(visualization.plot_parallel_coordinate, view, params=keys)
+    for line, trial in zip(figure.data, view.finite(), strict=False):
+        line.update(hovertemplate=f"{about(trial, view.metrics)}<extra></extra>", opacity=0.7)
+    names = [metric, *map(inert, short_names(keys).values())]
+    figure.update_xaxes(ticktext=names, ticks="", showline=False, side="top")
     figure.data[-1].marker.colorbar.update(title="", thickness=10)
-    margin = {"l": 36, "r": 12, "t": 40, "b": 8}
-    return Panel(styled(figure, 380, margin=margin), _best_at(searched, keys), "Parallel coordinates", wide=True)
+    styled(figure, 380, margin={"l": 36, "r": 12, "t": 40, "b": 8})
+    return Panel(figure, _best_at(view, keys), "Parallel coordinates", wide=True)
 
 
-def slices(searched: Searched) -> list[Panel]:
+def slices(view: StudyView) -> list[Panel]:
     """The first objective against each parameter on its own, of the trials that used it; the large dot is the best."""
-    best, completed = searched.best(), _finite(searched)
-    values = [trial.values[0] for trial in completed]
-    room = 0.06 * (max(values) - min(values)) or 0.01 if values else 0.0
-    panels = []
-    for key, name in short_names(_used(searched)).items():
-        figure = _plot(visualization.plot_slice, searched, params=[key])
-        dots = figure.data[0]
-        _hover(dots, searched, dots.marker.color)
-        dots.marker.update(showscale=False, size=7)
+    best, completed, panels = view.best(), view.finite(), []
+    for key, name in short_names(view.used()).items():
+        figure = _plot(visualization.plot_slice, view, params=[key])
+        (dots,) = figure.data
+        _hover(dots, view, dots.marker.color).marker.update(showscale=False, size=7)
         if best and key in best.params:
             place = list(dots.marker.color).index(best.number)
-            figure.add_trace(go.Scatter(x=[dots.x[place]], y=[dots.y[place]], mode="markers", showlegend=False))
-            _hover(figure.data[-1], searched, [best.number]).update(marker={"size": 12, "color": BEST})
-        used = len(dots.x)
-        heading = name if used == len(completed) else f"{name} ({used} of {len(completed)})"
+            figure.add_scatter(x=[dots.x[place]], y=[dots.y[place]], mode="markers", showlegend=False)
+            _hover(figure.data[-1], view, [best.number]).update(marker={"size": 12, "color": BEST})
+        heading = name if len(dots.x) == len(completed) else f"{name} ({len(dots.x)} of {len(completed)})"
         figure.update_xaxes(title="", nticks=5, tickangle=0)
         if figure.layout.xaxis.type == "log":
             figure.update_xaxes(dtick=1 if max(dots.x) / min(dots.x) > _MANY else "D2", exponentformat="e")
-        figure.update_yaxes(title="", range=[min(values) - room, max(values) + room])
-        panels.append(Panel(styled(figure, _SMALL), _best_at(searched, [key]), heading))
+        figure.update_yaxes(title="", range=with_room([trial.values[0] for trial in completed], 0.06))
+        panels.append(Panel(styled(figure, 240), _best_at(view, [key]), heading))
     return panels
 
 
-def timeline(searched: Searched) -> Panel:
+def timeline(view: StudyView) -> Panel:
     """When each trial ran."""
-    figure = _plot(visualization.plot_timeline, searched)
+    figure = _plot(visualization.plot_timeline, view).update_yaxes(title="trial").update_xaxes(title="")
     for bars in figure.data:
         name, colour = STATES[TrialState[bars.name]]
-        _hover(bars, searched, bars.y).update(name=name, marker_color=colour)
-    figure.update_yaxes(title="trial")
-    figure.update_xaxes(title="")
-    words = f"{len(searched.trials)} trials, one bar each from its start to its end"
-    return Panel(styled(figure, min(480, 130 + 9 * len(searched.trials))), words, "When each trial ran")
+        _hover(bars, view, bars.y).update(name=name, marker_color=colour)
+    words = f"{len(view.trials)} trials, one bar each from its start to its end"
+    return Panel(styled(figure, min(480, 130 + 9 * len(view.trials))), words, "When each trial ran")
 
 
-# ------------------------------------------------------------------------------------------------------------ helpers
-
-
-def _finite(searched: Searched) -> list[FrozenTrial]:
-    """The trials that Optuna's plots show."""
-    return [trial for trial in searched.completed() if math.isfinite(trial.values[0])]
-
-
-def _used(searched: Searched) -> list[str]:
-    """The searched parameters that a trial which is shown has used."""
-    return [key for key in searched.parameters() if any(key in trial.params for trial in _finite(searched))]
-
-
-def _best_at(searched: Searched, keys: Sequence[str]) -> str:
+def _best_at(view: StudyView, keys: Sequence[str]) -> str:
     """Where the best trial lies, in words."""
-    best, names = searched.best(), short_names(keys)
+    best, names = view.best(), short_names(keys)
     params = best.params if best else {}
     return "The best trial has " + ", ".join(f"{names[key]} {number(params.get(key, 'not used'))}" for key in keys)
 
 
-def _plot(draw: Callable[..., Any], searched: Searched, **options: Any) -> Any:
+def _plot(draw: Callable[..., Any], view: StudyView, **options: Any) -> Any:
     """One of Optuna's plots of the first objective; its texts are inert, parameters have their short names."""
-    metric = metric_title(searched.metrics[0])
     if draw not in (visualization.plot_pareto_front, visualization.plot_timeline):
-        options = {"target_name": metric, **options}
-        if len(searched.metrics) > 1:
-            options = {"target": lambda trial: trial.values[0], **options}
+        several = {"target": lambda trial: trial.values[0]} if len(view.metrics) > 1 else {}
+        options = {"target_name": metric_title(view.metrics[0]), **several, **options}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental functions; few trials, which the page says in its own words
-        figure = draw(searched.study, **options)
-    names = short_names(searched.parameters())
-    return go.Figure(_inert(figure.to_plotly_json(), names))
+        figure = draw(view.study, **options)
+    return go.Figure(_inert(figure.to_plotly_json(), short_names(view.parameters())))
 
 
 def _inert(value: Any, names: Mapping[str, str]) -> Any:
@@ -201,7 +168,7 @@ def _inert(value: Any, names: Mapping[str, str]) -> Any:
     return [_inert(part, names) for part in value] if isinstance(value, (list, tuple)) else value
 
 
-def _hover(trace: Any, searched: Searched, numbers: Iterable[int]) -> Any:
+def _hover(trace: Any, view: StudyView, numbers: Iterable[int]) -> Any:
     """The trace, with each of its points saying all that is known of its trial."""
-    texts = [about(searched.trials[number], searched.metrics) for number in numbers]
+    texts = [about(view.trials[number], view.metrics) for number in numbers]
     return trace.update(text=texts, hovertemplate="%{text}<extra></extra>")

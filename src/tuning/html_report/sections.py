@@ -1,143 +1,102 @@
-"""The page's sections: what each shows, how to read it, and their order."""
+"""What the sections show, in reading order; how it looks and how to read it say the templates."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 from optuna.trial import TrialState
 
+from src.evaluation.comparison import metric_title
 from src.tuning.html_report import figures, plots, tables
-from src.tuning.html_report.blocks import Block, Fold, Listing, Note, Panels, Section, Table
-from src.tuning.html_report.sources import Result, Searched
+from src.tuning.html_report.parts import Panel
+from src.tuning.html_report.sources import Result
 from src.tuning.html_report.style import STATES
-from src.tuning.html_report.wording import count, duration, listing, metric_title
-from src.tuning.journal import JOURNAL
+from src.tuning.html_report.wording import count, duration, listing
 from src.tuning.report import trial_line
 from src.tuning.study import SEARCH
+from src.tuning.study_view import StudyView
 
 
-def sections(result: Result) -> list[Section]:
-    """All sections in reading order; one without anything to show is left out."""
-    made = [(plan, list(plan.blocks(result))) for plan in _PLANS]
-    return [Section(plan.anchor, plan.heading, plan.reading, blocks) for plan, blocks in made if blocks]
+def sections(result: Result) -> dict[str, Any]:
+    """What each section shows, by its anchor; one without anything to show is left out."""
+    made = {
+        "arms": _arms(result),
+        "comparison": _comparison(result),
+        "segments": None if result.segments is None else tables.segments(result.segments),
+        "examples": result.examples,
+        "curves": figures.learning_curves(result.searches),
+        "search": _search(result),
+        "trials": _trials(result),
+        "record": _record(result),
+    }
+    return {anchor: shown for anchor, shown in made.items() if shown}
 
 
-def _arms(result: Result) -> Iterator[Block]:
-    if result.fair:
-        yield Panels(figures.arms(result.fair))
-        yield tables.differences(result.fair)
-        yield tables.arms(result.fair)
+def _arms(result: Result) -> dict[str, Any]:
+    if result.fair is None:
+        return {}
+    fair = result.fair
+    return {
+        "panels": figures.arms(fair),
+        "tables": [tables.differences(fair), tables.arms(fair)],
+        "missing": fair.get("missing", {}),
+    }
 
 
-def _curves(result: Result) -> Iterator[Block]:
-    if panels := figures.learning_curves(result.searches):
-        yield Panels(panels)
+def _comparison(result: Result) -> dict[str, Any]:
+    if (frame := result.comparison) is None:
+        return {}
+    return {"table": tables.comparison(frame), "missing": tables.missing(frame), "openings": result.openings}
 
 
-def _search(result: Result) -> Iterator[Block]:
+def _search(result: Result) -> dict[str, Any]:
     """Optuna's plots: the history of all studies together, the others of one study at a time."""
-    searches = [searched for searched in result.searches if searched.completed()]
+    searches = [view for view in result.searches if view.completed()]
     if not searches:
-        return
+        return {}
     first = searches[0].trials[0]
     alone = result.manifest.get("kind") == "tune_distill" and [s.name for s in searches] == [SEARCH]
     known = alone and first.state == TrialState.COMPLETE
-    yield Panels([plots.history(searches, first.values[0] if known else None)])
-    for searched in searches:
-        blocks = list(_study(searched))
-        yield from blocks if len(searches) == 1 else [Fold(f"{searched.title}: its parameters", blocks)]
-    yield Note(f"The same plots and more, to be turned and filtered: optuna-dashboard {JOURNAL}")
+    history = plots.history(searches, first.values[0] if known else None)
+    return {"history": history, "studies": [(view.title, _study(view)) for view in searches]}
 
 
-def _study(searched: Searched) -> Iterator[Block]:
-    if len(searched.metrics) > 1:
-        yield Panels(plots.pareto(searched))
-    shares, order = plots.importances(searched)
-    panels = [shares, plots.contour(searched, order[:2])]
-    yield Panels([panel for panel in panels if panel])
-    if slices := plots.slices(searched):
-        yield Panels(slices, f"Slices: {metric_title(searched.metrics[0])} by parameter")
-        if len(searched.metrics) == 1:
-            yield Panels([plots.parallel_coordinates(searched)])
+def _study(view: StudyView) -> list[tuple[str, Sequence[Panel]]]:
+    """Rows of figures, each with its heading or ""."""
+    shares, order = plots.importances(view)
+    slices, single = plots.slices(view), len(view.metrics) == 1
+    rows = [
+        ("", [] if single else plots.pareto(view)),
+        ("", [panel for panel in (shares, plots.contour(view, order[:2])) if panel]),
+        (f"Slices: {metric_title(view.metrics[0])} by parameter", slices),
+        ("", [plots.parallel_coordinates(view)] if slices and single else []),
+    ]
+    return [(heading, panels) for heading, panels in rows if panels]
 
 
-def _trials(result: Result) -> Iterator[Block]:
-    lines = [trial_line(trial, searched.metrics, []) for searched in result.searches for trial in searched.trials]
+def _trials(result: Result) -> dict[str, Any]:
+    if not result.studies:
+        return {}
+    trained = [trial for view in result.searches for trial in view.trials]
+    lines = [trial_line(trial, view.metrics, []) for view in result.searches for trial in view.trials]
     seconds, epochs = (sum(line[key] or 0 for line in lines) for key in ("seconds", "epochs"))
-    if lines:
-        states = Counter(STATES[TrialState[line["state"]]][0] for line in lines)
-        ended = listing([f"{amount} {name}" for name, amount in states.most_common()])
-        yield Note(f"{count(len(lines), 'trial')} trained {epochs:,} epochs in {duration(seconds)}: {ended}.")
-    for searched in result.studies:
-        table = tables.trials(searched)
-        alone = [searched] == result.searches
-        yield table if alone else Fold(f"{searched.title}: {count(len(searched.trials), 'trial')}", [table])
-    if any(trial.datetime_start for searched in result.searches for trial in searched.trials):
-        yield Panels([plots.timeline(searched) for searched in result.searches if searched.trials])
+    states = Counter(STATES[trial.state][0] for trial in trained)
+    ended = listing([f"{amount} {name}" for name, amount in states.most_common()]) if states else ""
+    told = f"{count(len(lines), 'trial')} trained {epochs:,} epochs in {duration(seconds)}: {ended}." if lines else ""
+    started = any(trial.datetime_start for trial in trained)
+    return {
+        "told": told,
+        # that of a single search is open, others are folded away
+        "studies": [(s.title, tables.trials(s), [s] == result.searches) for s in result.studies],
+        "timelines": [plots.timeline(view) for view in result.searches if view.trials] if started else [],
+    }
 
 
-def _record(result: Result) -> Iterator[Block]:
-    if result.times:
-        rows = [[name.replace("_", " "), duration(seconds)] for name, seconds in result.times.items()]
-        yield Table(["this run", "time"], rows)
-    yield from (Listing(name, text) for name, text in result.documents.items())
+def _record(result: Result) -> dict[str, Any]:
+    documents = dict(result.documents)
     if result.manifest:
-        yield Listing("manifest.json", json.dumps(result.manifest, indent=2, ensure_ascii=False, default=str))
-
-
-@dataclass(frozen=True)
-class _Plan:
-    anchor: str
-    heading: str
-    reading: str
-    blocks: Callable[[Result], Iterable[Block]]
-
-
-_PLANS = (
-    _Plan(
-        "arms",
-        "Arms",
-        "Each arm's mean on the test split with its 95 % interval, its seeds as strokes below; and paired differences, "
-        "which are clear of the dotted line where chance alone does not explain them (the verdict also corrects for "
-        "several comparisons).",
-        _arms,
-    ),
-    _Plan(
-        "comparison",
-        "Comparison",
-        "Every model on the same examples; trials says how many configurations were tried to find it.",
-        tables.comparison,
-    ),
-    _Plan(
-        "segments",
-        "Segments",
-        "For whom a model gains: its value in each part of the examples and, in brackets, the 95 % interval of its "
-        "paired gain over the baseline. Of twenty such intervals one excludes zero by chance.",
-        tables.segments,
-    ),
-    _Plan(
-        "curves",
-        "Learning curves",
-        "The validation metric after each epoch; a dot is where a trial ended or was stopped. Click a name to hide its "
-        "curves.",
-        _curves,
-    ),
-    _Plan(
-        "search",
-        "The search",
-        "Optuna's plots. Each dot or line is a completed trial (darker: later in slices, better among lines; large and "
-        "green: the best); point at one for its parameters. Importances are PED-ANOVA's shares of what sets the best "
-        "trials apart from all: with few trials a hint, not a finding.",
-        _search,
-    ),
-    _Plan(
-        "trials",
-        "Trials",
-        "Every trial, numbered from 0 as in trials.csv. Click a heading to sort; point at one for the full key.",
-        _trials,
-    ),
-    _Plan("record", "Record", "Times, space, settings and manifest of this run.", _record),
-)
+        documents["manifest.json"] = json.dumps(result.manifest, indent=2, ensure_ascii=False, default=str)
+    return {"times": result.times, "documents": documents} if result.times or documents else {}

@@ -7,24 +7,15 @@ from typing import Any
 import plotly.graph_objects as go
 from optuna.trial import TrialState
 
-INK, FAINT, BLUE = "#1d2733", "#e3e7ec", "#0072b2"
-BEST = "#0b6b4f"
+INK, FAINT, BLUE, GREY, BEST = "#1d2733", "#e3e7ec", "#0072b2", "#8a94a0", "#0b6b4f"
 STATES = {
     TrialState.PRUNED: ("stopped early", "#d98a1f"),
     TrialState.FAIL: ("failed", "#b3261e"),
-    TrialState.RUNNING: ("running", "#8a94a0"),
+    TrialState.RUNNING: ("running", GREY),
     TrialState.COMPLETE: ("completed", "#5b84b1"),
 }
-_AXIS = {
-    "gridcolor": FAINT,
-    "linecolor": "#9aa5b1",
-    "zeroline": False,
-    "showline": True,
-    "ticks": "outside",
-    "ticklen": 4,
-    "automargin": True,
-    "title": {"standoff": 8, "font": {"size": 13}},
-}
+_AXIS = {"gridcolor": FAINT, "linecolor": GREY, "zeroline": False, "showline": True, "ticks": "outside", "ticklen": 4}
+_AXIS |= {"automargin": True, "title": {"standoff": 8, "font": {"size": 13}}}
 _TEMPLATE = go.layout.Template(
     layout={
         "font": {"family": "system-ui, 'Segoe UI', Roboto, Helvetica, Arial, sans-serif", "size": 12, "color": INK},
@@ -34,7 +25,7 @@ _TEMPLATE = go.layout.Template(
         "xaxis": _AXIS,
         "yaxis": _AXIS,
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "title": {"text": ""}},
-        "hoverlabel": {"bgcolor": "white", "bordercolor": "#9aa5b1", "font": {"color": INK}, "align": "left"},
+        "hoverlabel": {"bgcolor": "white", "bordercolor": GREY, "font": {"color": INK}, "align": "left"},
         "hovermode": "closest",
         # one colour a study, apart for colour-blind eyes too (Okabe and Ito's palette)
         "colorway": [BLUE, "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555"],

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
+from src.evaluation.comparison import metric_title
 from src.tuning.html_report.answer import title_of
-from src.tuning.html_report.blocks import Block, Note, Table
-from src.tuning.html_report.sources import Result, Searched
-from src.tuning.html_report.wording import count, interval, listing, metric_title, moment, parameters, short_names
+from src.tuning.html_report.parts import Table
+from src.tuning.html_report.wording import interval, parameters, short_names
 from src.tuning.report import trial_line
+from src.tuning.study_view import StudyView
 
 
-def comparison(result: Result) -> Iterator[Block]:
-    """Every model that was set beside the winner, and who opened the test split when."""
-    if (frame := result.comparison) is None:
-        return
-    shown = [name for name in frame.columns if not name.startswith("hit_ratio_")]
-    rows = [[None if value != value else value for value in row] for row in frame[shown].to_numpy().tolist()]
-    yield Table([metric_title(name) for name in shown], rows, sortable=True)
-    times = [f"{moment(opening.get('time', '?'))} for {opening.get('reason', '?')}" for opening in result.openings]
-    opened = f"was opened {count(len(times), 'time')}: {listing(times)}" if times else "has not been opened"
-    yield Note(f"The test split {opened}.")
+def comparison(frame: pd.DataFrame) -> Table:
+    """Every model that was set beside the winner; of one that is missing its numbers are."""
+    shown = [name for name in frame.columns if name != "missing" and not name.startswith("hit_ratio_")]
+    known = frame.get("missing", pd.Series(index=frame.index, dtype=object)).isna()
+    rows = []
+    for row, numbers in zip(frame[shown].to_numpy().tolist(), known, strict=True):
+        cells = [None if value != value else value for value in row]
+        rows.append(cells if numbers else [*cells[:2], *[None] * (len(shown) - 2)])
+    return Table([metric_title(name) for name in shown], rows)
+
+
+def missing(frame: pd.DataFrame) -> dict[str, str]:
+    """Why models have no numbers in `comparison`, by model."""
+    return frame.dropna(subset="missing").set_index("model")["missing"].to_dict() if "missing" in frame else {}
 
 
 def arms(fair: Mapping[str, Any]) -> Table:
-    """Arms with their intervals and what won in each."""
+    """Arms with their intervals and what won in each; of a model that is missing the name."""
     headings = ["arm", "trials", "seeds", "test", "95 % interval", "validation", "epochs", "best parameters"]
     rows = [
         [
@@ -40,9 +45,9 @@ def arms(fair: Mapping[str, Any]) -> Table:
             arm.get("epochs"),
             parameters(arm.get("params") or {}) or None,
         ]
-        for arm in fair["arms"]
+        for arm in (*fair["arms"], *({"arm": name} for name in fair.get("missing", {})))
     ]
-    return Table(headings, rows, sortable=True)
+    return Table(headings, rows)
 
 
 def differences(fair: Mapping[str, Any]) -> Table:
@@ -59,13 +64,11 @@ def differences(fair: Mapping[str, Any]) -> Table:
         ]
         for line in (*fair.get("comparisons", []), *fair.get("comparisons_with_best", []))
     ]
-    return Table(headings, rows, sortable=True)
+    return Table(headings, rows)
 
 
-def segments(result: Result) -> Iterator[Block]:
-    """Gains over the baseline by segment, on the test split where it was opened."""
-    if (frame := result.segments) is None:
-        return
+def segments(frame: pd.DataFrame) -> tuple[str, Table]:
+    """What is measured on which split (the test split where it was opened), and each model's gain by segment."""
     split = "test" if (frame["split"] == "test").any() else "validation"
     shown = frame[(frame["split"] == split) & (frame["examples"] > 0)]
     metric = next(column for column in shown.columns if column.startswith("ndcg_"))
@@ -75,7 +78,7 @@ def segments(result: Result) -> Iterator[Block]:
         values = part.set_index("model")
         cells = [_gained(values.loc[model], metric) if model in values.index else None for model in models]
         rows.append([by, segment, int(part["examples"].iloc[0]), *cells])
-    yield Table(["by", "segment", "examples", *models], rows, heading=f"{metric_title(metric)}, {split} split")
+    return f"{metric_title(metric)}, {split} split", Table(["by", "segment", "examples", *models], rows, sortable=False)
 
 
 def _gained(line: pd.Series, metric: str) -> str:
@@ -84,18 +87,17 @@ def _gained(line: pd.Series, metric: str) -> str:
     return value if pd.isna(line["low"]) else f"{value} ({interval(line['low'], line['high'], '+')})"
 
 
-def trials(searched: Searched) -> Table:
+def trials(view: StudyView) -> Table:
     """The lines of `trials.csv`, without columns that no trial has anything in; the best one is marked."""
-    parameters = list(dict.fromkeys(key for trial in searched.trials for key in trial.params))
-    names = short_names(parameters)
-    lines = [trial_line(trial, searched.metrics, parameters) for trial in searched.trials]
+    keys = list(dict.fromkeys(key for trial in view.trials for key in trial.params))
+    names = short_names(keys)
+    lines = [trial_line(trial, view.metrics, keys) for trial in view.trials]
     every = dict.fromkeys(key for line in lines for key in line)
     shown = [key for key in every if key in ("trial", "epochs") or any(line.get(key) for line in lines)]
-    best = searched.best()
+    best = view.best()
     return Table(
         [metric_title(names.get(key, key)) for key in shown],
         [[line.get(key) for key in shown] for line in lines],
-        sortable=True,
         hints={short: key for key, short in names.items()},
-        marked=[best.number] if best and searched.distinct else [],
+        marked=[best.number] if best and view.distinct else [],
     )

@@ -10,20 +10,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from src.evaluation.comparison import ANSWERS
+from src.evaluation.comparison import metric_title
 
-_METRICS = {"ndcg": "NDCG", "recall": "Recall", "hit_ratio": "HitRatio"}
 NOTHING = "–"
-
-
-def metric_title(name: str) -> str:
-    """``ndcg_20`` becomes ``NDCG@20``; a name of another form stays as it is, but for those of a teacher's answers."""
-    if name in ANSWERS:
-        return ANSWERS[name]
-    if (way := name.partition("_"))[0] in ("masked", "unmasked"):
-        return f"{metric_title(way[2])} {way[0]}"
-    stem, _, cut_off = name.rpartition("_")
-    return f"{_METRICS[stem]}@{cut_off}" if stem in _METRICS and cut_off.isdigit() else name
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
@@ -78,11 +67,6 @@ def change(new: float, old: float) -> str:
         return "exactly as much as"
     size = f"{abs(new - old) / abs(old) * 100:.1f} %" if old else number(abs(new - old))
     return f"{size} {'above' if new > old else 'below'}"
-
-
-def moment(text: object) -> str:
-    """A time stamp with a blank between date and time."""
-    return str(text).replace("T", " ", 1)
 
 
 def count(amount: int, noun: str) -> str:

@@ -24,7 +24,7 @@ RARELY_REPEATED = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class SplitEvaluation:
     """Of N examples: ``ranks`` and ``masked_ranks`` ``[N]``, 1-based, the latter with everything seen before left out;
     ``lists`` ``[N, K]``, the items recommended."""
 
@@ -44,7 +44,9 @@ class Judged:
 
 
 @torch.no_grad()
-def judge(score: Score, examples: TensorExamples, settings: EvaluationSettings, repeated: float) -> Judged:
+def evaluate_split(
+    score: Score, examples: TensorExamples, settings: EvaluationSettings, repeated: float
+) -> SplitEvaluation:
     """Rank every example's target and list what is recommended.
 
     Args:
@@ -69,7 +71,7 @@ def judge(score: Score, examples: TensorExamples, settings: EvaluationSettings, 
         lists.append(shown.topk(min(max(settings.ks), shown.shape[1]), dim=1).indices)
     if not finite:
         raise TrainingFailed("the model's scores are not finite; lower the learning rate or the loss weights")
-    return Judged(torch.cat(ranks), torch.cat(masked), torch.cat(lists).cpu().numpy())
+    return SplitEvaluation(torch.cat(ranks), torch.cat(masked), torch.cat(lists).cpu().numpy())
 
 
 def repeated_share(examples: Examples) -> float:

@@ -17,16 +17,18 @@ from src.core.paths import write_text
 from src.data.candidates import CandidateLists, save_candidates
 from src.data.examples import Examples, sample
 from src.data.tensor_examples import TensorExamples
-from src.evaluation.comparison import Ranked, Row, as_frame, as_table, ranks_frame, row
+from src.evaluation.comparison import Ranked, Row, as_frame, as_table, missing_row, ranks_frame, row
 from src.evaluation.segments import ExampleFacts, segments_frame
-from src.pipeline.judging import facts_of, judge, repeated_share
 from src.pipeline.run_folder import RunFolder
+from src.pipeline.split_evaluation import evaluate_split, facts_of, repeated_share
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import tried_for
 from src.student.evaluator import Score
+from src.student.settings import EvaluationSettings
 
 if TYPE_CHECKING:
     from src.teacher.operations.inference import TrainedTeacher
+    from src.teacher.operations.teacher_check import RankedExamples
 
 _log = get_logger(__name__)
 
@@ -37,7 +39,7 @@ SEGMENTS = "segments.csv"
 
 
 @dataclass(frozen=True, eq=False)
-class Contestant:
+class EvaluatedModel:
     """A scorer with a name, and how many configurations were tried to find it."""
 
     name: str
@@ -45,21 +47,36 @@ class Contestant:
     trials: int = 1
 
 
+@dataclass(frozen=True)
+class MissingModel:
+    """A model that a reader would look for and that cannot be computed here: ``reason`` stands in its row."""
+
+    name: str
+    reason: str
+
+
 @dataclass
-class Comparison:
-    """Ranks contestants on the splits that it is shown, and writes what came out.
+class ModelComparison:
+    """Ranks the ``listed`` models on the splits that it is shown, and gives a row to those that are missing, too.
 
     ``teacher`` stands in for the experiment's own one. The lists over which a teacher's answers were judged are kept in
     ``lists`` by split.
     """
 
     stages: Stages
-    contestants: Sequence[Contestant]
+    listed: Sequence[EvaluatedModel | MissingModel]
     with_teacher: bool
     teacher: TrainedTeacher | None = None
     lists: dict[str, CandidateLists] = field(default_factory=dict)
+    #: how the teacher ranked its sample of each split
+    teacher_rankings: dict[str, RankedExamples] = field(default_factory=dict)
     #: what is known about the examples of each split that was ranked as a whole
     facts: dict[str, ExampleFacts] = field(default_factory=dict)
+
+    @property
+    def models(self) -> list[EvaluatedModel]:
+        """The listed models that can be ranked."""
+        return [model for model in self.listed if isinstance(model, EvaluatedModel)]
 
     @cached_property
     def repeated(self) -> float:
@@ -67,7 +84,7 @@ class Comparison:
         return repeated_share(self.stages.data.validation)
 
     def validation(self) -> list[Ranked]:
-        """Every contestant on validation, the teacher on its sample."""
+        """Every model on validation, the teacher on its sample."""
         data, settings = self.stages.data, self.stages.settings.teacher
         return self.rank("validation", data.validation, settings.validation_rows)
 
@@ -81,23 +98,19 @@ class Comparison:
         return ranked
 
     def rank(self, split: str, examples: Examples, teacher_rows: int) -> list[Ranked]:
-        """Every contestant on a split, the teacher on a sample of it."""
-        tensors = TensorExamples.of(examples, self.stages.device)
-        evaluation = self.stages.settings.evaluation
-        self.facts[split] = facts_of(examples, self.stages.data)
-        ranked = []
-        for contestant in self.contestants:
-            found = judge(contestant.score, tensors, evaluation, self.repeated)
-            more = found.more(evaluation, self.stages.data.item_counts)
-            ranked.append(Ranked.of(contestant.name, split, examples, found.official(evaluation), more))
+        """Every model on a split, the teacher on a sample of it."""
+        stages = self.stages
+        self.facts[split] = facts_of(examples, stages.data)
+        ranked = rank_models(self.models, split, examples, stages, stages.settings.evaluation, self.repeated)
         if self.with_teacher:
-            ranked += self._teacher(split, sample(examples, teacher_rows, self.stages.settings.seed, split), ranked)
+            ranked += self._teacher(split, sample(examples, teacher_rows, stages.settings.seed, split), ranked)
         return ranked
 
     def _teacher(self, split: str, shown: Examples, others: Sequence[Ranked]) -> list[Ranked]:
-        """The teacher on a sample, and every contestant on the same examples, so that they can be set side by side."""
+        """The teacher on a sample, and every model on the same examples, so that they can be set side by side."""
         evaluation = self.stages.settings.evaluation
         ranking = self.teacher.ranking(shown, evaluation) if self.teacher else self.stages.teacher_ranking(shown)
+        self.teacher_rankings[split] = ranking
         if ranking.candidates is not None:
             self.lists[split] = ranking.candidates
         own = Ranked.of("teacher", f"{split} sample", shown, ranking.ranks, ranking.answer_metrics())
@@ -105,23 +118,58 @@ class Comparison:
         return [own, *restricted]
 
     def rows(self, ranked: Sequence[Ranked]) -> list[Row]:
-        """Metrics of each ranking."""
-        trials = {c.name: c.trials for c in self.contestants}
-        return [row(r, self.stages.settings.evaluation.ks, trials.get(r.model, 1)) for r in ranked]
+        """Metrics of each ranking, and the rows of the missing models."""
+        trials = {model.name: model.trials for model in self.models}
+        rows = [row(r, self.stages.settings.evaluation.ks, trials.get(r.model, 1)) for r in ranked]
+        return [*rows, *missing_rows(self.listed, ranked)]
 
 
-def closed_form_contestants(stages: Stages) -> list[Contestant]:
-    """The models without gradient descent, each at the best of its tried settings; one that the catalogue is too large
-    for is left out, and the log says why."""
-    found = []
+def rank_models(
+    models: Sequence[EvaluatedModel],
+    split: str,
+    examples: Examples,
+    stages: Stages,
+    evaluation: EvaluationSettings,
+    repeated: float,
+) -> list[Ranked]:
+    """Rank every example of a split by each model.
+
+    Args:
+        models: what is ranked by.
+        split: its name in the tables.
+        examples: all of the split.
+        stages: for the device and the items' counts in training.
+        evaluation: cut-offs and masking.
+        repeated: share of validation targets that their user had met before (see `evaluate_split`).
+    """
+    tensors = TensorExamples.of(examples, stages.device)
+    ranked = []
+    for model in models:
+        found = evaluate_split(model.score, tensors, evaluation, repeated)
+        more = found.more(evaluation, stages.data.item_counts)
+        ranked.append(Ranked.of(model.name, split, examples, found.official(evaluation), more))
+    return ranked
+
+
+def closed_form_models(stages: Stages) -> list[EvaluatedModel | MissingModel]:
+    """The models without gradient descent, each at the best of its tried settings, or why the catalogue forbids it."""
+    found: list[EvaluatedModel | MissingModel] = []
     for name in stages.closed_form_names:
         try:
             record = stages.closed_form(name)
         except ConfigError as error:
-            _log.warning("%s is not in the table: %s", name, error)
+            reason = "; ".join(f"{problem.rule} ({problem.field} = {problem.value})" for problem in error.problems)
+            _log.warning("%s is missing in the tables: %s", name, reason)
+            found.append(MissingModel(name, reason))
             continue
-        found.append(Contestant(name, stages.load_student(record).eval(), tried_for(record)))
+        found.append(EvaluatedModel(name, stages.load_student(record).eval(), tried_for(record)))
     return found
+
+
+def missing_rows(listed: Sequence[EvaluatedModel | MissingModel], ranked: Sequence[Ranked]) -> list[Row]:
+    """The rows of the missing ones among some models: one for each split that the others are ranked on."""
+    missing, splits = [model for model in listed if isinstance(model, MissingModel)], [one.split for one in ranked]
+    return [missing_row(model.name, split, model.reason) for split in dict.fromkeys(splits) for model in missing]
 
 
 def write_comparison(
@@ -134,7 +182,7 @@ def write_comparison(
 
 def write_segments(
     folder: RunFolder,
-    comparison: Comparison,
+    comparison: ModelComparison,
     ranked: Sequence[Ranked],
     reference: str,
     owners: Mapping[str, str] | None = None,
@@ -160,6 +208,6 @@ def write_tables(folder: RunFolder, rows: Sequence[Row], ranked: Sequence[Ranked
     """`comparison.csv`, `ranks.csv`, one JSON a model under `metrics/`."""
     write_text(folder.path / COMPARISON, as_frame(rows).to_csv(index=False))
     write_text(folder.path / RANKS, ranks_frame(ranked).to_csv(index=False))
-    for model in dict.fromkeys(r.model for r in rows):
+    for model in dict.fromkeys(r.model for r in rows if not r.missing):
         by_split = {r.split: {"examples": r.examples, **r.metrics} for r in rows if r.model == model}
         folder.write_metrics(model, by_split)

@@ -1,0 +1,75 @@
+"""The studies of a result folder's journal, read and never written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from src.tuning.journal import JOURNAL, read_journal
+from src.tuning.study import ranked
+
+FINALS = "finals"
+#: how the names of studies begin in which a search's best trials were trained on other seeds
+FINALISTS = "finalists"
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """One study with its trials by number; ``metrics`` are its objectives' names, in the order of a trial's values."""
+
+    name: str
+    title: str
+    study: optuna.Study
+    metrics: Sequence[str]
+    trials: Sequence[FrozenTrial]
+
+    @property
+    def distinct(self) -> bool:
+        """Whether this is a search of its own rather than the final trainings of several searches."""
+        return self.name != FINALS and not self.name.startswith(FINALISTS)
+
+    def best(self) -> FrozenTrial | None:
+        """The completed trial that is best by the first objective; the earlier one where two are equal."""
+        return next(iter(ranked(self.study)), None)
+
+    def completed(self) -> list[FrozenTrial]:
+        """Trials that reached their end, by number."""
+        return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+
+    def finite(self) -> list[FrozenTrial]:
+        """The completed trials that Optuna's plots show: those whose first objective is a finite number."""
+        return [trial for trial in self.completed() if math.isfinite(trial.values[0])]
+
+    def used(self) -> list[str]:
+        """The searched parameters that one of these trials has used."""
+        return [key for key in self.parameters() if any(key in trial.params for trial in self.finite())]
+
+    def parameters(self) -> dict[str, BaseDistribution]:
+        """Everything that was searched, in the order of first appearance; points of a single value are left out."""
+        found: dict[str, BaseDistribution] = {}
+        for trial in self.trials:
+            found |= {key: kind for key, kind in trial.distributions.items() if key not in found}
+        return {key: kind for key, kind in found.items() if not kind.single()}
+
+
+def read_studies(folder: Path, manifest: Mapping[str, Any], fair: Mapping[str, Any] | None) -> list[StudyView]:
+    """The studies of a folder's journal, in the order they were begun; none when there is no journal."""
+    if not (folder / JOURNAL).exists():
+        return []
+    storage = read_journal(folder / JOURNAL)
+    metric = (fair or manifest.get("search") or {}).get("metric", "objective")
+    titles = {arm["arm"]: arm.get("title", arm["arm"]) for arm in (fair or {}).get("arms", [])}
+    found = []
+    for name in optuna.get_all_study_names(storage):
+        study = optuna.load_study(study_name=name, storage=storage)
+        names = study.user_attrs.get("metrics") or [metric]
+        metrics = [*names, *(f"objective {i}" for i in range(len(names), len(study.directions)))]
+        found.append(StudyView(name, titles.get(name, name), study, metrics, study.get_trials(deepcopy=False)))
+    return found
