@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import torch
 
-from benchmarks.machine_rate import own_seconds_of, seconds_of
+from benchmarks.machine_rate import machine_line, own_seconds_of, seconds_of
 from src.core.loop_settings import LoopSettings
 from src.core.population import Member, Population
 from src.core.seed import reproducible
@@ -72,10 +73,11 @@ def train(population: Population, members: Sequence[Member], steps: int) -> None
 
 def rates(
     num_items: int, width: int, batch: int, threads: int, counts: Sequence[int], rounds: int, device: torch.device
-) -> list[float]:
-    """Epochs a second of all members together: one after the other first, then in populations of ``counts``.
+) -> tuple[float, list[float]]:
+    """Epochs a second of lone trials, and how many times as fast all members of populations of ``counts`` are together.
 
-    On a CPU with one thread a second is one of processor time, which other programs do not lengthen.
+    On a CPU with one thread a second is one of processor time. Rounds take lone trials and every population in turns,
+    and what is compared is of one round, so that other programs slow down both.
     """
     data, teaching = random_data(num_items, batch, device)
     timed = own_seconds_of if threads == 1 else seconds_of
@@ -91,30 +93,31 @@ def rates(
                 found[place].append(steps * len(members) / seconds / STEPS_OF_AN_EPOCH)
         for population, _ in kinds:
             assert not population.in_turns, population.in_turns
-    return [statistics.median(rate[1:]) for rate in found]
+    alone, *together = [rate[1:] for rate in found]
+    ratios = [statistics.median(ours / lone for ours, lone in zip(rate, alone, strict=True)) for rate in together]
+    return statistics.median(alone), ratios
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--items", type=int, nargs="+", default=[500, 2000, 10_000], help="V")
+    parser.add_argument("--items", type=int, nargs="+", default=[410, 1700, 10_000], help="V")
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 64], help="D")
-    parser.add_argument("--batch", type=int, default=256, help="B, rows of a step")
+    parser.add_argument("--batch", type=int, nargs="+", default=[16, 256], help="B, rows of a step")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--population", type=int, nargs="+", default=[4, 16], help="P")
+    parser.add_argument("--population", type=int, nargs="+", default=[1, 4, 16], help="P")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
-    print("| V | D | threads | one by one |" + "".join(f" P = {count} |" for count in asked.population))
-    print("|---|---|---|---|" + "---|" * len(asked.population))
-    for threads in asked.threads:
-        for num_items in asked.items:
-            for width in asked.widths:
-                alone, *together = rates(
-                    num_items, width, asked.batch, threads, asked.population, asked.rounds, torch.device(asked.device)
-                )
-                cells = "".join(f" {rate:.2f} ({rate / alone:.2f}x) |" for rate in together)
-                print(f"| {num_items} | {width} | {threads} | {alone:.2f} |{cells}", flush=True)
+    print(machine_line(torch.device(asked.device)) + "\n")
+    print("| B | V | D | threads | lone trials |" + "".join(f" P = {count} |" for count in asked.population))
+    print("|---|---|---|---|---|" + "---|" * len(asked.population))
+    for threads, batch, num_items, width in product(asked.threads, asked.batch, asked.items, asked.widths):
+        lone, ratios = rates(
+            num_items, width, batch, threads, asked.population, asked.rounds, torch.device(asked.device)
+        )
+        cells = "".join(f" {ratio:.2f} |" for ratio in ratios)
+        print(f"| {batch} | {num_items} | {width} | {threads} | {lone:.2f} |{cells}", flush=True)
 
 
 if __name__ == "__main__":

@@ -25,13 +25,15 @@ _log = get_logger(__name__)
 S = TypeVar("S")
 
 RESUME = "resume"
-#: what `resume=FOLDER` may change: how much is searched, with what, and where things lie now; never what is searched
+#: what `resume=FOLDER` may change: how much is searched, with what, and where things lie now; never what is searched.
+#: `student.graphs` launches the same numbers in another way
 RESUMABLE = frozenset(
     {
         "trials", "dashboard", "reopen_test", "ray.address", "ray.memory_mb", "ray.dashboard_host",
         "ray.dashboard_port", "tuning.gpu_per_trial", "tuning.population", "tuning.retries", "tuning.stall_minutes",
         "tuning.keep_top", "tuning.max_folder_mb", "tuning.resamples", "dataset.root", "teacher.llm",
         "distill.outputs_from", "runtime.device", "runtime.cache", "runtime.reuse", "runtime.tracking",
+        "student.graphs",
     }
 )  # fmt: skip
 

@@ -344,8 +344,8 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _rows(gradient: Tensor | None, leaf: Tensor) -> Tensor:
-    """``[P, n]``; zeros where a weight has no part in the loss."""
-    return torch.zeros_like(leaf).flatten(1) if gradient is None else gradient.flatten(1)
+    """``[P, n]``, n = 1 for a weight that is a number; zeros where a weight has no part in the loss."""
+    return (torch.zeros_like(leaf) if gradient is None else gradient).reshape(len(leaf), -1)
 
 
 def _tensor(slot: Slot, like: Tensor) -> Tensor:

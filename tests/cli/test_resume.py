@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from src.core.errors import ArtefactError, ConfigError
 from src.core.logging import log_to
 from src.core.paths import MANIFEST
 from src.pipeline.run_folder import LOCK, RunFolder, previous_resumes, single_driver
+from src.tuning.identity import identity_of
 from src.tuning.journal import open_journal
 from src.tuning.preflight import check_search
 from src.tuning.search_settings import SearchSettings, experiment
+from src.tuning.search_space import SearchSpace
 
 STARTED = ["student=gru4rec", "student.width=8", "trials=3", "seed=7"]
 
@@ -155,6 +158,17 @@ def test_places_may_change(found: Path, workplace: Path, change: str, key: tuple
     settings = resumed(found, change)
     assert str(getattr(getattr(settings, key[0]), key[1])) == str(workplace / value)
     assert settings.student.width == 8
+
+
+def test_a_search_begun_without_graphs_goes_on_with_them(found: Path) -> None:
+    before, after = resumed(found), resumed(found, "student.graphs=auto")
+    assert [settings.student.graphs for settings in (before, after)] == ["off", "auto"]  # type: ignore[attr-defined]
+    # and its study and checkpoints are the same search's
+    space = SearchSpace("student", {"ndcg_20": "maximize"}, {})
+    first, second = (identity_of(experiment(settings), space, settings.tuning) for settings in (before, after))
+    assert first == second
+    other = replace(experiment(before), seed=8)
+    assert identity_of(other, space, before.tuning) != first
 
 
 @pytest.mark.parametrize("change", ["student.width=9", "student=sasrec", "dataset.name=x", "seed=1", "tuning.seed=3"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.core.errors import StopTraining, TrainingFailed
 from src.core.training import FitResult, LoopSettings, Report, fit, silent, train_step
@@ -238,3 +240,37 @@ def test_a_schedule_moves_once_a_step() -> None:
     )
     assert model.value.item() == 1 + 1 / 2 + 1 / 4
     assert len(calls) == 3
+
+
+class Tabled(Scalar):
+    """With a buffer that training writes into, and a table beside it that is not saved with the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("table", torch.zeros(5), persistent=False)
+
+
+class Copies(TorchDispatchMode):
+    """Counts the copies of tensors by their shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[tuple[int, ...]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """As without it."""
+        if func is torch.ops.aten.clone.default:
+            self.found[tuple(args[0].shape)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("adapts", "copies"), [(True, 2), (False, 0)])
+def test_a_step_that_may_be_repeated_copies_what_it_writes_into_and_no_table(adapts: bool, copies: int) -> None:
+    model = Tabled()
+    with Copies() as counted:  # two steps of one epoch
+        run_fit(model, Distance(model, [1.0] * 8), [0.1], rows=8, adapt_micro_batch=adapts)
+    with Copies() as without:  # what the epoch's best state costs anyway
+        run_fit(model, Distance(model, [1.0] * 8), [0.1], rows=8)
+    assert counted.found[3,] - without.found[3,] == copies
+    assert counted.found[5,] == 0

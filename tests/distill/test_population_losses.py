@@ -17,6 +17,8 @@ from src.distill.data_bridge import TeachingRows, align
 from src.distill.settings import ActiveSettings, DistillSettings
 from src.distill.trainer_distill import prepare_distilled
 from src.student.datamodule import StudentData
+from src.student.models import student_settings as settings_for
+from src.student.prior import fit_prior
 from src.student.settings import EvaluationSettings
 from src.student.trainer_baseline import prepare_student
 from tests.fixtures import cycle_data, outputs_for, student_of
@@ -50,7 +52,8 @@ def in_float64() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def data() -> StudentData:
-    return StudentData.of(cycle_data(train=ROWS), "cpu")
+    made = StudentData.of(cycle_data(train=ROWS), "cpu")
+    return replace(made, prior=fit_prior(settings_for("linear"), made.train, made.validation, made.num_items, 2, 0))
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +122,12 @@ def train(population: Population, members: list[Member]) -> None:
         (True, KL, {}),
         (True, RANKS, {"architecture": "sasrec", "loss": "bce"}),
         (True, KL, {"blocks": 2, "tied": False, "loop": loop(gradient_clip=0.5, micro_batch_size=7)}),
+        (True, KL, {"prior": "linear"}),  # whose gain is a weight that is a number
+        (False, KL, {"prior": "linear"}),
         (False, KL, {"loss": "bce", "negatives": 3}),
         (False, KL, {"architecture": "caser", "filter_sizes": (2, 3), "num_filters": 3, "dro_weight": 0.3}),
     ],
-    ids=["transformer", "sasrec-bce-ranks", "blocks-clip-parts", "alone-bce", "caser-dro"],
+    ids=["transformer", "sasrec-bce-ranks", "blocks-clip-parts", "prior", "alone-prior", "alone-bce", "caser-dro"],
 )
 def test_the_losses_of_200_steps_are_those_of_each_member_alone(
     taught: bool, policies: list[ActiveSettings], student: dict[str, Any], data: StudentData, teaching: TeachingRows

@@ -27,7 +27,6 @@ from torch import Tensor
 from torch.cuda._utils import _get_device_index
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 GPU, CPU, META = torch.device("cuda", 0), torch.device("cpu"), torch.device("meta")
 
@@ -78,6 +77,21 @@ def mark(tensor: Tensor, device: torch.device) -> None:
                 part.untyped_storage().pretended = GPU if device.type == "cuda" else CPU  # type: ignore[attr-defined]
 
 
+def _leaves(value: Any) -> Iterator[Any]:
+    """What an operation was given or gives, out of lists and mappings: torch's own walk knows of more, and takes longer
+    than most operations here."""
+    if isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        yield value
+        return
+    for part in value:
+        if isinstance(part, (list, tuple, Mapping)):
+            yield from _leaves(part)
+        else:
+            yield part
+
+
 def _same_storage(first: Tensor, second: Tensor) -> bool:
     with torch._C.DisableTorchFunction():
         return first.untyped_storage()._cdata == second.untyped_storage()._cdata
@@ -122,7 +136,7 @@ class _Dispatch(TorchDispatchMode):
     ) -> Any:
         """Compute it on the CPU, and mark what comes out."""
         named = dict(kwargs or {})
-        given = [leaf for leaf in tree_leaves((args, named)) if isinstance(leaf, Tensor)]
+        given = [leaf for leaf in _leaves((args, named)) if isinstance(leaf, Tensor)]
         # a device among the arguments is the one that it is really computed on
         asked = META if _named(named.get("device")) == META else self.gpu.asked
         device = self._device(func, args, given, asked, bool(named.get("non_blocking")))
@@ -131,7 +145,7 @@ class _Dispatch(TorchDispatchMode):
         result = func(*args, **named)
         if func is not _aten._local_scalar_dense.default:
             known = {id(tensor) for tensor in given}
-            for leaf in tree_leaves(result):
+            for leaf in _leaves(result):
                 if isinstance(leaf, Tensor) and id(leaf) not in known:
                     mark(leaf, device)
         return result
@@ -230,7 +244,7 @@ class _Functions(TorchFunctionMode):
     def _check_generator(
         self, func: Any, args: Sequence[Any], named: Mapping[str, Any], asked: torch.device | None
     ) -> None:
-        generator = next((leaf for leaf in tree_leaves((args, named)) if isinstance(leaf, _GENERATOR)), None)
+        generator = next((leaf for leaf in _leaves((args, named)) if isinstance(leaf, _GENERATOR)), None)
         if generator is not None:
             drawn_on = asked or next((device_of(leaf) for leaf in args if isinstance(leaf, Tensor)), CPU)
             home = GPU if getattr(generator, "pretended", False) else CPU
@@ -242,7 +256,7 @@ class _Functions(TorchFunctionMode):
         named["device"] = _computable(device)
         with self.gpu.asking_for(device):
             result = func(*args, **named)
-        for leaf in tree_leaves(result):
+        for leaf in _leaves(result):
             if isinstance(leaf, Tensor):
                 mark(leaf, device)
         if device.type == "cuda" and func in (torch.tensor, torch.as_tensor):

@@ -123,16 +123,24 @@ def test_mps_is_started_before_the_command_and_found_by_who_joins(host: Sandbox)
     assert {place, "CUDA_MPS_LOG_DIRECTORY=/tmp/nvidia-mps/log"} <= set(values(run, "--env"))
     assert run[-6:-4] == ["bash", "-c"]
     assert run[-3:] == ["mps", "echo", "a  b"]
+    tools = host.home / "tools"
+    tools.mkdir()
+
+    def inside(*words: str) -> subprocess.CompletedProcess[str]:
+        env = {"PATH": f"{tools}:/usr/bin:/bin", "CUDA_MPS_LOG_DIRECTORY": str(host.home / "log")}
+        return subprocess.run([*run[-6:-2], *words], capture_output=True, text=True, check=True, env=env)
+
     # where the daemon is missing that is told, and the command runs all the same
-    done = subprocess.run(
-        run[-6:],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"PATH": "/usr/bin:/bin", "CUDA_MPS_LOG_DIRECTORY": str(host.home / "log")},
-    )
+    done = inside(*run[-2:])
     assert done.stdout == "a  b\n"
     assert done.stderr.splitlines()[-1] == "MPS did not start: trials take turns on the GPU"
+    # where it is there it has been started, as a daemon, when the command begins
+    control = tools / "nvidia-cuda-mps-control"
+    control.write_text(f'#!/bin/sh\necho "$@" > {tools}/started\n')
+    control.chmod(0o755)
+    done = inside("cat", f"{tools}/started")
+    assert (done.stdout, done.stderr) == ("-d\n", "")
+    assert (host.home / "log").is_dir()
     host.run(START)
     assert place not in values(calls(host, "run")[1], "--env")
 

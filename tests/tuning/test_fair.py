@@ -15,9 +15,10 @@ import pytest
 from src.core.errors import ConfigError
 from src.pipeline.settings import ExperimentSettings
 from src.tuning import journal
-from src.tuning.dispatch import Dispatcher, Search
+from src.tuning.dispatch import Dispatcher, Job, Search
 from src.tuning.fair import ARM, SEED, FairSearch, _open, work_arms
 from src.tuning.finalists import TRIAL
+from src.tuning.population import Groups
 from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
@@ -63,8 +64,9 @@ def value(values: Mapping[str, Any]) -> float:
 class Toy:
     """A fair comparison without Ray or training."""
 
-    def __init__(self, folder: Path, finalists: int = 3) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, finalists: int = 3, places: int = 1) -> None:
+        self.folder, self.places = folder, places
+        self.crews: list[list[Job]] = []
         self.tuning = TuningSettings(
             finalists=finalists, finalist_seeds=2, seeds=2, startup_trials=1, pruner="none", sampler="random"
         )
@@ -82,14 +84,21 @@ class Toy:
         return fair
 
     def _work_through(self, searches: Sequence[Search]) -> None:
-        dispatcher = Dispatcher(searches, Store(str(self.folder / "trials")), retries=1)
-        while (job := dispatcher.next()) is not None:
-            found = value(job.values)
-            self.trained.append((job.folder, int(job.values.get(SEED, 42))))
-            done = {"kind": "done", "values": [found], "attributes": {"epochs": 1, "weights": f"{found}"}}
-            if not dispatcher.on_report(job.start, {"kind": "epoch", "epoch": 1, "objective": found}):
-                dispatcher.on_report(job.start, done)
-            dispatcher.on_end(job.start)
+        groups = Groups(settings(), "distill", 24)
+        store = Store(str(self.folder / "trials"))
+        dispatcher = Dispatcher(searches, store, retries=1, places=self.places, group=groups)
+        while jobs := dispatcher.together():
+            self.crews.append(jobs)
+            for job in jobs:
+                self._train(dispatcher, job)
+
+    def _train(self, dispatcher: Dispatcher, job: Job) -> None:
+        found = value(job.values)
+        self.trained.append((job.folder, int(job.values.get(SEED, 42))))
+        done = {"kind": "done", "values": [found], "attributes": {"epochs": 1, "weights": f"{found}"}}
+        if not dispatcher.on_report(job.start, {"kind": "epoch", "epoch": 1, "objective": found}):
+            dispatcher.on_report(job.start, done)
+        dispatcher.on_end(job.start)
 
 
 def everything(fair: FairSearch) -> dict[str, Any]:
@@ -133,6 +142,18 @@ def test_every_arm_has_as_many_trainings(tmp_path: Path) -> None:
     }  # fmt: skip
     for arm in ARMS:
         assert sum(folder.startswith(f"finalists/{arm}_{TRIALS}_") for folder, _ in toy.trained) == 6
+
+
+def test_seeds_of_one_configuration_train_as_one_population(tmp_path: Path) -> None:
+    toy = Toy(tmp_path / "a", places=8)
+    fair = toy.run()
+    finals = [[job.number for job in crew] for crew in toy.crews if crew[0].folder.startswith("finals/")]
+    # trial 0 is always alone; the arms are two forms: the student with seed 44, then the other arm with both seeds
+    assert finals == [[0], [1], [2, 3]]
+    others = [crew for crew in toy.crews if crew[0].folder.startswith(f"finalists/embedding_{TRIALS}_")]
+    assert [len(crew) for crew in others] == [1, 5]
+    assert {job.values[SEED] for job in others[1]} == set(FINALIST_SEEDS)
+    assert everything(fair) == everything(Toy(tmp_path / "alone").run())
 
 
 def test_without_finalists_the_best_value_decides(tmp_path: Path) -> None:

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+import ray
 import torch
 
-from src.core.errors import ArtefactError, ConfigError
+from src.config.reading import read_settings
+from src.core.errors import ArtefactError, ConfigError, Paused
 from src.data.dataset import load_dataset
 from src.data.settings import DatasetSettings
 from src.data.teacher_outputs import TeacherOutputs
 from src.distill.data_bridge import align
+from src.pipeline.settings import RuntimeSettings
+from src.tuning import resources, search
+from src.tuning.preflight import check_search
 from src.tuning.ray_session import check_ray
-from src.tuning.resources import CONTEXT_BYTES, Measured, Resources, check_gpu, most_that_fit, most_that_pay
+from src.tuning.resources import CONTEXT_BYTES, Measured, Resources, check_gpu, decide, most_that_fit, most_that_pay
+from src.tuning.search_settings import SearchSettings
+from src.tuning.search_space import SearchSpace
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.store import Store
+from tests.pipeline.toy import toy_settings
 
 GB = 10**9
 
@@ -63,8 +76,8 @@ def test_retries_double_the_share_up_to_the_whole_gpu() -> None:
 
 
 def test_a_share_is_of_what_is_free_and_holds_its_own_context() -> None:
-    resources = Resources(1.0, 0.25, free=8 * GB)
-    assert [resources.memory(retries) for retries in range(3)] == [2 * GB - CONTEXT_BYTES, 4 * GB - CONTEXT_BYTES, 0]
+    quarter = Resources(1.0, 0.25, free=8 * GB)
+    assert [quarter.memory(retries) for retries in range(3)] == [2 * GB - CONTEXT_BYTES, 4 * GB - CONTEXT_BYTES, 0]
     # a context may be larger than such a share; a tenth is left, so that the trial fails and gets more
     assert Resources(1.0, 0.25, free=2 * GB).memory(0) == GB // 20
 
@@ -80,6 +93,119 @@ def test_trials_and_baseline_compute_on_the_same_kind_of_device(monkeypatch: pyt
     check_gpu(TuningSettings(gpu_per_trial=0), RaySettings(), "cpu")
     with pytest.raises(ConfigError, match=r"runtime.device = 'cuda:1': a cluster gives"):
         check_gpu(TuningSettings(), RaySettings(address="auto"), "cuda:1")
+
+
+def test_a_search_looks_at_the_gpu_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    asked = read_settings("tune_student", ["dataset=sample", "tuning.gpu_per_trial=0"], SearchSettings)[0]
+    with pytest.raises(ConfigError, match="the baseline is trained on the GPU and the trials on the CPU"):
+        check_search(asked, "student", "student")
+
+
+# ------------------------------------------------------------------------------------------------------ what is decided
+
+
+@dataclass
+class Remote:
+    """A method of a probe, which answers at once."""
+
+    answer: object
+
+    def remote(self, *_: object) -> object:
+        """As Ray's; `ray.get` gives it back."""
+        return self.answer
+
+
+def search_over(*objectives: str) -> SearchSpace:
+    """A space without parameters."""
+    return SearchSpace("student", dict.fromkeys(objectives, "maximize"), {})
+
+
+@pytest.fixture
+def measuring(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A Ray with one GPU of 80 GB and 16 cores, where a trial holds 1 GB and four together do 2.5 times what one does;
+    returns how many probes were asked for at once, in order."""
+    asked = list[int]()
+    steps = {1: 10.0, 2: 9.0, 4: 6.25, 8: 3.2}
+
+    @contextmanager
+    def probes(*_: object) -> Iterator[Callable[[int], list[object]]]:
+        def take(count: int) -> list[object]:
+            asked.append(count)
+            probe = SimpleNamespace(measure=Remote(Measured(GB, 80 * GB)), rate=Remote(steps[count]))
+            return [probe] * count
+
+        yield take
+
+    monkeypatch.setattr(resources, "_probes", probes)
+    monkeypatch.setattr(ray, "get", lambda answer: answer)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": 1.0})
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 16.0, "GPU": 1.0}}])
+    return asked
+
+
+def decided(device: str, tmp_path: Path, space: SearchSpace, **tuning: Any) -> Resources:
+    """For a student."""
+    store = Store(str(tmp_path))
+    return decide(TuningSettings(**tuning), replace(toy_settings(tmp_path), runtime=on(device)), space, {}, store)
+
+
+def on(device: str) -> RuntimeSettings:
+    """Computing there."""
+    return RuntimeSettings(device=device)
+
+
+def test_shares_are_as_many_as_pay(measuring: list[int], tmp_path: Path) -> None:
+    # together 10, 18, 25 and 25.6 steps a second: eight are no faster than four
+    found = decided("cuda", tmp_path, search_over("ndcg_20"))
+    assert found == Resources(1.0, 0.25, 80 * GB)
+    assert measuring == [1, 1, 2, 4, 8]
+
+
+def test_no_more_shares_than_cores_can_feed(measuring: list[int], tmp_path: Path) -> None:
+    found = decided("cuda", tmp_path, search_over("ndcg_20"), cpu_per_trial=8.0)
+    assert found == Resources(8.0, 0.5, 80 * GB)
+    assert measuring == [1, 1, 2]
+
+
+@pytest.mark.parametrize("timed", ["latency_ms", "seconds"])
+def test_a_time_is_measured_while_nothing_else_trains(measuring: list[int], tmp_path: Path, timed: str) -> None:
+    found = decided("cuda", tmp_path, search_over("ndcg_20", timed))
+    assert found == Resources(16.0, 1.0)  # all cores: none can start beside it
+    assert measuring == []
+
+
+def test_a_share_that_is_named_is_measured_for_its_memory_alone(measuring: list[int], tmp_path: Path) -> None:
+    assert decided("cuda", tmp_path, search_over("ndcg_20"), gpu_per_trial=0.3) == Resources(1.0, 0.3, 80 * GB)
+    assert measuring == [1]
+    assert decided("cpu", tmp_path, search_over("ndcg_20")) == Resources(1.0, 0.0)
+    assert measuring == [1]
+
+
+def test_the_driver_gives_its_memory_back_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = list[str]()
+
+    def ray_session(*_: object) -> None:
+        told.append("ray")
+        raise Paused("enough")
+
+    kept = SimpleNamespace(save=lambda store: told.append("data"))
+    monkeypatch.setattr(search, "SharedData", SimpleNamespace(of=lambda *_: kept))
+    monkeypatch.setattr(search, "give_back", lambda device: told.append(f"memory of {device}"))
+    monkeypatch.setattr(search, "ray_session", ray_session)
+    asked = SimpleNamespace(tuning=TuningSettings(), ray=RaySettings(), dashboard=False)
+    stages = SimpleNamespace(
+        data=None, prior=None, item_text=None, text_source=None, device="cuda:0",
+        settings=SimpleNamespace(runtime=on("cuda")),
+    )  # fmt: skip
+    store = Store(str(tmp_path))
+    with pytest.raises(Paused):
+        search._session(asked, tmp_path, stages, {}, search_over("ndcg_20"), {}, store).__enter__()  # type: ignore[arg-type]
+    assert told == ["data", "memory of cuda:0", "ray"]
 
 
 def test_a_dashboard_for_everyone_needs_authentication(monkeypatch: pytest.MonkeyPatch) -> None:
