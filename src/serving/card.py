@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from src.serving.graph import EXCLUDE_SEEN, HISTORY, ITEMS, LENGTH, SCORES, K
+from src.serving.graph_names import EXCLUDE_SEEN, HISTORY, ITEMS, LENGTH, SCORES, K
 
 #: what a reader of the card may copy: it needs onnxruntime, numpy and pyarrow, and nothing of this project
 EXAMPLE = f"""\

@@ -18,10 +18,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from src.serving.graph_names import EXCLUDE_SEEN, HISTORY, ITEMS, LENGTH, SCORES, K
 from src.student.base import Recommender, SequenceStudent
 
-HISTORY, LENGTH, K, EXCLUDE_SEEN = "history", "length", "k", "exclude_seen"
-ITEMS, SCORES = "items", "scores"
 #: weights beyond this many bytes lie in a file beside the graph: a protocol buffer holds 2 GB at most
 MOST_INSIDE = 2**30
 _OPSET = 20

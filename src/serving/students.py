@@ -20,7 +20,7 @@ from src.core.paths import MANIFEST, read_json, require_finished
 from src.data.id_map import IdMap
 from src.data.item_text import TextSource
 from src.serving.catalogue import Catalogue, padded
-from src.serving.graph import EXCLUDE_SEEN, HISTORY, ITEMS, LENGTH, SCORES, K
+from src.serving.graph_names import EXCLUDE_SEEN, HISTORY, ITEMS, LENGTH, SCORES, K
 from src.serving.results import BEST_STUDENT
 from src.student.artefact import ID_MAP, WEIGHTS, ModelFacts, load_student, text_source_of
 from src.student.base import Recommender, SequenceStudent, recent
