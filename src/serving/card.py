@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.serving.graph_names import EXCLUDE_SEEN, HISTORY, ITEMS, LENGTH, SCORES, K
+from src.serving.measured import measured
 
 #: what a reader of the card may copy: it needs onnxruntime, numpy and pyarrow, and nothing of this project
 EXAMPLE = f"""\
@@ -21,8 +22,6 @@ asked |= {{{{"{K}": np.array([5]), "{EXCLUDE_SEEN}": np.array([True])}}}}
 best, scores = session.run(["{ITEMS}", "{SCORES}"], asked)
 for item, score in zip(best[0], scores[0]):
     print(items["raw_id"][item], items["title"][item], f"{{{{score:.3f}}}}", sep="\\t")"""
-
-_SHOWN = ("ndcg_", "recall_")
 
 
 def model_card(config: Mapping[str, Any], comparison: Sequence[Mapping[str, str]], raw_ids: Sequence[str]) -> str:
@@ -65,23 +64,6 @@ def model_card(config: Mapping[str, Any], comparison: Sequence[Mapping[str, str]
 
 def _prior(config: Mapping[str, Any]) -> str:
     return f" A {config['prior']} model in closed form is part of its scores." if config["prior"] else ""
-
-
-def measured(comparison: Sequence[Mapping[str, str]]) -> str:
-    """Markdown of the rows over whole splits; a teacher's sample would not be comparable with them."""
-    metrics = [name for name in comparison[0] if name.startswith(_SHOWN)]
-    head = f"| model | split | examples | {' | '.join(_heading(name) for name in metrics)} |"
-    lines = [head, "|---|---|" + "---:|" * (1 + len(metrics))]
-    for row in comparison:
-        if row["split"] in ("validation", "test") and not row.get("missing"):
-            values = " | ".join(f"{float(row[name]):.4f}" if row.get(name) else "" for name in metrics)
-            lines.append(f"| {row['model']} | {row['split']} | {row['examples']} | {values} |")
-    return "\n".join(lines)
-
-
-def _heading(metric: str) -> str:
-    name, _, cut = metric.partition("_")
-    return f"{'NDCG' if name == 'ndcg' else name.capitalize()}@{cut}"
 
 
 def _notes(config: Mapping[str, Any]) -> str:

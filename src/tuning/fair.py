@@ -137,7 +137,7 @@ def _open_finalists(
         name, folder = f"finalists of {trials} trials: {arm}", f"finalists/{arm}_{trials}_"
         values, count = partial(final_values, search), len(grid)
         finals = open_search(storage, fair.settings, tuning, content, name, space, grid, values, count, count, folder)
-        finals.keep, finals.what, finals.unit = 0, "finalists on other seeds", "training"
+        finals.keep, finals.what, finals.unit = 0, "finalists", "training"
         found[arm] = (finalists, finals)
     return found
 

@@ -250,13 +250,13 @@ class Screen:
         return epochs / seconds if seconds > 0 and epochs >= max(1, len(list(self._running()))) else None
 
     def _time_left(self) -> str:
-        """Of these searches; measured, or else an estimate from the baseline's epochs."""
+        """Of these searches; measured, or else estimated from the baseline."""
         pace, how = self._pace(), ""
         if pace is None and self.baseline is not None and min(self.baseline.epochs, self.baseline.seconds) > 0:
             at_once = max(1, len(list(self._running())))
             pace, how = (
                 at_once * self.baseline.epochs / self.baseline.seconds,
-                " (an estimate from the baseline's epochs)",
+                " (estimated from the baseline)",
             )
         if pace is None:
             return "time left: unknown"

@@ -19,7 +19,7 @@ from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import BASELINE, BEST_STUDENT, finish, fit_summary, tracker_of
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
-from src.serving.card import measured
+from src.serving.measured import measured
 from src.serving.results import read_comparison
 from src.student.artefact import load_student
 from src.student.models import closed_forms, student_settings

@@ -314,7 +314,7 @@ def _what_follows(search: Search, tuning: TuningSettings) -> str:
     """What the screen says of the finalists while they are not known yet."""
     if not has_finalists(search.record.space, tuning.finalists):
         return ""
-    return f"then {tuning.finalists * tuning.finalist_seeds} trainings of the best on other seeds"
+    return f"then {tuning.finalists * tuning.finalist_seeds} trainings of the finalists"
 
 
 def _finalists(
@@ -331,7 +331,7 @@ def _finalists(
         open_journal(session.folder), experiment, tuning, content, f"finalists of {count} trials", space, grid,
         lambda trial: final_values(search, trial), len(grid), len(grid), f"finalists/{count}_",
     )  # fmt: skip
-    finals.keep, finals.what, finals.unit = 0, "finalists on other seeds", "training"
+    finals.keep, finals.what, finals.unit = 0, "finalists", "training"
     session.work_through([finals])
     return judge_finalists(search, finals, chosen)
 

@@ -157,7 +157,7 @@ def test_without_a_terminal_a_line_every_half_minute_says_where_the_search_is(
     assert lines(29.0) == []
     record.write_value(1, 1, 0.2)
     # as many epochs as the baseline's: 4 + 3 of the two that run and 8 of those to come, two at a time
-    left = "about 112 seconds left (an estimate from the baseline's epochs)"
+    left = "about 112 seconds left (estimated from the baseline)"
     assert lines(30.0) == [
         "search: 0 of 4 trials ended; trial 0 begins, trial 1 at epoch 1 of 9 (0.2000); baseline ndcg_20 0.2600; "
         f"{left}; then more"
