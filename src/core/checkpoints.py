@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +12,8 @@ from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from src.core.data_utils import fingerprint
@@ -59,13 +58,6 @@ def _digest(tensors: State) -> str:
     return fingerprint(*(part for name in sorted(tensors) for part in (name, tensors[name])))
 
 
-def _metadata(content: bytes) -> dict[str, str]:
-    """What stands beside the tensors: eight bytes tell the length of the JSON text that follows them."""
-    length = int.from_bytes(content[:8], "little")
-    found: dict[str, str] = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    return found
-
-
 def save_weights(path: Path, state: State) -> None:
     """Write tensors atomically as safetensors, with their fingerprint."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
@@ -73,15 +65,16 @@ def save_weights(path: Path, state: State) -> None:
 
 
 def load_weights(path: Path, device: torch.device | str = "cpu") -> State:
-    """Read a safetensors file. One without a fingerprint, which another program wrote, cannot be verified: it is told.
+    """Map a safetensors file: processes that read the same one share its memory, and writing into a tensor changes this
+    process's copy of a page. A file without a fingerprint, which another program wrote, cannot be verified: it is told.
 
     Raises:
         ArtefactError: it is missing, cannot be read, or does not hold what was written.
     """
     try:
-        content = path.read_bytes()
-        weights: State = load(content)
-        wanted = _metadata(content).get(_DIGEST)
+        with safe_open(path, "pt") as file:
+            weights: State = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            wanted = (file.metadata() or {}).get(_DIGEST)
     except FileNotFoundError:
         raise ArtefactError.one("weights", str(path), "is missing") from None
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:

@@ -35,7 +35,7 @@ def _feed(digest: Any, value: Any) -> None:
     if isinstance(value, np.ndarray):
         # the shape is a part: the same bytes in another shape are other data
         digest.update(f"array:{value.dtype.str}:{value.shape}:".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
+        digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8))  # without a copy
         return
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
@@ -44,6 +45,19 @@ def test_weights_round_trip_bit_by_bit(tmp_path: Path) -> None:
     loaded = load_weights(tmp_path / "w.safetensors")
     assert all(torch.equal(loaded[name], state[name]) for name in state)
     assert loaded.keys() == state.keys()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads how Linux tells of a process's memory")
+def test_weights_are_mapped_and_nobody_writes_into_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    save_weights(file, {"a": torch.zeros(3, 4)})
+    loaded = load_weights(file)["a"]
+    # trials of a search read the same scores of gigabytes: a copy for each would be more than a machine has
+    maps = (line.split() for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines())
+    own = [[int(end, 16) for end in places.split("-")] for places, *_, name in maps if name == str(file)]
+    assert any(start <= loaded.data_ptr() < end for start, end in own)
+    loaded += 1
+    assert torch.equal(load_weights(file)["a"], torch.zeros(3, 4))
 
 
 def test_missing_and_damaged_weights_say_so(tmp_path: Path) -> None:
