@@ -152,7 +152,9 @@ def read_model(folder: Path, facts: ModelFacts, prior: tuple[ClosedForm, float] 
             with torch.device("meta"):
                 _require_shapes(build(), weights)
         model = build()
-        model.load_state_dict(weights)
+        # a comparison holds many students, each with its prior of V² numbers: those stay in their files
+        closed = isinstance(model, ClosedForm)
+        model.load_state_dict(_as_built(model, weights) if closed else weights, assign=closed)
         if (folder / FROM_TEXT).is_file():
             model.from_text = load_weights(folder / FROM_TEXT)
     except (RuntimeError, TypeError, ValueError, OverflowError, ConfigError) as error:
@@ -166,6 +168,12 @@ def read_closed_form(folder: Path, facts: ModelFacts) -> ClosedForm:
     if not isinstance(model, ClosedForm):
         raise ArtefactError.one("prior", str(folder), "is no model in closed form", _AGAIN)
     return model
+
+
+def _as_built(model: Recommender, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in the types that the model has; the same tensors where they are in these already."""
+    types = {name: value.dtype for name, value in model.state_dict().items()}
+    return {name: value.to(types.get(name, value.dtype)) for name, value in weights.items()}
 
 
 def _require_shapes(model: Recommender, weights: Mapping[str, Tensor]) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 
 from src.core.checkpoints import FileCheckpoint, load_weights, pack, restore, save_weights, snapshot, unpack
 from src.core.errors import ArtefactError, DamagedArtefact
+from tests.memory_maps import lies_in
 
 
 def test_a_snapshot_does_not_follow_the_model() -> None:
@@ -53,9 +54,7 @@ def test_weights_are_mapped_and_nobody_writes_into_the_file(tmp_path: Path) -> N
     save_weights(file, {"a": torch.zeros(3, 4)})
     loaded = load_weights(file)["a"]
     # trials of a search read the same scores of gigabytes: a copy for each would be more than a machine has
-    maps = (line.split() for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines())
-    own = [[int(end, 16) for end in places.split("-")] for places, *_, name in maps if name == str(file)]
-    assert any(start <= loaded.data_ptr() < end for start, end in own)
+    assert lies_in(loaded, file)
     loaded += 1
     assert torch.equal(load_weights(file)["a"], torch.zeros(3, 4))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from src.student.settings import EvaluationSettings, NetworkSettings
 from src.student.trainer_baseline import new_student, optimiser_for, train_student
 from tests.dying import DyingCheckpoint, Killed
 from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data, student_of
+from tests.memory_maps import lies_in
 
 EVALUATION = EvaluationSettings(ks=(1, 5))
 USERS = 10
@@ -203,6 +205,18 @@ def test_saved_and_loaded_it_gives_the_same_logits(data: StudentData, tmp_path: 
     assert isinstance(loaded, SequenceStudent)
     assert loaded.prior is not None
     assert loaded.history_length == run.student.history_length
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads how Linux tells of a process's memory")
+def test_a_loaded_students_prior_stays_in_its_file(data: StudentData, tmp_path: Path) -> None:
+    run, source = train_student(small(), EVALUATION, data, seed=5), cycle_data()
+    save_student(tmp_path / "student", run.student, small(), source.id_map, source.fingerprints(), {})
+    loaded = load_student(tmp_path / "student")[0]
+    assert isinstance(loaded, SequenceStudent)
+    assert loaded.prior is not None
+    (weight,) = loaded.prior.buffers()
+    # a comparison of arms and seeds holds dozens of students: a copy of V² numbers each is more than a machine has
+    assert lies_in(weight, tmp_path / "student" / "prior" / "model.safetensors")
 
 
 def test_a_prior_is_saved_and_comes_back(data: StudentData, tmp_path: Path) -> None:
