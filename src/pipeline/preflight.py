@@ -9,20 +9,18 @@ from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.pipeline.tracking import check_tracking
-from src.student.models import build_recommender, student_settings
+from src.student.models import build_recommender
 from src.student.objectives import with_loss
-from src.student.prior import require_prior_fits
 from src.student.settings import NetworkSettings
 from src.teacher.settings import TeacherSettings
 
 
-def check_experiment(settings: ExperimentSettings, teacher: bool, trial_priors: tuple[str, ...] = ()) -> Stages:
+def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
     """Look for everything that can be known to be wrong before training.
 
     Args:
         settings: what the run was asked for.
         teacher: whether the run needs a teacher, its own or given outputs.
-        trial_priors: priors that trials of a search may have in place of the student's own.
 
     Returns:
         Stages with their data loaded.
@@ -30,14 +28,12 @@ def check_experiment(settings: ExperimentSettings, teacher: bool, trial_priors: 
     Raises:
         ConfigError: the problems of data, device, cache, student, policy and teacher, all together.
     """
-    stages = Stages(settings, StageCache(settings.runtime.cache, settings.runtime.reuse), trial_priors)
+    stages = Stages(settings, StageCache(settings.runtime.cache, settings.runtime.reuse))
     own_teacher = teacher and stages.uses_own_teacher
 
     def data() -> None:
         if isinstance(settings.student, NetworkSettings):
             with_loss(settings.student, stages.data.num_items)
-            for name in stages.other_prior_names if teacher else ():
-                require_prior_fits(len(stages.data.train), student_settings(name), stages.data.num_items)
         _ = stages.data
 
     gather(
@@ -47,11 +43,19 @@ def check_experiment(settings: ExperimentSettings, teacher: bool, trial_priors: 
         lambda: check_tracking(settings.runtime.tracking),
         lambda: build_recommender(settings.student, 2, settings.dataset.window),
         lambda: check_distillation(stages) if teacher else None,
+        lambda: stages.require_other_priors() if teacher else None,
         lambda: check_teacher(settings.teacher, stages) if own_teacher else None,
         lambda: check_titles_alone(stages) if teacher and TITLES in settings.distill.teachers else None,
         lambda: check_titles_alone(stages) if stages.reads_text and not own_teacher else None,
     )
     return stages
+
+
+def check_trial_priors(stages: Stages) -> None:
+    """Look at the priors that trials may have in place of the student's own; raises ``ConfigError``."""
+    stages.require_other_priors()
+    if stages.reads_text and not stages.uses_own_teacher:
+        check_titles_alone(stages)
 
 
 def check_distillation(stages: Stages) -> None:

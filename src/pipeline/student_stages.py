@@ -5,10 +5,10 @@ data ─► closed forms ─► prior ─► student baseline, encoder
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,10 +81,33 @@ class StudentStages(SourceStages):
         """`student_data`, and the priors that a student has instead where it is taught."""
         return replace(self.student_data, other_priors=self.other_priors)
 
-    @cached_property
-    def other_priors(self) -> Mapping[str, Prior]:
-        """What `prior_record` holds of `other_prior_names`, on the run's device."""
-        return {name: load_prior(self.prior_record(name).folder, self.device) for name in self.other_prior_names}
+    @property
+    def other_priors(self) -> Mapping[str, Callable[[], Prior]]:
+        """What reads `prior_record` of each of `other_prior_names`, onto the run's device."""
+        folders = {name: self.prior_record(name).folder for name in self.other_prior_names}
+        return {name: partial(load_prior, folder, self.device) for name, folder in folders.items()}
+
+    def require_other_priors(self) -> None:
+        """Raises ``ConfigError`` where the student has no prior in whose place another may stand, or where one of the
+        others does not fit this catalogue."""
+        for name in self.other_prior_names:
+            if self.prior_name == "none":
+                why = "the student has no prior here in whose place it could stand"
+            else:
+                try:
+                    self._require_prior(name)
+                    continue
+                except ConfigError as error:
+                    why = error.problems[0].rule
+            raise ConfigError.one("distill.text_prior", name, why, "leave it out")
+
+    def _require_prior(self, name: str) -> None:
+        """Raises ``ConfigError`` where a prior does not fit, or costs more than ``auto`` may spend."""
+        student, settings = require_network(self.settings.student), student_settings(name)
+        rows, met = len(self.data.train), int((self.data.item_counts > 0).sum())
+        require_prior_fits(rows, settings, self.data.num_items)
+        if isinstance(settings, ClosedFormSettings) and settings.max_items >= self.data.num_items:
+            _require_worth(student, prior_cost(self.data.num_items, met, rows, settings.window, student.prior_folds))
 
     @property
     def other_prior_names(self) -> tuple[str, ...]:
@@ -177,13 +200,8 @@ class StudentStages(SourceStages):
         if not isinstance(student, NetworkSettings) or student.prior == "none":
             return "none"
         name = "linear" if student.prior == "auto" else student.prior
-        rows, met = len(self.data.train), int((self.data.item_counts > 0).sum())
         try:
-            settings = student_settings(name)
-            require_prior_fits(rows, settings, self.data.num_items)
-            if isinstance(settings, ClosedFormSettings) and settings.max_items >= self.data.num_items:
-                cost = prior_cost(self.data.num_items, met, rows, settings.window, student.prior_folds)
-                _require_worth(student, cost)
+            self._require_prior(name)
         except ConfigError as error:
             if student.prior != "auto":
                 raise

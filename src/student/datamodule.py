@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,7 +20,7 @@ class StudentData:
     """What training a student reads: two splits, the catalogue's size, p ``[V]`` float32, how often each item is a
     training target ``[V]`` int64, and the prior where one was fitted. No test split. ``item_text``: the items' text
     embeddings ``[V, W]``, where something is computed from them. ``other_priors``: those that a student may have in
-    place of `prior`, by name.
+    place of `prior`, by name; each is read when it is asked for, since its scores are ``[N, V]``.
     """
 
     train: TensorExamples
@@ -31,7 +31,7 @@ class StudentData:
     item_counts: Tensor
     prior: Prior | None = None
     item_text: Tensor | None = None
-    other_priors: Mapping[str, Prior] = field(default_factory=dict)
+    other_priors: Mapping[str, Callable[[], Prior]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -40,7 +40,7 @@ class StudentData:
         device: torch.device | str,
         prior: Prior | None = None,
         item_text: Tensor | None = None,
-        other_priors: Mapping[str, Prior] | None = None,
+        other_priors: Mapping[str, Callable[[], Prior]] | None = None,
     ) -> StudentData:
         """From a loaded dataset.
 
@@ -67,7 +67,7 @@ class StudentData:
         """The same with another one of its priors; raises ``ArtefactError`` when that was not fitted."""
         if name not in self.other_priors:
             raise ArtefactError.one("student.prior", name, "was not fitted before this training")
-        return replace(self, prior=self.other_priors[name])
+        return replace(self, prior=self.other_priors[name]())
 
     @property
     def device(self) -> torch.device:

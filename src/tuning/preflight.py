@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from src.core.metrics import metric_names
 from src.core.paths import REPOSITORY
 from src.distill.settings import priors_beside, terms
 from src.distill.teachers import LLM, TITLES
-from src.pipeline.preflight import check_experiment
+from src.pipeline.preflight import check_experiment, check_trial_priors
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.student.settings import NetworkSettings
@@ -75,9 +75,23 @@ def check_search(
         if settings.warm_start is not None:
             warm_trials(settings.warm_start, spaces[0], tuning.warm_start_trials)
 
+    def priors() -> None:
+        if not spaces or not stages:
+            return
+        stages[0].trial_priors = trial_priors(asked, spaces[0])
+        try:
+            check_trial_priors(stages[0])
+        except ConfigError as error:
+            if tuning.search_space is not None:
+                raise
+            _log.warning("not searched: %s", error.problems[0])
+            stages[0].trial_priors = ()
+            spaces[0] = spaces[0].only(key for key in spaces[0].parameters if key not in _switches_that_read_texts())
+
     gather(
         space,
-        lambda: stages.append(check_experiment(asked, stage != "student", trial_priors(asked, spaces))),
+        lambda: stages.append(check_experiment(asked, teacher=stage != "student")),
+        priors,
         lambda: check_threads(settings),
         lambda: check_resources(tuning, settings.ray),
         lambda: check_gpu(tuning, settings.ray, settings.runtime.device),
@@ -87,12 +101,12 @@ def check_search(
     return Prepared(stages[0], spaces[0])
 
 
-def trial_priors(settings: ExperimentSettings, spaces: Sequence[SearchSpace]) -> tuple[str, ...]:
-    """The priors that terms which a sound search space switches on put in place of the student's own."""
-    student, searched = settings.student, {key for space in spaces for key in space.parameters}
+def trial_priors(settings: ExperimentSettings, space: SearchSpace) -> tuple[str, ...]:
+    """The priors that terms which a search space switches on put in place of the student's own."""
+    student = settings.student
     if not isinstance(student, NetworkSettings):
         return ()
-    on = [term for term in terms() if any(f"distill.{key}" in searched for key in term.switches)]
+    on = [term for term in terms() if any(f"distill.{key}" in space.parameters for key in term.switches)]
     return priors_beside(student, on)
 
 
@@ -159,9 +173,13 @@ def prepare_space(settings: ExperimentSettings, tuning: TuningSettings, stage: S
                 rule, step = "no teacher has embeddings", "leave it out, or name llm among distill.teachers"
                 raise ConfigError([Problem(path.name, key, rule, step) for key in unsaid])
             space = space.only(key for key in space.parameters if key not in unsaid)
-        if settings.distill.outputs_from is not None and tuning.search_space is None:
+        if tuning.search_space is None and (settings.distill.outputs_from is not None or not _other_prior(settings)):
             # who gives a teacher's outputs may have no language model here that reads texts
             space = space.only(key for key in space.parameters if key not in _switches_that_read_texts())
+        for key in _switches_that_read_texts() & set(space.parameters) if not _other_prior(settings) else ():
+            found = getattr(settings.student, "prior", "none")
+            rule = "takes the place of the student's prior, which must be there and another one"
+            problems.append(Problem(f"{path.name}: {key}", found, rule, "leave it out"))
         problems += _check_kind(space, tuning, stage, path)
         check_values(space, settings)
         if stage == "distill" and space.stage == stage and document == stage and tuning.sampler != "grid":
@@ -180,6 +198,12 @@ def prepare_space(settings: ExperimentSettings, tuning: TuningSettings, stage: S
         name: direction for name, direction in space.objectives.items() if name not in (space.metric, tuning.metric)
     }
     return SearchSpace(space.stage, {tuning.metric: "maximize", **rest}, space.parameters)
+
+
+def _other_prior(settings: ExperimentSettings) -> bool:
+    """Whether the student has a prior in whose place another one could stand."""
+    student = settings.student
+    return isinstance(student, NetworkSettings) and student.prior != "none" and bool(priors_beside(student, terms()))
 
 
 def _switches_that_read_texts() -> set[str]:

@@ -7,8 +7,9 @@ The mapping is private: a trial that writes into a tensor changes its own copy o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -67,7 +68,7 @@ class SharedData:
         prior: Prior | None = None,
         item_text: Tensor | None = None,
         text_source: TextSource | None = None,
-        other_priors: Mapping[str, Prior] | None = None,
+        other_priors: Mapping[str, Callable[[], Prior]] | None = None,
     ) -> SharedData:
         """From a loaded dataset; raises ``ArtefactError`` when some outputs label other examples."""
         teaching = {name: align(found, data.train, found.candidates.shape[1], "cpu") for name, found in outputs.items()}
@@ -91,12 +92,12 @@ class SharedData:
             except SafetensorError as error:  # a full disk, too, is told this way
                 raise Paused(f"the trials' data cannot be written ({error})") from None
             self.id_map.save(target / _ID_MAP)
-            priors = {_other(name): prior for name, prior in students.other_priors.items()}
-            for name, prior in (
-                priors.items() if students.prior is None else [(_PRIOR, students.prior), *priors.items()]
-            ):
-                (target / name).mkdir()
-                save_prior(target / name, prior)
+            if students.prior is not None:
+                (target / _PRIOR).mkdir()
+                save_prior(target / _PRIOR, students.prior)
+            for name, read in students.other_priors.items():
+                (target / _other(name)).mkdir()
+                save_prior(target / _other(name), read())
             write_json(
                 target / _FACTS,
                 {
@@ -138,7 +139,7 @@ class SharedData:
                 item_counts=tensors["item_counts"],
                 prior=prior,
                 item_text=tensors.get("item_text"),
-                other_priors={name: load_prior(folder / _other(name), device) for name in facts.other_priors},
+                other_priors={name: partial(load_prior, folder / _other(name), device) for name in facts.other_priors},
             )
             taught = {name: TeachingRows(**part(f"teaching.{name}")) for name in facts.teachers}
         except (KeyError, TypeError, ValueError, RuntimeError) as error:  # a name missing or unknown, no single number

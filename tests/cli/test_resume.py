@@ -260,7 +260,9 @@ def test_code_that_lies_in_the_folder_is_not_run(
     if key == "student.architecture":
         settings[room] = {"architecture": "found.evil:factory", "width": 8}
     (found / "settings.yaml").write_text(yaml.safe_dump(settings))
-    with pytest.raises((ArtefactError, ConfigError), match="is code that lies in a result folder"):
+    with pytest.raises(
+        (ArtefactError, ConfigError), match="is code that lies in a result folder|names code that came with it"
+    ):
         check_search(resumed(found), "student", "student")
     assert not (workplace / "ran").exists()
 

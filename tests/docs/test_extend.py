@@ -467,7 +467,6 @@ def test_the_first_page_leads_to_every_page() -> None:
     for page in PAGES.glob("add_a_*.md"):
         assert f"({page.name})" in text, page.name
         assert f"extend/{page.name}" in (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
-        assert f"extend/{page.name}" in (REPOSITORY / "docs" / "index.md").read_text(encoding="utf-8")
     named = re.findall(r"`((?:src|tests|conf)/[^`]*)`", text)
     assert named
     assert [name for name in named if not (REPOSITORY / name).exists()] == []

@@ -13,18 +13,20 @@ from torch import Tensor
 
 from src.config.overrides import format_value
 from src.core.errors import ArtefactError, ConfigError
+from src.core.paths import REPOSITORY
 from src.data.item_text import TextSource
 from src.distill.settings import terms
 from src.pipeline.preflight import check_experiment
 from src.pipeline.runs import distil, run_distill
 from src.pipeline.stages import Stages
-from src.student import prior
+from src.student.architectures.text_linear import TextLinearSettings
 from src.student.artefact import load_student, text_source_of
 from src.student.base import Recommender, SequenceStudent
 from src.student.models import require_network, student_settings
 from src.student.new_items import takes_items, with_items
-from src.tuning.preflight import trial_priors
+from src.tuning.preflight import prepare_space, trial_priors
 from src.tuning.search_space import CategoricalParameter, SearchSpace
+from src.tuning.settings import TuningSettings
 from src.tuning.shared_data import SharedData
 from src.tuning.store import Store
 from tests.fixtures import student_of
@@ -132,8 +134,7 @@ def test_a_term_puts_the_prior_drawn_to_texts_in_place_of_the_students_own(tmp_p
 def test_trials_have_the_prior_that_their_term_asks_for(tmp_path: Path) -> None:
     stages = toy_stages(tmp_path, "student.prior=linear")
     space = SearchSpace("distill", {"ndcg_20": "maximize"}, {"distill.text_prior": CategoricalParameter(**EITHER)})
-    assert trial_priors(stages.settings, [space]) == ("text_linear",)
-    assert trial_priors(stages.settings, []) == ()
+    assert trial_priors(stages.settings, space) == ("text_linear",)
     stages = Stages(stages.settings, stages.cache, ("text_linear",))
     (tmp_path / "store").mkdir()
     store = Store(str(tmp_path / "store"))
@@ -144,18 +145,35 @@ def test_trials_have_the_prior_that_their_term_asks_for(tmp_path: Path) -> None:
         assert loaded.prior.settings.architecture == "linear"
         other = loaded.with_prior("text_linear").prior
         assert other is not None
-        assert torch.equal(other.train, stages.other_priors["text_linear"].train)
+        assert torch.equal(other.train, stages.other_priors["text_linear"]().train)
         with pytest.raises(ArtefactError, match="was not fitted"):
             loaded.with_prior("ease")
+
+
+@pytest.mark.parametrize("prior", ["none", "text_linear"])
+def test_there_must_be_a_prior_in_whose_place_another_one_stands(tmp_path: Path, prior: str) -> None:
+    given = f"distill.outputs_from={write_given_outputs(tmp_path / 'given', toy_stages(tmp_path).data)}"
+    settings = toy_settings(tmp_path, given, *no_terms(), f"student.prior={prior}", "distill.text_prior=true")
+    with pytest.raises(ConfigError, match="takes the place of the student's prior"):
+        check_experiment(settings, teacher=True)
+    fair = TuningSettings()
+    document = tmp_path / "space.yaml"
+    document.write_text((REPOSITORY / "search_spaces" / "fair.yaml").read_text())
+    asked = toy_settings(tmp_path, *no_terms(), f"student.prior={prior}")
+    assert "distill.text_prior" not in prepare_space(asked, fair, "distill", "fair").parameters
+    with pytest.raises(ConfigError, match="takes the place of the student's prior"):
+        prepare_space(asked, replace(fair, search_space=document), "distill", "fair")
+    with_linear = toy_settings(tmp_path, *no_terms(), "student.prior=linear")
+    assert "distill.text_prior" in prepare_space(with_linear, fair, "distill", "fair").parameters
 
 
 def test_a_prior_that_does_not_fit_is_refused_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prior, "MAX_BYTES", 1000)
+    monkeypatch.setattr(TextLinearSettings, "too_large", lambda settings, num_items: True)
     given = f"distill.outputs_from={write_given_outputs(tmp_path / 'given', toy_stages(tmp_path).data)}"
-    settings = toy_settings(tmp_path, given, *no_terms(), "student.prior=none", "distill.text_prior=true")
-    with pytest.raises(ConfigError, match=r"student.prior = text_linear = 24: its scores of \d+ training rows"):
+    settings = toy_settings(tmp_path, given, *no_terms(), "student.prior=linear", "distill.text_prior=true")
+    with pytest.raises(ConfigError, match=r"distill.text_prior = .text_linear.: is computed for at most 20000 items"):
         check_experiment(settings, teacher=True)
 
 

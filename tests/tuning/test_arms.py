@@ -70,7 +70,7 @@ def test_every_term_has_an_arm(settings: ExperimentSettings, term: Term) -> None
         assert "everything" not in found  # one arm alone is everything
         controls = {name for name in found if name.startswith("labels_of_")}
         assert bool(controls) == (term.reads_labels and not term.needs_embeddings)
-        assert found[term.arm].uses_llm == term.uses_teacher
+        assert found[term.arm].uses_llm == (term.uses_teacher or term.needs_texts)
 
 
 def test_a_prior_drawn_to_texts_needs_a_language_model_whoever_teaches(settings: ExperimentSettings) -> None:

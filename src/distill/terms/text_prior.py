@@ -7,14 +7,18 @@ that is drawn was chosen on validation when it was fitted. The language model ha
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from src.core.errors import Problem
 from src.core.settings import STRICT
 from src.distill.terms.base import Term
 from src.student.settings import NetworkSettings
+
+if TYPE_CHECKING:
+    from src.distill.settings import DistillSettings
 
 #: the model in closed form that stands behind the student where this is on
 TEXT_PRIOR = "text_linear"
@@ -35,9 +39,22 @@ class TextPrior(Term):
     name, arm, title = "text_prior", "text_prior", "student + prior drawn towards texts"
     Settings, switches, order = TextPriorSettings, ("text_prior",), 5
 
+    def is_on(self, settings: DistillSettings) -> bool:
+        """Whether the other prior is asked for."""
+        return bool(settings.text_prior)
+
     def off(self, student: NetworkSettings) -> dict[str, float]:
-        """The prior that the student has alone."""
+        """The student keeps its own prior."""
         return {"text_prior": False}
+
+    def problems(self, settings: DistillSettings, student: NetworkSettings) -> list[Problem]:
+        """There must be a prior in whose place it stands, and another one: else it would compare something else."""
+        if student.prior not in ("none", TEXT_PRIOR):
+            return []
+        rule = "takes the place of the student's prior, which is " + (
+            "none" if student.prior == "none" else f"{TEXT_PRIOR} already"
+        )
+        return [Problem("distill.text_prior", settings.text_prior, rule, "leave it out, or set student.prior=linear")]
 
     def student(self, student: NetworkSettings) -> NetworkSettings:
         """The same network behind another prior."""
@@ -50,7 +67,12 @@ class TextPrior(Term):
 
     @property
     def needs_logits(self) -> bool:
-        """It has no loss."""
+        """No loss is added."""
+        return False
+
+    @property
+    def uses_teacher(self) -> bool:
+        """No label is read; whether a language model has a part in it, `needs_texts` says."""
         return False
 
 

@@ -231,7 +231,13 @@ def _steps(rows: int, settings: TeacherSettings) -> int:
 
 
 def need_in_short(estimate: ResourceEstimate, rows: int, settings: TeacherSettings) -> str:
-    """What a person wants to know before it starts; `estimate_sentence` has all of it."""
+    """What a person wants to know before it starts; `estimate_sentence` has all of it.
+
+    Args:
+        estimate: of this training.
+        rows: prompts of an epoch.
+        settings: the teacher's.
+    """
     trained, all_of_them = estimate.trained / 10**6, (estimate.trained + estimate.frozen) / 10**6
     return (
         f"{trained:,.1f} M of {all_of_them:,.1f} M parameters are trained in {_steps(rows, settings):,} steps at most, "
