@@ -22,6 +22,7 @@ from src.pipeline.model_comparison import (
     write_segments,
 )
 from src.pipeline.run_folder import RunFolder
+from src.pipeline.settings import training_seed
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
 from src.pipeline.tracking import Tracker, tracker_for
@@ -105,7 +106,7 @@ def distil(stages: Stages) -> DistillRun:
             settings.evaluation,
             stages.taught_data,
             teaching,
-            settings.seed,
+            training_seed(settings),
             report,
         )
 

@@ -49,6 +49,14 @@ class ExperimentSettings:
     baselines: BaselineSettings
     runtime: RuntimeSettings
     seed: Annotated[int, Field(ge=0, description="decides every random draw of a run")] = 42
+    student_seed: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="decides the draws of the student's own training (weights, dropout, order, negatives), while "
+            "all that it is made from stays that of seed; null: seed",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         names = metric_names(self.evaluation.ks)
@@ -111,3 +119,8 @@ def without_places(settings: ExperimentSettings) -> dict[str, Any]:
         place[leaf] = None
     nested["student"].pop("graphs", None)  # the same numbers, launched in another way
     return nested
+
+
+def training_seed(settings: ExperimentSettings) -> int:
+    """The seed of the student's own training."""
+    return settings.seed if settings.student_seed is None else settings.student_seed

@@ -29,6 +29,7 @@ from src.data.item_text import TextSource
 from src.distill.settings import active_terms, priors_beside
 from src.distill.teachers import TITLES
 from src.pipeline.cache import StageRecord
+from src.pipeline.settings import training_seed
 from src.pipeline.source_stages import SourceStages
 from src.pipeline.versions import VERSIONS
 from src.student.artefact import WEIGHTS, load_student, save_student
@@ -240,8 +241,8 @@ class StudentStages(SourceStages):
 
     @cached_property
     def baseline(self) -> StageRecord:
-        """The student trained alone, with the run's seed."""
-        return self._student("student_baseline", self.settings.student, self.settings.seed)
+        """The student trained alone."""
+        return self._student("student_baseline", self.settings.student, training_seed(self.settings))
 
     @cached_property
     def encoder(self) -> StageRecord:

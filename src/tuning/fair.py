@@ -28,7 +28,7 @@ from src.pipeline.stages import Stages
 from src.tuning.applied import apply_values, configured_trial
 from src.tuning.arms import STUDENT, Arm, arms_of, fixed_values, space_of
 from src.tuning.dispatch import Search
-from src.tuning.finalists import Finalist, final_space, final_values, finalists_of, judge_finalists, told
+from src.tuning.finalists import STUDENT_SEED, Finalist, final_space, final_values, finalists_of, judge_finalists, told
 from src.tuning.identity import content_of
 from src.tuning.journal import open_journal
 from src.tuning.search import SearchSession, open_search, open_session, winner
@@ -62,7 +62,7 @@ class FairSearch:
 
     def final_settings(self, trial: FrozenTrial) -> ExperimentSettings:
         """The settings of a final training."""
-        return apply_values(self.settings, {**self.values_of(trial.params[ARM]), SEED: trial.params[SEED]})
+        return apply_values(self.settings, {**self.values_of(trial.params[ARM]), STUDENT_SEED: trial.params[SEED]})
 
     def finals_of(self, arm: str) -> list[FrozenTrial]:
         """An arm's final trainings, by seed; raises ``TrainingFailed`` when one of them failed."""
@@ -174,7 +174,7 @@ def _open(
     found: dict[str, FairSearch] = {}
 
     def final_values(trial: FrozenTrial) -> dict[str, Value]:
-        return {**found["fair"].values_of(str(trial.params[ARM])), SEED: trial.params[SEED]}
+        return {**found["fair"].values_of(str(trial.params[ARM])), STUDENT_SEED: trial.params[SEED]}
 
     finals = open_search(
         storage, settings, tuning, content, FINALS, final_space, grid, final_values, len(grid), len(grid), f"{FINALS}/"

@@ -20,6 +20,8 @@ from src.tuning.search_space import CategoricalParameter, IntParameter, SearchSp
 _log = get_logger(__name__)
 
 TRIAL, SEED = "trial", "seed"
+#: the key that a seed is put under: data, prior, teacher and labels stay those of the run's own
+STUDENT_SEED = "student_seed"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def final_space(search: Search, finalists: Sequence[FrozenTrial], seed: int, see
 def final_values(search: Search, trial: FrozenTrial) -> dict[str, Value]:
     """The configuration keys of a finalist's training on another seed."""
     chosen = search.record.trials()[int(trial.params[TRIAL])]
-    return {**search.values(chosen), SEED: trial.params[SEED]}
+    return {**search.values(chosen), STUDENT_SEED: trial.params[SEED]}
 
 
 def judge_finalists(search: Search, finals: Search, finalists: Sequence[FrozenTrial]) -> list[Finalist]:

@@ -21,6 +21,7 @@ from src.core.population import Member, Population
 from src.core.seed import reproducible
 from src.core.training import FitResult, Fitting
 from src.core.watching import watching
+from src.pipeline.settings import training_seed
 from src.tuning.crew import Decided
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.stage_functions import prepare_stage
@@ -86,7 +87,7 @@ class MemberTrials:
         first = self.config["members"][0]
         settings = self.trainable.settings_of(first["values"], self.share)
         device = resolve_device(settings.runtime.device)
-        clean_worker(settings.seed, device, self.config)
+        clean_worker(training_seed(settings), device, self.config)
         with (
             self.trainable.store.scratch() as scratch,
             reproducible(settings.student.threads),

@@ -29,7 +29,7 @@ MOST = 32
 #: of a lone trial's memory: members share the data, and others may need more than the one that was measured
 _MARGIN = 1.25
 #: whole numbers that decide no shape
-_NUMBERS = ("seed", "active.rank_threshold")
+_NUMBERS = ("seed", "student_seed", "active.rank_threshold")
 _SEARCHED = ("student.", "distill.", "active.")
 #: architectures whose step cannot be batched over members: a fused kernel
 _ALONE = ("gru4rec",)

@@ -12,7 +12,7 @@ from src.core.checkpoints import Checkpoint
 from src.core.training import FitResult, Fitting, Report
 from src.distill.settings import taught_student
 from src.distill.trainer_distill import finish_distilled, prepare_distilled, train_distilled
-from src.pipeline.settings import ExperimentSettings
+from src.pipeline.settings import ExperimentSettings, training_seed
 from src.student.artefact import save_student
 from src.student.base import Recommender
 from src.student.models import require_network
@@ -39,13 +39,15 @@ def train_stage(
 
             return train_teacher_trial(settings, report, checkpoint)
         case "student":
-            run = train_student(settings.student, settings.evaluation, data.students, settings.seed, report, checkpoint)
+            run = train_student(
+                settings.student, settings.evaluation, data.students, training_seed(settings), report, checkpoint
+            )
             return _trained(run.student, run.fit, settings.student, data)
         case "distill":
             taught = data.taught(settings.distill.teachers, settings.distill.candidate_topk)
             distilled = train_distilled(
                 require_network(settings.student), settings.distill, settings.active, settings.evaluation,
-                data.students, taught, settings.seed, report, checkpoint,
+                data.students, taught, training_seed(settings), report, checkpoint,
             )  # fmt: skip
             own = taught_student(require_network(settings.student), settings.distill)
             return _trained(distilled.student, distilled.fit, own, data)
@@ -59,7 +61,7 @@ def prepare_stage(
     network = require_network(settings.student)
     if stage == "student":
         student, fitting = prepare_student(
-            network, settings.evaluation, data.students, settings.seed, report, checkpoint
+            network, settings.evaluation, data.students, training_seed(settings), report, checkpoint
         )
 
         def finish(fit: FitResult) -> Trained:
@@ -69,8 +71,8 @@ def prepare_stage(
         return fitting, finish
     taught = data.taught(settings.distill.teachers, settings.distill.candidate_topk)
     model, fitting = prepare_distilled(
-        network, settings.distill, settings.active, settings.evaluation, data.students, taught, settings.seed, report,
-        checkpoint,
+        network, settings.distill, settings.active, settings.evaluation, data.students, taught,
+        training_seed(settings), report, checkpoint,
     )  # fmt: skip
     own = taught_student(network, settings.distill)
     return fitting, lambda fit: _trained(finish_distilled(model, data.students), fit, own, data)

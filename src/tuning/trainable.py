@@ -39,7 +39,7 @@ from src.core.memory import give_back, is_out_of_memory
 from src.core.paths import disk_is_full, write_json
 from src.core.seed import seed_everything
 from src.core.watching import watching
-from src.pipeline.settings import ExperimentSettings, without_places
+from src.pipeline.settings import ExperimentSettings, training_seed, without_places
 from src.tuning.applied import apply_values, plain
 from src.tuning.dispatch import CHECKPOINT, MODEL
 from src.tuning.probe import in_worker
@@ -183,7 +183,7 @@ class Trainable:
     def _train(self, config: Mapping[str, Any], log: TrialLog) -> dict[str, Any]:
         settings = self.settings_of(config["values"], float(config["share"]))
         device = resolve_device(settings.runtime.device)
-        clean_worker(settings.seed, device, config)
+        clean_worker(training_seed(settings), device, config)
         checkpoint = self.checkpoint_of(settings, str(config["folder"]))
         with self.stall_watch(log.stream) as alive, self.store.scratch() as scratch:
             looks = Looks(tell)

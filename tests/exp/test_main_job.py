@@ -205,6 +205,12 @@ def test_the_fair_protocol_answers_for_every_arm(
     for arm in with_seeds:
         per_seed = [table.loc[(f"{arm['arm']} (seed {seed})", "test")]["ndcg_20"] for seed in arm["seeds"]]
         assert arm["values_per_seed"] == pytest.approx(per_seed)
+    # its seed is the student's own: prior, teachers and labels are those of the search
+    assert DISTILL.execute(["params=fair/best_params.yaml", "hydra.run.dir=fair_again"]) == 0
+    published, again = (
+        load_weights(workplace / name / "best_student" / "model.safetensors") for name in ("fair", "fair_again")
+    )
+    assert all(torch.equal(published[name], again[name]) for name in published)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from src.pipeline.settings import ExperimentSettings
 from src.tuning import journal
 from src.tuning.dispatch import Dispatcher, Job, Search
 from src.tuning.fair import ARM, SEED, FairSearch, _open, work_arms
-from src.tuning.finalists import TRIAL
+from src.tuning.finalists import STUDENT_SEED, TRIAL
 from src.tuning.population import Groups
 from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import FloatParameter, SearchSpace
@@ -57,7 +57,7 @@ def settings() -> ExperimentSettings:
 
 def value(values: Mapping[str, Any]) -> float:
     """The seed of the search makes large dropout look good; on every other seed small dropout is better."""
-    dropout, seed = float(values["student.dropout"]), int(values.get(SEED, 42))
+    dropout, seed = float(values["student.dropout"]), int(values.get(STUDENT_SEED, 42))
     return 0.3 + (0.1 if seed == 42 else -0.2) * dropout + 0.01 * float(values.get("distill.ed_weight", 0)) + seed / 1e5
 
 
@@ -94,7 +94,7 @@ class Toy:
 
     def _train(self, dispatcher: Dispatcher, job: Job) -> None:
         found = value(job.values)
-        self.trained.append((job.folder, int(job.values.get(SEED, 42))))
+        self.trained.append((job.folder, int(job.values.get(STUDENT_SEED, 42))))
         done = {"kind": "done", "values": [found], "attributes": {"epochs": 1, "weights": f"{found}"}}
         if not dispatcher.on_report(job.start, {"kind": "epoch", "epoch": 1, "objective": found}):
             dispatcher.on_report(job.start, done)
@@ -120,16 +120,17 @@ def test_the_best_mean_over_other_seeds_decides_and_not_the_luckiest_trial(tmp_p
         assert chosen.params["student.dropout"] < best.params["student.dropout"]
         first, *others = fair.finalists[arm]
         assert (first.number, len(others)) == (chosen.number, 2)
-        expected = [value({**fair.values_of(arm), SEED: seed}) for seed in FINALIST_SEEDS]
+        expected = [value({**fair.values_of(arm), STUDENT_SEED: seed}) for seed in FINALIST_SEEDS]
         assert first.values == pytest.approx(expected)
         assert first.mean == pytest.approx(float(np.mean(expected)))
         finals = fair.finals_of(arm)
         assert [trial.params[SEED] for trial in finals] == FINAL_SEEDS
         assert [t.values[0] for t in finals] == pytest.approx(
-            [value({**fair.values_of(arm), SEED: s}) for s in FINAL_SEEDS]
+            [value({**fair.values_of(arm), STUDENT_SEED: s}) for s in FINAL_SEEDS]
         )
         settings = fair.final_settings(finals[0])
-        assert settings.seed == FINAL_SEEDS[0]
+        # what the student is made from (prior, teacher, labels) was made with the run's own seed
+        assert (settings.seed, settings.student_seed) == (42, FINAL_SEEDS[0])
         assert settings.student.dropout == chosen.params["student.dropout"]  # type: ignore[attr-defined]
 
 
@@ -152,7 +153,7 @@ def test_seeds_of_one_configuration_train_as_one_population(tmp_path: Path) -> N
     assert finals == [[0], [1], [2, 3]]
     others = [crew for crew in toy.crews if crew[0].folder.startswith(f"finalists/embedding_{TRIALS}_")]
     assert [len(crew) for crew in others] == [1, 5]
-    assert {job.values[SEED] for job in others[1]} == set(FINALIST_SEEDS)
+    assert {job.values[STUDENT_SEED] for job in others[1]} == set(FINALIST_SEEDS)
     assert everything(fair) == everything(Toy(tmp_path / "alone").run())
 
 

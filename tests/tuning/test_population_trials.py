@@ -280,7 +280,7 @@ class ToyTrials:
 
             def settings_of(self, values: Mapping[str, Any], share: float) -> Any:
                 student, runtime = SimpleNamespace(threads=1), SimpleNamespace(device="cpu")
-                return SimpleNamespace(student=student, runtime=runtime, seed=0, values=values)
+                return SimpleNamespace(student=student, runtime=runtime, seed=0, student_seed=None, values=values)
 
             def checkpoint_of(self, settings: Any, folder: str) -> TrialCheckpoint:
                 return TrialCheckpoint(store, f"{folder}/{CHECKPOINT}", "identity", "mine")
