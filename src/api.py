@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral
@@ -135,7 +135,7 @@ class Student:
         return open_student(self.folder)
 
     def recommend(
-        self, histories: Sequence[Sequence[object]], k: int = 10, exclude_seen: bool = True, unknown: str = "skip"
+        self, histories: Iterable[Iterable[object]], k: int = 10, exclude_seen: bool = True, unknown: str = "skip"
     ) -> pd.DataFrame:
         """The best items for each history.
 
@@ -156,10 +156,10 @@ class Student:
             raise ConfigError.one("unknown", unknown, "must be skip or refuse")
         if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
             raise ConfigError.one("k", k, "must be a whole number from 1 on", "k=10")
-        _require_histories(histories)
+        given = _as_lists(histories)
         student = self.opened
         require_k(student, k)
-        found = [student.catalogue.known(history) for history in histories]
+        found = [student.catalogue.known(history) for history in given]
         missing = [raw for _, ids in found for raw in ids]
         if missing and unknown == "refuse":
             rule = f"{len(missing)} ids are unknown to the student"
@@ -225,14 +225,19 @@ class Student:
         return place
 
 
-def _require_histories(histories: Sequence[Sequence[object]]) -> None:
-    """Raises ``ConfigError`` for one history in place of several, and for tables."""
+def _as_lists(histories: Iterable[Iterable[object]]) -> list[list[object]]:
+    """Histories, of which each may be gone through once; raises ``ConfigError`` for one in place of several, and for
+    tables.
+    """
     rule, step = "must be a list with a list of item ids for each user", 'histories=[["a1", "b2"], ["c3"]]'
     if isinstance(histories, (str, bytes)) or hasattr(histories, "columns") or not isinstance(histories, Iterable):
         raise ConfigError.one("histories", type(histories).__name__, rule, step)
+    given = []
     for history in histories:
         if isinstance(history, (str, bytes)) or not isinstance(history, Iterable):
             raise ConfigError.one("histories", history, rule, step)
+        given.append(list(history))
+    return given
 
 
 @dataclass(frozen=True, eq=False)

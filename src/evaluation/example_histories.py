@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass as document
 
-from src.core.documents import PARTIAL, read_mapping
+from src.core.documents import PARTIAL, conform, read_json_document
 from src.core.seed import numpy_generator
 from src.data.examples import Examples
 from src.data.id_map import IdMap
@@ -157,4 +157,6 @@ def _described(
 
 def read_examples(path: Path) -> ExampleHistories:
     """What `metrics/examples.json` holds; raises ``ArtefactError`` when it is missing or damaged."""
-    return read_mapping(path, ExampleHistories, "remove it: the report is made without it")
+    step = "remove it: the report is made without it"
+    # titles are anybody's words: one like `result: a film` names no code
+    return conform(read_json_document(path, step), ExampleHistories, path, step)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass as document
 
-from src.core.documents import PARTIAL, read_mapping
+from src.core.documents import PARTIAL, conform, read_json_document
 from src.core.seed import numpy_generator
 from src.evaluation.paired import PairedComparison, compare, gain, mean_interval, named_users, resampling_units
 
@@ -55,7 +55,7 @@ def read_sentences(path: Path) -> list[str]:
 
     Raises ``ArtefactError`` when the file is missing or damaged.
     """
-    found: _Verdicts = read_mapping(path, _Verdicts)
+    found = conform(read_json_document(path, next_step=""), _Verdicts, path)
     return list(dict.fromkeys(verdict.sentence for verdict in found.against.values()))
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from src.core.documents import read_yaml_mapping
 from src.core.errors import ArtefactError, ConfigError, ProblemsFound
 from src.core.paths import require_finished
 from src.data.dataset import load_dataset
@@ -56,6 +56,7 @@ class StudentResult:
 
         Raises:
             ArtefactError: the result does not say which, or the source holds other data by now.
+            ConfigError: it names an adapter whose code came with it, which is not run.
             DataError: the source cannot be read.
         """
         data = load_dataset(self._dataset())
@@ -68,10 +69,10 @@ class StudentResult:
 
     def _dataset(self) -> DatasetSettings:
         path = self.folder / _SETTINGS
+        content = read_yaml_mapping(path, _NAME_A_RESULT)
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
             return TypeAdapter(DatasetSettings).validate_python(content["dataset"])
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValidationError) as error:
+        except (KeyError, TypeError, ValidationError) as error:
             rule = f"does not tell the dataset of this result ({type(error).__name__})"
             raise ArtefactError.one("result", str(path), rule, _NAME_A_RESULT) from None
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from src.core.checkpoints import load_weights
 from src.core.checksums import verify_files
-from src.core.documents import conform
+from src.core.documents import conform, read_mapping
 from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import MANIFEST, read_json, require_finished
 from src.data.id_map import IdMap
@@ -205,10 +205,12 @@ def as_model(student: ServedStudent, folder: Path) -> ModelStudent:
 
     Raises:
         ArtefactError: they do not fit each other.
+        ConfigError: the `config.json` names code that came with it, which is not run.
     """
     if isinstance(student, ModelStudent):
         return student
-    config, weights = read_json(folder / CONFIG), load_weights(folder / WEIGHTS)
+    config = read_mapping(folder / CONFIG, dict[str, Any], _EXPORT_AGAIN)
+    weights = load_weights(folder / WEIGHTS)
     facts = conform(config, ModelFacts, folder / CONFIG, _EXPORT_AGAIN)
     of_prior = {name.removeprefix("prior."): value for name, value in weights.items() if name.startswith("prior.")}
     scale = float(weights.pop("prior_scale", torch.tensor(1.0)))

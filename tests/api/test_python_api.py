@@ -148,6 +148,8 @@ def test_a_student_recommends_what_its_model_scores_best(result: Result) -> None
     everything = best.recommend([["100"]], k=NUM_ITEMS)
     assert len(everything) == NUM_ITEMS - 1
     assert best.recommend([], k=3).empty
+    once = (iter(history) for history in (["100", "101"], []))
+    assert best.recommend(once, k=3).equals(best.recommend([["100", "101"], []], k=3))
 
 
 def test_a_student_says_why_it_does_not_answer(result: Result) -> None:

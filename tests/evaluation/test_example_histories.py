@@ -111,6 +111,15 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert examples_file(tmp_path) == read_examples(tmp_path / "metrics" / "examples.json")
 
 
+def test_a_title_that_reads_like_code_is_a_title(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "titled_examples").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    examples_file(tmp_path / "titled_examples")
+    path = tmp_path / "titled_examples" / "metrics" / "examples.json"
+    path.write_text(path.read_text().replace("Title 1", "titled_examples: a film"))
+    assert "titled_examples: a film" in {one.target.title for one in read_examples(path).examples}
+
+
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     examples_file(tmp_path)
     path = tmp_path / "metrics" / "examples.json"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from src.evaluation.verdict import judge_search
+from src.evaluation.verdict import judge_search, read_sentences
 
 USER = np.repeat(np.arange(50), 2)
 POOR = np.full(100, 21)  # outside the first 20: NDCG@20 is 0
@@ -78,3 +79,11 @@ def test_ranks_of_other_examples_are_refused() -> None:
         judge_search(GOOD, GOOD[:3], USER, 20, 0, distilled=True)
     with pytest.raises(ValueError, match="at least one"):
         judge_search(GOOD[:0], GOOD[:0], USER[:0], 20, 0, distilled=True)
+
+
+def test_a_sentence_that_reads_like_code_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "told_verdict").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = tmp_path / "told_verdict" / "verdict.json"
+    path.write_text(json.dumps({"against": {"baseline": {"sentence": "told_verdict: it helped."}}}))
+    assert read_sentences(path) == ["told_verdict: it helped."]

@@ -168,6 +168,17 @@ def test_other_data_than_the_student_was_trained_on_is_refused(tmp_path: Path) -
         StudentResult.read(folder).load_data()
 
 
+def test_code_that_came_with_a_result_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = finished(tmp_path / "theirs_export", student("popularity"))
+    (folder / "code.py").write_text("open('ran', 'w').close()\n")
+    (folder / "settings.yaml").write_text("dataset: {adapter: 'theirs_export.code:load'}\n")
+    with pytest.raises(ConfigError, match="names code that came with it"):
+        StudentResult.read(folder).load_data()
+    assert not (tmp_path / "ran").exists()
+
+
 def test_the_command_ends_with_code_2_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert ENTRY.execute(["result=nowhere"]) == 2

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from src.core.errors import ArtefactError
-from src.serving.students import ModelStudent, _best, open_student
+from src.core.errors import ArtefactError, ConfigError
+from src.serving.students import ModelStudent, ServedStudent, _best, as_model, open_student
 from tests.serving.finished import finished, student
 
 
@@ -34,3 +36,18 @@ def test_a_folder_without_a_student_is_refused(tmp_path: Path) -> None:
     (tmp_path / "teacher" / "manifest.json").write_text('{"kind": "teacher"}')
     with pytest.raises(ArtefactError, match="holds no student"):
         open_student(tmp_path / "teacher")
+
+
+def test_code_that_came_with_an_export_is_not_run(
+    transitions: Path, served: ServedStudent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = Path(shutil.copytree(transitions, tmp_path / "theirs_students"))
+    (folder / "code.py").write_text("open('ran', 'w').close()\n")
+    config = json.loads((folder / "config.json").read_text())
+    config["settings"]["architecture"] = "theirs_students.code:make"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="names code that came with it"):
+        as_model(served, folder)
+    assert not (tmp_path / "ran").exists()
