@@ -170,8 +170,7 @@ class StudyScheduler(FIFOScheduler):
         starts = [job.start for job in running.workers[trial.trial_id].jobs]
         error = _error_of(trial)
         if isinstance(error, WorkerLost):
-            for start in starts:
-                running.dispatcher.on_loss(start, error.reason)
+            running.dispatcher.on_loss(starts, error.reason)
         elif isinstance(error, RayActorError):
             for start in starts:
                 running.dispatcher.on_death(start, running.death())
