@@ -40,8 +40,8 @@ def alone(path: Path, waiting: Callable[[str], None]) -> Iterator[bool]:
 
 
 def _take(path: Path, waiting: Callable[[str], None]) -> TextIO | None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
+        path.parent.mkdir(parents=True, exist_ok=True)  # each time: its holder may have removed the empty folder too
         handle = path.open("a+", encoding="utf-8")
         try:
             if not _lock(handle, waiting):

@@ -6,11 +6,14 @@ from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from src.core.errors import ArtefactError
 
 _COMPARISON = ("model", "split", "trials", "examples")
 _SEGMENTS = ("by", "segment", "examples", "model", "gain", "low", "high", "split")
+#: every other column holds numbers
+_TEXTS = ("model", "split", "missing", "by", "segment", "against")
 
 
 def read_comparison(path: Path) -> pd.DataFrame:
@@ -20,7 +23,10 @@ def read_comparison(path: Path) -> pd.DataFrame:
 
 def read_segments(path: Path) -> pd.DataFrame:
     """`segments.csv`, of `src.evaluation.segments.segments_frame`; raises ``ArtefactError`` for another table."""
-    return _read(path, _SEGMENTS)
+    frame = _read(path, _SEGMENTS)
+    if not any(str(name).startswith("ndcg_") for name in frame.columns):
+        raise ArtefactError.one("file", str(path), "lacks a column ndcg_K")
+    return frame
 
 
 def _read(path: Path, columns: Collection[str]) -> pd.DataFrame:
@@ -30,4 +36,7 @@ def _read(path: Path, columns: Collection[str]) -> pd.DataFrame:
         raise ArtefactError.one("file", str(path), f"is no table ({error})") from None
     if missing := set(columns) - set(frame.columns):
         raise ArtefactError.one("file", str(path), f"lacks the columns {', '.join(sorted(missing))}")
+    for name in frame.columns.difference(_TEXTS):
+        if len(frame) and not is_numeric_dtype(frame[name]):
+            raise ArtefactError.one("file", str(path), f"has text in the column {name}, which holds numbers")
     return frame

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-_SHOWN = ("ndcg_", "recall_")
+from src.core.errors import ArtefactError
+
+_FILE, _NEEDED, _SHOWN = "comparison.csv", ("model", "split", "examples"), ("ndcg_", "recall_")
 
 
 def measured(comparison: Sequence[Mapping[str, str]]) -> str:
-    """Markdown of the rows over whole splits; a teacher's sample would not be comparable with them."""
+    """Markdown of the rows over whole splits; a teacher's sample would not be comparable with them.
+
+    Raises:
+        ArtefactError: a column is missing, or holds text in place of numbers.
+    """
+    if absent := [name for name in _NEEDED if name not in comparison[0]]:
+        raise ArtefactError.one("file", _FILE, f"lacks the columns {', '.join(absent)}")
     metrics = [name for name in comparison[0] if name.startswith(_SHOWN)]
     head = f"| model | split | examples | {' | '.join(_heading(name) for name in metrics)} |"
     lines = [head, "|---|---|" + "---:|" * (1 + len(metrics))]
     for row in comparison:
         if row["split"] in ("validation", "test") and not row.get("missing"):
-            values = " | ".join(f"{float(row[name]):.4f}" if row.get(name) else "" for name in metrics)
+            values = " | ".join(_value(row, name) for name in metrics)
             lines.append(f"| {row['model']} | {row['split']} | {row['examples']} | {values} |")
     return "\n".join(lines)
+
+
+def _value(row: Mapping[str, str], name: str) -> str:
+    try:
+        return f"{float(row[name]):.4f}" if row.get(name) else ""
+    except ValueError:
+        raise ArtefactError.one(f"{_FILE} {name}", row[name], "is no number") from None
 
 
 def _heading(metric: str) -> str:

@@ -104,6 +104,7 @@ class Dispatcher:
     def __post_init__(self) -> None:
         for search in self.searches:
             self._waiting.extend(self._job(search, trial) for trial in search.record.running())
+        self._ended_at_loss = self._ended()
 
     # ------------------------------------------------------------------------------------------------ handing out
 
@@ -215,16 +216,21 @@ class Dispatcher:
             self._guarded(lambda: self._again(job, RESTARTS, reason), None)
         self.on_change()
 
-    def on_loss(self, start: int, reason: str) -> None:
-        """A worker was ended for a reason outside of its trial: a death, which must not fail trial after trial on a
+    def on_loss(self, starts: Sequence[int], reason: str) -> None:
+        """A worker was ended for a reason outside of its trials: a death, which must not fail trial after trial on a
         machine that is full. Where retries are used up and no trial ended meanwhile, the search halts instead."""
-        job = self._open.get(start)
-        ended = sum(search.record.ended() for search in self.searches)
-        self._losses = self._losses + 1 if ended == self._ended_at_loss else 1
-        self._ended_at_loss = ended
-        if job is not None and self._losses > self.retries and self._tried(job, RESTARTS) >= self.retries:
+        meanwhile = self._ended() != self._ended_at_loss
+        self._losses = 1 if meanwhile else self._losses + 1
+        jobs = [self._open[start] for start in starts if start in self._open]
+        used_up = self._losses > self.retries and any(self._tried(job, RESTARTS) >= self.retries for job in jobs)
+        if used_up and not meanwhile:
             self.halt(f"{reason} ({self._losses} times, and no trial ended in between)")
-        self.on_death(start, reason)
+        for start in starts:
+            self.on_death(start, reason)
+        self._ended_at_loss = self._ended()  # one that failed by being lost is none that ended meanwhile
+
+    def _ended(self) -> int:
+        return sum(search.record.ended() for search in self.searches)
 
     def _settle(self, start: int, reason: str) -> None:
         job = self._open.pop(start, None)

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.tune.error import TuneError
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
@@ -170,8 +170,7 @@ class StudyScheduler(FIFOScheduler):
         starts = [job.start for job in running.workers[trial.trial_id].jobs]
         error = _error_of(trial)
         if isinstance(error, WorkerLost):
-            for start in starts:
-                running.dispatcher.on_loss(start, error.reason)
+            running.dispatcher.on_loss(starts, error.reason)
         elif isinstance(error, RayActorError):
             for start in starts:
                 running.dispatcher.on_death(start, running.death())
@@ -237,7 +236,7 @@ def execute(
         curves: takes what trials tell of their trainings.
 
     Raises:
-        Paused: the dispatcher was halted, or Tune ended by an exception of its own.
+        Paused: the dispatcher was halted, or Ray ended by an exception of its own. Any other one is a defect.
     """
     global _running
     total = None if elastic else ray.cluster_resources
@@ -249,9 +248,9 @@ def execute(
                 _tuner(trainable, resources, scratch).fit()
     except _Halt:
         pass
-    except AnyoError:
-        raise
-    except Exception as error:  # noqa: BLE001 - Tune raises whatever a part of Ray has raised, and `RuntimeError` itself
+    except (RayError, TuneError, RuntimeError) as error:
+        if (defect := _defect(error)) is not None:
+            raise defect from None
         _log.debug("what ended Ray Tune:", exc_info=True)
         said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         # a `TuneError` may be a whole traceback, whose last line says what it was
@@ -260,6 +259,21 @@ def execute(
         _running = None
     if dispatcher.halted:
         raise Paused(dispatcher.halted)
+
+
+def _defect(error: BaseException) -> BaseException | None:
+    """What no part of Ray has raised; None where Ray ended by itself, or for a disk or a network.
+
+    Tune makes a `TuneError` of whatever our searcher and scheduler raise, and its manager of workers a `RuntimeError`
+    of what Ray raises.
+    """
+    inner = error.__context__ if isinstance(error, TuneError) else error
+    if isinstance(inner, (RayError, TuneError, OSError, type(None))):
+        return None
+    cause: BaseException | None = inner
+    while cause is not None and not isinstance(cause, RayError):
+        cause = cause.__cause__
+    return inner if cause is None else None
 
 
 def _tuner(trainable: Trainable, resources: Resources, scratch: Path) -> tune.Tuner:

@@ -88,7 +88,7 @@ class Screen:
             TextColumn("{task.fields[left]}"),
         )
         self._bar = Progress(*columns, console=console)
-        self.started = self._said = self.clock()
+        self._said = self.clock()
         self._trials = sum(search.trials for search in self.searches)
         self._task = self._bar.add_task(self._what, total=self._trials, left="")
         self._told = {(search.name, trial.number) for search, trial in self._untold()}

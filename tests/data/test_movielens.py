@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -260,6 +261,29 @@ def test_what_came_before_the_network_failed_is_not_asked_for_again(
     assert part.read_bytes() == server.content[:1500]
     assert load_dataset(_settings(tmp_path / "root")).statistics.interactions == 108
     assert server.asked == [1500] * 4
+
+
+def test_two_downloads_at_once_fetch_one_archive(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _release(tmp_path, server, monkeypatch)
+    receive = movielens_download._receive
+    second = ThreadPoolExecutor(1)
+    others = list[Future[Any]]()
+    waits = threading.Event()
+
+    def overtaken(url: str, part: Path, begun: int) -> bool:
+        if not others:
+            others.append(second.submit(load_dataset, _settings(tmp_path / "new")))
+            waits.wait(2.0)
+        return receive(url, part, begun)
+
+    monkeypatch.setattr(movielens_download, "_receive", overtaken)
+    monkeypatch.setattr(movielens_download._log, "info", lambda line, *_: "waiting" in line and waits.set())
+    first = load_dataset(_settings(tmp_path / "new"))
+    assert others[0].result().statistics == first.statistics
+    assert len(server.asked) == 1
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["u.data", "u.item"]
 
 
 def test_a_server_that_sends_no_parts_begins_again(

@@ -21,6 +21,7 @@ from src.data.dataset import load_dataset
 from src.exp.export import ENTRY
 from src.serving.catalogue import Catalogue, padded
 from src.serving.export import ExportStudentSettings, all_weights, check_export, export_student, ndcg
+from src.serving.measured import measured
 from src.serving.results import StudentResult
 from src.serving.students import GraphStudent, open_student
 from tests.serving.finished import NUM_ITEMS, WORLD, finished, id_map, student
@@ -47,6 +48,15 @@ def test_the_card_tells_what_was_measured_and_leaves_the_licence_to_its_owner(tr
     assert "| distilled | test | 60 | 0.5000 | 0.1250 |" in card
     assert "# license:" in card
     assert "Recall@20 | NDCG@20" in card
+
+
+def test_a_damaged_comparison_is_named() -> None:
+    row = {"model": "baseline", "split": "test", "examples": "10", "ndcg_20": "0.24"}
+    assert measured([row]).endswith("| baseline | test | 10 | 0.2400 |")
+    with pytest.raises(ArtefactError, match=r"comparison.csv ndcg_20 = 'much': is no number"):
+        measured([{**row, "ndcg_20": "much"}])
+    with pytest.raises(ArtefactError, match="lacks the columns split"):
+        measured([{name: value for name, value in row.items() if name != "split"}])
 
 
 def test_the_example_of_the_card_runs_with_nothing_of_this_project(transitions: Path, tmp_path: Path) -> None:

@@ -162,9 +162,9 @@ def test_a_killed_workers_trial_goes_on_twice_and_then_fails(drive: Drive) -> No
 
 def test_a_machine_that_ends_every_worker_halts_the_search_and_fails_no_trial(drive: Drive) -> None:
     for _ in range(2):
-        drive.dispatcher.on_loss(drive.start().start, "no memory")
+        drive.dispatcher.on_loss([drive.start().start], "no memory")
     before = drive.dispatcher.halted
-    drive.dispatcher.on_loss(drive.start().start, "no memory")
+    drive.dispatcher.on_loss([drive.start().start], "no memory")
     assert (before, drive.dispatcher.halted) == ("", "no memory (3 times, and no trial ended in between)")
     assert drive.states() == ["RUNNING"]
 
@@ -172,14 +172,34 @@ def test_a_machine_that_ends_every_worker_halts_the_search_and_fails_no_trial(dr
 def test_a_trial_that_is_lost_again_and_again_fails_where_others_end(drive: Drive) -> None:
     job = drive.start()
     for _ in range(2):
-        drive.dispatcher.on_loss(job.start, "no memory")
+        drive.dispatcher.on_loss([job.start], "no memory")
         job = drive.start()
     other = drive.start()
     assert (job.number, other.number) == (0, 1)
     drive.done(other, 0.5)
-    drive.dispatcher.on_loss(job.start, "no memory")
+    drive.dispatcher.on_loss([job.start], "no memory")
     assert not drive.dispatcher.halted
     assert (drive.states(), drive.failure(0)) == (["FAIL", "COMPLETE"], "no memory (tried 3 times)")
+
+
+def test_without_retries_a_loss_fails_its_trial_where_others_end_and_else_halts(tmp_path: Path) -> None:
+    drive = Drive(tmp_path, retries=0)
+    lost, other = drive.start(), drive.start()
+    drive.done(other, 0.5)
+    drive.dispatcher.on_loss([lost.start], "no memory")
+    assert not drive.dispatcher.halted
+    assert (drive.states(), drive.failure(0)) == (["FAIL", "COMPLETE"], "no memory (tried 1 times)")
+    drive.dispatcher.on_loss([drive.start().start], "no memory")
+    assert "no trial ended in between" in drive.dispatcher.halted
+    assert drive.states() == ["FAIL", "COMPLETE", "RUNNING"]
+
+
+def test_a_worker_of_several_trials_is_lost_once(drive: Drive) -> None:
+    for _ in range(3):
+        assert not drive.dispatcher.halted
+        drive.dispatcher.on_loss([drive.start().start, drive.start().start], "no memory")
+    assert drive.dispatcher.halted == "no memory (3 times, and no trial ended in between)"
+    assert drive.states() == ["RUNNING", "RUNNING"]
 
 
 def test_out_of_memory_goes_back_with_a_larger_share_at_most_twice(drive: Drive) -> None:

@@ -181,33 +181,57 @@ def test_what_a_training_function_raised_stays_what_it_is() -> None:
         assert as_death(error) is error
 
 
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (
-            RuntimeError("Caught unexpected exception: the store is gone\nmore"),
-            r"unexpected exception: the store is gone\)",
-        ),
-        (TuneError("Traceback\n  line 3\nKeyError: 'x'\n"), r"Ray Tune has ended \(KeyError: 'x'\)"),
-        (AssertionError(), r"Ray Tune has ended \(AssertionError\)"),
-    ],
-)
-def test_whatever_else_ends_tune_pauses_the_search(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
-) -> None:
+def _from(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = error.__context__ = cause
+    return error
+
+
+def _ended_by(error: Exception, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search whose Tune ends by this, and then `execute` by whatever it makes of it."""
+
     class Broken:
         def fit(self) -> None:
             running_search().dispatcher.next()
             raise error
 
-    driver = Drive(tmp_path, trials=2)
+    driver = Drive(folder, trials=2)
     monkeypatch.setattr(executor, "_tuner", lambda *_: Broken())
     worker = Trainable.__new__(Trainable)
     worker.stall_minutes = 0.0
+    execute(driver.dispatcher, worker, Resources(cpu=1.0, gpu=0.0), folder, folder, elastic=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            _from(RuntimeError("Caught unexpected exception: the store is gone\nmore"), RaySystemError("gone")),
+            r"unexpected exception: the store is gone\)",
+        ),
+        (RaySystemError("gone"), r"Ray Tune has ended \(System error: gone\)"),
+        (TuneError("Traceback\n  line 3\nKeyError: 'x'\n"), r"Ray Tune has ended \(KeyError: 'x'\)"),
+        (_from(TuneError("Traceback\nOSError: no route\n"), OSError("no route")), r"\(OSError: no route\)"),
+    ],
+)
+def test_what_ends_ray_pauses_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
     with pytest.raises(Paused, match=said) as caught:
-        execute(driver.dispatcher, worker, Resources(cpu=1.0, gpu=0.0), tmp_path, tmp_path, elastic=True)
+        _ended_by(error, tmp_path, monkeypatch)
     assert caught.value.exit_code == 1
-    assert driver.states() == ["RUNNING"]  # it goes on with the next start
+    assert Drive(tmp_path, trials=2).states() == ["RUNNING"]  # it goes on with the next start
+
+
+@pytest.mark.parametrize("own", [KeyError("x"), AssertionError(), RuntimeError("ours"), AnyoError("said")])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_is_not_of_ray_is_a_defect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: Exception, wrapped: bool
+) -> None:
+    error = _from(TuneError("Traceback"), own) if wrapped else own
+    with pytest.raises(type(own)) as caught:
+        _ended_by(error, tmp_path, monkeypatch)
+    assert caught.value is own
+    assert not isinstance(caught.value, Paused)
 
 
 def test_a_death_names_what_may_have_caused_it(drive: Drive) -> None:

@@ -16,6 +16,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 
+from src.core.errors import ArtefactError
 from src.tuning.html_report import write_report
 from src.tuning.html_report.figures import arms, learning_curves
 from src.tuning.html_report.plots import contour, history, importances, parallel_coordinates, pareto, slices
@@ -510,6 +511,35 @@ def test_a_fair_comparison_says_which_models_are_missing(fair: Path) -> None:
     section = page[page.index('<section id="arms">') : page.index('<section id="curves">')]
     assert "ease is missing: too many items" in prose(section)
     assert re.search(r'<td class="short">ease</td>\s*<td class="number">–</td>', section)
+
+
+SEGMENTS = """by,segment,examples,model,ndcg_20,gain,low,high,split
+all,all,10,baseline,0.24,,,,test
+all,all,10,distilled,0.27,0.03,0.01,0.05,test
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("segments.csv", SEGMENTS.replace("ndcg_20", "other"), "lacks a column ndcg_K"),
+        ("segments.csv", SEGMENTS.replace("0.24", "much"), "has text in the column ndcg_20"),
+        ("segments.csv", SEGMENTS.replace("0.05", "much"), "has text in the column high"),
+        ("comparison.csv", COMPARISON.replace("0.31", "much"), "has text in the column ndcg_20"),
+        ("settings.yaml", "dataset: toys\n", "dataset: Input should be"),
+    ],
+)
+def test_a_damaged_file_is_named(plain: Path, name: str, content: str, message: str) -> None:
+    (plain / "segments.csv").write_text(SEGMENTS)
+    assert "0.2700 (" in page_of(plain)
+    (plain / name).write_text(content)
+    with pytest.raises(ArtefactError, match=rf"{name}.*{message}"):
+        page_of(plain)
+
+
+def test_a_damaged_manifest_is_named(plain: Path) -> None:
+    with pytest.raises(ArtefactError, match=r"manifest.json.*git: Input should be"):
+        page_of(plain, {**MANIFEST, "git": "abc"})
 
 
 def test_the_journal_is_left_as_it_was_even_with_an_unfinished_line(plain: Path) -> None:

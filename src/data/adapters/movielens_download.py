@@ -18,7 +18,9 @@ from typing import Any
 import pooch
 
 from src.core.errors import DataError
+from src.core.locks import alone
 from src.core.logging import get_logger, progress_bar
+from src.data.streams import find
 
 _log = get_logger(__name__)
 
@@ -33,7 +35,8 @@ def download(name: str, root: Path, wanted: Sequence[str], md5: str, folder: str
     """Put the ``wanted`` files of the release, from its ``folder``, into ``root``; files that are there already stay.
 
     Only these members are read out of the archive, under these names, so that nothing in it can choose where it lands.
-    What came of an archive before the network failed stays in ``root``, and the next call goes on there.
+    What came of an archive before the network failed stays in ``root``, and the next call goes on there. One process
+    at a time downloads into a folder; others wait and then find the files.
 
     Args:
         name: of the release, such as ``ml-100k``.
@@ -46,18 +49,32 @@ def download(name: str, root: Path, wanted: Sequence[str], md5: str, folder: str
         DataError: without a network, for an archive with another checksum, and where ``root`` cannot be written.
     """
     url = f"{SOURCE}/{name}.zip"
-    _log.info("downloading %s", url)
     by_hand = f"download {url} (MD5 {md5}) elsewhere and put {', '.join(wanted)} into {root}"
     archive = root / f".{name}.zip"
+
+    def waiting(holder: str) -> None:
+        _log.info("%s is downloading %s; waiting until it is done", holder, url)
+
     try:
-        _fetch(url, archive, md5, by_hand)
-        _unpack(archive, root, folder, wanted, url, by_hand)
+        with alone(root / f".{name}.lock", waiting):
+            missing = [member for member in wanted if find(root / member) is None]
+            if missing:  # another process may have put them there while this one waited
+                _bring(url, archive, md5, folder, missing, by_hand)
     except OSError as error:
         raise DataError.one("dataset.root", str(root), f"cannot be written ({error.strerror})", by_hand) from None
     finally:
         with suppress(OSError):  # what is there stays, and a folder that could not be made is not there
-            archive.unlink(missing_ok=True)
             root.rmdir()
+
+
+def _bring(url: str, archive: Path, md5: str, folder: str, wanted: Sequence[str], by_hand: str) -> None:
+    _log.info("downloading %s", url)
+    try:
+        _fetch(url, archive, md5, by_hand)
+        _unpack(archive, archive.parent, folder, wanted, url, by_hand)
+    finally:
+        with suppress(OSError):
+            archive.unlink(missing_ok=True)
 
 
 def _fetch(url: str, archive: Path, md5: str, by_hand: str) -> None:

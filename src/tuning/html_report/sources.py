@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from src.core.documents import read_document, read_json_lines, read_mapping, read_yaml_mapping
+from src.core.documents import conform, read_document, read_json_lines, read_mapping, read_yaml_mapping
+from src.core.paths import MANIFEST
 from src.evaluation.example_histories import ExampleHistories, read_examples
 from src.evaluation.result_tables import read_comparison, read_segments
 from src.evaluation.verdict import read_sentences
@@ -18,6 +19,9 @@ from src.tuning.fair_document import load_answer
 from src.tuning.study_view import StudyView, read_studies
 
 T = TypeVar("T")
+
+#: what the page reads parts of
+_PARTS = dict[str, dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,14 @@ class Result:
 def read_result(folder: Path, manifest: Mapping[str, Any]) -> Result:
     """Read a folder; raises ``ArtefactError`` for a file that is damaged or that another version wrote."""
     fair, documents = _if_there(folder / "fair.json", load_answer), (SPACE_FILE, SETTINGS_FILE)
+    settings = _if_there(folder / SETTINGS_FILE, read_yaml_mapping) or {}
+    conform({"dataset": settings.get("dataset")}, _PARTS, folder / SETTINGS_FILE)
+    conform({"git": manifest.get("git")}, _PARTS, folder / MANIFEST)
     return Result(
         manifest=manifest,
         studies=read_studies(folder, manifest, fair),
         comparison=_if_there(folder / "comparison.csv", read_comparison),
-        settings=_if_there(folder / SETTINGS_FILE, read_yaml_mapping) or {},
+        settings=settings,
         documents={name: read_document(folder / name) for name in documents if (folder / name).exists()},
         times=_if_there(folder / "metrics/time.json", lambda path: read_mapping(path, dict[str, float])) or {},
         openings=read_json_lines(folder / "test_openings.jsonl", dict[str, Any]),
