@@ -113,6 +113,13 @@ def test_missing_files_say_where_they_are_published(tmp_path: Path) -> None:
     assert "files.grouplens.org/datasets/movielens" in str(caught.value)
 
 
+def test_a_release_without_a_checksum_is_put_there_by_hand(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        load_dataset(replace(_settings(tmp_path), name="ml-latest-small"))
+    assert "dataset.download=true does not fetch this release: no checksum of it is published" in str(caught.value)
+    assert "unpack https://files.grouplens.org/datasets/movielens/ml-latest-small.zip and put" in str(caught.value)
+
+
 def test_an_unknown_release(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="use ml-100k, ml-1m, .* or ml-latest-small, or dataset=table"):
         load_dataset(replace(_settings(tmp_path, download=False), name="ml-5m"))

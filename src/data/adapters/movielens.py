@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from src.core.errors import ConfigError, DataError, Problem
-from src.data.adapters.movielens_download import download
+from src.data.adapters.movielens_download import SOURCE, download
 from src.data.adapters.registry import Adapter, register
 from src.data.catalogue import ItemRows, cleaned, wanted_fields
 from src.data.delimited import what_is_there
@@ -104,13 +104,17 @@ def _require_files(settings: DatasetSettings, layout: _Layout) -> None:
     if missing and settings.download and layout.md5:
         download(settings.name, settings.root, missing, layout.md5, layout.folder or settings.name)
     elif missing:
-        step = "set dataset.download=true, or " if layout.md5 else ""
-        step += "put the files of files.grouplens.org/datasets/movielens there"
+        step, rule = "put the files of files.grouplens.org/datasets/movielens there", "is missing"
+        if layout.md5:
+            step = f"set dataset.download=true, or {step}"
+        elif settings.download:
+            rule += ", and dataset.download=true does not fetch this release: no checksum of it is published"
+            step = f"unpack {SOURCE}/{settings.name}.zip and put {', '.join(missing)} there by hand"
         problems = []
         for name in missing:
             path = settings.root / name
             there = what_is_there(path) if settings.root.is_dir() else ""
-            problems.append(Problem("file", str(path), "is missing", f"{step}; {there}" if there else step))
+            problems.append(Problem("file", str(path), rule, f"{step}; {there}" if there else step))
         raise DataError(problems)
 
 
