@@ -13,7 +13,7 @@ from src.core.errors import ArtefactError
 _COMPARISON = ("model", "split", "trials", "examples")
 _SEGMENTS = ("by", "segment", "examples", "model", "gain", "low", "high", "split")
 #: every other column holds numbers
-_TEXTS = ("model", "split", "missing", "by", "segment", "against")
+_TEXTS = ("model", "split", "missing", "by", "segment", "against", "resampled")
 
 
 def read_comparison(path: Path) -> pd.DataFrame:

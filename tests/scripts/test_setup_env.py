@@ -166,7 +166,7 @@ def test_an_extra_is_installed_at_its_locked_version_and_kept(machine: Sandbox) 
 def test_an_unknown_extra_is_refused(machine: Sandbox) -> None:
     done = machine.run(SETUP, ANYO_EXTRAS="quantized")
     assert done.returncode == 1
-    assert "no extra quantized; choose from quantised" in done.stderr
+    assert "no extra quantized; choose from index, quantised, serve" in done.stderr
     assert installs(machine) == []
 
 
