@@ -34,7 +34,7 @@ from src.data.tables import from_memory
 from src.serving.catalogue import padded
 from src.serving.export import ExportStudentSettings, check_export, export_student
 from src.serving.new_items import add_items, read_new_items, require_takes_items
-from src.serving.students import ServedStudent, open_student, require_k
+from src.serving.students import ServedStudent, open_student, require_k, require_scores
 
 __all__ = ["Dataset", "Result", "Student", "tune_distill"]
 
@@ -149,6 +149,7 @@ class Student:
             Columns ``history`` (which one, from 0), ``rank`` (from 1), ``item``, ``title``, ``score``.
 
         Raises:
+            ArtefactError: the student's scores are no numbers.
             ConfigError: ``k`` is below 1 or above the catalogue, ``unknown`` is neither, or ``histories`` are no lists.
             DataError: an id is unknown and ``unknown="refuse"``.
         """
@@ -166,9 +167,9 @@ class Student:
             raise DataError.one("histories", missing[0], rule, 'leave them out, or use unknown="skip"')
         rows = []
         if found:
-            items, scores = student.best(
-                *padded([known for known, _ in found], student.catalogue.num_items), k, exclude_seen
-            )
+            seen = padded([known for known, _ in found], student.catalogue.num_items)
+            items, scores = student.best(*seen, k, exclude_seen)
+            require_scores(student, *seen, scores, exclude_seen)
             for place, best in enumerate(zip(items, scores, strict=True)):
                 named = enumerate(student.named(*best), start=1)
                 rows += [(place, rank, one.item, one.title, one.score) for rank, one in named]

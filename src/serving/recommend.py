@@ -29,7 +29,7 @@ from src.serving.histories import CSV, PARQUET, HistoryColumns, HistoryFile, Pie
 from src.serving.nearest import IndexedStudent, InnerProduct, require_index
 from src.serving.new_items import EmbedTexts, add_items, open_new_items, read_new_items, require_takes_items
 from src.serving.results import StudentResult, require_given
-from src.serving.students import ModelStudent, ServedStudent, as_model, open_student, require_k
+from src.serving.students import ModelStudent, ServedStudent, as_model, open_student, require_k, require_scores
 
 _log = get_logger(__name__)
 
@@ -221,6 +221,7 @@ def recommend_file(settings: RecommendSettings, plan: RecommendPlan) -> Counts:
     """Read the histories piece by piece and write the recommendations, whole or not at all.
 
     Raises:
+        ArtefactError: the student's scores are no numbers.
         DataError: a row cannot be read.
     """
     counts, begun = Counts(), time.perf_counter()
@@ -258,8 +259,10 @@ def recommend_piece(
     asked = np.flatnonzero(~nothing_known)
     counts.recommended += len(asked)
     for rows in _parts(asked, lengths):
-        width = max(1, int(lengths[rows].max()))
-        items, scores = student.best(*histories.take(rows).dense(width), settings.k, settings.exclude_seen)
+        dense = histories.take(rows).dense(max(1, int(lengths[rows].max())))
+        items, scores = student.best(*dense, settings.k, settings.exclude_seen)
+        # an index names candidates: all that it finds may be excluded
+        require_scores(student, *dense, scores, settings.exclude_seen, whole=settings.index == "none")
         yield _table(student.catalogue, [piece.users[row] for row in rows], items, scores)
     strangers = [piece.users[row] for row in np.flatnonzero(nothing_known)]
     if not strangers:

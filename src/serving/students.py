@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,7 +214,7 @@ def as_model(student: ServedStudent, folder: Path) -> ModelStudent:
     weights = load_weights(folder / WEIGHTS)
     facts = conform(config, ModelFacts, folder / CONFIG, _EXPORT_AGAIN)
     of_prior = {name.removeprefix("prior."): value for name, value in weights.items() if name.startswith("prior.")}
-    scale = float(weights.pop("prior_scale", torch.tensor(1.0)))
+    of_scale = weights.pop("prior_scale", torch.tensor(1.0))
     own = {name: value for name, value in weights.items() if not name.startswith("prior.")}
     try:
         model = build_recommender(facts.settings, facts.num_items, facts.window)
@@ -221,6 +222,8 @@ def as_model(student: ServedStudent, folder: Path) -> ModelStudent:
             settings = student_settings(**config["prior_settings"])
             prior = build_closed_form(settings, facts.num_items, config.get("prior_window", facts.window))
             prior.load_state_dict(of_prior)
+            if not 0 < (scale := of_scale.item()) < math.inf:
+                raise ValueError(f"prior_scale = {scale}: must be finite and above 0")
             model.add_prior(prior.eval(), scale)
         model.load_state_dict(own)
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
@@ -242,6 +245,29 @@ def require_k(student: ServedStudent, k: int, field: str = "k") -> None:
     if k > student.catalogue.num_items:
         rule = f"must not exceed the {student.catalogue.num_items} items of the catalogue"
         raise ConfigError.one(field, k, rule, f"{field}={student.catalogue.num_items} or less")
+
+
+def require_scores(
+    student: ServedStudent,
+    history: NDArray[np.int64],
+    length: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    exclude_seen: bool,
+    whole: bool = True,
+) -> None:
+    """Raises ``ArtefactError`` where the best scores ``[B, k]`` are no numbers; −∞ is that of an excluded item.
+
+    ``whole``: every item was scored, so that −∞ alone is right only for who has seen the whole catalogue.
+    """
+    rows = np.isnan(scores).any(axis=1) | np.isposinf(scores).any(axis=1)
+    if whole:
+        for row in np.flatnonzero((scores == -np.inf).all(axis=1)):
+            seen = len(np.unique(history[row, : length[row]])) if exclude_seen else 0
+            rows[row] = seen < student.catalogue.num_items
+    if rows.any():
+        first = float(scores[int(rows.argmax())][0])
+        rule = f"its scores are no finite numbers for {int(rows.sum()):,} of {len(rows):,} histories, {first} for one"
+        raise ArtefactError.one("student", student.name, rule, "its weights are damaged: train it again")
 
 
 def require_same_catalogue(students: list[ServedStudent], field: str = "students") -> None:

@@ -45,7 +45,7 @@ class ModelFacts:
 class _Manifest(ModelFacts):
     """What is read of a student's manifest."""
 
-    prior_scale: float | None = None
+    prior_scale: Annotated[float, Field(gt=0)] | None = None  # PARTIAL: finite
     text_source: TextSource | None = None
 
 

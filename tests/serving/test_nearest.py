@@ -4,6 +4,7 @@ no word in favour of what was not measured."""
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
-from src.core.errors import ConfigError
+from src.core.checkpoints import load_weights, save_weights
+from src.core.errors import ArtefactError, ConfigError
 from src.exp.recommend import ENTRY
 from src.serving import nearest
 from src.serving.catalogue import Catalogue, padded
@@ -146,6 +148,17 @@ def test_an_export_becomes_the_model_that_it_came_from(made: Path) -> None:
     seen = recent(history, length, saved.history_length, NUM_ITEMS)
     assert exported.history_length == saved.history_length
     assert torch.equal(exported(*seen), saved(*seen))
+
+
+@pytest.mark.parametrize("scale", [0.0, float("inf")])
+def test_an_exported_scale_of_the_prior_that_is_no_factor_is_refused(scale: float, made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    shutil.copy(made / "export" / "config.json", folder)
+    weights = load_weights(made / "export" / "model.safetensors")
+    save_weights(folder / "model.safetensors", {**weights, "prior_scale": torch.tensor(scale)})
+    with pytest.raises(ArtefactError, match=r"prior_scale = .*must be finite and above 0"):
+        as_model(open_student(made / "export"), folder)
 
 
 def test_the_command_tells_the_recall_and_keeps_it(

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from src.core.errors import ConfigError, DataError, ProblemsFound
+from src.core.errors import ArtefactError, ConfigError, DataError, ProblemsFound
 from src.data.dataset import load_dataset
 from src.exp.recommend import ENTRY
 from src.serving.histories import HistoryColumns, HistoryFile
@@ -248,3 +248,22 @@ def test_a_column_that_was_named_and_is_not_there_is_refused(role: str, transiti
     )
     with pytest.raises(ConfigError, match=rf"columns\.{role} = 'nothing'.*one of user, item, time"):
         check_recommend(settings)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
+    model = student("transitions")
+    for tensor in model.buffers():
+        tensor.fill_(value)
+    folder, rows = finished(tmp_path / "r", model), write(tmp_path, "rows.parquet")
+    with pytest.raises(ArtefactError, match=r"student = 'r': its scores are no finite numbers for . of . histories"):
+        answers(folder, rows, tmp_path / "o.csv")
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_who_has_seen_everything_gets_nothing(tmp_path: Path) -> None:
+    pd.DataFrame({"user": ["a"], "history": [[str(100 + n) for n in range(NUM_ITEMS)]]}).to_parquet(
+        tmp_path / "h.parquet"
+    )
+    found, _ = answers(finished(tmp_path / "r", student("transitions")), tmp_path / "h.parquet", tmp_path / "o.parquet")
+    assert found.empty

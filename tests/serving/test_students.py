@@ -11,6 +11,7 @@ import torch
 
 from src.core.errors import ArtefactError, ConfigError
 from src.serving.students import ModelStudent, ServedStudent, _best, as_model, open_student
+from src.student.base import SequenceStudent
 from tests.serving.finished import finished, student
 
 
@@ -51,3 +52,13 @@ def test_code_that_came_with_an_export_is_not_run(
     with pytest.raises(ConfigError, match="names code that came with it"):
         as_model(served, folder)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0])
+def test_a_priors_scale_is_above_0(scale: float, tmp_path: Path) -> None:
+    model = student("transformer", prior="transitions", width=4, heads=1)
+    assert isinstance(model, SequenceStudent)
+    model.prior_scale = scale
+    folder = finished(tmp_path / "r", model, width=4, heads=1)
+    with pytest.raises(ArtefactError, match="prior_scale: Input should be greater than 0"):
+        open_student(folder)
