@@ -259,7 +259,7 @@ def require_scores(
 
     ``whole``: every item was scored, so that −∞ alone is right only for who has seen the whole catalogue.
     """
-    rows = np.isnan(scores).any(axis=1) | np.isposinf(scores).any(axis=1)
+    rows: NDArray[np.bool_] = np.any(np.isnan(scores) | np.isposinf(scores), axis=1)
     if whole:
         for row in np.flatnonzero((scores == -np.inf).all(axis=1)):
             seen = len(np.unique(history[row, : length[row]])) if exclude_seen else 0
