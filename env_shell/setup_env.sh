@@ -17,7 +17,8 @@ Environment variables (all optional):
   ANYO_TORCH_INDEX  an extra index to take torch and its CUDA libraries from, where the driver is too old for the
                     locked build, e.g. https://download.pytorch.org/whl/cu126
   ANYO_EXTRAS       optional packages besides, comma-separated (default: what the environment has). serve: FastAPI and
-                    uvicorn, for cmd/serve.sh; quantised: bitsandbytes, for language models in 4 and 8 bits
+                    uvicorn, for cmd/serve.sh; quantised: bitsandbytes, for language models in 4 and 8 bits; index:
+                    usearch, for recommend with index=usearch
 USAGE
 }
 

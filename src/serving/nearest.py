@@ -103,7 +103,7 @@ def _among(items: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bo
 def require_index(model: Recommender) -> InnerProduct:
     """As `as_inner_product`; raises ``ConfigError`` where the package is missing, too."""
     if find_spec("usearch") is None:
-        rule, step = "needs the package usearch, which is not installed", "poetry install --extras index"
+        rule, step = "needs the package usearch, which is not installed", "ANYO_EXTRAS=index ./env_shell/setup_env.sh"
         raise ConfigError.one(_FIELD, "usearch", rule, step)
     return as_inner_product(model)
 

@@ -163,6 +163,12 @@ def test_an_extra_is_installed_at_its_locked_version_and_kept(machine: Sandbox) 
     assert "bitsandbytes" in pins(machine)
 
 
+def test_the_help_lists_every_extra(machine: Sandbox) -> None:
+    extras = tomllib.loads((machine.root / "poetry.lock").read_text())["extras"]
+    shown = " ".join(machine.run(SETUP, "--help").stdout.split())
+    assert [name for name in extras if f"{name}: " not in shown] == []
+
+
 def test_an_unknown_extra_is_refused(machine: Sandbox) -> None:
     done = machine.run(SETUP, ANYO_EXTRAS="quantized")
     assert done.returncode == 1

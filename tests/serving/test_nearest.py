@@ -87,7 +87,7 @@ def test_a_student_that_scores_in_its_own_way_is_refused() -> None:
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nearest, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="usearch, which is not installed → poetry install --extras index"):
+    with pytest.raises(ConfigError, match="not installed → ANYO_EXTRAS=index ./env_shell/setup_env.sh"):
         require_index(student("gru4rec"))
 
 
