@@ -6,6 +6,9 @@ import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from src.core.errors import ConfigError
 
@@ -92,8 +95,8 @@ class TextSource:
 
     llm: str
     fingerprint: str
-    title_tokens: int
-    dtype: str
+    title_tokens: Annotated[int, Field(ge=1)]
+    dtype: Literal["auto", "float32", "bfloat16"]
     template: str
 
 

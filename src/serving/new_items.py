@@ -74,7 +74,7 @@ def require_takes_items(student: ServedStudent) -> TextSource:
     """
     if not isinstance(student, ModelStudent):
         rule = "is a graph of a student that reads no text of an item: its catalogue is fixed"
-        raise ConfigError.one(_FIELD, student.name, rule, "name a student that was trained with distill.text_weight")
+        raise ConfigError.one(_FIELD, student.name, rule, "name a student that reads texts")
     if not takes_items(student.model):
         raise refused(student.name)
     if student.text_source is None:

@@ -157,6 +157,9 @@ def read_model(folder: Path, facts: ModelFacts, prior: tuple[ClosedForm, float] 
         model.load_state_dict(_as_built(model, weights) if closed else weights, assign=closed)
         if (folder / FROM_TEXT).is_file():
             model.from_text = load_weights(folder / FROM_TEXT)
+            _require_text(model)
+        elif facts.settings.reads_text:
+            raise ArtefactError.one("file", str(folder / FROM_TEXT), "is missing", _AGAIN)
     except (RuntimeError, TypeError, ValueError, OverflowError, ConfigError) as error:
         raise ArtefactError.one("weights", str(folder), f"do not fit the saved settings ({error})", _AGAIN) from None
     return model
@@ -168,6 +171,16 @@ def read_closed_form(folder: Path, facts: ModelFacts) -> ClosedForm:
     if not isinstance(model, ClosedForm):
         raise ArtefactError.one("prior", str(folder), "is no model in closed form", _AGAIN)
     return model
+
+
+def _require_text(model: Recommender) -> None:
+    """Raises ``RuntimeError`` unless what scores an item from its text is this model's, by name and shape."""
+    found = {name: tuple(value.shape) for name, value in model.from_text.items()}
+    width = found.get("mean", (0,))[0]
+    wanted = model.text_shapes(width)
+    if wanted and wanted != found:
+        other = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        raise RuntimeError(f"{len(other)} maps of texts, such as {other[0]}: {found.get(other[0])}")
 
 
 def _as_built(model: Recommender, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

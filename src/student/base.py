@@ -35,6 +35,10 @@ class Recommender(nn.Module):
         #: what scores an item from its text (`src.student.new_items`), by name; empty where nothing does
         self.from_text: dict[str, Tensor] = {}
 
+    def text_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        """The shapes of what `from_text` must hold where it holds anything, for text embeddings of this width."""
+        return {}
+
     @property
     def history_length(self) -> int:
         """How wide a history `forward` wants to see; wider ones are cut to the latest items."""
@@ -177,6 +181,13 @@ class SequenceStudent(Recommender):
         self.prior_scale = 1.0
         # a tuple, because it is fitted once and must not be copied with each state of the network
         self._prior: tuple[ClosedForm, ...] = ()
+
+    def text_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        """As `Recommender.text_shapes`: maps of texts to rows and biases; output rows of their own are optional."""
+        rows = {"input": self.item_embeddings.embedding_dim, "bias": 1}
+        if "output" in self.from_text:
+            rows["output"] = self.representation
+        return {"mean": (width,), **{key: (width + 1, size) for key, size in rows.items()}}
 
     @property
     def representation(self) -> int:

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 #: keys of a network's maps: ``mean`` and ``table`` always, the others where the output has rows of its own
 _INPUT, _OUTPUT, _BIAS = "input", "output", "bias"
-_STEP = "train it with distill.text_weight above 0, or with student.prior=text_linear (or student=text_linear)"
+_STEP = (
+    "train it with distill.text_weight above 0 or distill.text_prior=true, or with student.prior=text_linear (or "
+    "student=text_linear)"
+)
 
 
 def text_directions(embedding: Tensor, mean: Tensor) -> Tensor:

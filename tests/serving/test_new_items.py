@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor
 
 import src.teacher.labelling.title_embeddings as title_embeddings
 from src.api import Student
-from src.core.errors import ConfigError, DataError
+from src.core.checkpoints import load_weights, save_weights
+from src.core.errors import ArtefactError, ConfigError, DataError
 from src.core.paths import write_json
 from src.data.id_map import IdMap
 from src.data.item_text import TextSource
@@ -27,10 +29,10 @@ from src.serving.new_items import add_items, read_new_items
 from src.serving.recommend import RecommendSettings, check_recommend, recommend_file
 from src.serving.results import BEST_STUDENT
 from src.serving.students import GraphStudent, ModelStudent, model_student, open_student
-from src.student.artefact import save_student
+from src.student.artefact import FROM_TEXT, save_student
 from src.student.base import Recommender, SequenceStudent
 from src.student.models import build_closed_form, student_settings
-from src.student.new_items import constant_maps
+from src.student.new_items import constant_maps, takes_items
 from tests.serving.finished import NUM_ITEMS, WINDOW, drawn, finished, id_map, student
 from tests.serving.test_recommend import USERS
 
@@ -92,6 +94,37 @@ def grown(model: Recommender, folder: Path, **fields: Any) -> ModelStudent:
     saved = model_student(result_of(folder, model, **fields) / BEST_STUDENT, "s")
     table = from_memory("items", NEW)
     return add_items(saved, read_new_items(table, saved.catalogue, SOURCE), embed)
+
+
+@pytest.mark.parametrize(
+    ("part", "damage"), [("", "other"), ("", "narrow"), ("prior", "other"), ("prior", "narrow"), ("prior", "missing")]
+)
+def test_what_scores_new_items_is_looked_at_when_it_is_read(part: str, damage: str, tmp_path: Path) -> None:
+    model = network()
+    model.add_prior(linear(), 1.0)  # type: ignore[arg-type]
+    saved = result_of(tmp_path / "r", model) / BEST_STUDENT
+    assert takes_items(model_student(saved, "s").model)
+    file, other = saved / part / FROM_TEXT, saved / ("" if part else "prior") / FROM_TEXT
+    if damage == "missing":
+        file.unlink()
+    elif damage == "other":
+        save_weights(file, load_weights(other))
+    else:
+        key = "columns" if part else "input"
+        held = {name: value.clone() for name, value in load_weights(file).items()}
+        save_weights(file, {**held, key: held[key][:3]})
+    with pytest.raises(ArtefactError, match="is missing|maps of texts, such as"):
+        model_student(saved, "s")
+
+
+@pytest.mark.parametrize(("key", "value"), [("title_tokens", -1), ("dtype", "evil")])
+def test_a_source_of_texts_that_cannot_be_is_told(key: str, value: object, tmp_path: Path) -> None:
+    saved = result_of(tmp_path / "r", linear(), architecture="text_linear") / BEST_STUDENT
+    manifest = json.loads((saved / "manifest.json").read_text())
+    manifest["text_source"][key] = value
+    write_json(saved / "manifest.json", manifest)
+    with pytest.raises(ArtefactError, match=key):
+        model_student(saved, "s")
 
 
 def scores_of(found: ModelStudent, history: list[int], exclude: bool = False) -> np.ndarray[Any, Any]:

@@ -169,6 +169,11 @@ class Linear(DecayedHistory):
         mean = embedding.mean(dim=0)
         return mean, text_directions(embedding, mean)
 
+    def text_shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        """As `Recommender.text_shapes`."""
+        each = (self.num_items, width)
+        return {"mean": (width,), "directions": each, "strength": (self.num_items,), "columns": each}
+
     def with_items(self, embedding: Tensor) -> Linear:
         """As `ClosedForm.with_items`: what a fit would give that knew these items, each without an
         interaction, around the mean of the texts that it was fitted with."""
