@@ -34,7 +34,7 @@ from src.data.tables import from_memory
 from src.serving.catalogue import padded
 from src.serving.export import ExportStudentSettings, check_export, export_student
 from src.serving.new_items import add_items, read_new_items, require_takes_items
-from src.serving.students import ServedStudent, open_student, require_k, require_scores
+from src.serving.students import ServedStudent, open_student, require_k
 
 __all__ = ["Dataset", "Result", "Student", "tune_distill"]
 
@@ -82,6 +82,9 @@ class Dataset:
                 or a line break.
         """
         wanted = {"user": user, "item": item, "time": time, "title": title, "rating": rating}
+        if absent := [role for role in ("user", "item", "time") if wanted[role] is None]:
+            rule = "names no column, and every interaction has one"
+            raise ConfigError.one(absent[0], None, rule, f"{absent[0]}=NAME")
         columns = {role: column for role, column in wanted.items() if column is not None}
         if rating is None and settings.get("min_rating") is not None:
             raise ConfigError.one("rating", None, "min_rating compares with it", "name its column: rating=NAME")
@@ -169,7 +172,6 @@ class Student:
         if found:
             seen = padded([known for known, _ in found], student.catalogue.num_items)
             items, scores = student.best(*seen, k, exclude_seen)
-            require_scores(student, *seen, scores, exclude_seen)
             for place, best in enumerate(zip(items, scores, strict=True)):
                 named = enumerate(student.named(*best), start=1)
                 rows += [(place, rank, one.item, one.title, one.score) for rank, one in named]

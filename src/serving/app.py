@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from src.core.errors import ProblemsFound
 from src.serving.beside import LabelledTeacher
 from src.serving.catalogue import padded
 from src.serving.meter import Meter
@@ -115,6 +116,11 @@ def build_app(students: Sequence[ServedStudent], limits: Limits, token: str | No
     @app.exception_handler(Problem)
     async def broken_rule(request: Request, error: Problem) -> Response:
         return JSONResponse({"detail": error.detail}, 422)
+
+    @app.exception_handler(ProblemsFound)
+    async def damaged(request: Request, error: ProblemsFound) -> Response:
+        found = [problem(one.field, one.value, one.rule) for one in error.problems]
+        return JSONResponse({"detail": found}, 500)
 
     @app.post("/recommend", response_model=Answer, responses={401: {}, 413: {}, 422: {}})
     def recommend(asked: Asked) -> Answer:

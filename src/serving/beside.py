@@ -40,10 +40,13 @@ class LabelledTeacher(ServedStudent):
         self._labelled = tuple(self._row)
         self._window, self._outputs = data.history_length, outputs
 
-    def best(
+    #: as `ServedStudent.scores_all`
+    scores_all = False
+
+    def ranked(
         self, history: NDArray[np.int64], length: NDArray[np.int64], k: int, exclude_seen: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """As `ServedStudent.best`; −∞ for histories without a label and places beyond it."""
+        """As `ServedStudent.ranked`; −∞ for histories without a label and places beyond it."""
         items = np.zeros((len(history), k), dtype=np.int64)
         scores = np.full((len(history), k), -np.inf, dtype=np.float32)
         for place, (seen, count) in enumerate(zip(history.tolist(), length.tolist(), strict=True)):

@@ -139,11 +139,14 @@ class IndexedStudent(ServedStudent):
         _log.info("an index over %s items of width %d took %.1f s", f"{len(rows):,}", rows.shape[1], self.build_seconds)
         self._wanted = self._found = self.compared = 0
 
+    #: as `ServedStudent.scores_all`
+    scores_all = False
+
     @torch.no_grad()
-    def best(
+    def ranked(
         self, history: NDArray[np.int64], length: NDArray[np.int64], k: int, exclude_seen: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """As `ServedStudent.best`; a row of which fewer were found ends with −∞."""
+        """As `ServedStudent.ranked`; a row of which fewer were found ends with −∞."""
         seen, many = padded_for(self.exact.model, history, length)
         query = self.product.query(*recent(seen, many, max(1, self.exact.model.history_length), len(self._rows)))
         # those that were seen may be among the best

@@ -29,7 +29,7 @@ from src.serving.histories import CSV, PARQUET, HistoryColumns, HistoryFile, Pie
 from src.serving.nearest import IndexedStudent, InnerProduct, require_index
 from src.serving.new_items import EmbedTexts, add_items, open_new_items, read_new_items, require_takes_items
 from src.serving.results import StudentResult, require_given
-from src.serving.students import ModelStudent, ServedStudent, as_model, open_student, require_k, require_scores
+from src.serving.students import ModelStudent, ServedStudent, as_model, open_student, require_k
 
 _log = get_logger(__name__)
 
@@ -261,8 +261,6 @@ def recommend_piece(
     for rows in _parts(asked, lengths):
         dense = histories.take(rows).dense(max(1, int(lengths[rows].max())))
         items, scores = student.best(*dense, settings.k, settings.exclude_seen)
-        # an index names candidates: all that it finds may be excluded
-        require_scores(student, *dense, scores, settings.exclude_seen, whole=settings.index == "none")
         yield _table(student.catalogue, [piece.users[row] for row in rows], items, scores)
     strangers = [piece.users[row] for row in np.flatnonzero(nothing_known)]
     if not strangers:

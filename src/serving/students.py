@@ -55,8 +55,9 @@ class ServedStudent(ABC):
     name: str
     catalogue: Catalogue
     fingerprints: dict[str, str]
+    #: whether every item is scored; an index names candidates, all of which may have been seen
+    scores_all = True
 
-    @abstractmethod
     def best(
         self, history: NDArray[np.int64], length: NDArray[np.int64], k: int, exclude_seen: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -67,7 +68,29 @@ class ServedStudent(ABC):
             length: ``[B]``.
             k: from 1 to V.
             exclude_seen: give the items of the history the score −∞.
+
+        Raises:
+            ArtefactError: the scores are no numbers: the student's weights are damaged.
         """
+        items, scores = self.ranked(history, length, k, exclude_seen)
+        wrong: NDArray[np.bool_] = np.any(np.isnan(scores) | np.isposinf(scores), axis=1)
+        if self.scores_all:
+            for row in np.flatnonzero((scores == -np.inf).all(axis=1)):
+                # −∞ alone is right only for who has seen the whole catalogue
+                seen = len(np.unique(history[row, : length[row]])) if exclude_seen else 0
+                wrong[row] = seen < self.catalogue.num_items
+        if wrong.any():
+            first = float(scores[int(wrong.argmax())][0])
+            count = f"{int(wrong.sum()):,} of {len(wrong):,} histories"
+            rule = f"its scores are no finite numbers for {count}, {first} for one"
+            raise ArtefactError.one("student", self.name, rule, "its weights are damaged: train it again")
+        return items, scores
+
+    @abstractmethod
+    def ranked(
+        self, history: NDArray[np.int64], length: NDArray[np.int64], k: int, exclude_seen: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """What `best` looks at: the same, whatever the scores are."""
 
     def recommend(self, history: list[int], k: int, exclude_seen: bool) -> list[Recommendation]:
         """The best items for one history of item indices; fewer than k where less is left."""
@@ -95,10 +118,10 @@ class GraphStudent(ServedStudent):
         self.catalogue = Catalogue.load(folder / CATALOGUE)
         self.session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
 
-    def best(
+    def ranked(
         self, history: NDArray[np.int64], length: NDArray[np.int64], k: int, exclude_seen: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """As `ServedStudent.best`."""
+        """As `ServedStudent.ranked`."""
         asked = {
             HISTORY: history,
             LENGTH: length,
@@ -126,10 +149,10 @@ class ModelStudent(ServedStudent):
         self.settings, self.text_source = settings or StudentSettings(), text_source
 
     @torch.no_grad()
-    def best(
+    def ranked(
         self, history: NDArray[np.int64], length: NDArray[np.int64], k: int, exclude_seen: bool
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """As `ServedStudent.best`."""
+        """As `ServedStudent.ranked`."""
         seen, many = padded_for(self.model, history, length)
         scores = self.model(*_latest(seen, many, self.model))
         if exclude_seen:
@@ -245,29 +268,6 @@ def require_k(student: ServedStudent, k: int, field: str = "k") -> None:
     if k > student.catalogue.num_items:
         rule = f"must not exceed the {student.catalogue.num_items} items of the catalogue"
         raise ConfigError.one(field, k, rule, f"{field}={student.catalogue.num_items} or less")
-
-
-def require_scores(
-    student: ServedStudent,
-    history: NDArray[np.int64],
-    length: NDArray[np.int64],
-    scores: NDArray[np.float32],
-    exclude_seen: bool,
-    whole: bool = True,
-) -> None:
-    """Raises ``ArtefactError`` where the best scores ``[B, k]`` are no numbers; −∞ is that of an excluded item.
-
-    ``whole``: every item was scored, so that −∞ alone is right only for who has seen the whole catalogue.
-    """
-    rows: NDArray[np.bool_] = np.any(np.isnan(scores) | np.isposinf(scores), axis=1)
-    if whole:
-        for row in np.flatnonzero((scores == -np.inf).all(axis=1)):
-            seen = len(np.unique(history[row, : length[row]])) if exclude_seen else 0
-            rows[row] = seen < student.catalogue.num_items
-    if rows.any():
-        first = float(scores[int(rows.argmax())][0])
-        rule = f"its scores are no finite numbers for {int(rows.sum()):,} of {len(rows):,} histories, {first} for one"
-        raise ArtefactError.one("student", student.name, rule, "its weights are damaged: train it again")
 
 
 def require_same_catalogue(students: list[ServedStudent], field: str = "students") -> None:

@@ -258,6 +258,10 @@ PYTHON = {
         lambda place: Dataset.from_dataframe(pd.concat([orders(), orders()[["sku"]]], axis=1)),
         ("table columns", "sku", "stands there twice", "keep one"),
     ),
+    "no column of times": (
+        lambda place: Dataset.from_dataframe(orders(), "customer", "sku", None),
+        ("time", None, "names no column, and every interaction has one", "time=NAME"),
+    ),
     "a table without rows": (
         lambda place: Dataset.from_dataframe(orders()[:0], "customer", "sku", "purchased_at"),
         ("table", 0, "holds no rows", "a row for each interaction"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
@@ -40,6 +41,18 @@ def test_a_student_answers_as_it_does_elsewhere(client: TestClient, served: Serv
         wanted = served.recommend(history, 3, True)
         assert [(one["item"], one["title"]) for one in row] == [(one.item, one.title) for one in wanted]
         assert [one["score"] for one in row] == pytest.approx([one.score for one in wanted], abs=1e-4)
+
+
+def test_a_student_whose_scores_are_no_numbers_is_told(transitions: Path) -> None:
+    damaged = open_student(transitions, 1)
+    damaged.ranked = lambda history, length, k, seen: (  # type: ignore[method-assign]
+        np.zeros((len(history), k), np.int64),
+        np.full((len(history), k), np.nan, np.float32),
+    )
+    with TestClient(build_app([damaged], LIMITS, None, 1), raise_server_exceptions=False) as client:
+        answer = client.post("/recommend", json={"histories": [["100"]], "k": 2})
+    assert answer.status_code == 500
+    assert "its scores are no finite numbers for 1 of 1 histories" in answer.json()["detail"][0]["rule"]
 
 
 def test_the_first_student_answers_where_none_is_named(client: TestClient) -> None:
