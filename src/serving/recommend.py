@@ -165,7 +165,12 @@ def check_recommend(settings: RecommendSettings, embed: EmbedTexts | None = None
             raise ConfigError.one("out", str(path), "is not written compressed", "use .parquet, which is")
         require_writable(path, "out")
 
-    gather(student, file, out)
+    def index() -> None:
+        if settings.index == "none" and settings.index_effort != RecommendSettings.index_effort:
+            rule = "is of an approximate index, and index=none scores every item"
+            raise ConfigError.one("index_effort", settings.index_effort, rule, "leave it out, or index=usearch")
+
+    gather(student, file, out, index)
     assert settings.out is not None
     student_found: ServedStudent = found["student"]
     histories: HistoryFile = found["file"].opened(student_found.catalogue)

@@ -21,7 +21,7 @@ _SETTINGS, _COMPARISON = "settings.yaml", "comparison.csv"
 _NAME_A_RESULT = "name a result of run_student_baseline, run_distill, tune_student or tune_distill"
 
 
-def read_comparison(folder: Path) -> list[dict[str, str]]:
+def comparison_rows(folder: Path) -> list[dict[str, str]]:
     """The rows of a result's `comparison.csv` as text; none where nothing was compared."""
     if not (folder / _COMPARISON).is_file():
         return []
@@ -44,7 +44,7 @@ class StudentResult:
         if not (folder / BEST_STUDENT).is_dir():
             raise ArtefactError.one(field, str(folder), f"holds no {BEST_STUDENT}", _NAME_A_RESULT)
         require_finished(folder / BEST_STUDENT)
-        return cls(folder, manifest, read_comparison(folder))
+        return cls(folder, manifest, comparison_rows(folder))
 
     @property
     def student(self) -> Path:

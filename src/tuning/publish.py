@@ -20,7 +20,7 @@ from src.pipeline.runs import BASELINE, BEST_STUDENT, finish, fit_summary, track
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
 from src.serving.measured import measured
-from src.serving.results import read_comparison
+from src.serving.results import comparison_rows
 from src.student.artefact import load_student
 from src.student.models import closed_forms, student_settings
 from src.tuning.applied import is_distilled
@@ -128,7 +128,7 @@ def _write_verdict(
 
 def _card(outcome: SearchOutcome, folder: RunFolder, sentences: Sequence[str]) -> str:
     """The published student in optuna-dashboard: what it is, what was measured, how it is used."""
-    best, comparison = outcome.best, read_comparison(folder.path)
+    best, comparison = outcome.best, comparison_rows(folder.path)
     values = {**outcome.best.params, "parameters": best.user_attrs.get("parameters")}
     parts = [
         f"# The student of trial {best.number}",

@@ -166,11 +166,12 @@ def test_the_command_tells_the_recall_and_keeps_it(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "users.csv").write_text("user,history\na,100 102\nb,105\nc,nope\n")
-    asked = ["histories=users.csv", "k=3", "index_effort=100"]
+    asked = ["histories=users.csv", "k=3"]
     assert ENTRY.execute([f"student={made / 'export'}", "out=exact.csv", *asked]) == 0
     capfd.readouterr()
     for name in ("export", "result"):
-        assert ENTRY.execute([f"student={made / name}", f"out={name}.csv", "index=usearch", *asked]) == 0
+        by_index = [f"student={made / name}", f"out={name}.csv", "index=usearch", "index_effort=100"]
+        assert ENTRY.execute([*by_index, *asked]) == 0
         shown = " ".join(capfd.readouterr().out.split())
         assert "the index finds 100.0% of the exact 3 best (2 users compared" in shown
         found, exact = pd.read_csv(f"{name}.csv"), pd.read_csv("exact.csv")
@@ -178,6 +179,15 @@ def test_the_command_tells_the_recall_and_keeps_it(
         np.testing.assert_allclose(found["score"], exact["score"], atol=1e-4)
     record = json.loads(max((tmp_path / "result").iterdir()).joinpath("manifest.json").read_text())
     assert record["recommendations"]["index"]["recall"] == 1.0
+
+
+def test_an_effort_without_an_index_is_refused(transitions: Path, tmp_path: Path) -> None:
+    (tmp_path / "users.csv").write_text("user,history\na,100\n")
+    settings = RecommendSettings(
+        student=transitions, histories=tmp_path / "users.csv", out=tmp_path / "o.csv", index_effort=100, k=3
+    )
+    with pytest.raises(ConfigError, match="index_effort = 100: is of an approximate index"):
+        check_recommend(settings)
 
 
 def test_what_takes_no_index_is_refused_before_anything_is_written(transitions: Path, tmp_path: Path) -> None:
