@@ -53,7 +53,15 @@ class Ranked:
     def of(
         cls, model: str, split: str, examples: Examples, ranks: Tensor, more: Mapping[str, float] | None = None
     ) -> Ranked:
-        """Ranks of a model over a split, or over a sample of one."""
+        """Ranks of a model over a split, or over a sample of one.
+
+        Args:
+            model: its name.
+            split: the name of the split, or of the sample.
+            examples: those that were ranked.
+            ranks: the target's place in each example's ranking, from 1, ``[N]``.
+            more: further metrics by name.
+        """
         return cls(model, split, examples.example_id, examples.user, ranks.cpu(), more or {})
 
     def on(self, other: Ranked) -> Ranked:
@@ -78,13 +86,25 @@ class Row:
 
 
 def row(ranked: Ranked, ks: Sequence[int], trials: int) -> Row:
-    """A model's metrics on the examples it ranked."""
+    """A model's metrics on the examples it ranked.
+
+    Args:
+        ranked: what it ranked.
+        ks: cut-offs K.
+        trials: how many configurations were tried to find the model.
+    """
     metrics = {**summarise(ranked.ranks, ks), **ranked.more}
     return Row(ranked.model, ranked.split, len(ranked.ranks), trials, metrics)
 
 
 def missing_row(model: str, split: str, reason: str) -> Row:
-    """The line of a model that could not be computed."""
+    """The line of a model that could not be computed.
+
+    Args:
+        model: its name.
+        split: where the others of the table were ranked.
+        reason: why it is missing, as a reader is told.
+    """
     return Row(model, split, 0, 0, {}, reason)
 
 
@@ -100,6 +120,11 @@ def as_table(rows: Sequence[Row], ks: Sequence[int], title: str) -> Table:
     """The comparison for the terminal; with one target a row HitRatio is Recall, so it is not shown.
 
     What only some models have (a teacher's answers) has a column where any of them is in the table.
+
+    Args:
+        rows: the table's lines.
+        ks: cut-offs K.
+        title: stands above it.
     """
     some = (f"masked_ndcg_{max(ks)}", f"unmasked_ndcg_{max(ks)}", *ANSWERS)
     shown = [*(f"ndcg_{k}" for k in ks), f"recall_{max(ks)}", *(m for m in some if any(m in r.metrics for r in rows))]

@@ -196,9 +196,17 @@ def mean_interval(
     level: float = 0.95,
     stretch_seeds: bool = True,
 ) -> tuple[float, float, float]:
-    """Mean of one arm's scores ``[S, N]`` and its interval (low, high); arguments and errors as in `compare`.
+    """Mean of one arm's scores ``[S, N]`` and its interval (low, high); raises as `compare`.
 
     Two arms whose intervals overlap may still differ beyond doubt: only `compare` knows that they are paired.
+
+    Args:
+        scores: of each seed and example.
+        user: whose example each one is, ``[N]``.
+        resamples: of the bootstrap.
+        generator: decides which are drawn.
+        level: the interval's.
+        stretch_seeds: whether the seeds' share is stretched to Student's t.
     """
     _check({"scores": scores}, user, resamples, level)
     units, _ = resampling_units(user)
@@ -208,7 +216,13 @@ def mean_interval(
 
 
 def user_interval(values: NDArray[np.float64], user: NDArray, seed: int) -> tuple[float, float]:
-    """95 % interval of the mean of ``values`` ``[n]``, whole users ``[n]`` resampled, or examples as in `compare`."""
+    """95 % interval of the mean of ``values`` ``[n]``, whole users resampled, or examples as in `compare`.
+
+    Args:
+        values: one an example, ``[n]``.
+        user: whose example each one is, ``[n]``.
+        seed: decides which are drawn.
+    """
     if len(values) == 1:
         return float(values[0]), float(values[0])
     generator = numpy_generator(seed, "user_interval")

@@ -89,7 +89,13 @@ class Problem(Exception):
 
 
 def problem(field: str, value: object, rule: str) -> dict[str, str]:
-    """A finding about a request. The value is shown in ASCII, because not all that JSON can say can be sent back."""
+    """A finding about a request.
+
+    Args:
+        field: what was wrong in it.
+        value: what stood there; shown in ASCII, because not all that JSON can say can be sent back.
+        rule: what it breaks.
+    """
     return {"field": field, "value": ascii(value)[:200], "rule": rule}
 
 

@@ -234,7 +234,13 @@ def _quantised(folder: Path, validation: Examples) -> dict[str, Any]:
 
 
 def ndcg(best: Callable[..., Any], examples: Examples, k: int) -> float:
-    """NDCG@k over all items, from the best k of each history."""
+    """NDCG@k over all items.
+
+    Args:
+        best: gives the best k items of some histories, as `ServedStudent.best`.
+        examples: histories and their next items.
+        k: the cut-off.
+    """
     history, length = examples.past.dense(max(1, int(examples.past.earlier.max(initial=1))))
     gain = 0.0
     for start in range(0, len(examples), _BATCH):

@@ -77,7 +77,16 @@ def _column_of(role: str, columns: HistoryColumns, names: Sequence[str]) -> str 
 
 
 def format_of(path: Path, field: str, allowed: Iterable[str] = (PARQUET, CSV, LINES)) -> str:
-    """The format that a file's suffix names; raises ``ConfigError`` for another one."""
+    """The format that a file's suffix names.
+
+    Args:
+        path: the file.
+        field: what an error calls it.
+        allowed: the formats that are read or written there.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
     suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
     found = _SUFFIXES.get(suffixes[-1].lower()) if suffixes else None
     if found is None or found not in set(allowed):

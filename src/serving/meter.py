@@ -22,7 +22,13 @@ class Meter:
         self._seconds, self._items = 0.0, 0
 
     def request(self, path: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Count a request that was answered.
+
+        Args:
+            path: what was asked.
+            status: the answer's HTTP status.
+            seconds: how long it took.
+        """
         with self._lock:
             self._requests[path if path in _PATHS else "other", status] += 1
             self._seconds += seconds

@@ -254,7 +254,14 @@ def recommend_file(settings: RecommendSettings, plan: RecommendPlan) -> Counts:
 def recommend_piece(
     student: ServedStudent, piece: Piece, settings: RecommendSettings, counts: Counts
 ) -> Iterator[pa.Table]:
-    """The recommendations of some users, as tables."""
+    """The recommendations of some users, as tables.
+
+    Args:
+        student: gives the best items.
+        piece: the users and their histories.
+        settings: k, what becomes of unknown ids, whether seen items are left out.
+        counts: grows by what became of these users.
+    """
     owner = np.repeat(np.arange(len(piece.users)), piece.lengths)
     known = piece.items >= 0
     lengths = np.bincount(owner[known], minlength=len(piece.users))

@@ -85,7 +85,16 @@ class StudentResult:
 
 
 def require_given(field: str, value: Path | None, step: str) -> Path:
-    """A path that the command cannot do without; raises ``ConfigError`` where it was not given."""
+    """A path that the command cannot do without.
+
+    Args:
+        field: the argument's name.
+        value: what was given.
+        step: how it is given.
+
+    Raises:
+        ConfigError: it was not.
+    """
     if value is None:
         raise ConfigError.one(field, None, "is needed", step)
     return value

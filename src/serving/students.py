@@ -176,7 +176,13 @@ def _best(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 def padded_for(
     model: Recommender, history: NDArray[np.int64], length: NDArray[np.int64]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Histories ``[B, L]`` and lengths ``[B]`` on the model's device, at least as wide as it looks back."""
+    """Histories and lengths on the model's device, at least as wide as it looks back.
+
+    Args:
+        model: whose padding id and width count.
+        history: ``[B, L]`` item indices, padded on the right.
+        length: ``[B]``.
+    """
     width = max(1, model.history_length, history.shape[1])
     wide = np.full((len(history), width), model.padding_id, dtype=np.int64)
     wide[:, : history.shape[1]] = history
@@ -264,7 +270,16 @@ def verify_export(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def require_k(student: ServedStudent, k: int, field: str = "k") -> None:
-    """Raises ``ConfigError`` for more items than the catalogue has."""
+    """Look at how many items are wanted.
+
+    Args:
+        student: whose catalogue counts.
+        k: how many.
+        field: what an error calls the number.
+
+    Raises:
+        ConfigError: the catalogue has fewer.
+    """
     if k > student.catalogue.num_items:
         rule = f"must not exceed the {student.catalogue.num_items} items of the catalogue"
         raise ConfigError.one(field, k, rule, f"{field}={student.catalogue.num_items} or less")

@@ -15,7 +15,7 @@ from pathlib import Path
 from src.core.paths import REPOSITORY
 
 SRC = REPOSITORY / "src"
-EXPLAINED = ("api.py", "cli", "config", "core", "data", "distill", "exp", "student", "teacher")
+EXPLAINED = ("api.py", "cli", "config", "core", "data", "distill", "evaluation", "exp", "serving", "student", "teacher")
 #: one or two arguments are explained by the sentence itself
 MOST_WITHOUT_A_LIST = 2
 #: a docstring that sends the reader to the function whose arguments these are
