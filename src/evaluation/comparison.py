@@ -23,7 +23,8 @@ _TITLES = {"ndcg": "NDCG", "recall": "Recall", "hit_ratio": "HitRatio"}
 
 
 def metric_title(name: str) -> str:
-    """``ndcg_20`` becomes ``NDCG@20``; a name of another form stays as it is, but for those of a teacher's answers.
+    """``ndcg_20`` becomes ``NDCG@20``, ``rare_share_20`` ``Rare share@20``; a name without a cut-off stays as it is, but
+    for those of a teacher's answers.
 
     ``masked_`` and ``unmasked_`` (everything seen before left out, or not) follow the title.
     """
@@ -32,7 +33,8 @@ def metric_title(name: str) -> str:
     if (way := name.partition("_"))[0] in ("masked", "unmasked"):
         return f"{metric_title(way[2])} {way[0]}"
     stem, _, cut_off = name.rpartition("_")
-    return f"{_TITLES[stem]}@{cut_off}" if stem in _TITLES and cut_off.isdigit() else name
+    words = _TITLES.get(stem, stem.replace("_", " ").capitalize())
+    return f"{words}@{cut_off}" if stem and cut_off.isdigit() else name
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,7 +86,7 @@ def test_the_table_as_a_file_says_why_a_model_is_missing() -> None:
         ("masked_ndcg_20", "NDCG@20 masked"),
         ("unmasked_ndcg_20", "NDCG@20 unmasked"),
         ("valid_ratio", "answers valid"),
-        ("coverage_20", "coverage_20"),
+        ("coverage_20", "Coverage@20"),
         ("seconds", "seconds"),
     ],
 )
