@@ -23,8 +23,8 @@ _TITLES = {"ndcg": "NDCG", "recall": "Recall", "hit_ratio": "HitRatio"}
 
 
 def metric_title(name: str) -> str:
-    """``ndcg_20`` becomes ``NDCG@20``, ``rare_share_20`` ``Rare share@20``; a name without a cut-off stays as it is, but
-    for those of a teacher's answers.
+    """``ndcg_20`` becomes ``NDCG@20``, ``rare_share_20`` ``Rare share@20``; a name without a cut-off stays as it is,
+    but for those of a teacher's answers.
 
     ``masked_`` and ``unmasked_`` (everything seen before left out, or not) follow the title.
     """
