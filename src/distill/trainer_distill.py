@@ -15,7 +15,7 @@ from src.core.seed import reproducible, seed_everything, torch_generator
 from src.core.training import NO_CHECKPOINT, FitResult, Fitting, Report, silent
 from src.distill.data_bridge import TeachingRows
 from src.distill.selection_policy import SelectionContext, SelectionPolicy, build_policy, require_policy_fits
-from src.distill.settings import ActiveSettings, DistillSettings, active_terms, taught_student
+from src.distill.settings import ActiveSettings, DistillSettings, active_terms, leaves_unseen_out, taught_student
 from src.distill.terms.base import Step, TaughtStudent
 from src.student.base import SequenceStudent
 from src.student.columns import DrawShared
@@ -72,6 +72,7 @@ class DistillObjective:
     def __post_init__(self) -> None:
         self.terms = active_terms(self.settings)
         self.model.gathered = self.shared is not None
+        self.left_out = left_out_of_answers(self.settings, self.data)
 
     def loss(self, rows: Tensor) -> Tensor:
         """Mean loss of these training rows (``[B]`` numbers)."""
@@ -81,6 +82,7 @@ class DistillObjective:
             segments=self.segments,
             reads_candidates=any(term.reads_labels for term in self.terms),
             reads_negatives=any(term.reads_negatives for term in self.terms),
+            left_out=self.left_out,
         )  # fmt: skip
         loss: Tensor = self.settings.ce_loss_weight * self._main(step)
         for term in self.terms:
@@ -90,12 +92,14 @@ class DistillObjective:
 
     def _main(self, step: Step) -> Tensor:
         if step.columns is not None:
-            return column_loss(step.logits, step.columns, self.student_settings, self.data.num_items)
+            weight = step.answer_log_weight
+            return column_loss(step.logits, step.columns, self.student_settings, self.data.num_items, weight)
         bce = self.student_settings.loss == "bce"
         if bce and not self.model.has_output_parts and not any(term.needs_logits for term in self.terms):
             # as the student without a teacher does it: another order of summation would be another student
             return sampled_bce(self.model.student, step.representation, step.target, step.negatives, step.prior_scores)
-        return main_loss(step.logits, step.target, self.student_settings, step.negatives if bce else None)
+        negatives = step.negatives if bce else None
+        return main_loss(step.logits, step.target, self.student_settings, negatives, step.answer_log_weight)
 
     def _taught(self, step: Step) -> Tensor:
         labelled = self.teaching.labelled(step.rows)
@@ -122,6 +126,19 @@ class DistillObjective:
     def set_state(self, state: Tensor) -> None:
         """Count on from there."""
         self.rows_seen, self.rows_taught = int(state[0]), float(state[1])
+
+
+def left_out_of_answers(settings: DistillSettings, data: StudentData) -> Tensor | None:
+    """``[V]``: -inf for items that no target is compared with, else 0; None where each is compared with all.
+
+    Args:
+        settings: see `leaves_unseen_out`.
+        data: the training rows, whose targets were seen.
+    """
+    unseen = data.item_counts == 0
+    if not leaves_unseen_out(settings) or not bool(unseen.any()):
+        return None
+    return data.propensity.new_zeros(len(unseen)).masked_fill(unseen, float("-inf"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +238,8 @@ def prepare_distilled(
     model = build_taught(new_student(student_settings, data, seed), settings, teaching, data, seed)
     count = student_settings.negatives if student_settings.loss == "bce" else 1
     negatives = torch_generator(seed, "negatives", device=data.device)
-    draw = negative_sampler(data, count, negatives)
+    among = torch.nonzero(data.item_counts).squeeze(1) if leaves_unseen_out(settings) else None
+    draw = negative_sampler(data, count, negatives, among)
     shared, streams = sampler_and_streams(data, student_settings, seed)
     segments = segments_for(student_settings, model.student, data.train)
     objective = DistillObjective(

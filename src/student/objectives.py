@@ -28,18 +28,30 @@ SAMPLED = ("sampled", "gbce")
 DrawNegatives = Callable[[Tensor], Tensor]
 
 
-def negative_sampler(data: StudentData, count: int, generator: torch.Generator) -> DrawNegatives:
+def negative_sampler(
+    data: StudentData, count: int, generator: torch.Generator, among: Tensor | None = None
+) -> DrawNegatives:
     """Negatives uniform over the items that are neither in the row's window of history nor its target.
 
     Args:
         data: training rows.
         count: negatives a row.
         generator: draws them.
+        among: the only items that are drawn, ascending; None, or too few to have one left for every row: all.
     """
+    items = data.num_items
+    if among is not None and not data.train.window + 1 < len(among) < items:
+        among = None
+    if among is not None:
+        # items get numbers without gaps; what is not drawn has the number behind them, as padding has
+        number = among.new_full((items + 1,), len(among)).scatter(0, among, torch.arange(len(among)).to(among))
 
     def draw(rows: Tensor) -> Tensor:
         history, _ = data.train.read(rows)
-        return draw_negatives(history, data.train.target[rows], data.num_items, count, generator)
+        target = data.train.target[rows]
+        if among is None:
+            return draw_negatives(history, target, items, count, generator)
+        return among[draw_negatives(number[history], number[target], len(among), count, generator)]
 
     return draw
 
@@ -142,7 +154,9 @@ class StudentObjective:
         return loss
 
 
-def column_loss(logits: Tensor, columns: Columns, settings: NetworkSettings, num_items: int) -> Tensor:
+def column_loss(
+    logits: Tensor, columns: Columns, settings: NetworkSettings, num_items: int, log_weight: Tensor | None = None
+) -> Tensor:
     """The main loss over a step's columns ``[B, M]``, of which the first is the target's.
 
     Args:
@@ -150,12 +164,14 @@ def column_loss(logits: Tensor, columns: Columns, settings: NetworkSettings, num
         columns: which items they are, and how many each stands for.
         settings: which loss.
         num_items: V.
+        log_weight: takes the place of the columns' own, ``[B, M]``.
     """
     target = columns.first[:, 0]
+    weight = columns.log_weight if log_weight is None else log_weight
     if settings.loss == "sampled":
-        return sampled_ce(logits, columns.log_weight, target)
+        return sampled_ce(logits, weight, target)
     rate = settings.shared_negatives / num_items
-    return gbce_loss(logits, columns.log_weight, target, rate, settings.gbce_calibration)
+    return gbce_loss(logits, weight, target, rate, settings.gbce_calibration)
 
 
 def sampled_bce(
@@ -174,7 +190,13 @@ def sampled_bce(
     return bce_loss(scores[:, 0], scores[:, 1:])
 
 
-def main_loss(logits: Tensor, target: Tensor, settings: NetworkSettings, negatives: Tensor | None) -> Tensor:
+def main_loss(
+    logits: Tensor,
+    target: Tensor,
+    settings: NetworkSettings,
+    negatives: Tensor | None,
+    log_weight: Tensor | None = None,
+) -> Tensor:
     """CE over the catalogue, or BCE of the target against ``negatives`` ``[B, n]`` (which BCE needs).
 
     Args:
@@ -182,7 +204,8 @@ def main_loss(logits: Tensor, target: Tensor, settings: NetworkSettings, negativ
         target: ``[B]``.
         settings: which loss.
         negatives: drawn items; None: CE.
+        log_weight: ``[V]``, what is added to each item's logit in the sum of CE: -inf leaves it out; None: 0.
     """
     if settings.loss == "ce" or negatives is None:
-        return ce_loss(logits, target)
+        return ce_loss(logits, target) if log_weight is None else sampled_ce(logits, log_weight, target)
     return bce_loss(logits.gather(1, target.unsqueeze(1)).squeeze(1), logits.gather(1, negatives))

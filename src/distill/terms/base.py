@@ -231,6 +231,9 @@ class Step:
     segments: Segments | None = None
     reads_candidates: bool = True
     reads_negatives: bool = True
+    #: ``[V]``, what is added to the logarithms of the items' weights: -inf for items that are no wrong answers; None:
+    #: all are
+    left_out: Tensor | None = None
 
     @cached_property
     def columns(self) -> Columns | None:
@@ -284,6 +287,14 @@ class Step:
     def log_weight(self) -> Tensor | None:
         """``[B, M]``, the logarithm of how many items a column stands for; None where each stands for one."""
         return None if self.columns is None else self.columns.log_weight
+
+    @cached_property
+    def answer_log_weight(self) -> Tensor | None:
+        """As `log_weight` for a sum over what may be an answer: -inf for an item that is left out. ``[V]`` where the
+        columns are the catalogue."""
+        if self.left_out is None or self.columns is None:
+            return self.left_out if self.columns is None else self.columns.log_weight
+        return self.columns.log_weight + self.left_out[self.columns.items]
 
     @cached_property
     def dro(self) -> DroTerms:
@@ -392,6 +403,11 @@ class Term:
     @property
     def needs_texts(self) -> bool:
         """Whether it reads a language model's embeddings of the items' texts, whoever teaches."""
+        return False
+
+    @property
+    def scores_unseen(self) -> bool:
+        """Whether with it an item that was never a target is scored from its text."""
         return False
 
     @property

@@ -80,6 +80,8 @@ class TextRows(Part):
         self.register_buffer("text", F.pad(features, (0, 0, 0, missing)), persistent=False)
         self.register_buffer("seen", counts > 0, persistent=False)
         self.register_buffer("log_count", counts.float().log1p(), persistent=False)
+        #: whether the prior knows an item that it never saw from its text
+        self.prior_reads_text = student.prior is not None and student.prior.settings.reads_text
         # a tuple: the table belongs to the student
         self._table = (student.item_embeddings,)
         self.tied = student.tied
@@ -148,8 +150,8 @@ class TextRows(Part):
         return TextMaps(self.mean, composed(self.row), output, composed(self.bias))
 
     def prior(self, scores: Tensor, items: Tensor | None = None) -> Tensor:
-        """An item that is treated as never seen has nothing from the prior either."""
-        left_out = self._left_out_now
+        """An item that is treated as never seen has nothing from the prior either, unless that reads its text."""
+        left_out = None if self.prior_reads_text else self._left_out_now
         return scores if left_out is None else scores.masked_fill(_at(left_out, items), 0.0)
 
 
@@ -173,6 +175,11 @@ class ItemText(Term):
     @property
     def needs_embeddings(self) -> bool:
         """The language model's item embeddings."""
+        return True
+
+    @property
+    def scores_unseen(self) -> bool:
+        """Its row is made of its text."""
         return True
 
     @property

@@ -82,7 +82,12 @@ class SoftLabels(Term):
     def loss(self, step: Step) -> Tensor:
         """Summed over taught rows, divided by B."""
         settings = step.settings
-        kl = soft_label_kl(step.logits, *step.ranking, settings.soft_temperature, step.log_weight, step.data.num_items)
+        candidates, distances = step.ranking
+        weight = step.answer_log_weight
+        if step.left_out is not None and weight is not None:
+            # what the teacher lists is a possible answer, whether training knows it or not
+            weight = weight.expand(step.logits.shape).scatter(1, candidates, 0.0)
+        kl = soft_label_kl(step.logits, candidates, distances, settings.soft_temperature, weight, step.data.num_items)
         factor: float = settings.soft_weight * settings.soft_temperature**2
         return factor * (step.taught * kl).mean()
 
