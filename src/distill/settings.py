@@ -39,13 +39,6 @@ class _Common:
             "of the student), or a model in closed form (linear, ...)",
         ),
     ] = ("llm",)
-    unseen_negatives: Annotated[
-        bool,
-        Field(
-            description="items that training never has for a target are wrong answers there, too, where they are "
-            "scored from their texts (text_weight, text_prior); false: nothing is learned against them"
-        ),
-    ] = False
     outputs_from: Annotated[
         Path | None,
         Field(description="folder of finished teacher outputs or of DLLM2Rec's three files; null: train a teacher"),
@@ -79,12 +72,6 @@ else:
 def active_terms(settings: DistillSettings) -> tuple[Term, ...]:
     """The terms that these settings switch on, in the order of the sum."""
     return tuple(term for term in terms() if term.is_on(settings))
-
-
-def leaves_unseen_out(settings: DistillSettings) -> bool:
-    """Whether items that were never a target are left out of what a target is compared with: their texts tell of
-    them, and that they were never right says no more than that nobody could have chosen them."""
-    return not settings.unseen_negatives and any(term.scores_unseen for term in active_terms(settings))
 
 
 def taught_student(student: NetworkSettings, settings: DistillSettings) -> NetworkSettings:

@@ -15,13 +15,21 @@ from src.core.seed import reproducible, seed_everything, torch_generator
 from src.core.training import NO_CHECKPOINT, FitResult, Fitting, Report, silent
 from src.distill.data_bridge import TeachingRows
 from src.distill.selection_policy import SelectionContext, SelectionPolicy, build_policy, require_policy_fits
-from src.distill.settings import ActiveSettings, DistillSettings, active_terms, leaves_unseen_out, taught_student
+from src.distill.settings import ActiveSettings, DistillSettings, active_terms, taught_student
 from src.distill.terms.base import Step, TaughtStudent
 from src.student.base import SequenceStudent
 from src.student.columns import DrawShared
 from src.student.datamodule import StudentData
 from src.student.evaluator import ScoreRows, evaluate_model, tell_sample
-from src.student.objectives import DrawNegatives, column_loss, main_loss, negative_sampler, sampled_bce, with_loss
+from src.student.objectives import (
+    DrawNegatives,
+    column_loss,
+    left_out_of_answers,
+    main_loss,
+    negative_sampler,
+    sampled_bce,
+    with_loss,
+)
 from src.student.segments import Segments, segments_for
 from src.student.settings import EvaluationSettings, NetworkSettings
 from src.student.trainer_baseline import new_student, optimiser_for, remember_new_items, sampler_and_streams
@@ -72,7 +80,8 @@ class DistillObjective:
     def __post_init__(self) -> None:
         self.terms = active_terms(self.settings)
         self.model.gathered = self.shared is not None
-        self.left_out = left_out_of_answers(self.settings, self.data)
+        texts = any(term.scores_unseen for term in self.terms)
+        self.left_out = left_out_of_answers(self.student_settings, self.data, texts)
 
     def loss(self, rows: Tensor) -> Tensor:
         """Mean loss of these training rows (``[B]`` numbers)."""
@@ -126,19 +135,6 @@ class DistillObjective:
     def set_state(self, state: Tensor) -> None:
         """Count on from there."""
         self.rows_seen, self.rows_taught = int(state[0]), float(state[1])
-
-
-def left_out_of_answers(settings: DistillSettings, data: StudentData) -> Tensor | None:
-    """``[V]``: -inf for items that no target is compared with, else 0; None where each is compared with all.
-
-    Args:
-        settings: see `leaves_unseen_out`.
-        data: the training rows, whose targets were seen.
-    """
-    unseen = data.item_counts == 0
-    if not leaves_unseen_out(settings) or not bool(unseen.any()):
-        return None
-    return data.propensity.new_zeros(len(unseen)).masked_fill(unseen, float("-inf"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,8 +234,8 @@ def prepare_distilled(
     model = build_taught(new_student(student_settings, data, seed), settings, teaching, data, seed)
     count = student_settings.negatives if student_settings.loss == "bce" else 1
     negatives = torch_generator(seed, "negatives", device=data.device)
-    among = torch.nonzero(data.item_counts).squeeze(1) if leaves_unseen_out(settings) else None
-    draw = negative_sampler(data, count, negatives, among)
+    texts = any(term.scores_unseen for term in active_terms(settings))
+    draw = negative_sampler(data, count, negatives, left_out_of_answers(student_settings, data, texts))
     shared, streams = sampler_and_streams(data, student_settings, seed)
     segments = segments_for(student_settings, model.student, data.train)
     objective = DistillObjective(

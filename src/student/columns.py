@@ -126,6 +126,10 @@ class Columns:
         """``[B, M]``."""
         return torch.cat([self.own, self.shared.expand(len(self.own), -1)], dim=1)
 
+    def weight_of_answers(self, left_out: Tensor | None) -> Tensor:
+        """``log_weight`` for a sum over possible answers; ``left_out`` ``[V]``: -inf for items that are none."""
+        return self.log_weight if left_out is None else self.log_weight + left_out[self.items]
+
     def logits(self, representation: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Scores ``[B, M]`` of representations ``[B, R]``.
 

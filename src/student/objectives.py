@@ -28,8 +28,29 @@ SAMPLED = ("sampled", "gbce")
 DrawNegatives = Callable[[Tensor], Tensor]
 
 
+def left_out_of_answers(settings: NetworkSettings, data: StudentData, texts: bool = False) -> Tensor | None:
+    """Which items no target is compared with: those that are never a target of training, where their texts score them.
+
+    That such an item was never right says no more than that nobody had met it, and a loss over the catalogue would
+    learn from every row that it is wrong.
+
+    Args:
+        settings: whether they are wrong answers all the same.
+        data: the training rows, and the prior, which may read texts.
+        texts: whether something else scores an item from its text.
+
+    Returns:
+        ``[V]``, what is added to the logarithm of an item's weight: -inf or 0. None where nothing is left out.
+    """
+    unseen = data.item_counts == 0
+    reads = texts or (settings.prior != "none" and data.prior is not None and data.prior.settings.reads_text)
+    if settings.unseen_negatives or not reads or not bool(unseen.any()):
+        return None
+    return data.propensity.new_zeros(len(unseen)).masked_fill(unseen, float("-inf"))
+
+
 def negative_sampler(
-    data: StudentData, count: int, generator: torch.Generator, among: Tensor | None = None
+    data: StudentData, count: int, generator: torch.Generator, left_out: Tensor | None = None
 ) -> DrawNegatives:
     """Negatives uniform over the items that are neither in the row's window of history nor its target.
 
@@ -37,11 +58,11 @@ def negative_sampler(
         data: training rows.
         count: negatives a row.
         generator: draws them.
-        among: the only items that are drawn, ascending; None, or too few to have one left for every row: all.
+        left_out: see `left_out_of_answers`: -inf for items that are not drawn, unless too few are left.
     """
-    items = data.num_items
-    if among is not None and not data.train.window + 1 < len(among) < items:
-        among = None
+    items, among = data.num_items, None if left_out is None else torch.nonzero(left_out == 0).squeeze(1)
+    if among is not None and len(among) <= data.train.window + 1:
+        among = None  # a row might have no negative
     if among is not None:
         # items get numbers without gaps; what is not drawn has the number behind them, as padding has
         number = among.new_full((items + 1,), len(among)).scatter(0, among, torch.arange(len(among)).to(among))
@@ -119,7 +140,7 @@ class StudentObjective:
         segments: Segments | None = None,
     ) -> None:
         """``shared``: draws the negatives of a loss in `SAMPLED`; ``segments``: how rows share passes."""
-        self.segments = segments
+        self.segments, self.left_out = segments, left_out_of_answers(settings, data)
         self.model, self.data, self.settings, self.draw, self.shared = model, data, settings, draw, shared
 
     def loss(self, rows: Tensor) -> Tensor:
@@ -137,7 +158,8 @@ class StudentObjective:
         if settings.loss == "bce" and settings.dro_weight == 0:
             return sampled_bce(self.model, representation, target, self.draw(rows), prior)
         logits = self.model.logits(representation, prior)
-        loss = main_loss(logits, target, settings, self.draw(rows) if settings.loss == "bce" else None)
+        negatives = self.draw(rows) if settings.loss == "bce" else None
+        loss = main_loss(logits, target, settings, negatives, self.left_out)
         if settings.dro_weight > 0:
             terms = dro_terms(logits, self.data.propensity, settings.dro_beta)
             loss = loss + settings.dro_weight * dro_at(terms, target.unsqueeze(1)).mean()
@@ -147,7 +169,7 @@ class StudentObjective:
         settings, data = self.settings, self.data
         prior = column_prior_scores(self.model, data, rows, columns)
         logits = self.model.column_logits(representation, columns, prior)
-        loss = column_loss(logits, columns, settings, data.num_items)
+        loss = column_loss(logits, columns, settings, data.num_items, columns.weight_of_answers(self.left_out))
         if settings.dro_weight > 0:
             terms = dro_terms(logits, data.propensity[columns.items], settings.dro_beta, columns.log_weight)
             loss = loss + settings.dro_weight * dro_at(terms, columns.first[:, :1]).mean()

@@ -97,6 +97,14 @@ class NetworkSettings(StudentSettings):
         0.0
     )
     dro_beta: Annotated[float, Field(gt=0, description="beta, the temperature inside DRO")] = 1.0
+    unseen_negatives: Annotated[
+        bool,
+        Field(
+            description="items that training never has for a target are wrong answers there even where they are scored "
+            "from their texts (distill.text_weight, a prior drawn towards texts); false: nothing is learned against "
+            "them"
+        ),
+    ] = False
     positions: Annotated[
         Literal["last", "all"],
         Field(

@@ -22,7 +22,14 @@ from src.student.datamodule import StudentData
 from src.student.evaluator import ScoreRows, evaluate_model, tell_sample
 from src.student.models import build_closed_form, build_student
 from src.student.new_items import constant_maps
-from src.student.objectives import SAMPLED, StudentObjective, negative_sampler, shared_sampler, with_loss
+from src.student.objectives import (
+    SAMPLED,
+    StudentObjective,
+    left_out_of_answers,
+    negative_sampler,
+    shared_sampler,
+    with_loss,
+)
 from src.student.segments import segments_for
 from src.student.settings import ClosedFormSettings, EvaluationSettings, NetworkSettings, StudentSettings
 
@@ -114,7 +121,7 @@ def prepare_student(
     settings = with_loss(settings, data.num_items)
     student = new_student(settings, data, seed)
     negatives = torch_generator(seed, "negatives", device=data.device)
-    draw = negative_sampler(data, settings.negatives, negatives)
+    draw = negative_sampler(data, settings.negatives, negatives, left_out_of_answers(settings, data))
     shared, streams = sampler_and_streams(data, settings, seed)
     score, segments = validation_scores(student, data), segments_for(settings, student, data.train)
     return student, Fitting(

@@ -77,8 +77,13 @@ def read_where() -> Mapping[str, Sequence[Sequence[_Switch]]]:
         "active.kl_threshold": [(_policy("kl_divergence"),), labels],
         "active.rank_threshold": [(_policy("ground_truth_error"),), labels],
     }
-    texts = tuple(_above_zero(f"distill.{key}") for term in terms() if term.scores_unseen for key in term.switches)
-    found["distill.unseen_negatives"] = [texts]
+    texts = tuple(
+        _above_zero(f"distill.{key}")
+        for term in terms()
+        if term.needs_texts or term.scores_unseen
+        for key in term.switches
+    )
+    found["student.unseen_negatives"] = [(*texts, _is("student.prior", "text_linear"))]
     for term in terms():
         switches = tuple(_above_zero(f"distill.{key}") for key in term.switches)
         for key in term.own_keys():

@@ -12,16 +12,17 @@ from torch import Tensor
 
 from src.distill.data_bridge import TeachingRows, align
 from src.distill.selection_policy import TeachAll
-from src.distill.settings import DistillSettings, leaves_unseen_out
+from src.distill.settings import DistillSettings
 from src.distill.terms.item_text import TextRows
 from src.distill.terms.soft_labels import soft_label_kl
-from src.distill.trainer_distill import DistillObjective, build_taught, left_out_of_answers
+from src.distill.trainer_distill import DistillObjective, build_taught
 from src.student.columns import Columns, SharedNegatives
 from src.student.datamodule import StudentData
 from src.student.models import student_settings
-from src.student.objectives import column_loss, main_loss, negative_sampler, shared_sampler
+from src.student.objectives import column_loss, left_out_of_answers, main_loss, negative_sampler, shared_sampler
 from src.student.prior import fit_prior
-from src.student.trainer_baseline import new_student
+from src.student.settings import EvaluationSettings
+from src.student.trainer_baseline import new_student, prepare_student
 from tests.fixtures import NUM_ITEMS, cycle_data, outputs_for, student_of
 
 UNSEEN = torch.tensor([2, 7])
@@ -38,6 +39,14 @@ def data_of() -> StudentData:
     return replace(data, item_counts=counts)
 
 
+def with_prior(name: str, **fields: Any) -> StudentData:
+    """The same behind a prior."""
+    data = data_of()
+    text = teaching_of().item_embedding
+    prior = fit_prior(student_settings(name, **fields), data.train, data.validation, NUM_ITEMS, 2, 0, text)
+    return replace(data, prior=prior)
+
+
 def answered(data: StudentData) -> Tensor:
     """Rows whose targets were seen."""
     return torch.nonzero(~torch.isin(data.train.target, UNSEEN)).squeeze(1)
@@ -49,26 +58,24 @@ def teaching_of() -> TeachingRows:
     return align(outputs_for(train, np.arange(40)), train, 4, "cpu")
 
 
-def bias_gradient(distill: DistillSettings, loss: str) -> Tensor:
+def bias_gradient(loss: str, unseen_negatives: bool = False) -> Tensor:
     """The gradient of the map from an item's text to its bias by what each item adds to it, ``[V]``: a table of
     one-hot texts has a weight for every item."""
     data, teaching = data_of(), replace(teaching_of(), item_embedding=torch.eye(NUM_ITEMS))
     settings = student_of(
-        "transformer", width=8, loss=loss, dropout=0.0, window=0, negatives=9, shared_negatives=NUM_ITEMS
-    )
-    model = build_taught(new_student(settings, data, 1), distill, teaching, data, 1)
+        "transformer", width=8, loss=loss, dropout=0.0, window=0, negatives=9, shared_negatives=NUM_ITEMS,
+        unseen_negatives=unseen_negatives,
+    )  # fmt: skip
+    model = build_taught(new_student(settings, data, 1), TEXT, teaching, data, 1)
     part = model.parts["item_text"]
     assert isinstance(part, TextRows)
     # the gate open for every item, each with a text of its own
     part.text, part.seen = torch.eye(NUM_ITEMS), torch.zeros(NUM_ITEMS, dtype=torch.bool)
     part.row, part.bias = torch.nn.Linear(NUM_ITEMS, 8, bias=False), torch.nn.Linear(NUM_ITEMS, 1)
     part.output_row = None if part.tied else torch.nn.Linear(NUM_ITEMS, model.student.representation, bias=False)
-    among = torch.nonzero(data.item_counts).squeeze(1) if leaves_unseen_out(distill) else None
-    draw = negative_sampler(data, 9, torch.Generator().manual_seed(2), among)
+    draw = negative_sampler(data, 9, torch.Generator().manual_seed(2), left_out_of_answers(settings, data, texts=True))
     shared = shared_sampler(data, settings, 3)
-    objective = DistillObjective(
-        model, data, teaching, settings, distill, TeachAll(), draw, shared=shared and shared[0]
-    )
+    objective = DistillObjective(model, data, teaching, settings, TEXT, TeachAll(), draw, shared=shared and shared[0])
     objective.loss(answered(data)).backward()
     assert part.bias.weight.grad is not None
     return part.bias.weight.grad[0]
@@ -77,23 +84,34 @@ def bias_gradient(distill: DistillSettings, loss: str) -> Tensor:
 @pytest.mark.parametrize("loss", ["ce", "sampled", "gbce", "bce"])
 def test_a_step_learns_nothing_against_an_item_that_it_could_not_have_for_a_target(loss: str) -> None:
     seen = ~torch.isin(torch.arange(NUM_ITEMS), UNSEEN)
-    gradient = bias_gradient(TEXT, loss)
+    gradient = bias_gradient(loss)
     assert torch.equal(gradient[UNSEEN], torch.zeros(2))
     assert bool((gradient[seen] != 0).all())
-    assert bool((bias_gradient(replace(TEXT, unseen_negatives=True), loss)[UNSEEN] > 0).all())
+    assert bool((bias_gradient(loss, unseen_negatives=True)[UNSEEN] > 0).all())
 
 
 def test_who_leaves_them_out() -> None:
-    data = data_of()
-    assert leaves_unseen_out(TEXT)
-    assert leaves_unseen_out(replace(NOTHING, text_prior=True))
-    assert not leaves_unseen_out(replace(TEXT, unseen_negatives=True))
-    # embeddings at the input do not score an item that has no interactions
-    assert not leaves_unseen_out(replace(NOTHING, ed_weight=0.5, soft_weight=0.5))
-    found = left_out_of_answers(TEXT, data)
+    data, student = with_prior("text_linear", text_weight=0.5), student_of(prior="text_linear")
+    found = left_out_of_answers(student, data)
     assert found is not None
     assert found.tolist() == [LEFT_OUT if item in (2, 7) else 0.0 for item in range(NUM_ITEMS)]
-    assert left_out_of_answers(TEXT, StudentData.of(cycle_data(), "cpu")) is None
+    assert left_out_of_answers(replace(student, unseen_negatives=True), data) is None
+    # a student without this prior, or with another one, knows nothing of such an item, unless its row is its text
+    assert left_out_of_answers(student_of(prior="none"), data) is None
+    assert left_out_of_answers(student_of(prior="linear"), with_prior("linear")) is None
+    assert left_out_of_answers(student_of(prior="none"), data, texts=True) is not None
+    assert left_out_of_answers(student, StudentData.of(cycle_data(), "cpu"), texts=True) is None
+
+
+def test_a_student_alone_behind_a_prior_that_reads_texts_learns_nothing_against_them() -> None:
+    data = with_prior("text_linear", text_weight=0.5)
+    for against in (False, True):
+        settings = student_of("transformer", width=8, prior="text_linear", window=0, unseen_negatives=against)
+        student, fit = prepare_student(settings, EvaluationSettings(ks=(5,)), data, 1)
+        fit.objective.loss(answered(data)).backward()
+        gradient = student.scorer.bias.grad
+        assert gradient is not None
+        assert bool((gradient[UNSEEN] == 0).all()) is not against
 
 
 def test_cross_entropy_without_an_item_by_hand() -> None:
@@ -133,23 +151,21 @@ def test_what_a_teacher_lists_is_an_answer_and_what_nobody_saw_is_none() -> None
 
 def test_negatives_are_drawn_among_some_items_alone() -> None:
     data, rows = data_of(), torch.arange(40)
-    among = torch.nonzero(data.item_counts).squeeze(1)
-    drawn = negative_sampler(data, 500, torch.Generator().manual_seed(0), among)(rows)
+    left_out = left_out_of_answers(student_of(), data, texts=True)
+    assert left_out is not None
+    drawn = negative_sampler(data, 500, torch.Generator().manual_seed(0), left_out)(rows)
     history, _ = data.train.read(rows)
     for row in range(40):
         wrong = {*history[row].tolist(), int(data.train.target[row])}
-        assert set(drawn[row].tolist()) == set(among.tolist()) - wrong
-    few = negative_sampler(data, 500, torch.Generator().manual_seed(0), among[:3])(rows)
+        assert set(drawn[row].tolist()) == set(range(NUM_ITEMS)) - {2, 7} - wrong
+    most = left_out.masked_fill(torch.arange(NUM_ITEMS) > 3, LEFT_OUT)
+    few = negative_sampler(data, 500, torch.Generator().manual_seed(0), most)(rows)
     assert torch.equal(few, negative_sampler(data, 500, torch.Generator().manual_seed(0))(rows))
 
 
 @pytest.mark.parametrize(("name", "reads"), [("linear", False), ("text_linear", True)])
 def test_a_row_that_is_treated_as_never_seen_keeps_what_a_prior_says_of_its_text(name: str, reads: bool) -> None:
-    data, fields = data_of(), {"text_weight": 0.5} if reads else {}
-    chosen: Any = student_settings(name, **fields)
-    text = teaching_of().item_embedding if reads else None
-    prior = fit_prior(chosen, data.train, data.validation, NUM_ITEMS, 2, 0, text)
-    data = replace(data, prior=prior)
+    data = with_prior(name, **({"text_weight": 0.5} if reads else {}))
     student = new_student(student_of("transformer", width=8, prior=name), data, 1)
     dropped = replace(TEXT, text_dropout=1.0)
     part = build_taught(student, dropped, teaching_of(), data, 1).parts["item_text"]

@@ -155,7 +155,7 @@ def test_a_mutated_document_is_read_or_refused_and_nothing_else(tmp_path, settin
         ("distill", "  distill.text_dropout: {type: float, low: 0.1, high: 0.5}\n", "distill.text_weight is above 0"),
         (
             "distill",
-            "  distill.unseen_negatives: {type: categorical, choices: [true, false]}\n",
+            "  student.unseen_negatives: {type: categorical, choices: [true, false]}\n",
             "is read only where distill.text_prior is above 0, or where distill.text_weight is above 0",
         ),
         (

@@ -292,9 +292,7 @@ class Step:
     def answer_log_weight(self) -> Tensor | None:
         """As `log_weight` for a sum over what may be an answer: -inf for an item that is left out. ``[V]`` where the
         columns are the catalogue."""
-        if self.left_out is None or self.columns is None:
-            return self.left_out if self.columns is None else self.columns.log_weight
-        return self.columns.log_weight + self.left_out[self.columns.items]
+        return self.left_out if self.columns is None else self.columns.weight_of_answers(self.left_out)
 
     @cached_property
     def dro(self) -> DroTerms:
@@ -407,7 +405,7 @@ class Term:
 
     @property
     def scores_unseen(self) -> bool:
-        """Whether with it an item that was never a target is scored from its text."""
+        """Whether it gives the student a score of its own, from its text, for an item that was never a target."""
         return False
 
     @property

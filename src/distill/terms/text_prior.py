@@ -66,11 +66,6 @@ class TextPrior(Term):
         return True
 
     @property
-    def scores_unseen(self) -> bool:
-        """What the prior says of it."""
-        return True
-
-    @property
     def needs_logits(self) -> bool:
         """No loss is added."""
         return False
