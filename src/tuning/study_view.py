@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,17 +38,17 @@ class StudyView:
         """The completed trial that is best by the first objective; the earlier one where two are equal."""
         return next(iter(ranked(self.study)), None)
 
+    def first(self) -> FrozenTrial | None:
+        """Trial 0, where it completed: in a search over distillation the student alone."""
+        return next((trial for trial in self.completed() if trial.number == 0), None)
+
     def completed(self) -> list[FrozenTrial]:
         """Trials that reached their end, by number."""
         return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
 
-    def finite(self) -> list[FrozenTrial]:
-        """The completed trials that Optuna's plots show: those whose first objective is a finite number."""
-        return [trial for trial in self.completed() if math.isfinite(trial.values[0])]
-
     def used(self) -> list[str]:
-        """The searched parameters that one of these trials has used."""
-        return [key for key in self.parameters() if any(key in trial.params for trial in self.finite())]
+        """The searched parameters that a completed trial has used."""
+        return [key for key in self.parameters() if any(key in trial.params for trial in self.completed())]
 
     def parameters(self) -> dict[str, BaseDistribution]:
         """Everything that was searched, in the order of first appearance; points of a single value are left out."""
@@ -60,7 +59,13 @@ class StudyView:
 
 
 def read_studies(folder: Path, manifest: Mapping[str, Any], fair: Mapping[str, Any] | None) -> list[StudyView]:
-    """The studies of a folder's journal, in the order they were begun; none when there is no journal."""
+    """The studies of a folder's journal, in the order they were begun; none when there is no journal.
+
+    Args:
+        folder: the result folder.
+        manifest: its manifest, which names the metric of a study that does not.
+        fair: the content of `fair.json`, which titles the arms; None where there is none.
+    """
     if not (folder / JOURNAL).exists():
         return []
     storage = read_journal(folder / JOURNAL)
