@@ -53,7 +53,13 @@ class Run(Protocol):
     """One training's curves."""
 
     def log(self, axis: Axis, at: int, values: Mapping[str, float]) -> None:
-        """Points of several curves; ones that are not ahead of their curve's last are left out."""
+        """Draw a point of several curves; a curve that has one at ``at`` or later already stays as it is.
+
+        Args:
+            axis: what points are counted by.
+            at: the place on that axis.
+            values: each curve's value, by its name.
+        """
 
     def close(self) -> None:
         """Everything is written."""
@@ -66,7 +72,13 @@ class Tracker(Protocol):
         """A new run, or one that goes on; ``name`` may hold ``/``."""
 
     def table(self, name: str, parameters: Sequence[str], outcomes: Sequence[Outcome]) -> None:
-        """What was tried, in place of an earlier table of that name, with these columns in front of the results."""
+        """Keep what was tried, in place of an earlier table of that name.
+
+        Args:
+            name: of the table.
+            parameters: its columns in front of the results.
+            outcomes: its lines.
+        """
 
 
 @dataclass
@@ -84,7 +96,13 @@ class Last:
             self._known = json.loads(self.path.read_text(encoding="utf-8"))
 
     def ahead(self, run: str, at: int, values: Mapping[str, float]) -> dict[str, float]:
-        """The values that are ahead of their curves, which from here on end there."""
+        """The values that are ahead of their curves, which from here on end there.
+
+        Args:
+            run: the run's name.
+            at: the step or epoch of the values.
+            values: by curve.
+        """
         last = self._known.setdefault(run, {})
         found = {name: value for name, value in values.items() if at > last.get(name, -1)}
         if found:
@@ -102,10 +120,10 @@ class Nobody:
         return self
 
     def table(self, name: str, parameters: Sequence[str], outcomes: Sequence[Outcome]) -> None:
-        """The table is not kept."""
+        """The table is not kept; see `Tracker.table`."""
 
     def log(self, axis: Axis, at: int, values: Mapping[str, float]) -> None:
-        """The points are not kept."""
+        """The points are not kept; see `Run.log`."""
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -184,7 +202,7 @@ class Curves:
         self._log("step", look.step, {f"train/{name}": value for name, value in look.values.items()})
 
     def epoch(self, epoch: int, look: Look, metrics: Mapping[str, float]) -> None:
-        """Also all metrics, by epochs."""
+        """Draw all metrics of an epoch, too; as `Watcher.epoch`."""
         self.look(look)
         self._log("epoch", epoch, by_epoch(metrics))
 

@@ -76,7 +76,13 @@ class Decided:
 
     @classmethod
     def read(cls, store: Store, orders: str, number: int) -> Decided | None:
-        """The decisions about round ``number``; None where there are none: the driver is gone."""
+        """The decisions about a round; None where there are none: the driver is gone.
+
+        Args:
+            store: where the driver leaves them.
+            orders: the file's name there, which the worker was started with.
+            number: of the round, from 1.
+        """
         content = store.read(orders)
         found = json.loads(content) if content is not None else {}
         return cls(found["stay"], found["joined"]) if found.get("round") == number else None

@@ -43,7 +43,13 @@ def check(settings: TuneSettings) -> Prepared:
 
 
 def run(settings: TuneSettings, prepared: Prepared, folder: RunFolder) -> None:
-    """Stages, search, the winner's artefacts, one look at the test split, the manifest."""
+    """Build the stages, search, publish the winner, look at the test split once, write the manifest.
+
+    Args:
+        settings: of the command.
+        prepared: the data and the search space, both checked.
+        folder: the result folder.
+    """
     stages = prepared.stages
     with alone_with_baseline(settings, stages, folder, _document(settings)):
         check_teacher(stages, folder)

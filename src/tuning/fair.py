@@ -77,9 +77,21 @@ class FairSearch:
 def run_fair(
     settings: SearchSettings, stages: Stages, space: SearchSpace, outputs: Teachings, folder: Path
 ) -> tuple[FairSearch, dict[str, list[Path]]]:
-    """Search every arm, train the finals; returns them and each arm's final models by seed, in the result folder.
+    """Search every arm, then train the finals.
 
-    Raises ``TrainingFailed`` when an arm has no completed trial, ``Paused`` when it was ended before the end.
+    Args:
+        settings: of the command.
+        stages: the data, and what the trials read of earlier stages.
+        space: everything that any arm searches.
+        outputs: the teachers' labels, by teacher.
+        folder: the result folder, with the journal.
+
+    Returns:
+        The searches, and each arm's final models by seed, in the result folder.
+
+    Raises:
+        TrainingFailed: an arm has no completed trial.
+        Paused: the search was ended before its end.
     """
     content, storage = content_of(stages, outputs), open_journal(folder)
     fair = _open(settings, stages.settings, space, content, storage)
@@ -277,7 +289,17 @@ def compare_with(
     seed: int,
     k: int,
 ) -> list[dict[str, Any]]:
-    """Every other model against one, as one family of comparisons: lines for `fair.json`, each with its sentence."""
+    """Every other model against one, as one family of comparisons: lines for `fair.json`, each with its sentence.
+
+    Args:
+        reference: the name of the one.
+        models: all of them, with the titles that sentences use.
+        scores: by model, each seed's metric of each example, ``[S, N]``.
+        user: each example's owner, -1 where the source names none, ``[N]``.
+        resamples: of the bootstrap.
+        seed: decides the resamples.
+        k: the cut-off K of the metric.
+    """
     titles = {model.name: model.title for model in models}
     titled = {titles[name]: values for name, values in scores.items()}
     found = compare(titled, user, titles[reference], resamples, numpy_generator(seed, "bootstrap"), metric=f"NDCG@{k}")

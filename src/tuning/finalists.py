@@ -51,7 +51,14 @@ def finalists_of(search: Search, count: int) -> list[FrozenTrial]:
 
 
 def final_space(search: Search, finalists: Sequence[FrozenTrial], seed: int, seeds: int) -> SearchSpace:
-    """Every finalist on every seed; never on the one that it was chosen with."""
+    """Every finalist on every seed; never on the one that it was chosen with.
+
+    Args:
+        search: whose trials the finalists are.
+        finalists: the trials that are trained again.
+        seed: the one that they were chosen with.
+        seeds: how many others there are.
+    """
     space = search.record.space
     return SearchSpace(
         space.stage,
@@ -70,9 +77,14 @@ def final_values(search: Search, trial: FrozenTrial) -> dict[str, Value]:
 
 
 def judge_finalists(search: Search, finals: Search, finalists: Sequence[FrozenTrial]) -> list[Finalist]:
-    """The finalists, the best mean first; one of whose trainings some failed is left out, unless all are.
+    """The finalists, the best mean first, and the earlier trial where two means are equal.
 
-    The earlier trial comes first where two means are equal.
+    One of whose trainings some failed is left out, unless all are.
+
+    Args:
+        search: says which way the metric is better.
+        finals: the finalists' trainings on other seeds.
+        finalists: the trials that were trained again.
     """
     values: dict[int, list[float]] = {trial.number: [] for trial in finalists}
     failed: set[int] = set()

@@ -254,7 +254,13 @@ def epochs_of(settings: ExperimentSettings, stage: Stage) -> int:
 def first_trials(
     settings: SearchSettings, experiment: ExperimentSettings, space: SearchSpace
 ) -> list[dict[str, Value]]:
-    """The baseline (distillation switched off) or the configuration, then the best of ``warm_start``; a whole grid."""
+    """The baseline (distillation switched off) or the configuration, then the best of ``warm_start``; a whole grid.
+
+    Args:
+        settings: of the search.
+        experiment: the settings that the trials start from.
+        space: what is searched.
+    """
     if settings.tuning.sampler == "grid":
         grid = space.grid()
         _log.info("a grid of %d points (trials=%d is not used)", len(grid), settings.trials)

@@ -45,7 +45,7 @@ class Looks:
             self.tell({"kind": LOOKS, **self._taken()})
 
     def epoch(self, epoch: int, look: Look, metrics: Mapping[str, float]) -> None:
-        """The epoch's own report follows."""
+        """Keep the epoch's look for the epoch's own report, which follows; as `Watcher.epoch`."""
         self._keep(look)
 
     def _keep(self, look: Look) -> None:
