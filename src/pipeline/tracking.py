@@ -82,7 +82,7 @@ class Tracker(Protocol):
 
 
 @dataclass
-class Last:
+class LastPoints:
     """The last step of each curve of some runs, kept in a file for trackers whose own files are no record.
 
     It is written before the points are: a kill between the two loses points and doubles none.
@@ -112,10 +112,10 @@ class Last:
         return found
 
 
-class Nobody:
+class NoTracker:
     """A tracker, and a run, that keeps nothing."""
 
-    def run(self, name: str) -> Nobody:
+    def run(self, name: str) -> NoTracker:
         """A run that keeps nothing either."""
         return self
 
@@ -153,19 +153,19 @@ def tracker_for(tracking: Tracking, folder: Path) -> Tracker:
 
             return WandB(folder)
         case "none":
-            return Nobody()
+            return NoTracker()
 
 
 @dataclass
-class NeverInTheWay:
+class FailSafeRun:
     """A run whose points get lost where its place is full or cannot be reached: no training ends for its curves."""
 
     run: Run
 
     @classmethod
-    def of(cls, tracker: Tracker, name: str) -> NeverInTheWay:
+    def of(cls, tracker: Tracker, name: str) -> FailSafeRun:
         """A tracker's run."""
-        made = cls(Nobody())
+        made = cls(NoTracker())
         with made._watched():
             made.run = tracker.run(name)
         return made
@@ -175,7 +175,7 @@ class NeverInTheWay:
         try:
             yield
         except OSError as error:
-            self.run = Nobody()  # told once
+            self.run = NoTracker()  # told once
             _log.warning("curves are lost from here on: %s", error.strerror or error)
 
     def log(self, axis: Axis, at: int, values: Mapping[str, float]) -> None:
@@ -208,7 +208,7 @@ class Curves:
 
     def _log(self, axis: Axis, at: int, values: Mapping[str, float]) -> None:
         if values:
-            self._run = self._run or NeverInTheWay.of(self.tracker, self.name)
+            self._run = self._run or FailSafeRun.of(self.tracker, self.name)
             self._run.log(axis, at, values)
 
     def close(self) -> None:

@@ -28,7 +28,15 @@ from src.pipeline.stages import Stages
 from src.tuning.applied import apply_values, configured_trial
 from src.tuning.arms import STUDENT, Arm, arms_of, fixed_values, space_of
 from src.tuning.dispatch import Search
-from src.tuning.finalists import STUDENT_SEED, Finalist, final_space, final_values, finalists_of, judge_finalists, told
+from src.tuning.finalists import (
+    STUDENT_SEED,
+    Finalist,
+    final_space,
+    final_values,
+    finalist_lines,
+    finalists_of,
+    rank_finalists,
+)
 from src.tuning.identity import content_of
 from src.tuning.journal import open_journal
 from src.tuning.search import SearchSession, open_search, open_session, winner
@@ -127,7 +135,7 @@ def work_arms(
     if judged:
         work_through([finals for _, finals in judged.values()])
     for arm, (finalists, finals) in judged.items():
-        fair.finalists[arm] = judge_finalists(fair.arms[arm], finals, finalists)
+        fair.finalists[arm] = rank_finalists(fair.arms[arm], finals, finalists)
     work_through([fair.finals])
 
 
@@ -333,7 +341,7 @@ def _arm_line(
         **line,
         "seeds": [trial.params[SEED] for trial in fair.finals_of(model.name)],
         "params": fair.chosen(model.name).params,
-        "finalists": told(fair.finalists.get(model.name, [])),
+        "finalists": finalist_lines(fair.finalists.get(model.name, [])),
         "epochs": sum(len(trial.intermediate_values) for trial in search.record.trials()),
     }
 

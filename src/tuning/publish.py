@@ -25,7 +25,7 @@ from src.student.artefact import load_student
 from src.student.models import closed_forms, student_settings
 from src.tuning.applied import is_distilled
 from src.tuning.dispatch import states
-from src.tuning.finalists import told
+from src.tuning.finalists import finalist_lines
 from src.tuning.html_report import REPORT, write_report
 from src.tuning.report import write_outcomes
 from src.tuning.search import SearchOutcome
@@ -164,7 +164,7 @@ def facts(outcome: SearchOutcome, stages: Stages, resumed: Sequence[Mapping[str,
         "best_value": outcome.best.values[0],
         "metric": record.space.metric,
         "best_params": outcome.best.params,
-        "finalists": told(outcome.finalists),
+        "finalists": finalist_lines(outcome.finalists),
         "pareto_front": record.front() if len(record.space.objectives) > 1 else [],
         "baseline": fit_summary(fit_of(stages.baseline)),
         "resumed": list(resumed),

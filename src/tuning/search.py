@@ -22,10 +22,9 @@ from src.pipeline.student_stages import fit_of
 from src.pipeline.tracking import tracker_for
 from src.student.settings import NetworkSettings
 from src.tuning.applied import apply_values, configured_trial, neutral_trial, trial_values
-from src.tuning.crew import ORDERS
 from src.tuning.dispatch import MODEL, Dispatcher, Search
 from src.tuning.executor import execute
-from src.tuning.finalists import Finalist, final_space, final_values, finalists_of, has_finalists, judge_finalists
+from src.tuning.finalists import Finalist, final_space, final_values, finalists_of, has_finalists, rank_finalists
 from src.tuning.identity import identity_of, searched_content
 from src.tuning.journal import open_journal
 from src.tuning.population import Groups, decide_places
@@ -43,6 +42,7 @@ from src.tuning.study import SEARCH, Record
 from src.tuning.trainable import TOKEN, Trainable
 from src.tuning.trial_curves import trial_curves
 from src.tuning.warm_start import warm_trials
+from src.tuning.worker_trials import ORDERS
 
 _log = get_logger(__name__)
 
@@ -339,7 +339,7 @@ def _finalists(
     )  # fmt: skip
     finals.keep, finals.what, finals.unit = 0, "finalists", "training"
     session.work_through([finals])
-    return judge_finalists(search, finals, chosen)
+    return rank_finalists(search, finals, chosen)
 
 
 def _published(session: SearchSession, search: Search, finalists: Sequence[Finalist]) -> FrozenTrial:

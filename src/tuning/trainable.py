@@ -48,7 +48,7 @@ from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.stage_functions import train_stage
 from src.tuning.store import Store
 from src.tuning.trained import Trained
-from src.tuning.trial_curves import Looks
+from src.tuning.trial_curves import CurveReporter
 
 _log = get_logger(__name__)
 
@@ -186,7 +186,7 @@ class Trainable:
         clean_worker(training_seed(settings), device, config)
         checkpoint = self.checkpoint_of(settings, str(config["folder"]))
         with self.stall_watch(log.stream) as alive, self.store.scratch() as scratch:
-            looks = Looks(tell)
+            looks = CurveReporter(tell)
 
             def report(epoch: int, metrics: Mapping[str, float]) -> None:
                 tell({**self.epoch_report(epoch, metrics), **looks.taken(metrics)})

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from src.core.watching import Look
-from src.pipeline.tracking import NeverInTheWay, Run, Tracker, by_epoch, numbers
+from src.pipeline.tracking import FailSafeRun, Run, Tracker, by_epoch, numbers
 from src.tuning.dispatch import Job
 from src.tuning.study import SEARCH
 
@@ -23,8 +23,8 @@ _EVERY = 30.0
 
 
 @dataclass
-class Looks:
-    """The worker's side: watches a trial's training.
+class CurveReporter:
+    """The worker's side: watches a trial's training, and sends its points with the trial's reports.
 
     Args:
         tell: sends a report.
@@ -88,7 +88,7 @@ class TrialCurves:
 
     def _run(self, name: str) -> Run:
         if name not in self._runs:
-            self._runs[name] = NeverInTheWay.of(self.tracker, name)
+            self._runs[name] = FailSafeRun.of(self.tracker, name)
         return self._runs[name]
 
     def close(self) -> None:
