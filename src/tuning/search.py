@@ -311,7 +311,7 @@ def run_search(
         session.work_through([search], first_name, _what_follows(search, tuning))
         winner(search)
         finalists = _finalists(session, experiment, content, search)
-        best = _published(session, search, finalists)
+        best = published(session.store, search, finalists)
         found, model = apply_values(experiment, values(best)), session.fetch(search, best.number)
         yield SearchOutcome(search, best, found, model, time.perf_counter() - start, finalists)
 
@@ -342,12 +342,21 @@ def _finalists(
     return rank_finalists(search, finals, chosen)
 
 
-def _published(session: SearchSession, search: Search, finalists: Sequence[Finalist]) -> FrozenTrial:
-    """The winner, or the next best whose model is still there; raises ``TrainingFailed`` when none is."""
+def published(store: Store, search: Search, finalists: Sequence[Finalist]) -> FrozenTrial:
+    """The winner, or the next best whose model is still there, which is told.
+
+    Args:
+        store: holds the trials' models.
+        search: whose trials they are.
+        finalists: the best mean first; none where the first value decides.
+
+    Raises:
+        TrainingFailed: no completed trial has its model.
+    """
     by_number = {trial.number: trial for trial in search.record.ranked()}
     order = list(dict.fromkeys([*(finalist.number for finalist in finalists), *by_number]))
     for place, number in enumerate(order):
-        if session.store.exists(f"{search.folder(number)}/{MODEL}"):
+        if store.exists(f"{search.folder(number)}/{MODEL}"):
             if place:
                 _log.warning("the model of trial %d is gone: trial %d is published in its place", order[0], number)
             return by_number[number]

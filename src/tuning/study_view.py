@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from src.tuning.journal import JOURNAL, read_journal
-from src.tuning.study import ranked
+from src.tuning.study import SEARCH, ranked
 
 FINALS = "finals"
 #: how the names of studies begin in which a search's best trials were trained on other seeds
@@ -28,6 +28,8 @@ class StudyView:
     study: optuna.Study
     metrics: Sequence[str]
     trials: Sequence[FrozenTrial]
+    #: the number of the trial that won, where the result names it: with finalists it need not have the best value
+    winner: int | None = None
 
     @property
     def distinct(self) -> bool:
@@ -35,8 +37,9 @@ class StudyView:
         return self.name != FINALS and not self.name.startswith(FINALISTS)
 
     def best(self) -> FrozenTrial | None:
-        """The completed trial that is best by the first objective; the earlier one where two are equal."""
-        return next(iter(ranked(self.study)), None)
+        """The trial that won; before one has, the best by the first objective, the earlier one where two are equal."""
+        completed = ranked(self.study)
+        return next((trial for trial in completed if trial.number == self.winner), next(iter(completed), None))
 
     def first(self) -> FrozenTrial | None:
         """Trial 0, where it completed: in a search over distillation the student alone."""
@@ -64,17 +67,21 @@ def read_studies(folder: Path, manifest: Mapping[str, Any], fair: Mapping[str, A
     Args:
         folder: the result folder.
         manifest: its manifest, which names the metric of a study that does not.
-        fair: the content of `fair.json`, which titles the arms; None where there is none.
+        fair: the content of `fair.json`, which titles the arms and names their finalists; None where there is none.
     """
     if not (folder / JOURNAL).exists():
         return []
     storage = read_journal(folder / JOURNAL)
     metric = (fair or manifest.get("search") or {}).get("metric", "objective")
-    titles = {arm["arm"]: arm.get("title", arm["arm"]) for arm in (fair or {}).get("arms", [])}
+    arms = (fair or {}).get("arms", [])
+    titles = {arm["arm"]: arm.get("title", arm["arm"]) for arm in arms}
+    winners = {SEARCH: (manifest.get("search") or {}).get("best_trial")}
+    winners |= {arm["arm"]: arm["finalists"][0].get("trial") for arm in arms if arm.get("finalists")}
     found = []
     for name in optuna.get_all_study_names(storage):
         study = optuna.load_study(study_name=name, storage=storage)
         names = study.user_attrs.get("metrics") or [metric]
         metrics = [*names, *(f"objective {i}" for i in range(len(names), len(study.directions)))]
-        found.append(StudyView(name, titles.get(name, name), study, metrics, study.get_trials(deepcopy=False)))
+        trials = study.get_trials(deepcopy=False)
+        found.append(StudyView(name, titles.get(name, name), study, metrics, trials, winners.get(name)))
     return found

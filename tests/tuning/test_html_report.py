@@ -145,6 +145,20 @@ def test_the_answer_names_the_winner_and_its_lead(plain: Path) -> None:
     assert "search time 62 minutes" in text
 
 
+def test_the_winner_is_the_trial_that_was_published(plain: Path) -> None:
+    finalists = [{"trial": 4, "values": [0.29, 0.31], "mean": 0.3}, {"trial": 1, "values": [0.2, 0.3], "mean": 0.25}]
+    page = page_of(plain, {**MANIFEST, "search": {"metric": "ndcg_20", "best_trial": 4, "finalists": finalists}})
+    # 0.3 / 0.25 = 1.2
+    assert (
+        "Trial 4 is the best of 7 trials by the mean over other seeds: NDCG@20 0.3000 on validation, "
+        "20.0 % above trial 0." in prose(page)
+    )
+    answer = page[page.index('id="answer"') : page.index("<nav>")]
+    assert [prose(cell).strip() for cell in re.findall(r"<td.*?</td>", answer)] == ["0.6000", "all"]
+    (marked,) = re.findall(r'<tr class="marked">\s*<td[^>]*>(\d+)</td>', page)
+    assert marked == "4"
+
+
 def test_the_verdict_is_the_headline(plain: Path) -> None:
     sentences = {"baseline": "it helped: 0.27 against 0.24.", "linear": "it cannot be told: 0.27 against 0.26."}
     verdicts = {name: {"sentence": sentence, "verdict": "helped"} for name, sentence in sentences.items()}
@@ -536,6 +550,8 @@ def test_a_damaged_file_is_named(plain: Path, name: str, content: str, message: 
 def test_a_damaged_manifest_is_named(plain: Path) -> None:
     with pytest.raises(ArtefactError, match=r"manifest.json.*git: Input should be"):
         page_of(plain, {**MANIFEST, "git": "abc"})
+    with pytest.raises(ArtefactError, match=r"manifest.json.*search: Input should be"):
+        page_of(plain, {**MANIFEST, "search": 3})
 
 
 def test_the_journal_is_left_as_it_was_even_with_an_unfinished_line(plain: Path) -> None:

@@ -73,7 +73,7 @@ def read_result(folder: Path, manifest: Mapping[str, Any]) -> ReportedResult:
         documents[MANIFEST] = json.dumps(manifest, indent=2, ensure_ascii=False, default=str)
     settings = _if_there(folder / SETTINGS_FILE, read_yaml_mapping) or {}
     conform({"dataset": settings.get("dataset")}, _PARTS, folder / SETTINGS_FILE)
-    conform({"git": manifest.get("git")}, _PARTS, folder / MANIFEST)
+    conform({name: manifest.get(name) for name in ("git", "search")}, _PARTS, folder / MANIFEST)
     return ReportedResult(
         manifest=manifest,
         studies=read_studies(folder, manifest, fair),
