@@ -69,7 +69,7 @@ def run_teacher(stages: Stages, folder: RunFolder, export: bool) -> None:
         export: whether the outputs are also written as DLLM2Rec reads them.
     """
     describe_data(stages)
-    check_teacher(stages, folder)
+    run_teacher_check(stages, folder)
     outputs = stages.outputs
     folder.copy_folder(stages.teacher.folder, "teacher")
     folder.copy_folder(stages.outputs_record.folder, "teacher_outputs")
@@ -140,7 +140,7 @@ def teacher_facts(stages: Stages) -> dict[str, Any]:
     return {"teacher": {**stages.teacher_summary, **labelled}}
 
 
-def check_teacher(stages: Stages, folder: RunFolder) -> None:
+def run_teacher_check(stages: Stages, folder: RunFolder) -> None:
     """Before rows are labelled: is distilling from this teacher likely to help? Told, and kept in `metrics/`."""
     if not stages.uses_own_teacher:
         return
