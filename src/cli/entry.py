@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import yaml
 from rich.markup import escape
 
-from src.cli.help import CFG, Question, question, show_help, show_keys
+from src.cli.help import CFG, HelpRequest, help_request, show_help, show_keys
 from src.cli.resume import log_resume, read_resumed, remember_command, resume_argument
 from src.config.base_configs import Named, description, loaded
 from src.config.composition import RUN_DIR, groups
@@ -93,7 +93,7 @@ class Entry(Generic[S]):
     def execute(self, arguments: list[str]) -> int:
         """As `main`, for given arguments; returns the exit code."""
         try:
-            asked, rest = question(arguments)
+            asked, rest = help_request(arguments)
             if asked is None:
                 return self._execute(arguments)
             self._answer(asked, rest)
@@ -111,7 +111,7 @@ class Entry(Generic[S]):
             console.print("interrupted")
             return 130
 
-    def _answer(self, asked: Question, arguments: list[str]) -> None:
+    def _answer(self, asked: HelpRequest, arguments: list[str]) -> None:
         content = read_config(self.config_name, arguments)
         if asked.option == CFG:
             console.print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), markup=False, end="")

@@ -27,21 +27,21 @@ _GROUP_LINES = 2
 
 
 @dataclass(frozen=True)
-class Question:
+class HelpRequest:
     """What is asked in place of a run: help (about a topic, or in general), or the composed config."""
 
     option: str
     topic: str = ""
 
 
-def question(arguments: Sequence[str]) -> tuple[Question | None, list[str]]:
+def help_request(arguments: Sequence[str]) -> tuple[HelpRequest | None, list[str]]:
     """Find ``--help``, ``--help TOPIC`` or ``--cfg job`` in a command line.
 
     Args:
         arguments: the command line without the program.
 
     Returns:
-        The question, None where there is none, and the other arguments.
+        What is asked, None where nothing is, and the other arguments.
 
     Raises:
         ConfigError: ``--cfg`` asks for something else than ``job``.
@@ -56,7 +56,7 @@ def question(arguments: Sequence[str]) -> tuple[Question | None, list[str]]:
         topic = after if follows else value
         if option == CFG and topic != "job":
             raise ConfigError.one("option", f"{CFG} {topic}".strip(), "prints the composed config", f"write {CFG} job")
-        return Question(option, topic), [*arguments[:place], *arguments[place + 1 + follows :]]
+        return HelpRequest(option, topic), [*arguments[:place], *arguments[place + 1 + follows :]]
     return None, list(arguments)
 
 

@@ -38,18 +38,18 @@ _IN_FILE_ORDER = (
 )
 
 
-def plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A column's name in small letters, without RecBole's type, blanks, hyphens and underscores."""
     return re.sub(r"[^a-z0-9]", "", name.partition(":")[0].lower())
 
 
 def _hits(role: str, names: Sequence[str]) -> list[str]:
-    first, others = (set(map(plain, text.split())) for text in _KNOWN[role])
-    order = [plain(text) for text in _KNOWN[role][0].split()]
-    sure = sorted((name for name in names if plain(name) in first), key=lambda name: order.index(plain(name)))
+    first, others = (set(map(plain_name, text.split())) for text in _KNOWN[role])
+    order = [plain_name(text) for text in _KNOWN[role][0].split()]
+    sure = sorted((name for name in names if plain_name(name) in first), key=lambda name: order.index(plain_name(name)))
     if sure:
         return sure[:1]
-    found = [name for name in names if plain(name) in others]
+    found = [name for name in names if plain_name(name) in others]
     if found or role != "time":
         return found
     return [name for name in names if re.search(rf"[_ -]({'|'.join(_TIME_ENDS)})$", name.lower())]
@@ -114,7 +114,7 @@ def _named(wanted: str, names: Sequence[str]) -> str | None:
     exact = [name for name in names if wanted in (name, name.partition(":")[0])]
     if exact:
         return exact[0]
-    same = [name for name in names if plain(name) == plain(wanted)]
+    same = [name for name in names if plain_name(name) == plain_name(wanted)]
     if len(same) == 1:
         return same[0]
     place = int(wanted) if wanted.isdecimal() else 0

@@ -16,7 +16,7 @@ from src.core.logging import get_logger
 from src.data.arrow_columns import as_ids
 from src.data.catalogue import ItemRows, build_id_map, each_once, tell_unlisted, wanted_fields, with_unlisted
 from src.data.clock import read_times
-from src.data.columns import guess, plain, resolve
+from src.data.columns import guess, plain_name, resolve
 from src.data.delimited import limited
 from src.data.interactions import Interactions
 from src.data.settings import DatasetSettings
@@ -197,8 +197,8 @@ def item_column(table: Table, settings: DatasetSettings, log_item: str) -> str:
         log_item: what the log calls the item's id.
     """
     names = table.names
-    same = [name for name in names if plain(name) == plain(log_item)]
-    ids = [name for name in names if plain(name) in ("id", "index")]
+    same = [name for name in names if plain_name(name) == plain_name(log_item)]
+    ids = [name for name in names if plain_name(name) in ("id", "index")]
     found = same[0] if same else guess("item", names) or (ids[0] if ids else None)
     return found or resolve(settings.columns, names, table.label, ("item",), ())["item"]
 

@@ -46,7 +46,7 @@ def save_sequences(folder: Path, data: SequenceData) -> None:
     """Write three splits, the id map and what is told of them into an existing folder."""
     parts: tuple[Examples | SealedExamples, ...] = (data.train, data.validation, data.test)
     for split, examples in zip(_SPLITS, parts, strict=True):
-        write_examples(folder, split, examples)
+        save_examples(folder, split, examples)
     data.id_map.save(folder / _ID_MAP)
     facts = {"name": data.name, "statistics": asdict(data.statistics), "dataset_fingerprint": data.dataset_fingerprint}
     write_json(folder / _FACTS, facts)
@@ -55,13 +55,13 @@ def save_sequences(folder: Path, data: SequenceData) -> None:
 def load_sequences(folder: Path) -> SequenceData:
     """Map what `save_sequences` wrote; raises ``ArtefactError`` for files that are none of its own."""
     facts = read_mapping(folder / _FACTS, _Facts)
-    train, validation, test = (read_examples(folder, split) for split in _SPLITS)
+    train, validation, test = (load_examples(folder, split) for split in _SPLITS)
     id_map = IdMap.load(folder / _ID_MAP)
     sealed = SealedExamples(test)
     return SequenceData(facts.name, id_map, train, validation, sealed, facts.statistics, facts.dataset_fingerprint)
 
 
-def write_examples(folder: Path, split: str, examples: Examples | SealedExamples) -> None:
+def save_examples(folder: Path, split: str, examples: Examples | SealedExamples) -> None:
     """``<split>.arrow`` holds a row an example, ``<split>_items.arrow`` the items that its histories are views of.
 
     A sealed split is written without being shown.
@@ -76,8 +76,8 @@ def write_examples(folder: Path, split: str, examples: Examples | SealedExamples
     _write(folder / f"{split}_items.arrow", {"item": items}, {})
 
 
-def read_examples(folder: Path, split: str) -> Examples:
-    """What `write_examples` wrote; its columns are views into the files, which nobody may write to."""
+def load_examples(folder: Path, split: str) -> Examples:
+    """What `save_examples` wrote; its columns are views into the files, which nobody may write to."""
     path = folder / f"{split}.arrow"
     columns, told = _mapped(path)
     items, _ = _mapped(folder / f"{split}_items.arrow")

@@ -8,7 +8,13 @@ from src.pipeline.tracking import Tracker, by_epoch
 
 
 def write_curves(tracker: Tracker, name: str, history: Sequence[Mapping[str, float]]) -> None:
-    """One point a metric and epoch (epochs count from 1); what was watched stands there already."""
+    """Draw a training that is over; points that were drawn while it ran stay as they are.
+
+    Args:
+        tracker: keeps the curves.
+        name: of the training's run.
+        history: the metrics of each epoch, the first epoch's first.
+    """
     run = tracker.run(name)
     for epoch, metrics in enumerate(history, start=1):
         run.log("epoch", epoch, by_epoch(metrics))

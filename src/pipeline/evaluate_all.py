@@ -138,7 +138,13 @@ def check_results(settings: EvaluateSettings) -> ComparedResults:
 
 
 def run_eval_all(settings: EvaluateSettings, compared: ComparedResults, folder: RunFolder) -> None:
-    """Rank on validation and test (opened here, once), write the tables and the manifest."""
+    """Rank on validation and test (opened here, once), write the tables and the manifest.
+
+    Args:
+        settings: of the command.
+        compared: the results, and the stages that their data and closed forms come from.
+        folder: where tables, the record of the opened test split and the manifest are written.
+    """
     stages, device, results = compared.stages, compared.stages.device, compared.results
     names = ", ".join(str(result.folder) for result in results)
     listed = [*closed_form_models(stages), *(_student(r, stages, device) for r in results if r.has_student())]

@@ -98,7 +98,13 @@ class ModelComparison:
         return ranked
 
     def rank(self, split: str, examples: Examples, teacher_rows: int) -> list[Ranked]:
-        """Every model on a split, the teacher on a sample of it."""
+        """Every model on a split, the teacher on a sample of it.
+
+        Args:
+            split: the name of the split.
+            examples: all of the split.
+            teacher_rows: how many of them the teacher ranks.
+        """
         stages = self.stages
         self.facts[split] = facts_of(examples, stages.data)
         ranked = rank_models(self.models, split, examples, stages, stages.settings.evaluation, self.repeated)
@@ -175,7 +181,15 @@ def missing_rows(listed: Sequence[EvaluatedModel | MissingModel], ranked: Sequen
 def write_comparison(
     folder: RunFolder, rows: Sequence[Row], ranked: Sequence[Ranked], ks: Sequence[int], title: str
 ) -> None:
-    """The files of `write_tables`, and the table on the terminal."""
+    """The files of `write_tables`, and the table on the terminal.
+
+    Args:
+        folder: where the files are written.
+        rows: the table's lines, one a model and split.
+        ranked: each model's ranks of the targets.
+        ks: the cut-offs K that the terminal shows.
+        title: stands above the terminal's table.
+    """
     write_tables(folder, rows, ranked)
     console.print(as_table(rows, ks, title))
 
@@ -189,7 +203,12 @@ def write_segments(
 ) -> None:
     """`segments.csv`: NDCG at the largest K and its paired gain over ``reference``, by segment of each whole split.
 
-    ``owners``: whose seed a model is, by model; None: each stands for itself.
+    Args:
+        folder: where the file is written.
+        comparison: knows the examples of each split.
+        ranked: each model's ranks of the targets.
+        reference: the model that the others' gains are over.
+        owners: whose seed a model is, by model; None: each stands for itself.
     """
     settings = comparison.stages.settings
     frames = []
@@ -205,7 +224,13 @@ def write_segments(
 
 
 def write_tables(folder: RunFolder, rows: Sequence[Row], ranked: Sequence[Ranked]) -> None:
-    """`comparison.csv`, `ranks.csv`, one JSON a model under `metrics/`."""
+    """`comparison.csv`, `ranks.csv`, one JSON a model under `metrics/`.
+
+    Args:
+        folder: where the files are written.
+        rows: the lines of `comparison.csv`, one a model and split.
+        ranked: each model's ranks of the targets.
+    """
     write_text(folder.path / COMPARISON, as_frame(rows).to_csv(index=False))
     write_text(folder.path / RANKS, ranks_frame(ranked).to_csv(index=False))
     for model in dict.fromkeys(r.model for r in rows if not r.missing):

@@ -44,7 +44,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
         lambda: build_recommender(settings.student, 2, settings.dataset.window),
         lambda: check_distillation(stages) if teacher else None,
         lambda: stages.require_other_priors() if teacher else None,
-        lambda: check_teacher(settings.teacher, stages) if own_teacher else None,
+        lambda: check_own_teacher(settings.teacher, stages) if own_teacher else None,
         lambda: check_titles_alone(stages) if teacher and TITLES in settings.distill.teachers else None,
         lambda: check_titles_alone(stages) if stages.reads_text and not own_teacher else None,
     )
@@ -65,7 +65,7 @@ def check_distillation(stages: Stages) -> None:
     preflight(settings.distill, settings.active, settings.student, lambda: stages.data.num_items, given)
 
 
-def check_teacher(settings: TeacherSettings, stages: Stages) -> None:
+def check_own_teacher(settings: TeacherSettings, stages: Stages) -> None:
     """Look at everything of a run's own teacher; transformers is imported only where a run has one.
 
     Raises:

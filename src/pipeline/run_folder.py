@@ -167,7 +167,13 @@ class RunFolder:
         write_json(self.path / "metrics" / f"{name}.json", dict(metrics))
 
     def write_yaml(self, name: str, content: Any, heading: str = "") -> None:
-        """A YAML file with an optional comment above it."""
+        """Write a YAML file.
+
+        Args:
+            name: of the file, within the folder.
+            content: plain data.
+            heading: a comment above it.
+        """
         comment = "".join(f"# {line}\n" for line in heading.splitlines())
         write_text(self.path / name, comment + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
@@ -210,7 +216,15 @@ class RunFolder:
         extra: Mapping[str, Any],
         last: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> None:
-        """Write `metrics/time.json` and then, last and atomically, the manifest, which ``last`` gets to see before."""
+        """Write `metrics/time.json` and then, last and atomically, the manifest: without one a folder is unfinished.
+
+        Args:
+            kind: the command, as the manifest names it.
+            seed: of the run.
+            fingerprints: of data and stages, by name.
+            extra: what else the manifest says.
+            last: is given the manifest before it is written.
+        """
         from src.core.hardware import command_line, hardware, package_versions  # torch is not needed to begin a run
 
         times = {name: self.watch.seconds.get(name, 0.0) for name in TIMES}

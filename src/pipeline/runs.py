@@ -61,9 +61,15 @@ def run_student_baseline(stages: Stages, folder: RunFolder) -> None:
 
 
 def run_teacher(stages: Stages, folder: RunFolder, export: bool) -> None:
-    """Train the teacher and label; compare it with the student on a validation sample."""
+    """Train the teacher and label; compare it with the student on a validation sample.
+
+    Args:
+        stages: build what is needed, or take it from the cache.
+        folder: gets the teacher, its outputs and the tables.
+        export: whether the outputs are also written as DLLM2Rec reads them.
+    """
     describe_data(stages)
-    check_teacher(stages, folder)
+    run_teacher_check(stages, folder)
     outputs = stages.outputs
     folder.copy_folder(stages.teacher.folder, "teacher")
     folder.copy_folder(stages.outputs_record.folder, "teacher_outputs")
@@ -134,7 +140,7 @@ def teacher_facts(stages: Stages) -> dict[str, Any]:
     return {"teacher": {**stages.teacher_summary, **labelled}}
 
 
-def check_teacher(stages: Stages, folder: RunFolder) -> None:
+def run_teacher_check(stages: Stages, folder: RunFolder) -> None:
     """Before rows are labelled: is distilling from this teacher likely to help? Told, and kept in `metrics/`."""
     if not stages.uses_own_teacher:
         return
@@ -171,7 +177,15 @@ def finish(
     facts: Mapping[str, Any],
     last: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> None:
-    """Times and manifest; ``last`` sees the manifest before it is written."""
+    """Write the times of all stages and the manifest.
+
+    Args:
+        stages: say which artefacts were used, and which of them were reused.
+        folder: the result folder.
+        kind: the command, as the manifest names it.
+        facts: what else the manifest says.
+        last: is given the manifest before it is written.
+    """
     folder.record_stage_times(stages.cache.records)
     artefacts = {record.name: record.key for record in stages.cache.records}
     reused = [record.name for record in stages.cache.records if record.reused]

@@ -53,7 +53,13 @@ class Run(Protocol):
     """One training's curves."""
 
     def log(self, axis: Axis, at: int, values: Mapping[str, float]) -> None:
-        """Points of several curves; ones that are not ahead of their curve's last are left out."""
+        """Draw a point of several curves; a curve that has one at ``at`` or later already stays as it is.
+
+        Args:
+            axis: what points are counted by.
+            at: the place on that axis.
+            values: each curve's value, by its name.
+        """
 
     def close(self) -> None:
         """Everything is written."""
@@ -66,11 +72,17 @@ class Tracker(Protocol):
         """A new run, or one that goes on; ``name`` may hold ``/``."""
 
     def table(self, name: str, parameters: Sequence[str], outcomes: Sequence[Outcome]) -> None:
-        """What was tried, in place of an earlier table of that name, with these columns in front of the results."""
+        """Keep what was tried, in place of an earlier table of that name.
+
+        Args:
+            name: of the table.
+            parameters: its columns in front of the results.
+            outcomes: its lines.
+        """
 
 
 @dataclass
-class Last:
+class LastPoints:
     """The last step of each curve of some runs, kept in a file for trackers whose own files are no record.
 
     It is written before the points are: a kill between the two loses points and doubles none.
@@ -84,7 +96,13 @@ class Last:
             self._known = json.loads(self.path.read_text(encoding="utf-8"))
 
     def ahead(self, run: str, at: int, values: Mapping[str, float]) -> dict[str, float]:
-        """The values that are ahead of their curves, which from here on end there."""
+        """The values that are ahead of their curves, which from here on end there.
+
+        Args:
+            run: the run's name.
+            at: the step or epoch of the values.
+            values: by curve.
+        """
         last = self._known.setdefault(run, {})
         found = {name: value for name, value in values.items() if at > last.get(name, -1)}
         if found:
@@ -94,18 +112,18 @@ class Last:
         return found
 
 
-class Nobody:
+class NoTracker:
     """A tracker, and a run, that keeps nothing."""
 
-    def run(self, name: str) -> Nobody:
+    def run(self, name: str) -> NoTracker:
         """A run that keeps nothing either."""
         return self
 
     def table(self, name: str, parameters: Sequence[str], outcomes: Sequence[Outcome]) -> None:
-        """The table is not kept."""
+        """The table is not kept; see `Tracker.table`."""
 
     def log(self, axis: Axis, at: int, values: Mapping[str, float]) -> None:
-        """The points are not kept."""
+        """The points are not kept; see `Run.log`."""
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -135,19 +153,19 @@ def tracker_for(tracking: Tracking, folder: Path) -> Tracker:
 
             return WandB(folder)
         case "none":
-            return Nobody()
+            return NoTracker()
 
 
 @dataclass
-class NeverInTheWay:
+class FailSafeRun:
     """A run whose points get lost where its place is full or cannot be reached: no training ends for its curves."""
 
     run: Run
 
     @classmethod
-    def of(cls, tracker: Tracker, name: str) -> NeverInTheWay:
+    def of(cls, tracker: Tracker, name: str) -> FailSafeRun:
         """A tracker's run."""
-        made = cls(Nobody())
+        made = cls(NoTracker())
         with made._watched():
             made.run = tracker.run(name)
         return made
@@ -157,7 +175,7 @@ class NeverInTheWay:
         try:
             yield
         except OSError as error:
-            self.run = Nobody()  # told once
+            self.run = NoTracker()  # told once
             _log.warning("curves are lost from here on: %s", error.strerror or error)
 
     def log(self, axis: Axis, at: int, values: Mapping[str, float]) -> None:
@@ -184,13 +202,13 @@ class Curves:
         self._log("step", look.step, {f"train/{name}": value for name, value in look.values.items()})
 
     def epoch(self, epoch: int, look: Look, metrics: Mapping[str, float]) -> None:
-        """Also all metrics, by epochs."""
+        """Draw all metrics of an epoch, too; as `Watcher.epoch`."""
         self.look(look)
         self._log("epoch", epoch, by_epoch(metrics))
 
     def _log(self, axis: Axis, at: int, values: Mapping[str, float]) -> None:
         if values:
-            self._run = self._run or NeverInTheWay.of(self.tracker, self.name)
+            self._run = self._run or FailSafeRun.of(self.tracker, self.name)
             self._run.log(axis, at, values)
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ class Limits:
     k: int = 100
 
 
-class Asked(BaseModel):
+class RecommendRequest(BaseModel):
     """A request for recommendations."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -48,7 +48,7 @@ class Asked(BaseModel):
     unknown: Literal["skip", "refuse"] = Field(default="skip", description="ids that the student does not know")
 
 
-class Item(BaseModel):
+class RecommendedItem(BaseModel):
     """A recommended item."""
 
     item: str
@@ -56,15 +56,15 @@ class Item(BaseModel):
     score: float
 
 
-class Answer(BaseModel):
+class RecommendResponse(BaseModel):
     """Recommendations, best first, for each history; and the ids of each that the student does not know."""
 
     student: str
-    recommendations: list[list[Item]]
+    recommendations: list[list[RecommendedItem]]
     unknown: list[list[str]]
 
 
-class Found(BaseModel):
+class CatalogueItem(BaseModel):
     """An item of the catalogue."""
 
     item: str
@@ -80,15 +80,15 @@ class Health(BaseModel):
     teacher: str | None = Field(default=None, description="the one that knows labelled histories alone")
 
 
-class Problem(Exception):
+class InvalidRequest(Exception):
     """A request that breaks a rule."""
 
     def __init__(self, field: str, value: object, rule: str) -> None:
         super().__init__(rule)
-        self.detail = [problem(field, value, rule)]
+        self.detail = [finding(field, value, rule)]
 
 
-def problem(field: str, value: object, rule: str) -> dict[str, str]:
+def finding(field: str, value: object, rule: str) -> dict[str, str]:
     """A finding about a request.
 
     Args:
@@ -116,56 +116,56 @@ def build_app(students: Sequence[ServedStudent], limits: Limits, token: str | No
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        found = [problem(".".join(map(str, e["loc"])), e.get("input"), str(e["msg"])) for e in error.errors()[:20]]
+        found = [finding(".".join(map(str, e["loc"])), e.get("input"), str(e["msg"])) for e in error.errors()[:20]]
         return JSONResponse({"detail": found}, 422)
 
-    @app.exception_handler(Problem)
-    async def broken_rule(request: Request, error: Problem) -> Response:
+    @app.exception_handler(InvalidRequest)
+    async def broken_rule(request: Request, error: InvalidRequest) -> Response:
         return JSONResponse({"detail": error.detail}, 422)
 
     @app.exception_handler(ProblemsFound)
     async def damaged(request: Request, error: ProblemsFound) -> Response:
-        found = [problem(one.field, one.value, one.rule) for one in error.problems]
+        found = [finding(one.field, one.value, one.rule) for one in error.problems]
         return JSONResponse({"detail": found}, 500)
 
-    @app.post("/recommend", response_model=Answer, responses={401: {}, 413: {}, 422: {}})
-    def recommend(asked: Asked) -> Answer:
+    @app.post("/recommend", response_model=RecommendResponse, responses={401: {}, 413: {}, 422: {}})
+    def recommend(request: RecommendRequest) -> RecommendResponse:
         """The best items for each history."""
-        student = students[0] if asked.student is None else by_name.get(asked.student)
+        student = students[0] if request.student is None else by_name.get(request.student)
         if student is None:
-            raise Problem("student", asked.student, f"must be one of {', '.join(by_name)}")
-        _check(asked, limits, catalogue.num_items)
-        found = [catalogue.known(history) for history in asked.histories]
+            raise InvalidRequest("student", request.student, f"must be one of {', '.join(by_name)}")
+        _check(request, limits, catalogue.num_items)
+        found = [catalogue.known(history) for history in request.histories]
         unknown = [ids for _, ids in found]
-        if asked.unknown == "refuse" and (missing := next((ids[0] for ids in unknown if ids), None)) is not None:
-            raise Problem("histories", missing, "is unknown to the student")
+        if request.unknown == "refuse" and (missing := next((ids[0] for ids in unknown if ids), None)) is not None:
+            raise InvalidRequest("histories", missing, "is unknown to the student")
         history, length = padded([known for known, _ in found], catalogue.num_items)
         with turn:
-            items, scores = student.best(history, length, asked.k, asked.exclude_seen)
+            items, scores = student.best(history, length, request.k, request.exclude_seen)
         named = [student.named(*row) for row in zip(items, scores, strict=True)]
         meter.recommended(sum(map(len, named)))
-        return Answer(
+        return RecommendResponse(
             student=student.name,
             recommendations=[list(map(_item, row)) for row in named],
             unknown=[[ascii(raw)[1:-1] for raw in ids] for ids in unknown],
         )
 
-    @app.get("/items", response_model=list[Found])
+    @app.get("/items", response_model=list[CatalogueItem])
     def search(
         query: str = Query(default="", max_length=200), limit: int = Query(default=20, ge=1, le=100)
-    ) -> list[Found]:
+    ) -> list[CatalogueItem]:
         """Items whose title holds some words."""
         raw_ids, titles = catalogue.id_map.raw_ids, catalogue.id_map.titles
-        return [Found(item=raw_ids[place], title=titles[place]) for place in catalogue.search(query, limit)]
+        return [CatalogueItem(item=raw_ids[place], title=titles[place]) for place in catalogue.search(query, limit)]
 
     teacher = next((student for student in students if isinstance(student, LabelledTeacher)), None)
 
-    @app.get("/labelled", response_model=list[Found])
-    def labelled(number: int = Query(default=0, ge=0, le=2**31)) -> list[Found]:
+    @app.get("/labelled", response_model=list[CatalogueItem])
+    def labelled(number: int = Query(default=0, ge=0, le=2**31)) -> list[CatalogueItem]:
         """One of the histories that the teacher labelled, oldest first; none where no teacher is served."""
         history = [] if teacher is None else teacher.labelled(number)
         raw_ids, titles = catalogue.id_map.raw_ids, catalogue.id_map.titles
-        return [Found(item=raw_ids[place], title=titles[place]) for place in history]
+        return [CatalogueItem(item=raw_ids[place], title=titles[place]) for place in history]
 
     @app.get("/health", response_model=Health)
     async def health() -> Health:
@@ -189,20 +189,20 @@ def build_app(students: Sequence[ServedStudent], limits: Limits, token: str | No
     return app
 
 
-def _check(asked: Asked, limits: Limits, num_items: int) -> None:
-    longest = max(map(len, asked.histories))
+def _check(request: RecommendRequest, limits: Limits, num_items: int) -> None:
+    longest = max(map(len, request.histories))
     for field, value, most, why in (
-        ("histories", len(asked.histories), limits.histories, "histories in one request"),
+        ("histories", len(request.histories), limits.histories, "histories in one request"),
         ("histories", longest, limits.history_length, "items in one history"),
-        ("k", asked.k, limits.k, "items for each history"),
-        ("k", asked.k, num_items, "items, which is the catalogue"),
+        ("k", request.k, limits.k, "items for each history"),
+        ("k", request.k, num_items, "items, which is the catalogue"),
     ):
         if value > most:
-            raise Problem(field, value, f"at most {most} {why}")
+            raise InvalidRequest(field, value, f"at most {most} {why}")
 
 
-def _item(found: Recommendation) -> Item:
-    return Item(item=found.item, title=found.title, score=found.score)
+def _item(found: Recommendation) -> RecommendedItem:
+    return RecommendedItem(item=found.item, title=found.title, score=found.score)
 
 
 def _file(path: Path) -> Callable[[], Awaitable[FileResponse]]:
@@ -270,7 +270,7 @@ class _Gate:
         if self.token is not None and scope["path"] not in _OPEN:
             given = headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, b"Bearer " + self.token.encode()):
-                found = [problem("Authorization", "missing or wrong", "must be: Bearer TOKEN")]
+                found = [finding("Authorization", "missing or wrong", "must be: Bearer TOKEN")]
                 return JSONResponse({"detail": found}, 401, {"WWW-Authenticate": "Bearer"})
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and len(length) < 20 and int(length) > self.limit:
@@ -278,4 +278,4 @@ class _Gate:
         return None
 
     def _too_large(self) -> JSONResponse:
-        return JSONResponse({"detail": [problem("body", "too large", f"at most {self.limit} bytes")]}, 413)
+        return JSONResponse({"detail": [finding("body", "too large", f"at most {self.limit} bytes")]}, 413)

@@ -1,4 +1,4 @@
-"""Files of histories, read piece by piece: a row a user, or a log with a row an interaction."""
+"""Files of histories, read batch by batch: a row a user, or a log with a row an interaction."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class HistoryColumns:
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class HistoryBatch:
     """Some users with their histories.
 
     ``users`` ``[N]`` text; ``items`` ``[T]`` int64, the histories one after the other, -1 where the catalogue does not
@@ -168,7 +168,7 @@ class HistoryFile:
             lines = sum(chunk.count(b"\n") for chunk in iter(lambda: handle.read(1 << 20), b""))
         return lines - (self.format == CSV)
 
-    def pieces(self, catalogue: Catalogue, rows: int) -> Iterator[Piece]:
+    def batches(self, catalogue: Catalogue, rows: int) -> Iterator[HistoryBatch]:
         """The file's users in order (of a log: in the order in which they first appear), at most ``rows`` at once.
 
         Raises:
@@ -187,7 +187,7 @@ class HistoryFile:
         except (pa.ArrowException, OSError, UnicodeDecodeError, EOFError) as error:
             raise DataError.one("histories", str(self.path), f"cannot be read: {error}", "mend the file") from None
 
-    def _rows(self, catalogue: Catalogue, rows: int) -> Iterator[Piece]:
+    def _rows(self, catalogue: Catalogue, rows: int) -> Iterator[HistoryBatch]:
         user, history = self.columns.user, self.columns.history
         for table in self._tables((user, history), rows):
             lists = _lists(table[history], self.path)
@@ -195,7 +195,7 @@ class HistoryFile:
             lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
             users = _text(table[user])
             self._refuse_nameless(int(pc.sum(pc.equal(users, "")).as_py() or 0), user)
-            yield Piece(users.to_pylist(), items, lengths.astype(np.int64), unknown)
+            yield HistoryBatch(users.to_pylist(), items, lengths.astype(np.int64), unknown)
 
     def _refuse_nameless(self, rows: int, column: str) -> None:
         if rows:
@@ -233,14 +233,14 @@ class HistoryFile:
         return _Log(names_of.dictionary, np.concatenate(items)[order], np.bincount(owner), unknown)
 
     @staticmethod
-    def _users_of(log: _Log | None, rows: int) -> Iterator[Piece]:
+    def _users_of(log: _Log | None, rows: int) -> Iterator[HistoryBatch]:
         assert log is not None
         ends = np.cumsum(log.sizes)
         for start in range(0, len(log.sizes), rows):
             stop = min(start + rows, len(log.sizes))
             part = log.items[ends[start] - log.sizes[start] : ends[stop - 1]]
             own = log.unknown if (part < 0).any() else None
-            yield Piece(log.names[start:stop].to_pylist(), part, log.sizes[start:stop], own)
+            yield HistoryBatch(log.names[start:stop].to_pylist(), part, log.sizes[start:stop], own)
 
     def _tables(self, names: tuple[str, ...], rows: int) -> Iterator[pa.Table]:
         """The file's rows as tables of these columns."""

@@ -25,7 +25,7 @@ from src.core.paths import require_writable
 from src.core.settings import STRICT
 from src.data.examples import Histories
 from src.serving.catalogue import Catalogue
-from src.serving.histories import CSV, PARQUET, HistoryColumns, HistoryFile, Piece, format_of
+from src.serving.histories import CSV, PARQUET, HistoryBatch, HistoryColumns, HistoryFile, format_of
 from src.serving.nearest import IndexedStudent, InnerProduct, require_index
 from src.serving.new_items import EmbedTexts, add_items, open_new_items, read_new_items, require_takes_items
 from src.serving.results import StudentResult, require_given
@@ -200,9 +200,9 @@ def _with_counts(student: ServedStudent, settings: RecommendSettings) -> ServedS
 
 def _refuse_unknown(plan: RecommendPlan) -> None:
     events, example = 0, None
-    for piece in plan.file.pieces(plan.student.catalogue, 1 << 14):
-        events += int((piece.items < 0).sum())
-        example = example or piece.unknown
+    for batch in plan.file.batches(plan.student.catalogue, 1 << 14):
+        events += int((batch.items < 0).sum())
+        example = example or batch.unknown
     if events:
         rule = f"{events:,} of the histories' items are unknown to the student (unknown=refuse)"
         raise DataError.one("histories", example, rule, "mend the file, or use unknown=skip or unknown=popular")
@@ -211,11 +211,11 @@ def _refuse_unknown(plan: RecommendPlan) -> None:
 def _refuse_strangers(plan: RecommendPlan) -> None:
     """Raises ``DataError`` where every user would be left out; reads on until one would not be."""
     items, example = 0, None
-    for piece in plan.file.pieces(plan.student.catalogue, 1 << 14):
-        if (piece.items >= 0).any() or not piece.lengths.all():
+    for batch in plan.file.batches(plan.student.catalogue, 1 << 14):
+        if (batch.items >= 0).any() or not batch.lengths.all():
             return
-        items += len(piece.items)
-        example = example or piece.unknown
+        items += len(batch.items)
+        example = example or batch.unknown
     if items:
         rule = f"none of the {items:,} items of the histories is known to the student {plan.student.name}"
         step = "name the student of this catalogue; unknown=popular gives strangers what is popular"
@@ -223,7 +223,7 @@ def _refuse_strangers(plan: RecommendPlan) -> None:
 
 
 def recommend_file(settings: RecommendSettings, plan: RecommendPlan) -> Counts:
-    """Read the histories piece by piece and write the recommendations, whole or not at all.
+    """Read the histories batch by batch and write the recommendations, whole or not at all.
 
     Raises:
         ArtefactError: the student's scores are no numbers.
@@ -237,44 +237,44 @@ def recommend_file(settings: RecommendSettings, plan: RecommendPlan) -> Counts:
     with _writing(plan.out, plan.format) as write, progress_bar("recommendations", total or 0) as bar:
         if total is None:
             bar.update(bar.task_ids[0], total=None)
-        for piece in plan.file.pieces(plan.student.catalogue, settings.batch_size):
-            counts.users += len(piece.users)
-            counts.items += len(piece.items)
-            counts.unknown_items += int((piece.items < 0).sum())
-            counts.example = counts.example or piece.unknown
-            for table in recommend_piece(student, piece, settings, counts):
+        for batch in plan.file.batches(plan.student.catalogue, settings.batch_size):
+            counts.users += len(batch.users)
+            counts.items += len(batch.items)
+            counts.unknown_items += int((batch.items < 0).sum())
+            counts.example = counts.example or batch.unknown
+            for table in recommend_batch(student, batch, settings, counts):
                 write(table)
-            bar.advance(bar.task_ids[0], len(piece.users))
+            bar.advance(bar.task_ids[0], len(batch.users))
     counts.seconds = time.perf_counter() - begun
     if isinstance(student, IndexedStudent):
         counts.index = student.as_dict(settings.k)
     return counts
 
 
-def recommend_piece(
-    student: ServedStudent, piece: Piece, settings: RecommendSettings, counts: Counts
+def recommend_batch(
+    student: ServedStudent, batch: HistoryBatch, settings: RecommendSettings, counts: Counts
 ) -> Iterator[pa.Table]:
     """The recommendations of some users, as tables.
 
     Args:
         student: gives the best items.
-        piece: the users and their histories.
+        batch: the users and their histories.
         settings: k, what becomes of unknown ids, whether seen items are left out.
         counts: grows by what became of these users.
     """
-    owner = np.repeat(np.arange(len(piece.users)), piece.lengths)
-    known = piece.items >= 0
-    lengths = np.bincount(owner[known], minlength=len(piece.users))
-    histories = Histories(piece.items[known].astype(np.int32), np.cumsum(lengths), lengths, student.catalogue.num_items)
+    owner = np.repeat(np.arange(len(batch.users)), batch.lengths)
+    known = batch.items >= 0
+    lengths = np.bincount(owner[known], minlength=len(batch.users))
+    histories = Histories(batch.items[known].astype(np.int32), np.cumsum(lengths), lengths, student.catalogue.num_items)
     # a user without any history is nobody's fault: the student has an answer for that as well
-    nothing_known = (lengths == 0) & (piece.lengths > 0)
+    nothing_known = (lengths == 0) & (batch.lengths > 0)
     asked = np.flatnonzero(~nothing_known)
     counts.recommended += len(asked)
     for rows in _parts(asked, lengths):
         dense = histories.take(rows).dense(max(1, int(lengths[rows].max())))
         items, scores = student.best(*dense, settings.k, settings.exclude_seen)
-        yield _table(student.catalogue, [piece.users[row] for row in rows], items, scores)
-    strangers = [piece.users[row] for row in np.flatnonzero(nothing_known)]
+        yield _table(student.catalogue, [batch.users[row] for row in rows], items, scores)
+    strangers = [batch.users[row] for row in np.flatnonzero(nothing_known)]
     if not strangers:
         return
     popular = student.catalogue.popular() if settings.unknown == "popular" else None

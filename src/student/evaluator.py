@@ -42,7 +42,7 @@ def mask_seen(scores: Tensor, history: Tensor, target: Tensor) -> Tensor:
     return padded.scatter(1, history, float("-inf"))[:, :-1].scatter(1, target.unsqueeze(1), own)
 
 
-def as_judged(scores: Tensor, history: Tensor, target: Tensor, mask_history: bool) -> Tensor:
+def ranking_scores(scores: Tensor, history: Tensor, target: Tensor, mask_history: bool) -> Tensor:
     """Scores ``[B, V]`` as rankings are read off: see `EvaluationSettings.mask_history`."""
     return mask_seen(scores, history, target) if mask_history else scores
 

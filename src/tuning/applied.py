@@ -116,6 +116,13 @@ def fitting(space: SearchSpace, values: Mapping[str, Value]) -> dict[str, Value]
 def trial_values(
     stage: Stage, settings: ExperimentSettings, number: int, values: Mapping[str, Value]
 ) -> dict[str, Value]:
-    """The configuration keys of a trial; in a distillation number 0 has every term switched off, searched or not."""
+    """The configuration keys of a trial; in a distillation number 0 has every term switched off, searched or not.
+
+    Args:
+        stage: what is searched.
+        settings: of the experiment, which know the terms.
+        number: of the trial.
+        values: the searched keys with the trial's values.
+    """
     extra = no_distillation(settings) if stage == "distill" and number == 0 else {}
     return {**values, **extra}

@@ -9,7 +9,7 @@ from src.pipeline.run_folder import RunFolder, previous_resumes
 from src.pipeline.runs import (
     BEST_STUDENT,
     baseline_model,
-    check_teacher,
+    run_teacher_check,
     show_teacher,
     teacher_facts,
     tracker_of,
@@ -43,10 +43,16 @@ def check(settings: TuneSettings) -> Prepared:
 
 
 def run(settings: TuneSettings, prepared: Prepared, folder: RunFolder) -> None:
-    """Stages, search, the winner's artefacts, one look at the test split, the manifest."""
+    """Build the stages, search, publish the winner, look at the test split once, write the manifest.
+
+    Args:
+        settings: of the command.
+        prepared: the data and the search space, both checked.
+        folder: the result folder.
+    """
     stages = prepared.stages
     with alone_with_baseline(settings, stages, folder, _document(settings)):
-        check_teacher(stages, folder)
+        run_teacher_check(stages, folder)
         outputs = _teaching(settings, prepared, stages)
         show_teacher(teacher_facts(stages))
         stages.release_teacher()

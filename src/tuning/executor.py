@@ -22,14 +22,14 @@ from ray.tune.search import Searcher
 
 from src.core.errors import AnyoError, Paused
 from src.core.logging import get_logger
-from src.pipeline.tracking import Nobody
-from src.tuning.crew import Crew
+from src.pipeline.tracking import NoTracker
 from src.tuning.dispatch import Dispatcher, Job
 from src.tuning.lost_workers import WorkerLost, losses_as_deaths
 from src.tuning.processes import remember_children
 from src.tuning.resources import Resources
 from src.tuning.trainable import LOG, MESSAGE, Trainable
 from src.tuning.trial_curves import LOOKS, TrialCurves
+from src.tuning.worker_trials import WorkerTrials
 
 _log = get_logger(__name__)
 
@@ -53,8 +53,8 @@ class RunningSearch:
     total: Callable[[], Mapping[str, float]] | None = None
     stall_minutes: float = 0.0
     #: what each worker was given, by Ray's name of it
-    workers: dict[str, Crew] = field(default_factory=dict)
-    curves: TrialCurves = field(default_factory=lambda: TrialCurves(Nobody()))
+    workers: dict[str, WorkerTrials] = field(default_factory=dict)
+    curves: TrialCurves = field(default_factory=lambda: TrialCurves(NoTracker()))
 
     def has_room(self) -> bool:
         """Whether another trial could start beside those that run; with none running, Tune may decide.
@@ -62,7 +62,7 @@ class RunningSearch:
         Tune asks for one trial more than can run (measured): drawn then, it would not know how these end, and a trial
         that comes back after its worker died would have to wait behind it.
         """
-        running = [crew.first for crew in self.workers.values() if crew.open(self.dispatcher)]
+        running = [worker.first for worker in self.workers.values() if worker.open(self.dispatcher)]
         if self.total is None or not running:
             return True
         total, share = self.total(), self.resources.share
@@ -95,9 +95,9 @@ class StudySearcher(Searcher):
         jobs = state.dispatcher.together() if state.has_room() else []
         if not jobs:
             return Searcher.FINISHED if state.dispatcher.finished or state.dispatcher.halted else None
-        crew = state.workers[trial_id] = Crew(jobs)
+        worker = state.workers[trial_id] = WorkerTrials(jobs)
         share = configuration(jobs[0], state.resources)
-        return crew.configuration(share) if jobs[0].group else share
+        return worker.configuration(share) if jobs[0].group else share
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A worker is through; how its trial ended was in its last report."""
@@ -131,25 +131,25 @@ class StudyScheduler(FIFOScheduler):
         """CONTINUE or STOP."""
         if MESSAGE not in result:  # a trial that ends without a word: `on_trial_complete` says so
             return TrialScheduler.CONTINUE
-        crew, told = running_search().workers[trial.trial_id], json.loads(result[MESSAGE])
-        if told.get("kind") == "round":
-            for member, one in told["reports"]:
+        worker, message = running_search().workers[trial.trial_id], json.loads(result[MESSAGE])
+        if message.get("kind") == "round":
+            for member, one in message["reports"]:
                 self._draw(int(member), one)
-            crew.take(running_search().dispatcher, told)
-            going_on = {job.start for job in crew.open(running_search().dispatcher)}
-            for job in crew.jobs:
+            worker.take(running_search().dispatcher, message)
+            going_on = {job.start for job in worker.open(running_search().dispatcher)}
+            for job in worker.jobs:
                 if job.start not in going_on:
                     running_search().curves.end(job)
             return TrialScheduler.CONTINUE
-        report = self._judged(told, float(trial.config["share"]))
-        start = crew.first.start
+        report = self._without_retry(message, float(trial.config["share"]))
+        start = worker.first.start
         self._draw(start, report)
         if report.get("kind") == LOOKS:
             running_search().dispatcher.on_change()
             return TrialScheduler.CONTINUE
         stop = running_search().dispatcher.on_report(start, report)
         if stop:
-            running_search().curves.end(crew.first)
+            running_search().curves.end(worker.first)
         # a trial that has told its end leaves by itself: a stop would also have to wait for its thread
         return TrialScheduler.STOP if stop and report.get("kind") == "epoch" else TrialScheduler.CONTINUE
 
@@ -160,7 +160,7 @@ class StudyScheduler(FIFOScheduler):
             running_search().curves.take(job, report)
 
     @staticmethod
-    def _judged(report: dict[str, Any], share: float) -> dict[str, Any]:
+    def _without_retry(report: dict[str, Any], share: float) -> dict[str, Any]:
         """Out of memory asks for a larger share; who had the whole GPU would run out of it again."""
         return {**report, "kind": "failed"} if report.get("kind") == "memory" and share >= 1 else report
 

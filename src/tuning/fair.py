@@ -28,7 +28,15 @@ from src.pipeline.stages import Stages
 from src.tuning.applied import apply_values, configured_trial
 from src.tuning.arms import STUDENT, Arm, arms_of, fixed_values, space_of
 from src.tuning.dispatch import Search
-from src.tuning.finalists import STUDENT_SEED, Finalist, final_space, final_values, finalists_of, judge_finalists, told
+from src.tuning.finalists import (
+    STUDENT_SEED,
+    Finalist,
+    final_space,
+    final_values,
+    finalist_lines,
+    finalists_of,
+    rank_finalists,
+)
 from src.tuning.identity import content_of
 from src.tuning.journal import open_journal
 from src.tuning.search import SearchSession, open_search, open_session, winner
@@ -77,9 +85,21 @@ class FairSearch:
 def run_fair(
     settings: SearchSettings, stages: Stages, space: SearchSpace, outputs: Teachings, folder: Path
 ) -> tuple[FairSearch, dict[str, list[Path]]]:
-    """Search every arm, train the finals; returns them and each arm's final models by seed, in the result folder.
+    """Search every arm, then train the finals.
 
-    Raises ``TrainingFailed`` when an arm has no completed trial, ``Paused`` when it was ended before the end.
+    Args:
+        settings: of the command.
+        stages: the data, and what the trials read of earlier stages.
+        space: everything that any arm searches.
+        outputs: the teachers' labels, by teacher.
+        folder: the result folder, with the journal.
+
+    Returns:
+        The searches, and each arm's final models by seed, in the result folder.
+
+    Raises:
+        TrainingFailed: an arm has no completed trial.
+        Paused: the search was ended before its end.
     """
     content, storage = content_of(stages, outputs), open_journal(folder)
     fair = _open(settings, stages.settings, space, content, storage)
@@ -115,7 +135,7 @@ def work_arms(
     if judged:
         work_through([finals for _, finals in judged.values()])
     for arm, (finalists, finals) in judged.items():
-        fair.finalists[arm] = judge_finalists(fair.arms[arm], finals, finalists)
+        fair.finalists[arm] = rank_finalists(fair.arms[arm], finals, finalists)
     work_through([fair.finals])
 
 
@@ -277,7 +297,17 @@ def compare_with(
     seed: int,
     k: int,
 ) -> list[dict[str, Any]]:
-    """Every other model against one, as one family of comparisons: lines for `fair.json`, each with its sentence."""
+    """Every other model against one, as one family of comparisons: lines for `fair.json`, each with its sentence.
+
+    Args:
+        reference: the name of the one.
+        models: all of them, with the titles that sentences use.
+        scores: by model, each seed's metric of each example, ``[S, N]``.
+        user: each example's owner, -1 where the source names none, ``[N]``.
+        resamples: of the bootstrap.
+        seed: decides the resamples.
+        k: the cut-off K of the metric.
+    """
     titles = {model.name: model.title for model in models}
     titled = {titles[name]: values for name, values in scores.items()}
     found = compare(titled, user, titles[reference], resamples, numpy_generator(seed, "bootstrap"), metric=f"NDCG@{k}")
@@ -311,7 +341,7 @@ def _arm_line(
         **line,
         "seeds": [trial.params[SEED] for trial in fair.finals_of(model.name)],
         "params": fair.chosen(model.name).params,
-        "finalists": told(fair.finalists.get(model.name, [])),
+        "finalists": finalist_lines(fair.finalists.get(model.name, [])),
         "epochs": sum(len(trial.intermediate_values) for trial in search.record.trials()),
     }
 

@@ -125,7 +125,13 @@ def _write_examples(
 
 
 def fair_facts(fair: FairSearch, arm: str, seed: object) -> dict[str, Any]:
-    """What the manifest says about the search; ``arm`` and ``seed`` are those of the published student."""
+    """What the manifest says about the search.
+
+    Args:
+        fair: the searches and final trainings.
+        arm: whose student is published.
+        seed: of the final training that it comes from.
+    """
     return {
         "protocol": "fair",
         "metric": fair.finals.record.space.metric,

@@ -31,6 +31,8 @@ class _Arm:
     trials: int = 0
     epochs: int = 0
     params: dict[str, float | int | bool | str | None] = Field(default_factory=dict)
+    #: the best mean first
+    finalists: list[dict[str, Any]] = Field(default_factory=list)
 
 
 @document(frozen=True, config=PARTIAL)

@@ -51,7 +51,14 @@ def finalists_of(search: Search, count: int) -> list[FrozenTrial]:
 
 
 def final_space(search: Search, finalists: Sequence[FrozenTrial], seed: int, seeds: int) -> SearchSpace:
-    """Every finalist on every seed; never on the one that it was chosen with."""
+    """Every finalist on every seed; never on the one that it was chosen with.
+
+    Args:
+        search: whose trials the finalists are.
+        finalists: the trials that are trained again.
+        seed: the one that they were chosen with.
+        seeds: how many others there are.
+    """
     space = search.record.space
     return SearchSpace(
         space.stage,
@@ -69,10 +76,15 @@ def final_values(search: Search, trial: FrozenTrial) -> dict[str, Value]:
     return {**search.values(chosen), STUDENT_SEED: trial.params[SEED]}
 
 
-def judge_finalists(search: Search, finals: Search, finalists: Sequence[FrozenTrial]) -> list[Finalist]:
-    """The finalists, the best mean first; one of whose trainings some failed is left out, unless all are.
+def rank_finalists(search: Search, finals: Search, finalists: Sequence[FrozenTrial]) -> list[Finalist]:
+    """The finalists, the best mean first, and the earlier trial where two means are equal.
 
-    The earlier trial comes first where two means are equal.
+    One of whose trainings some failed is left out, unless all are.
+
+    Args:
+        search: says which way the metric is better.
+        finals: the finalists' trainings on other seeds.
+        finalists: the trials that were trained again.
     """
     values: dict[int, list[float]] = {trial.number: [] for trial in finalists}
     failed: set[int] = set()
@@ -84,10 +96,10 @@ def judge_finalists(search: Search, finals: Search, finalists: Sequence[FrozenTr
     if failed:
         _log.warning("trials %s could not be trained on every seed: they are not chosen", sorted(failed))
     sign = -1.0 if search.record.space.objectives[search.record.space.metric] == "maximize" else 1.0
-    judged = [Finalist(number, tuple(found)) for number, found in values.items() if number not in failed and found]
-    return sorted(judged, key=lambda finalist: (sign * finalist.mean, finalist.number))
+    found = [Finalist(number, tuple(own)) for number, own in values.items() if number not in failed and own]
+    return sorted(found, key=lambda finalist: (sign * finalist.mean, finalist.number))
 
 
-def told(finalists: Sequence[Finalist]) -> list[Mapping[str, Any]]:
+def finalist_lines(finalists: Sequence[Finalist]) -> list[Mapping[str, Any]]:
     """For the manifest: each finalist's trial, its values and their mean."""
     return [{"trial": one.number, "values": list(one.values), "mean": one.mean} for one in finalists]

@@ -16,7 +16,13 @@ from src.tuning.study import require_content
 
 
 def identity_of(experiment: ExperimentSettings, space: SearchSpace, tuning: TuningSettings) -> str:
-    """A fingerprint of the experiment (wherever it runs), of what is searched, and of how trials come and end."""
+    """A fingerprint of what a search is: it can be resumed by a command that has the same one.
+
+    Args:
+        experiment: the settings of the trials; where data and models lie makes no difference.
+        space: what is searched.
+        tuning: of it count the rules by which trials come and end.
+    """
     rules = [
         tuning.sampler, tuning.seed, tuning.startup_trials, tuning.pruner, tuning.pruner_startup_trials,
         tuning.pruner_warmup_epochs, tuning.reduction_factor,
@@ -43,7 +49,13 @@ def _said(outputs: TeacherOutputs) -> str:
 
 
 def searched_content(stage: Stage, stages: Stages, outputs: Teachings) -> dict[str, str]:
-    """`content_of` of a search; a search over the teacher learns from the language model, too."""
+    """`content_of` of a search; a search over the teacher learns from the language model, too.
+
+    Args:
+        stage: what is searched.
+        stages: the data and models.
+        outputs: the teachers' labels, by teacher.
+    """
     content = content_of(stages, outputs)
     if stage == "teacher":
         from src.teacher.backbone.model_fingerprint import (

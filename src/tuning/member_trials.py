@@ -22,12 +22,12 @@ from src.core.seed import reproducible
 from src.core.training import FitResult, Fitting
 from src.core.watching import watching
 from src.pipeline.settings import training_seed
-from src.tuning.crew import Decided
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.stage_functions import prepare_stage
 from src.tuning.trainable import Superseded, Trainable, TrialCheckpoint, clean_worker, logging_to, tell
 from src.tuning.trained import Trained
-from src.tuning.trial_curves import Looks
+from src.tuning.trial_curves import CurveReporter
+from src.tuning.worker_trials import RoundDecision
 
 _log = get_logger(__name__)
 
@@ -35,7 +35,7 @@ Report = dict[str, Any]
 
 
 @dataclass
-class Told:
+class MemberReports:
     """What one trial has to tell in this round, and how it ended where it did."""
 
     start: int
@@ -52,7 +52,7 @@ class TrialMember(Member):
     """A trial's fit among others. What goes wrong in it alone ends it alone, and it logs into its own file."""
 
     def __init__(
-        self, config: Mapping[str, Any], fitting: Fitting, told: Told, listen: Callable[[], None],
+        self, config: Mapping[str, Any], fitting: Fitting, told: MemberReports, listen: Callable[[], None],
         end_by: Callable[[Exception], Report],
     ) -> None:  # fmt: skip
         super().__init__(fitting)
@@ -76,7 +76,7 @@ class MemberTrials:
     def __init__(self, trainable: Trainable, config: Mapping[str, Any]) -> None:
         self.trainable, self.config = trainable, config
         self.share = float(config["share"])
-        self.told: dict[int, Told] = {}
+        self.told: dict[int, MemberReports] = {}
         self.members: dict[int, TrialMember] = {}
         self._logs: dict[int, ExitStack] = {}
         self._finish: dict[int, Callable[[FitResult], Report]] = {}
@@ -128,18 +128,20 @@ class MemberTrials:
     def _join(self, configs: Sequence[Mapping[str, Any]], data: SharedData, scratch: Path) -> None:
         for config in configs:
             start = int(config["start"])
-            told = self.told[start] = Told(start)
+            told = self.told[start] = MemberReports(start)
             try:
                 self._begin(start, config, data, scratch / f"{start}", told)
             except (AnyoError, ValidationError, RuntimeError, OSError) as error:
                 told.end(self.trainable.end_by(error, self.share))
 
-    def _begin(self, start: int, config: Mapping[str, Any], data: SharedData, scratch: Path, told: Told) -> None:
+    def _begin(
+        self, start: int, config: Mapping[str, Any], data: SharedData, scratch: Path, told: MemberReports
+    ) -> None:
         trainable, folder = self.trainable, str(config["folder"])
         log = self._logs.setdefault(start, ExitStack()).enter_context(trainable.log_file(folder, listen=False))
 
         # a round waits for everybody: by a clock that stands still nothing is sent within an epoch
-        looks = Looks(lambda look: told.reports.append(dict(look)), lambda: 0.0)
+        looks = CurveReporter(lambda look: told.reports.append(dict(look)), lambda: 0.0)
 
         def report(epoch: int, metrics: Mapping[str, float]) -> None:
             told.reports.append({**trainable.epoch_report(epoch, metrics), **looks.taken(metrics)})
@@ -181,7 +183,7 @@ class MemberTrials:
         self._rounds += 1
         reports = [[told.start, report] for told in self.told.values() for report in told.reports]
         tell({"kind": "round", "round": self._rounds, "reports": reports})
-        decided = Decided.read(self.trainable.store, str(self.config["orders"]), self._rounds)
+        decided = RoundDecision.read(self.trainable.store, str(self.config["orders"]), self._rounds)
         if decided is None:
             raise Superseded
         for start, told in list(self.told.items()):

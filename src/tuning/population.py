@@ -57,8 +57,14 @@ def decide_places(
 ) -> tuple[Resources, int]:
     """What a worker occupies in the running Ray session, and how many trials it trains at once.
 
-    A population has a GPU to itself unless ``gpu_per_trial`` names a share. ``values`` are the ones whose need is
-    measured.
+    A population has a GPU to itself unless ``gpu_per_trial`` names a share.
+
+    Args:
+        tuning: the wanted population and share.
+        settings: of the experiment.
+        space: a search over times, or over the teacher, has no populations.
+        values: of the trial whose need is measured.
+        store: where that trial finds its data.
     """
     wanted = tuning.population
     gpus = ray.cluster_resources().get("GPU", 0) if settings.runtime.device != "cpu" else 0

@@ -156,9 +156,16 @@ def space_document(tuning: TuningSettings, document: str) -> Path:
 
 
 def prepare_space(settings: ExperimentSettings, tuning: TuningSettings, stage: Stage, document: str) -> SearchSpace:
-    """Load and check the search space; raises ``ConfigError`` with every problem, before anything is trained.
+    """Load and check the search space, before anything is trained.
 
-    ``document`` is the stage's own in `search_spaces/`, where the settings name none.
+    Args:
+        settings: of the experiment, whose keys are searched.
+        tuning: may name a document of the user's own.
+        stage: what is searched.
+        document: the stage's own in `search_spaces/`, for settings that name none.
+
+    Raises:
+        ConfigError: with every problem.
     """
     ks = settings.evaluation.ks
     names = settings.teacher.epoch_metrics(ks) if stage == "teacher" else metric_names(ks)

@@ -25,7 +25,7 @@ from src.student.artefact import load_student
 from src.student.models import closed_forms, student_settings
 from src.tuning.applied import is_distilled
 from src.tuning.dispatch import states
-from src.tuning.finalists import told
+from src.tuning.finalists import finalist_lines
 from src.tuning.html_report import REPORT, write_report
 from src.tuning.report import write_outcomes
 from src.tuning.search import SearchOutcome
@@ -42,7 +42,14 @@ _BESIDE = "The student's card is among the artifacts. `report.html` and `compari
 
 
 def best_student(outcome: SearchOutcome, stages: Stages, folder: RunFolder, name: str) -> EvaluatedModel:
-    """The published student of a search, with the number of configurations that were tried to find it."""
+    """The published student of a search, with the number of configurations that were tried to find it.
+
+    Args:
+        outcome: of the search.
+        stages: the data that it was trained on.
+        folder: the result folder, which holds the student.
+        name: what the comparison calls it.
+    """
     student = load_student(folder.path / BEST_STUDENT, stages.data)[0].to(stages.device)
     return EvaluatedModel(name, student, len(outcome.search.record.trials()))
 
@@ -141,7 +148,13 @@ def _card(outcome: SearchOutcome, folder: RunFolder, sentences: Sequence[str]) -
 
 
 def facts(outcome: SearchOutcome, stages: Stages, resumed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the manifest says about the search; ``resumed``: when it went on, and with what changes."""
+    """What the manifest says about the search.
+
+    Args:
+        outcome: of the search.
+        stages: know the baseline.
+        resumed: when the search went on, and with what changes.
+    """
     record = outcome.search.record
     return {
         "trials": {state.name: count for state, count in states([outcome.search]).items() if count},
@@ -151,7 +164,7 @@ def facts(outcome: SearchOutcome, stages: Stages, resumed: Sequence[Mapping[str,
         "best_value": outcome.best.values[0],
         "metric": record.space.metric,
         "best_params": outcome.best.params,
-        "finalists": told(outcome.finalists),
+        "finalists": finalist_lines(outcome.finalists),
         "pareto_front": record.front() if len(record.space.objectives) > 1 else [],
         "baseline": fit_summary(fit_of(stages.baseline)),
         "resumed": list(resumed),
@@ -159,7 +172,14 @@ def facts(outcome: SearchOutcome, stages: Stages, resumed: Sequence[Mapping[str,
 
 
 def conclude(stages: Stages, folder: RunFolder, kind: str, found: Mapping[str, Any]) -> None:
-    """Times, `report.html`, and the manifest last; then where to read all of it."""
+    """Write times, `report.html`, and the manifest last; then say where to read all of it.
+
+    Args:
+        stages: say which artefacts were used.
+        folder: the result folder.
+        kind: the command, as the manifest names it.
+        found: what else the manifest says.
+    """
 
     def last(manifest: Mapping[str, Any]) -> None:
         write_report(folder.path, manifest)

@@ -69,8 +69,17 @@ class Resources:
 
 
 def check_gpu(tuning: TuningSettings, ray_settings: RaySettings, device: str) -> None:
-    """Raises ``ConfigError`` where baseline and trials would compute on different kinds of device, or the GPU that is
-    named cannot be given to the trials."""
+    """Refuse devices that would make trials and baseline incomparable, or that the trials cannot be given.
+
+    Args:
+        tuning: names the share of a GPU.
+        ray_settings: name a cluster, where there is one.
+        device: of the experiment.
+
+    Raises:
+        ConfigError: the baseline would compute on a GPU and the trials on a CPU, or a cluster is to give a GPU by its
+            number.
+    """
     try:
         on_gpu = resolve_device(device).type == "cuda"
     except ProblemsFound:
@@ -115,9 +124,16 @@ def most_that_pay(rate: Callable[[int], float], bound: int) -> int:
 def decide(
     tuning: TuningSettings, settings: ExperimentSettings, space: SearchSpace, values: Mapping[str, Value], store: Store
 ) -> Resources:
-    """Resources of a trial in the running Ray session; ``values`` are the ones whose need is measured.
+    """Resources of a trial in the running Ray session.
 
     Where a time is searched for, trials run one by one: beside others it would tell of them too.
+
+    Args:
+        tuning: the wanted cores and share of a GPU.
+        settings: of the experiment.
+        space: what is searched.
+        values: of the trial whose need is measured.
+        store: where that trial finds its data.
     """
     available = ray.cluster_resources()
     gpus = available.get("GPU", 0) if settings.runtime.device != "cpu" else 0
@@ -148,7 +164,14 @@ def decide(
 def measure_alone(
     settings: ExperimentSettings, space: SearchSpace, values: Mapping[str, Value], store: Store
 ) -> Measured:
-    """What one trial needs of a GPU of the running Ray session; ``values`` are the ones that are measured."""
+    """What one trial needs of a GPU of the running Ray session.
+
+    Args:
+        settings: of the experiment.
+        space: what is searched.
+        values: of the trial that is measured.
+        store: where it finds its data.
+    """
     with _probes(plain(settings), space.stage, dict(values), store) as take:
         measured: Measured = ray.get(take(1)[0].measure.remote())
         return measured

@@ -22,10 +22,9 @@ from src.pipeline.student_stages import fit_of
 from src.pipeline.tracking import tracker_for
 from src.student.settings import NetworkSettings
 from src.tuning.applied import apply_values, configured_trial, neutral_trial, trial_values
-from src.tuning.crew import ORDERS
 from src.tuning.dispatch import MODEL, Dispatcher, Search
 from src.tuning.executor import execute
-from src.tuning.finalists import Finalist, final_space, final_values, finalists_of, has_finalists, judge_finalists
+from src.tuning.finalists import Finalist, final_space, final_values, finalists_of, has_finalists, rank_finalists
 from src.tuning.identity import identity_of, searched_content
 from src.tuning.journal import open_journal
 from src.tuning.population import Groups, decide_places
@@ -43,6 +42,7 @@ from src.tuning.study import SEARCH, Record
 from src.tuning.trainable import TOKEN, Trainable
 from src.tuning.trial_curves import trial_curves
 from src.tuning.warm_start import warm_trials
+from src.tuning.worker_trials import ORDERS
 
 _log = get_logger(__name__)
 
@@ -254,7 +254,13 @@ def epochs_of(settings: ExperimentSettings, stage: Stage) -> int:
 def first_trials(
     settings: SearchSettings, experiment: ExperimentSettings, space: SearchSpace
 ) -> list[dict[str, Value]]:
-    """The baseline (distillation switched off) or the configuration, then the best of ``warm_start``; a whole grid."""
+    """The baseline (distillation switched off) or the configuration, then the best of ``warm_start``; a whole grid.
+
+    Args:
+        settings: of the search.
+        experiment: the settings that the trials start from.
+        space: what is searched.
+    """
     if settings.tuning.sampler == "grid":
         grid = space.grid()
         _log.info("a grid of %d points (trials=%d is not used)", len(grid), settings.trials)
@@ -305,7 +311,7 @@ def run_search(
         session.work_through([search], first_name, _what_follows(search, tuning))
         winner(search)
         finalists = _finalists(session, experiment, content, search)
-        best = _published(session, search, finalists)
+        best = published(session.store, search, finalists)
         found, model = apply_values(experiment, values(best)), session.fetch(search, best.number)
         yield SearchOutcome(search, best, found, model, time.perf_counter() - start, finalists)
 
@@ -333,15 +339,24 @@ def _finalists(
     )  # fmt: skip
     finals.keep, finals.what, finals.unit = 0, "finalists", "training"
     session.work_through([finals])
-    return judge_finalists(search, finals, chosen)
+    return rank_finalists(search, finals, chosen)
 
 
-def _published(session: SearchSession, search: Search, finalists: Sequence[Finalist]) -> FrozenTrial:
-    """The winner, or the next best whose model is still there; raises ``TrainingFailed`` when none is."""
+def published(store: Store, search: Search, finalists: Sequence[Finalist]) -> FrozenTrial:
+    """The winner, or the next best whose model is still there, which is told.
+
+    Args:
+        store: holds the trials' models.
+        search: whose trials they are.
+        finalists: the best mean first; none where the first value decides.
+
+    Raises:
+        TrainingFailed: no completed trial has its model.
+    """
     by_number = {trial.number: trial for trial in search.record.ranked()}
     order = list(dict.fromkeys([*(finalist.number for finalist in finalists), *by_number]))
     for place, number in enumerate(order):
-        if session.store.exists(f"{search.folder(number)}/{MODEL}"):
+        if store.exists(f"{search.folder(number)}/{MODEL}"):
             if place:
                 _log.warning("the model of trial %d is gone: trial %d is published in its place", order[0], number)
             return by_number[number]

@@ -70,7 +70,19 @@ class SharedData:
         text_source: TextSource | None = None,
         other_priors: Mapping[str, Callable[[], Prior]] | None = None,
     ) -> SharedData:
-        """From a loaded dataset; raises ``ArtefactError`` when some outputs label other examples."""
+        """Make what trials share from a loaded dataset.
+
+        Args:
+            data: the dataset.
+            outputs: the teachers' labels, by teacher; empty in a search without one.
+            prior: of the student, where it has one.
+            item_text: embeddings of the items' texts ``[V, W]``; None for students that read none.
+            text_source: says how an item's text is embedded, for items that come later.
+            other_priors: priors that a trial may have instead, by architecture, each read when it is asked for.
+
+        Raises:
+            ArtefactError: some outputs label other examples.
+        """
         teaching = {name: align(found, data.train, found.candidates.shape[1], "cpu") for name, found in outputs.items()}
         students = StudentData.of(data, "cpu", prior, item_text, other_priors)
         return cls(students, teaching, data.id_map, data.fingerprints(), text_source)

@@ -17,7 +17,13 @@ def check(settings: SearchSettings) -> Prepared:
 
 
 def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None:
-    """Baseline, search, the winner's artefacts, one look at the test split, the manifest."""
+    """Train the baseline, search, publish the winner, look at the test split once, write the manifest.
+
+    Args:
+        settings: of the command.
+        prepared: the data and the search space, both checked.
+        folder: the result folder.
+    """
     stages = prepared.stages
     with alone_with_baseline(settings, stages, folder, "student"):
         outcome = search_and_publish(settings, prepared, folder, {}, BEST_STUDENT)

@@ -34,7 +34,16 @@ _RUNG = "completed_rung_"  # what Optuna's successive halving and Hyperband writ
 
 
 def require_content(study: str, known: Mapping[str, Any], content: Mapping[str, str]) -> None:
-    """Raises ``ArtefactError`` when a study's attributes name other content than this; what only one names may be."""
+    """Refuse a study whose trials learnt from other content; what only one of the two names may be anything.
+
+    Args:
+        study: its name.
+        known: its attributes.
+        content: fingerprints of what trials learn from now, by name.
+
+    Raises:
+        ArtefactError: a fingerprint differs.
+    """
     before: Mapping[str, str] = known.get(CONTENT, {})
     other = [name for name, value in content.items() if before.get(name, value) != value]
     if other:
@@ -89,9 +98,22 @@ class Record:
     ) -> Record:
         """The study ``name`` of a storage, made when it is not there.
 
-        ``identity`` fingerprints the search, ``content`` what its trials learn from. Pruning decisions that were lost
-        between a value and the state that follows from it are made again. Raises ``ArtefactError`` when the study
-        belongs to another search.
+        Pruning decisions that were lost between a value and the state that follows from it are made again.
+
+        Args:
+            storage: of Optuna.
+            name: of the study.
+            space: what is searched.
+            settings: name sampler and pruner.
+            seed: of the experiment.
+            epochs: the most that a trial trains.
+            identity: a fingerprint of the search.
+            fixed: the trials that come before the sampler's.
+            protected: how many of the first trials are never pruned.
+            content: fingerprints of what trials learn from, by name.
+
+        Raises:
+            ArtefactError: the study belongs to another search.
         """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         pruner = make_pruner(settings, epochs)
@@ -166,7 +188,16 @@ class Record:
         return self.trials()[number]
 
     def write_value(self, number: int, epoch: int, value: float) -> bool:
-        """Record an epoch's value; returns whether the trial should be stopped. A known value changes nothing."""
+        """Record an epoch's value of the first objective; one that is known already changes nothing.
+
+        Args:
+            number: of the trial.
+            epoch: from 1.
+            value: what was measured on validation.
+
+        Returns:
+            Whether the trial should be stopped.
+        """
         trial = self.trials()[number]
         if epoch in trial.intermediate_values:
             return False
@@ -175,7 +206,13 @@ class Record:
         return self._may_stop(number, epoch) and optuna.trial.Trial(self.study, trial._trial_id).should_prune()
 
     def complete(self, number: int, values: Sequence[float], attributes: Mapping[str, Any]) -> None:
-        """End a trial with its objectives; values that are not finite fail it."""
+        """End a trial with its objectives; values that are not finite fail it.
+
+        Args:
+            number: of the trial.
+            values: of the objectives, in the order of the search space.
+            attributes: what else is kept of it.
+        """
         self.note(number, attributes)
         if all(math.isfinite(value) for value in values):
             self.study.tell(number, list(values))

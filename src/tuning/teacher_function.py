@@ -18,14 +18,26 @@ from src.tuning.trained import Trained
 
 
 def train_teacher_trial(settings: ExperimentSettings, report: Report, checkpoint: Checkpoint) -> Trained:
-    """The language model and the encoder come from the stage cache, where the driver has put them."""
+    """Train a teacher; language model and encoder come from the stage cache, where the driver has put them.
+
+    Args:
+        settings: of the trial.
+        report: is told of each epoch.
+        checkpoint: keeps the training's state.
+    """
     stages = Stages(settings, StageCache(settings.runtime.cache))
     run = _train(settings, stages, stages.data, report, checkpoint)
     return Trained(run.fit, run.teacher, lambda folder: save_teacher(folder, run.teacher, stages.data, run.summary()))
 
 
 def train_longest(settings: ExperimentSettings, rows: int, report: Report) -> None:
-    """Train on the ``rows`` longest histories alone, and rank one batch: what a step needs at most."""
+    """Train on the longest histories alone, and rank one batch: what a step needs at most.
+
+    Args:
+        settings: of the trial.
+        rows: how many histories.
+        report: is told of each epoch.
+    """
 
     def longest(examples: Examples, count: int) -> Examples:
         return examples.take(np.argsort(-examples.length, kind="stable")[:count])

@@ -26,7 +26,15 @@ def check(settings: SearchSettings) -> Prepared:
 
 
 def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None:
-    """Encoder and language model, search, the winner, one look at the test split (the teacher: a sample), manifest."""
+    """Build encoder and language model, search, publish the winner, look at the test split once, write the manifest.
+
+    The teacher is compared on a sample of the test split.
+
+    Args:
+        settings: of the command.
+        prepared: the data and the search space, both checked.
+        folder: the result folder.
+    """
     stages = prepared.stages
     with alone_with_baseline(settings, stages, folder, document(settings)):
         # what the trials take from the cache is built here, once

@@ -48,7 +48,7 @@ from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.stage_functions import train_stage
 from src.tuning.store import Store
 from src.tuning.trained import Trained
-from src.tuning.trial_curves import Looks
+from src.tuning.trial_curves import CurveReporter
 
 _log = get_logger(__name__)
 
@@ -186,7 +186,7 @@ class Trainable:
         clean_worker(training_seed(settings), device, config)
         checkpoint = self.checkpoint_of(settings, str(config["folder"]))
         with self.stall_watch(log.stream) as alive, self.store.scratch() as scratch:
-            looks = Looks(tell)
+            looks = CurveReporter(tell)
 
             def report(epoch: int, metrics: Mapping[str, float]) -> None:
                 tell({**self.epoch_report(epoch, metrics), **looks.taken(metrics)})
@@ -227,7 +227,21 @@ class Trainable:
         return {"kind": "epoch", "epoch": epoch, "objective": value}
 
     def finish(self, trained: Trained, config: Mapping[str, Any], note: str, scratch: Path) -> dict[str, Any]:
-        """Save the model, then say so: a trial is complete only when its model is on disk."""
+        """Save the model, then say so: a trial is complete only when its model is on disk.
+
+        Args:
+            trained: the model and how it was trained.
+            config: what the worker was given of the trial.
+            note: what the trials table says of its checkpoint; empty where there is nothing to say.
+            scratch: a folder for the model on its way to the store.
+
+        Returns:
+            The trial's last report.
+
+        Raises:
+            TrainingFailed: an objective is not among the metrics.
+            Superseded: another driver has taken over.
+        """
         fit, wanted = trained.fit, set(self.objectives)
         found = {**fit.best_metrics, **trained.costs(wanted)}
         if missing := wanted - set(found):
@@ -293,7 +307,13 @@ def _freeze_imports() -> None:
 
 
 def clean_worker(seed: int, device: torch.device, config: Mapping[str, Any]) -> None:
-    """A reused worker must not remember the trial before, and a trial must stay within its share of the GPU."""
+    """Forget the trial before in a reused worker, and keep the coming one within its share of the GPU.
+
+    Args:
+        seed: of the coming trial.
+        device: that it trains on.
+        config: what the worker was given, its share of the GPU and of its memory among it.
+    """
     _freeze_imports()
     share_compute(float(config["share"]))
     give_back(device)

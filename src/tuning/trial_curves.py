@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from src.core.watching import Look
-from src.pipeline.tracking import NeverInTheWay, Run, Tracker, by_epoch, numbers
+from src.pipeline.tracking import FailSafeRun, Run, Tracker, by_epoch, numbers
 from src.tuning.dispatch import Job
 from src.tuning.study import SEARCH
 
@@ -23,8 +23,8 @@ _EVERY = 30.0
 
 
 @dataclass
-class Looks:
-    """The worker's side: watches a trial's training.
+class CurveReporter:
+    """The worker's side: watches a trial's training, and sends its points with the trial's reports.
 
     Args:
         tell: sends a report.
@@ -45,7 +45,7 @@ class Looks:
             self.tell({"kind": LOOKS, **self._taken()})
 
     def epoch(self, epoch: int, look: Look, metrics: Mapping[str, float]) -> None:
-        """The epoch's own report follows."""
+        """Keep the epoch's look for the epoch's own report, which follows; as `Watcher.epoch`."""
         self._keep(look)
 
     def _keep(self, look: Look) -> None:
@@ -88,7 +88,7 @@ class TrialCurves:
 
     def _run(self, name: str) -> Run:
         if name not in self._runs:
-            self._runs[name] = NeverInTheWay.of(self.tracker, name)
+            self._runs[name] = FailSafeRun.of(self.tracker, name)
         return self._runs[name]
 
     def close(self) -> None:

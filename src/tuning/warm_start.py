@@ -17,7 +17,13 @@ from src.tuning.study import SEARCH
 def warm_trials(folder: Path, space: SearchSpace, count: int) -> list[dict[str, Value]]:
     """The best trials of an earlier result as points of this space, best first.
 
-    Raises ``ArtefactError`` when it holds no study, or none of its parameters is searched here.
+    Args:
+        folder: the earlier result.
+        space: what is searched now.
+        count: how many at most.
+
+    Raises:
+        ArtefactError: the folder holds no study, or none of its parameters is searched here.
     """
     journal = folder / JOURNAL
     if not journal.is_file():

@@ -15,7 +15,16 @@ from src.core.errors import ConfigError
 from src.core.watching import Look, training
 from src.pipeline import tracking as tracking_module
 from src.pipeline.trackers.tensorboard import TensorBoard
-from src.pipeline.tracking import Curves, Last, NeverInTheWay, Nobody, Outcome, check_tracking, followed, tracker_for
+from src.pipeline.tracking import (
+    Curves,
+    FailSafeRun,
+    LastPoints,
+    NoTracker,
+    Outcome,
+    check_tracking,
+    followed,
+    tracker_for,
+)
 
 OUTCOMES = [Outcome("trial_0000", {"lam": 0.5, "policy": "all"}, {"state": "complete", "best/ndcg": 0.25}, 2)]
 
@@ -65,10 +74,10 @@ def test_a_training_that_was_killed_and_goes_on_leaves_no_point_twice(tmp_path: 
 
 
 def test_the_last_steps_are_kept_before_the_points_are_written(tmp_path: Path) -> None:
-    last = Last(tmp_path / "deep" / "last.json")
+    last = LastPoints(tmp_path / "deep" / "last.json")
     assert last.ahead("run", 0, {"a": 1.0}) == {"a": 1.0}
     assert last.ahead("run", 2, {"a": 1.0, "b": 2.0}) == {"a": 1.0, "b": 2.0}
-    again = Last(tmp_path / "deep" / "last.json")
+    again = LastPoints(tmp_path / "deep" / "last.json")
     assert again.ahead("run", 2, {"a": 1.0}) == {}
     assert again.ahead("run", 3, {"a": 1.0}) == {"a": 1.0}
     assert again.ahead("other", 1, {"a": 1.0}) == {"a": 1.0}
@@ -88,7 +97,7 @@ def test_a_tracker_that_is_not_installed_is_refused(
 
 def test_nobody_writes_nothing(tmp_path: Path) -> None:
     tracker = tracker_for("none", tmp_path)
-    assert isinstance(tracker, Nobody)
+    assert isinstance(tracker, NoTracker)
     run = tracker.run("a")
     run.log("step", 1, {"a": 1.0})
     run.close()
@@ -103,7 +112,7 @@ def test_a_full_disk_loses_curves_and_nothing_else(tmp_path: Path, caplog: pytes
 
         close = log
 
-    run = NeverInTheWay(Full())  # type: ignore[arg-type]
+    run = FailSafeRun(Full())  # type: ignore[arg-type]
     for step in (1, 2):
         run.log("step", step, {"train/loss": 2.5})
     run.close()

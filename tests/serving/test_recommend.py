@@ -102,8 +102,8 @@ def test_a_log_is_put_in_order(transitions: Path, served: ServedStudent, tmp_pat
 def test_a_log_without_times_keeps_the_order_of_its_rows(transitions: Path, tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("who,sku\n1,101\n2,100\n1,103\n1,102\n")
     file = HistoryFile.open(tmp_path / "log.csv", HistoryColumns(user="who", item="sku"))
-    pieces = list(file.pieces(open_student(transitions).catalogue, 10))
-    assert [(piece.users, piece.items.tolist(), piece.lengths.tolist()) for piece in pieces] == [
+    batches = list(file.batches(open_student(transitions).catalogue, 10))
+    assert [(batch.users, batch.items.tolist(), batch.lengths.tolist()) for batch in batches] == [
         (["1", "2"], [1, 3, 2, 0], [3, 1])
     ]
 
@@ -216,16 +216,16 @@ def test_dates_are_read_as_in_a_training_log(transitions: Path, tmp_path: Path) 
         "user,item,time\na,100,13.02.2024 10:00\na,101,05.03.2024 10:00\na,102,04.03.2024 10:00\n"
     )
     file = HistoryFile.open(tmp_path / "log.csv", HistoryColumns())
-    (piece,) = file.pieces(open_student(transitions).catalogue, 10)
-    assert piece.items.tolist() == [0, 2, 1]
+    (batch,) = file.batches(open_student(transitions).catalogue, 10)
+    assert batch.items.tolist() == [0, 2, 1]
 
 
 def test_a_list_of_objects_is_read_as_in_a_training_log(transitions: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('[{"user": "a", "history": [100, 102]}, {"user": "b", "history": ["101"]}]')
-    (piece,) = HistoryFile.open(tmp_path / "rows.jsonl", HistoryColumns()).pieces(
+    (batch,) = HistoryFile.open(tmp_path / "rows.jsonl", HistoryColumns()).batches(
         open_student(transitions).catalogue, 10
     )
-    assert (piece.users, piece.items.tolist(), piece.lengths.tolist()) == (["a", "b"], [0, 2, 1], [2, 1])
+    assert (batch.users, batch.items.tolist(), batch.lengths.tolist()) == (["a", "b"], [0, 2, 1], [2, 1])
 
 
 def test_columns_of_a_shops_log_are_found_by_the_names_that_training_knows(transitions: Path, tmp_path: Path) -> None:

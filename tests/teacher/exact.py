@@ -11,7 +11,15 @@ from transformers import PreTrainedModel
 
 from src.core.errors import TrainingFailed
 from src.teacher.title_lm.decoding.beam_search import BeamResult
-from src.teacher.title_lm.decoding.continuation import Beams, Continuation, Gate, asking, no_gate, read_prompts, sharing
+from src.teacher.title_lm.decoding.continuation import (
+    Beams,
+    Continuation,
+    GateContext,
+    asking,
+    no_gate,
+    read_prompts,
+    sharing,
+)
 from src.teacher.title_lm.decoding.title_tree import TitleTree
 
 
@@ -21,7 +29,7 @@ def score_all(
     attention_mask: Tensor,
     tree: TitleTree,
     chunk: int = 128,
-    gate: Gate = no_gate,
+    gate: GateContext = no_gate,
     hold: Beams = "auto",
 ) -> Tensor:
     """log P(title, end token | prompt) of every item, normalised over the whole vocabulary: ``[B, V]`` float32.

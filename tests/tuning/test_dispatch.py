@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from src.core.errors import TrainingFailed
 from src.tuning.dispatch import CHECKPOINT, MODEL, TRACEBACK, Dispatcher, Job, Search, states
+from src.tuning.finalists import Finalist
 from src.tuning.journal import open_journal
+from src.tuning.search import published
 from src.tuning.search_space import FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.store import Store
@@ -67,6 +70,23 @@ class Drive:
 @pytest.fixture
 def drive(tmp_path: Path) -> Drive:
     return Drive(tmp_path)
+
+
+def test_a_winner_whose_model_is_gone_gives_way_to_the_next_best(
+    drive: Drive, caplog: pytest.LogCaptureFixture
+) -> None:
+    (search,) = drive.searches
+    for value in (0.1, 0.4, 0.3):
+        drive.done(drive.start(), value)
+    assert published(drive.store, search, []).number == 1
+    assert published(drive.store, search, [Finalist(2, (0.5,)), Finalist(1, (0.2,))]).number == 2
+    assert not caplog.messages
+    drive.store.remove(f"1/{MODEL}")
+    assert published(drive.store, search, []).number == 2
+    assert caplog.messages == ["the model of trial 1 is gone: trial 2 is published in its place"]
+    drive.store.remove(f"2/{MODEL}")
+    with pytest.raises(TrainingFailed, match="no completed trial has its model any more"):
+        published(drive.store, search, [])
 
 
 def test_the_first_trial_is_the_given_one_and_the_number_is_exact(drive: Drive) -> None:

@@ -22,7 +22,6 @@ from src.data.dataset import load_dataset
 from src.data.teacher_outputs import TeacherOutputs
 from src.tuning import journal, member_trials, trainable
 from src.tuning.applied import trial_values
-from src.tuning.crew import Crew
 from src.tuning.dispatch import CHECKPOINT, MODEL, Dispatcher, Job, Search
 from src.tuning.member_trials import MemberTrials
 from src.tuning.population import Groups, check_population, most_members
@@ -36,6 +35,7 @@ from src.tuning.store import Store
 from src.tuning.study import Record
 from src.tuning.trainable import TOKEN, Trainable, TrialCheckpoint
 from src.tuning.trained import Trained
+from src.tuning.worker_trials import WorkerTrials
 from tests.gpu.test_trial import DATASET, settings
 from tests.tuning.killing import EPOCHS, SPACE, DyingBackend, Killed, table, value
 from tests.tuning.test_trainable import CONFIG
@@ -62,12 +62,12 @@ class Driver:
     dispatcher: Dispatcher
     trainable: Trainable
     monkeypatch: pytest.MonkeyPatch
-    crews: list[Crew] = field(default_factory=list)
+    crews: list[WorkerTrials] = field(default_factory=list)
 
     def run(self) -> None:
         """To the end of the search."""
         while jobs := self.dispatcher.together():
-            crew = Crew(jobs)
+            crew = WorkerTrials(jobs)
             self.crews.append(crew)
             if crew.first.group:
                 self.monkeypatch.setattr(
@@ -79,7 +79,7 @@ class Driver:
             for job in crew.jobs:
                 self.dispatcher.on_end(job.start)
 
-    def together(self, crew: Crew) -> None:
+    def together(self, crew: WorkerTrials) -> None:
         """What a population's worker does."""
         self.monkeypatch.setattr(member_trials, "tell", lambda told: crew.take(self.dispatcher, told))
         MemberTrials(self.trainable, crew.configuration(SHARE)).train()
@@ -247,7 +247,7 @@ class ToyTrials:
     failing: tuple[int, ...] = ()
     error: type[Exception] = TrainingFailed
     places: int = 3
-    crews: list[Crew] = field(default_factory=list)
+    crews: list[WorkerTrials] = field(default_factory=list)
 
     def run(self, trials: int = 5) -> Record:
         """Start, or go on, as the real driver does."""
@@ -262,7 +262,7 @@ class ToyTrials:
             dispatcher = Dispatcher([Search(record, trials, keep=2)], store, 1, places=self.places, group=self._group)
             driver = Driver(dispatcher, self._trainable(store), self.monkeypatch, self.crews)
             # the toy has one way to train
-            driver._alone = lambda job: driver.together(Crew([job]))  # type: ignore[method-assign]
+            driver._alone = lambda job: driver.together(WorkerTrials([job]))  # type: ignore[method-assign]
             driver.run()
         return record
 

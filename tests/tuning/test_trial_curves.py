@@ -11,7 +11,7 @@ from src.core.watching import Look
 from src.pipeline.tracking import Outcome
 from src.tuning.dispatch import Job
 from src.tuning.study import SEARCH
-from src.tuning.trial_curves import Looks, TrialCurves, run_name, table_name, trial_curves
+from src.tuning.trial_curves import CurveReporter, TrialCurves, run_name, table_name, trial_curves
 
 
 @dataclass
@@ -44,7 +44,7 @@ def job(number: int, study: str = SEARCH) -> Job:
 
 def test_a_worker_sends_looks_with_its_epochs_and_in_long_ones_every_half_minute() -> None:
     told, now = list[Mapping[str, Any]](), [0.0]
-    looks = Looks(told.append, lambda: now[0])
+    looks = CurveReporter(told.append, lambda: now[0])
     for at, step in ((5.0, 1), (31.0, 2), (40.0, 3)):
         now[0] = at
         looks.look(Look(step, 9, {"loss": float(step)}))

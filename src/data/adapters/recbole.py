@@ -12,7 +12,7 @@ from src.data.adapters import table as tables
 from src.data.adapters.recbole_split import SPLIT_FILES, load_split
 from src.data.adapters.registry import Adapter, register
 from src.data.catalogue import ItemRows, cleaned
-from src.data.columns import plain, resolve
+from src.data.columns import plain_name, resolve
 from src.data.delimited import limited, what_is_there
 from src.data.event_log import READS, item_column, read_items, read_log
 from src.data.interactions import Interactions
@@ -50,7 +50,7 @@ def load(settings: DatasetSettings) -> Interactions | PreSplit:
     log = open_atomic(path, settings)
     timed = ("time",) if settings.order == "time" else ()
     columns = resolve(settings.columns, log.names, log.label, ("user", "item", *timed), ("rating",))
-    renamed = {role: name for role, name in columns.items() if plain(name) not in _OWN_NAMES[role]}
+    renamed = {role: name for role, name in columns.items() if plain_name(name) not in _OWN_NAMES[role]}
     if renamed:
         _log.info("%s: %s", log.label, ", ".join(f"{role} = {name}" for role, name in renamed.items()))
     return read_log(log, columns, item_rows(settings, columns["item"]), settings)

@@ -15,7 +15,7 @@ from src.core.errors import ConfigError, DataError, Problem
 from src.data.arrow_columns import as_ids
 from src.data.catalogue import ItemRows, build_id_map, each_once, tell_unlisted, with_unlisted
 from src.data.clock import read_times
-from src.data.columns import plain, resolve
+from src.data.columns import plain_name, resolve
 from src.data.event_log import plain_id
 from src.data.pre_split import PreSplit
 from src.data.sequence_table import NO_ID, SequenceTable
@@ -85,7 +85,7 @@ def _columns(settings: DatasetSettings, table: Table) -> dict[str, str]:
 
 
 def _list_column(table: Table) -> str | None:
-    return next((name for name in table.names if plain(name) in _LISTS), None)
+    return next((name for name in table.names if plain_name(name) in _LISTS), None)
 
 
 def _ids(table: Table, column: str) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from src.core.errors import ConfigError, DataError, Problem
 from src.core.logging import get_logger
 from src.data.adapters.registry import Adapter, register
-from src.data.columns import guess, plain, resolve
+from src.data.columns import guess, plain_name, resolve
 from src.data.delimited import what_is_there
 from src.data.event_log import READS, item_column, read_items, read_log
 from src.data.interactions import Interactions
@@ -175,7 +175,7 @@ def _is_log(table: Table, settings: DatasetSettings) -> bool:
 
 
 def _is_catalogue(table: Table, settings: DatasetSettings) -> bool:
-    has_id = _has("item", table, settings) or any(plain(name) in ("id", "index") for name in table.names)
+    has_id = _has("item", table, settings) or any(plain_name(name) in ("id", "index") for name in table.names)
     return has_id and guess("user", table.names) is None and _has("title", table, settings)
 
 

@@ -16,7 +16,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from src.core.logging import get_logger
-from src.pipeline.tracking import Axis, Last, Outcome, numbers
+from src.pipeline.tracking import Axis, LastPoints, Outcome, numbers
 
 _log = get_logger(__name__)
 
@@ -33,12 +33,12 @@ class MLflow:
 
     folder: Path
     _client: Any = field(init=False)
-    _last: Last = field(init=False)
+    _last: LastPoints = field(init=False)
 
     def __post_init__(self) -> None:
         own = f"sqlite:///{self.folder / 'mlflow.db'}" if _has_database() else (self.folder / "mlruns").as_uri()
         self._client = mlflow.MlflowClient(mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else own)
-        self._last = Last(self.folder / "tracking" / "mlflow.json")
+        self._last = LastPoints(self.folder / "tracking" / "mlflow.json")
 
     def run(self, name: str) -> MLflowRun:
         """As `Tracker.run`; raises ``OSError`` where the server does not answer."""
@@ -99,7 +99,7 @@ class MLflowRun:
     client: Any
     id: str
     name: str
-    last: Last
+    last: LastPoints
 
     def log(self, axis: Axis, at: int, values: Mapping[str, float]) -> None:
         """As `Run.log`."""

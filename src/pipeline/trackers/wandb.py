@@ -10,7 +10,7 @@ from typing import Any
 import wandb
 
 from src.core.data_utils import fingerprint
-from src.pipeline.tracking import OF_TRAINING, Axis, Last, Outcome
+from src.pipeline.tracking import OF_TRAINING, Axis, LastPoints, Outcome
 
 PROJECT = "anyo-ilora-dllm2rec"
 
@@ -20,10 +20,10 @@ class WandB:
     """Runs of one group, each with an id that its name gives it: one that goes on is the same run when it is synced."""
 
     folder: Path
-    _last: Last = field(init=False)
+    _last: LastPoints = field(init=False)
 
     def __post_init__(self) -> None:
-        self._last = Last(self.folder / "tracking" / "wandb.json")
+        self._last = LastPoints(self.folder / "tracking" / "wandb.json")
 
     def _open(self, name: str, **more: Any) -> Any:
         return wandb.init(
@@ -65,7 +65,7 @@ class WandBRun:
 
     begin: Callable[[], Any]
     name: str
-    last: Last
+    last: LastPoints
     _handle: Any = None
 
     def log(self, axis: Axis, at: int, values: Mapping[str, float]) -> None:

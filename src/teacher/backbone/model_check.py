@@ -9,7 +9,13 @@ from safetensors import safe_open
 from src.core.errors import ConfigError, ModelError, Problem, ProblemsFound
 from src.teacher.backbone.gated_lora import inject, require_checkpointing
 from src.teacher.backbone.llm import require_whole
-from src.teacher.backbone.model_config import blueprint, compare_with_files, context_of, read_config, read_tokenizer
+from src.teacher.backbone.model_config import (
+    blueprint,
+    compare_with_files,
+    context_of,
+    read_model_config,
+    read_tokenizer,
+)
 from src.teacher.backbone.model_files import WEIGHT_FILES, check_folder, weight_files
 from src.teacher.backbone.quantisation import check_stored_form, stored_form
 from src.teacher.backbone.transformers_calls import FIELD, explained, first_line, is_local
@@ -39,7 +45,7 @@ def check_llm(settings: TeacherSettings) -> None:
 
 
 def _check_config(name: str, settings: TeacherSettings) -> None:
-    config = read_config(name)
+    config = read_model_config(name)
     check_stored_form(name, config, settings.quantise)
     empty = blueprint(name)
     longest = context_of(empty)
@@ -77,6 +83,6 @@ def _check_weights(name: str, settings: TeacherSettings) -> None:
         if file.suffix == ".safetensors":
             with explained(name, f"{file.name}"), safe_open(file, framework="pt") as handle:
                 handle.keys()
-    config = read_config(name)
+    config = read_model_config(name)
     if stored_form(config) == NOT_QUANTISED:
         require_whole(name, compare_with_files(name, config)[0])

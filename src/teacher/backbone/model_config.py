@@ -42,7 +42,7 @@ OWN_CODE = {"trust_remote_code": False}
 _LIMITS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_seq_length", "max_sequence_length")
 
 
-def read_config(name: str) -> PretrainedConfig:
+def read_model_config(name: str) -> PretrainedConfig:
     """A model's config.
 
     Raises ``ModelError`` when it cannot be read, holds impossible sizes, or is that of a model which needs code of its
@@ -89,10 +89,10 @@ def is_decoder(config: PretrainedConfig) -> bool:
 def fitted_config(name: str) -> PretrainedConfig:
     """A model's config, with as many tokens as the table in its files has where config.json counts otherwise.
 
-    Of a hub id the files are not looked at. Raises ``ModelError`` as `read_config` does, and where a weight has another
-    shape than config.json says.
+    Of a hub id the files are not looked at. Raises ``ModelError`` as `read_model_config` does, and where a weight has
+    another shape than config.json says.
     """
-    config = read_config(name)
+    config = read_model_config(name)
     if not is_local(name) or stored_form(config) != NOT_QUANTISED or not weight_files(Path(name)):
         return config
     _, mismatched = compare_with_files(name, config)

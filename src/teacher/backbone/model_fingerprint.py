@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from src.core.data_utils import fingerprint, fingerprint_file
-from src.teacher.backbone.model_config import read_config
+from src.teacher.backbone.model_config import read_model_config
 from src.teacher.backbone.model_files import weight_files
 from src.teacher.backbone.transformers_calls import explained, is_local
 
@@ -30,7 +30,7 @@ def fingerprint_llm(name_or_path: str) -> str:
     ``ModelError`` when it cannot be read.
     """
     if not is_local(name_or_path):
-        config = read_config(name_or_path)
+        config = read_model_config(name_or_path)
         return fingerprint(name_or_path, getattr(config, "_commit_hash", None))
     folder = Path(name_or_path)
     with explained(name_or_path, "files"):

@@ -22,7 +22,7 @@ from src.core.metrics import target_ranks
 from src.data.examples import Examples, SequenceData
 from src.data.teacher_outputs import TeacherOutputs
 from src.data.tensor_examples import TensorExamples
-from src.student.evaluator import as_judged
+from src.student.evaluator import ranking_scores
 from src.teacher.interfaces import Teacher, TeacherForward
 from src.teacher.labelling.selection import recent_order
 from src.teacher.settings import ExportSettings, Select
@@ -101,7 +101,7 @@ def rank(teacher: Teacher, examples: TensorExamples, batch_size: int, mask_histo
 
     def keep(rows: Tensor, forward: TeacherForward) -> None:
         target = examples.target[rows]
-        scores = as_judged(forward.logits, examples.history[rows], target, mask_history)
+        scores = ranking_scores(forward.logits, examples.history[rows], target, mask_history)
         ranks[rows.cpu()] = target_ranks(scores, target).cpu()
 
     infer(teacher, examples, batch_size, keep)

@@ -21,7 +21,7 @@ from src.data.examples import SequenceData
 from src.data.id_map import IdMap
 from src.student.architectures.sasrec import SASRec
 from src.teacher.backbone.llm import LanguageModel, load_llm
-from src.teacher.backbone.model_config import read_config
+from src.teacher.backbone.model_config import read_model_config
 from src.teacher.backbone.model_files import weight_files
 from src.teacher.backbone.quantisation import stored_form
 from src.teacher.backbone.transformers_calls import FIELD, is_local, runs
@@ -67,7 +67,7 @@ def dry_run_before_training(settings: TeacherSettings, data: SequenceData) -> No
 
 def _first_layers(settings: TeacherSettings) -> LanguageModel | None:
     name = settings.llm
-    if name == TINY or stored_form(read_config(name)) != NOT_QUANTISED:
+    if name == TINY or stored_form(read_model_config(name)) != NOT_QUANTISED:
         return None
     files = weight_files(_folder(name))
     if not files or not all(file.is_file() for file in files):

@@ -20,7 +20,7 @@ from src.data.candidates import CandidateLists
 from src.data.examples import Examples
 from src.data.tensor_examples import TensorExamples
 from src.student.base import Recommender
-from src.student.evaluator import as_judged, scores_of
+from src.student.evaluator import ranking_scores, scores_of
 from src.teacher.interfaces import Teacher, TeacherForward
 from src.teacher.labelling.labels import infer
 
@@ -276,6 +276,6 @@ class _Collected:
 
     def put(self, rows: Tensor, scores: Tensor, columns: TensorExamples, mask_history: bool) -> None:
         target = columns.target[rows]
-        scores = as_judged(scores, columns.history[rows], target, mask_history)
+        scores = ranking_scores(scores, columns.history[rows], target, mask_history)
         self.ranks[rows.cpu()] = target_ranks(scores, target).cpu()
         self.top[rows.cpu()] = scores.topk(self.top.shape[1], dim=1).indices.cpu()

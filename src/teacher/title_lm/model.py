@@ -19,7 +19,7 @@ from src.teacher.backbone.projector import TokenMoments
 from src.teacher.ilora_model import GatedTeacher
 from src.teacher.prompts import PromptBatch
 from src.teacher.settings import TeacherSettings
-from src.teacher.title_lm.decoding.continuation import Gate
+from src.teacher.title_lm.decoding.continuation import GateContext
 from src.teacher.title_lm.prompts import IGNORED, Question, TitlePrompts
 
 
@@ -79,8 +79,8 @@ class TitleTeacher(GatedTeacher):
         with self.scope(self.gate_weights(history, length).repeat_interleave(repeat, dim=0)):
             yield
 
-    def gate_for(self, history: Tensor, length: Tensor) -> Gate:
-        """The context of a search's passes over the prompts of these histories, see `Gate`."""
+    def gate_for(self, history: Tensor, length: Tensor) -> GateContext:
+        """The context of a search's passes over the prompts of these histories, see `GateContext`."""
         gate_weights = self.gate_weights(history, length)
         return lambda sequences: self.scope(gate_weights[sequences])
 

@@ -1,7 +1,7 @@
 """`report.html`: what a search found, as one page that opens without a network.
 
-`sources` reads a result folder; `answer` says what came out; `figures` draws arms and learning curves, `plots` restyles
-Optuna's own plots; `tables` lists; `sections` gathers what there is to show, and the templates say it in their order.
+`sources` reads a result folder; the templates say what is in it, in its order. They ask `answer` for the verdicts,
+`tables` for rows, `figures` for arms and learning curves, `plots` for Optuna's own plots.
 """
 
 from src.tuning.html_report.page import REPORT, write_report

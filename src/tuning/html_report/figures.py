@@ -22,10 +22,10 @@ Estimate = tuple[float, float, float]
 
 def arms(fair: Mapping[str, Any]) -> list[Panel]:
     """Each arm's test value with its interval, its seeds as strokes below; and each comparison's difference."""
-    values = {str(arm.get("title", arm["arm"])): _estimate(arm, "test") for arm in fair["arms"]}
-    seeds = {str(arm.get("title", arm["arm"])): arm.get("values_per_seed") or [] for arm in fair["arms"]}
+    values = {title_of(fair, arm["arm"]): _estimate(arm, "test") for arm in fair["arms"]}
+    seeds = {title_of(fair, arm["arm"]): arm.get("values_per_seed") or [] for arm in fair["arms"]}
     found = {title_of(fair, line["name"]): _estimate(line, "difference") for line in fair.get("comparisons", [])}
-    panels = [Panel(_intervals(values, seeds, []), _words(values), f"{inert(metric_title(fair['metric']))} on test")]
+    panels = [Panel(_intervals(values, seeds, []), _words(values), f"{metric_title(fair['metric'])} on test")]
     if found:
         figure = _intervals(found, {}, [0.0]).add_vline(x=0, line={"color": INK, "width": 1, "dash": "dot"})
         panels.append(Panel(figure, _words(found), f"Difference from {reference_of(fair)}"))

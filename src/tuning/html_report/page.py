@@ -1,4 +1,4 @@
-"""The page: what the sections show, put into templates that escape all text, written as one file."""
+"""The page: what lies in a result folder, put into templates that escape all text, written as one file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from src.core.paths import write_text
-from src.tuning.html_report import wording
-from src.tuning.html_report.answer import answer, title
-from src.tuning.html_report.sections import sections
-from src.tuning.html_report.sources import Result, read_result
+from src.core.timing import duration
+from src.evaluation.comparison import metric_title
+from src.tuning.html_report import answer, figures, plots, tables, wording
+from src.tuning.html_report.sources import ReportedResult, read_result
 
 REPORT = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -42,17 +42,33 @@ def write_report(folder: Path, manifest: Mapping[str, Any]) -> Path:
     return path
 
 
-def render(result: Result) -> str:
+def render(result: ReportedResult) -> str:
     """The page as text: about 5 MB, nearly all of it plotly.js."""
     places = FileSystemLoader(_TEMPLATES)
     environment = Environment(
         loader=places, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {name: getattr(wording, name) for name in ("number", "duration", "count")}
-    environment.globals |= {"states": [state.name for state in TrialState], "draw": _draw(), "plotly": get_plotlyjs()}
-    return environment.get_template("page.html").render(
-        title=title(result), answer=answer(result), result=result, sections=sections(result)
-    )
+    environment.filters |= {name: getattr(wording, name) for name in ("number", "count", "change")}
+    environment.filters |= {"duration": duration, "metric_title": metric_title}
+    environment.globals |= {"fair": answer, "figures": figures, "plots": plots, "tables": tables, "draw": _draw()}
+    environment.globals |= {"states": [state.name for state in TrialState], "plotly": get_plotlyjs()}
+    return environment.get_template("page.html").render(result=result, sections=sections(result))
+
+
+def sections(result: ReportedResult) -> list[str]:
+    """The names of the sections that have something to show, in reading order; each is a template."""
+    curves = any(trial.intermediate_values for view in result.searches for trial in view.trials)
+    shown = {
+        "arms": result.fair is not None,
+        "comparison": result.comparison is not None,
+        "segments": result.segments is not None,
+        "examples": result.examples is not None,
+        "curves": curves,
+        "search": bool(result.completed),
+        "trials": bool(result.studies),
+        "record": bool(result.times or result.documents),
+    }
+    return [name for name, there in shown.items() if there]
 
 
 def _draw() -> Any:

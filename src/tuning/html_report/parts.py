@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """Rows under headings; numbers are aligned and, in a ``sortable`` table, sorted as numbers.
 
     ``hints`` are the full texts of shortened headings; rows whose index is in ``marked`` stand out.
@@ -28,12 +28,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Panel:
-    """A plotly figure, and what it shows in words for those who do not see it.
-
-    A ``wide`` one takes the page's whole width and is scrolled sideways on a narrow screen.
-    """
+    """A plotly figure, and what it shows in words for those who do not see it."""
 
     figure: Any
     words: str
     heading: str = ""
-    wide: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from src.evaluation.result_tables import read_comparison, read_segments
 from src.evaluation.verdict import read_sentences
 from src.pipeline.run_folder import BEST_PARAMS, SETTINGS_FILE, SPACE_FILE, replay_command
 from src.tuning.fair_document import load_answer
+from src.tuning.study import SEARCH
 from src.tuning.study_view import StudyView, read_studies
 
 T = TypeVar("T")
@@ -25,7 +27,7 @@ _PARTS = dict[str, dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
-class Result:
+class ReportedResult:
     """A result folder. An optional file that is missing is ``None`` or empty here."""
 
     manifest: Mapping[str, Any]
@@ -33,7 +35,7 @@ class Result:
     studies: Sequence[StudyView]
     comparison: pd.DataFrame | None
     settings: Mapping[str, Any]
-    #: the text of `search_space.yaml` and `settings.yaml`, by name
+    #: the texts of `search_space.yaml`, `settings.yaml` and the manifest, by name
     documents: Mapping[str, str]
     times: Mapping[str, float]
     openings: Sequence[Mapping[str, Any]]
@@ -49,19 +51,35 @@ class Result:
         """The studies without final trainings."""
         return [view for view in self.studies if view.distinct]
 
+    @property
+    def completed(self) -> list[StudyView]:
+        """The searches in which a trial reached its end."""
+        return [view for view in self.searches if view.completed()]
 
-def read_result(folder: Path, manifest: Mapping[str, Any]) -> Result:
+    @property
+    def undistilled(self) -> float | None:
+        """The first objective of trial 0 of a single search over distillation, which is the student alone."""
+        if self.manifest.get("kind") != "tune_distill" or [view.name for view in self.searches] != [SEARCH]:
+            return None
+        first = self.searches[0].first()
+        return None if first is None else first.values[0]
+
+
+def read_result(folder: Path, manifest: Mapping[str, Any]) -> ReportedResult:
     """Read a folder; raises ``ArtefactError`` for a file that is damaged or that another version wrote."""
-    fair, documents = _if_there(folder / "fair.json", load_answer), (SPACE_FILE, SETTINGS_FILE)
+    fair = _if_there(folder / "fair.json", load_answer)
+    documents = {name: read_document(folder / name) for name in (SPACE_FILE, SETTINGS_FILE) if (folder / name).exists()}
+    if manifest:
+        documents[MANIFEST] = json.dumps(manifest, indent=2, ensure_ascii=False, default=str)
     settings = _if_there(folder / SETTINGS_FILE, read_yaml_mapping) or {}
     conform({"dataset": settings.get("dataset")}, _PARTS, folder / SETTINGS_FILE)
-    conform({"git": manifest.get("git")}, _PARTS, folder / MANIFEST)
-    return Result(
+    conform({name: manifest.get(name) for name in ("git", "search")}, _PARTS, folder / MANIFEST)
+    return ReportedResult(
         manifest=manifest,
         studies=read_studies(folder, manifest, fair),
         comparison=_if_there(folder / "comparison.csv", read_comparison),
         settings=settings,
-        documents={name: read_document(folder / name) for name in documents if (folder / name).exists()},
+        documents=documents,
         times=_if_there(folder / "metrics/time.json", lambda path: read_mapping(path, dict[str, float])) or {},
         openings=read_json_lines(folder / "test_openings.jsonl", dict[str, Any]),
         replay=_if_there(folder / BEST_PARAMS, replay_command),

@@ -1,11 +1,11 @@
-"""Names, numbers and durations as the report writes them."""
+"""Names and numbers as the report writes them."""
 
 from __future__ import annotations
 
 import html
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -33,32 +33,26 @@ def number(value: Any) -> str:
     return f"{value:.4f}" if 0.01 <= abs(value) < 10 else f"{value:.4g}"
 
 
-def parameters(params: dict[str, Any], between: str = ", ") -> str:
-    """Parameters with their values, under their short names."""
-    names = short_names(params)
-    return between.join(f"{names[key]} {number(value)}" for key, value in params.items())
+def named_values(params: Mapping[str, Any]) -> list[str]:
+    """Each parameter's short name with its value."""
+    return [f"{name} {number(params[key])}" for key, name in short_names(params).items()]
 
 
 def about(trial: FrozenTrial, metrics: Sequence[str]) -> str:
     """A trial's number, objectives and parameters, for a figure's hover."""
     values = [f"{metric_title(name)} {number(value)}" for name, value in zip(metrics, trial.values or [], strict=False)]
-    lines = [f"trial {trial.number}, {trial.state.name.lower()}", *values, *parameters(trial.params, "\n").split("\n")]
-    return "<br>".join(inert(line) for line in lines)
+    lines = [f"trial {trial.number}, {trial.state.name.lower()}", *values, *named_values(trial.params)]
+    return "<br>".join(map(inert, lines))
 
 
 def interval(low: float | None, high: float | None, sign: str = "") -> str:
-    """Both ends of an interval; ``sign`` is ``+`` for one of differences."""
+    """Both ends of an interval.
+
+    Args:
+        low, high: None where there is no interval.
+        sign: ``+`` for an interval of differences.
+    """
     return NOTHING if low is None or high is None else f"{low:{sign}.4f} to {high:{sign}.4f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as the two largest units: ``2 h 05 min``, ``1 min 47 s``, ``8.1 s``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def change(new: float, old: float) -> str:

@@ -15,7 +15,7 @@ from src.core.logging import get_logger
 from src.teacher.title_lm.decoding.continuation import (
     Beams,
     Continuation,
-    Gate,
+    GateContext,
     SharedCache,
     Start,
     asking,
@@ -71,7 +71,7 @@ def beam_search(
     tree: TitleTree,
     top_n: int,
     beams: int,
-    gate: Gate = no_gate,
+    gate: GateContext = no_gate,
     hold: Beams = "auto",
     at_once: int = 0,
 ) -> BeamResult:

@@ -28,7 +28,7 @@ _SHARING = ("gemma", "gpt2", "llama", "mistral", "opt", "qwen2", "qwen3")
 _MASKED = ("sdpa", "eager")
 
 
-class Gate(Protocol):
+class GateContext(Protocol):
     """What a forward pass of the language model is wrapped in; no gate: `no_gate`."""
 
     def __call__(self, sequences: Tensor) -> AbstractContextManager[Any]:
@@ -115,7 +115,7 @@ def read_prompts(
     llm: PreTrainedModel | PeftModel,
     inputs_embeds: Tensor,
     attention_mask: Tensor,
-    gate: Gate,
+    gate: GateContext,
     beams: Beams = "auto",
     room: int = 0,
 ) -> Start:
@@ -177,7 +177,9 @@ def _positions(model: PreTrainedModel, positions: Tensor) -> dict[str, Tensor]:
 class _Prompts:
     """What both ways keep: the cache, the prompts' mask ``[b, S]``, and which prompts these are ``[b]``."""
 
-    def __init__(self, model: PreTrainedModel, cache: Cache, mask: Tensor, sequences: Tensor, gate: Gate) -> None:
+    def __init__(
+        self, model: PreTrainedModel, cache: Cache, mask: Tensor, sequences: Tensor, gate: GateContext
+    ) -> None:
         self.model, self.cache, self.mask, self.sequences, self.gate = model, cache, mask, sequences, gate
         # the position of the next token
         self.position = mask.sum(dim=1)
@@ -196,7 +198,9 @@ class _Prompts:
 class ExpandedCache(_Prompts):
     """Each beam is a sequence of its own: the cache holds b·K rows, prompt by prompt."""
 
-    def __init__(self, model: PreTrainedModel, cache: Cache, mask: Tensor, sequences: Tensor, gate: Gate) -> None:
+    def __init__(
+        self, model: PreTrainedModel, cache: Cache, mask: Tensor, sequences: Tensor, gate: GateContext
+    ) -> None:
         """Prompts as `read_prompts` read them."""
         super().__init__(model, cache, mask, sequences, gate)
         self.width = 1
@@ -238,7 +242,9 @@ class SharedCache(_Prompts):
     ``seen`` ``[b, K, T]`` bool: which of the T tokens appended so far belong to each of the present beams.
     """
 
-    def __init__(self, model: PreTrainedModel, cache: Cache, mask: Tensor, sequences: Tensor, gate: Gate) -> None:
+    def __init__(
+        self, model: PreTrainedModel, cache: Cache, mask: Tensor, sequences: Tensor, gate: GateContext
+    ) -> None:
         """Prompts as `read_prompts` read them."""
         super().__init__(model, cache, mask, sequences, gate)
         self.seen = torch.zeros(len(mask), 1, 0, dtype=torch.bool, device=mask.device)

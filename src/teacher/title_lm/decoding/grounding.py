@@ -22,7 +22,7 @@ from src.core.data_utils import ordered_batches
 from src.core.errors import DataError, TrainingFailed
 from src.teacher.ilora_model import mean_state
 from src.teacher.prompts import encode_words, surrounding
-from src.teacher.title_lm.decoding.continuation import Gate, asking, causal_model, no_gate, read_prompts
+from src.teacher.title_lm.decoding.continuation import GateContext, asking, causal_model, no_gate, read_prompts
 
 _SHOWN = 5
 
@@ -35,7 +35,7 @@ def ground(
     item_embeddings: Tensor,
     max_tokens: int,
     end_id: int,
-    gate: Gate = no_gate,
+    gate: GateContext = no_gate,
     batch_size: int = 64,
     longest_text: int | None = None,
 ) -> Tensor:
@@ -81,7 +81,7 @@ def generate(
     attention_mask: Tensor,
     max_tokens: int,
     end_id: int,
-    gate: Gate = no_gate,
+    gate: GateContext = no_gate,
 ) -> list[list[int]]:
     """Write the most probable token, again and again. A prompt that has ended leaves the batch.
 

@@ -4,6 +4,6 @@ document.querySelectorAll("details").forEach((fold) => {
   fold.addEventListener("toggle", () => plots(fold).forEach((plot) => Plotly.Plots.resize(plot)));
 });
 // figures have the width of the window; paper is narrower
-const wide = (plot) => plot.closest(".wide") || plot.closest(".panels").children.length === 1;
+const wide = (plot) => plot.closest(".panels").children.length === 1;
 window.addEventListener("beforeprint", () => plots(document).forEach((plot) => Plotly.relayout(plot, { width: wide(plot) ? 1020 : 330 })));
 window.addEventListener("afterprint", () => plots(document).forEach((plot) => Plotly.relayout(plot, { width: null })));

@@ -19,7 +19,7 @@ ORDERS = "orders"
 
 
 @dataclass
-class Crew:
+class WorkerTrials:
     """Trials that a worker was given: the first ones, and those that took places which became free."""
 
     jobs: list[Job]
@@ -44,18 +44,18 @@ class Crew:
         """Where this worker finds what was decided."""
         return f"{ORDERS}/{self.first.start}.json"
 
-    def take(self, dispatcher: Dispatcher, told: Mapping[str, Any]) -> None:
+    def take(self, dispatcher: Dispatcher, message: Mapping[str, Any]) -> None:
         """Take a round of reports in, fill free places, and leave the decisions in the store."""
-        for start, report in told["reports"]:
+        for start, report in message["reports"]:
             dispatcher.on_report(int(start), report)
         remaining = self.open(dispatcher)
-        out_of_memory = any(report.get("kind") == "memory" for _, report in told["reports"])
+        out_of_memory = any(report.get("kind") == "memory" for _, report in message["reports"])
         joined = (
             [] if out_of_memory else dispatcher.companions(self.first, dispatcher.room(self.first) - len(remaining))
         )
         self.jobs += joined
         decided = {
-            "round": told["round"],
+            "round": message["round"],
             "stay": [job.start for job in remaining],
             "joined": [member(job) for job in joined],
         }
@@ -68,15 +68,21 @@ def member(job: Job) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Decided:
+class RoundDecision:
     """What the driver says to a round: who goes on, and who joins."""
 
     stay: Sequence[int]
     joined: Sequence[Mapping[str, Any]]
 
     @classmethod
-    def read(cls, store: Store, orders: str, number: int) -> Decided | None:
-        """The decisions about round ``number``; None where there are none: the driver is gone."""
+    def read(cls, store: Store, orders: str, number: int) -> RoundDecision | None:
+        """The decisions about a round; None where there are none: the driver is gone.
+
+        Args:
+            store: where the driver leaves them.
+            orders: the file's name there, which the worker was started with.
+            number: of the round, from 1.
+        """
         content = store.read(orders)
         found = json.loads(content) if content is not None else {}
         return cls(found["stay"], found["joined"]) if found.get("round") == number else None
