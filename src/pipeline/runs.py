@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from src.core.logging import console, epoch_bar, get_logger
@@ -47,7 +48,7 @@ def describe_data(stages: Stages) -> None:
 
 def baseline_model(stages: Stages) -> EvaluatedModel:
     """The student trained alone."""
-    return EvaluatedModel(BASELINE, stages.load_student(stages.baseline).eval())
+    return EvaluatedModel(BASELINE, partial(stages.load_student, stages.baseline))
 
 
 def run_student_baseline(stages: Stages, folder: RunFolder) -> None:
@@ -86,7 +87,7 @@ def run_distill(stages: Stages, folder: RunFolder) -> None:
     models = [
         *closed_form_models(stages),
         baseline_model(stages),
-        EvaluatedModel("distilled", run.student.eval()),
+        EvaluatedModel("distilled", lambda: run.student.eval()),
     ]
     comparison = ModelComparison(stages, models, with_teacher=stages.uses_own_teacher)
     _conclude(stages, folder, comparison, "distill", {"student": fit_summary(run.fit), **teacher_facts(stages)})
