@@ -32,11 +32,11 @@ from benchmarks.random_teacher import (
     lesson,
     shape_of,
 )
+from src.core.memory import GIGABYTE
 from src.core.training import train_step
 from src.teacher.backbone.gated_lora import GatedAdapters, checkpoint_activations
 from src.teacher.operations.model_shape import model_shape as needed_shape
 from src.teacher.operations.resource_estimate import (
-    GIGABYTE,
     ResourceEstimate,
     estimate_resources,
     weight_format,

@@ -110,7 +110,7 @@ def main() -> None:
         print(table(stages, ranks).to_string(index=False), flush=True)
     for model in closed_form_models(stages):
         if isinstance(model, EvaluatedModel):
-            ranks[model.name] = validation_ranks(stages, model.score)[None]
+            ranks[model.name] = validation_ranks(stages, model.load())[None]
     found = table(stages, ranks)
     found.to_csv(options.out / "table.csv", index=False)
     print(found.to_string(index=False))

@@ -152,7 +152,8 @@ def _instead_of(option: str) -> str:
     known = _LONG.get(name, f"-{name}")
     if known in _INSTEAD:
         return _INSTEAD[known]
-    return f"write {name}={value or 'VALUE'}, without dashes" if name else "see --help"
+    key = name.replace("-", "_")  # as the keys here are written
+    return f"write {key}={value or 'VALUE'}, without dashes" if name else "see --help"
 
 
 def _option_exists(override: Override, options: Mapping[str, list[str]], problems: list[Problem]) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import math
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +16,38 @@ from src.core.errors import OutOfMemory
 from src.core.logging import get_logger
 
 _log = get_logger(__name__)
+
+
+GIGABYTE = 10**9
+
+
+def gigabytes(count: float) -> str:
+    """Bytes as a person reads them."""
+    return f"{count / GIGABYTE:,.1f} GB" if count >= GIGABYTE / 10 else f"{count / 10**6:.1f} MB"
+
+
+#: where Linux says how much a container may have: cgroups of version 2, and of version 1
+_BOUNDS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def memory_of(device: torch.device) -> float:
+    """Bytes that a device has in all, whoever holds them now: of a GPU, or of the machine within its container's bound,
+    with its swap space. Infinite where the system does not say."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    try:
+        machine = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError):  # a system that counts its pages in another way, or not at all
+        return math.inf
+    bounds = [text for place in _BOUNDS if place.is_file() and (text := place.read_text().strip()).isdigit()]
+    return min(machine, *map(float, bounds)) + _swap() if bounds else machine + _swap()
+
+
+def _swap() -> float:
+    """Bytes of swap space, as Linux tells them."""
+    place = Path("/proc/meminfo")
+    found = re.search(r"^SwapTotal:\s+(\d+) kB", place.read_text(), re.MULTILINE) if place.is_file() else None
+    return 1024.0 * int(found[1]) if found else 0.0
 
 
 def give_back(device: torch.device) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from pydantic.dataclasses import dataclass as document
 
 from src.core.documents import PARTIAL, conform, read_json_document
@@ -23,6 +24,9 @@ from src.data.id_map import IdMap
 #: histories that are shown, how many of them at most are drawn from those in which the two models differ, the length
 #: of a list, and of a history as it is shown
 COUNT, DIFFERING, LISTED, SHOWN = 12, 6, 5, 10
+
+#: what a count and a row's number may be: a file may come from anybody
+Count = Annotated[int, Field(ge=0)]
 
 Role = Literal["baseline", "winner", "teacher", "closed form"]
 Drawn = Literal["from all", "from those that differ"]
@@ -44,10 +48,10 @@ class ExampleHistory:
     ``lists``.
     """
 
-    example_id: int
+    example_id: Count
     drawn: Drawn
-    earlier: int
-    history: list[Item]
+    earlier: Count
+    history: Annotated[list[Item], Field(max_length=SHOWN)]
     target: Item
     lists: dict[Role, list[Item]]
 
@@ -63,13 +67,32 @@ class ExampleHistories:
     """
 
     models: dict[Role, str]
-    listed: int
-    pool: int
-    only_winner: int
-    only_baseline: int
+    listed: Annotated[int, Field(ge=1)]
+    pool: Count
+    only_winner: Count
+    only_baseline: Count
     seen_left_out: bool
     no_teacher: str
-    examples: list[ExampleHistory]
+    examples: Annotated[list[ExampleHistory], Field(max_length=COUNT)]
+
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` for numbers that no search could have written."""
+        if self.only_winner + self.only_baseline > self.pool:
+            raise ValueError(
+                f"only_winner = {self.only_winner} and only_baseline = {self.only_baseline} are more than the "
+                f"pool of {self.pool}"
+            )
+        if len(self.examples) > self.pool:
+            raise ValueError(f"{len(self.examples)} examples are more than the pool of {self.pool}")
+        if len({example.example_id for example in self.examples}) < len(self.examples):
+            raise ValueError("an example is there twice")
+        for example in self.examples:
+            if unknown := sorted(set(example.lists) - set(self.models)):
+                raise ValueError(f"example {example.example_id} has lists of {unknown[0]}, which is not among models")
+            longest = max((len(items) for items in example.lists.values()), default=0)
+            if longest > self.listed:
+                rule = f"has a list of {longest} items, where listed = {self.listed}"
+                raise ValueError(f"example {example.example_id} {rule}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -197,5 +197,5 @@ def _teacher(
 
 
 def _student(result: FinishedResult, stages: Stages, device: object) -> EvaluatedModel:
-    student, _ = load_student(result.folder / BEST_STUDENT, stages.data)
-    return EvaluatedModel(f"{result.folder.name}/student", student.to(str(device)))
+    student = load_student(result.folder / BEST_STUDENT, stages.data)[0].to(str(device))
+    return EvaluatedModel(f"{result.folder.name}/student", lambda: student)

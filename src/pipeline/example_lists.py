@@ -51,7 +51,7 @@ def write_examples(
     pool = sample(validation, _POOL, settings.seed, "examples") if few else asked
     columns, evaluation = TensorExamples.of(pool, stages.device), replace(settings.evaluation, ks=(LISTED,))
     lists: dict[Role, ModelLists] = {
-        role: ModelLists(model.name, evaluate_split(model.score, columns, evaluation, comparison.repeated).lists)
+        role: ModelLists(model.name, evaluate_split(model.load(), columns, evaluation, comparison.repeated).lists)
         for role, model in shown.items()
     }
     seen_left_out = comparison.repeated < RARELY_REPEATED

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,10 +40,14 @@ SEGMENTS = "segments.csv"
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedModel:
-    """A scorer with a name, and how many configurations were tried to find it."""
+    """A scorer with a name, and how many configurations were tried to find it.
+
+    ``load`` gives the scorer. What lies on disk is read each time and held by nobody else, so that of many models one
+    at a time is in memory.
+    """
 
     name: str
-    score: Score
+    load: Callable[[], Score]
     trials: int = 1
 
 
@@ -151,7 +155,8 @@ def rank_models(
     tensors = TensorExamples.of(examples, stages.device)
     ranked = []
     for model in models:
-        found = evaluate_split(model.score, tensors, evaluation, repeated)
+        # the scorer has no name here, so that it is gone before the next one is read
+        found = evaluate_split(model.load(), tensors, evaluation, repeated)
         more = found.more(evaluation, stages.data.item_counts)
         ranked.append(Ranked.of(model.name, split, examples, found.official(evaluation), more))
     return ranked
@@ -168,7 +173,7 @@ def closed_form_models(stages: Stages) -> list[EvaluatedModel | MissingModel]:
             _log.warning("%s is missing in the tables: %s", name, reason)
             found.append(MissingModel(name, reason))
             continue
-        found.append(EvaluatedModel(name, stages.load_student(record).eval(), tried_for(record)))
+        found.append(EvaluatedModel(name, partial(stages.load_student, record), tried_for(record)))
     return found
 
 

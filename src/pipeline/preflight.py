@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from src.core.errors import gather
+import math
+from contextlib import suppress
+
+from src.core.errors import ProblemsFound, gather
+from src.core.memory import memory_of
 from src.distill.preflight import preflight
 from src.distill.teachers import TITLES
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.pipeline.tracking import check_tracking
-from src.student.models import build_recommender
+from src.student.least_memory import Task, require_fits
+from src.student.models import OwnStudentSettings, build_recommender
 from src.student.objectives import with_loss
 from src.student.settings import NetworkSettings
+from src.student.trainer_baseline import require_closed_form_fits
 from src.teacher.settings import TeacherSettings
 
 
@@ -41,7 +47,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
         lambda: stages.device,
         stages.cache.check,
         lambda: check_tracking(settings.runtime.tracking),
-        lambda: build_recommender(settings.student, 2, settings.dataset.window),
+        lambda: check_sizes(settings, stages, own_teacher),
         lambda: check_distillation(stages) if teacher else None,
         lambda: stages.require_other_priors() if teacher else None,
         lambda: check_own_teacher(settings.teacher, stages) if own_teacher else None,
@@ -49,6 +55,30 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
         lambda: check_titles_alone(stages) if stages.reads_text and not own_teacher else None,
     )
     return stages
+
+
+def check_sizes(settings: ExperimentSettings, stages: Stages, encoder: bool) -> None:
+    """Look at whether the student can be built, and be trained in the memory that there is.
+
+    Args:
+        settings: the experiment's, or a trial's.
+        stages: the experiment, for its data and device.
+        encoder: whether a teacher's own encoder is trained, too.
+
+    Raises:
+        ConfigError: a student cannot be built with these sizes, or is too large for this catalogue or this machine.
+    """
+    task, memory = Task(2, 1, settings.dataset.window), math.inf
+    with suppress(ProblemsFound):  # told where the data and the device are looked at
+        task = Task(stages.data.num_items, len(stages.data.train), settings.dataset.window)
+        memory = memory_of(stages.device)
+    require_closed_form_fits(settings.student, task.num_items)
+    gather(
+        lambda: require_fits(settings.student, task, memory),
+        lambda: require_fits(settings.teacher.encoder, task, memory, "teacher.encoder") if encoder else None,
+    )
+    if isinstance(settings.student, OwnStudentSettings):  # nobody knows what its factory does until it is asked
+        build_recommender(settings.student, 2, settings.dataset.window)
 
 
 def check_trial_priors(stages: Stages) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from src.core.logging import console, epoch_bar, get_logger
 from src.core.training import FitResult
 from src.core.watching import training
 from src.data.dataset import format_statistics
+from src.data.describe import describe, format_description
 from src.distill.data_bridge import align, export_dllm2rec
 from src.distill.settings import taught_student
 from src.distill.trainer_distill import DistillRun, train_distilled
@@ -33,6 +35,8 @@ _log = get_logger(__name__)
 
 BEST_STUDENT = "best_student"
 BASELINE = "baseline"
+#: targets up to which a run begins with the whole description: of more it would take longer than reading them again
+DESCRIBED = 2_000_000
 
 
 def tracker_of(stages: Stages, folder: RunFolder) -> Tracker:
@@ -41,13 +45,18 @@ def tracker_of(stages: Stages, folder: RunFolder) -> Tracker:
 
 
 def describe_data(stages: Stages) -> None:
-    """The dataset's statistics on the terminal."""
-    console.print(format_statistics(stages.data))
+    """What the dataset is like, and what of it matters, on the terminal; of a very large one the counts alone."""
+    data = stages.data
+    if len(data.train) + len(data.validation) <= DESCRIBED:
+        console.print(format_description(describe(data)), markup=False)
+        return
+    told = "python -m src.exp.describe, with the same dataset keys, tells more"
+    console.print(f"{format_statistics(data)}\n{told}", markup=False)
 
 
 def baseline_model(stages: Stages) -> EvaluatedModel:
     """The student trained alone."""
-    return EvaluatedModel(BASELINE, stages.load_student(stages.baseline).eval())
+    return EvaluatedModel(BASELINE, partial(stages.load_student, stages.baseline))
 
 
 def run_student_baseline(stages: Stages, folder: RunFolder) -> None:
@@ -92,7 +101,7 @@ def run_distill(stages: Stages, folder: RunFolder) -> None:
     models = [
         *closed_form_models(stages),
         baseline_model(stages),
-        EvaluatedModel("distilled", run.student.eval()),
+        EvaluatedModel("distilled", lambda: run.student.eval()),
     ]
     comparison = ModelComparison(stages, models, with_teacher=stages.uses_own_teacher)
     _conclude(stages, folder, comparison, "distill", {"student": fit_summary(run.fit), **teacher_facts(stages)})

@@ -255,8 +255,12 @@ class StudentStages(SourceStages):
         return fingerprint_file(self.encoder.folder / WEIGHTS)
 
     def load_student(self, record: StageRecord) -> Recommender:
-        """A student on the run's device."""
-        return load_student(record.folder, self.data)[0].to(self.device)
+        """A stage's student on the run's device."""
+        return self.read_student(record.folder)
+
+    def read_student(self, folder: Path) -> Recommender:
+        """A saved student of these data on the run's device; raises ``ArtefactError`` as `load_student` does."""
+        return load_student(folder, self.data)[0].to(self.device)
 
     def _student(self, name: str, settings: StudentSettings, seed: int) -> StageRecord:
         with_prior = isinstance(settings, NetworkSettings) and settings.prior != "none" and self.prior_name != "none"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from src.core.data_utils import fingerprint
 from src.core.logging import console
@@ -25,11 +27,15 @@ from src.pipeline.model_comparison import (
 )
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.stages import Stages
-from src.student.artefact import load_student
 from src.student.models import student_settings
 from src.tuning.arms import STUDENT
-from src.tuning.fair import FairSearch, Scored, compare_arms, mean_validation
+from src.tuning.fair import ARM, FINALS, SEED, FairSearch, Scored, best_final, compare_arms, mean_validation
 from src.tuning.fair_document import arms_table, save_answer
+from src.tuning.finalists import STUDENT_SEED
+from src.tuning.publish import BESIDE, attach_card
+
+#: of the answer: every arm against the student alone, and against the best model without a language model
+_FAMILIES = ("comparisons", "comparisons_with_best")
 
 
 def publish_answer(
@@ -50,64 +56,100 @@ def publish_answer(
         resamples: of the bootstrap.
         reopen_test: whether a test split that was opened already may be opened again.
     """
-    listed = closed_form_models(stages)
-    closed_forms = {model.name: model for model in listed if isinstance(model, EvaluatedModel)}
-    owners = list(closed_forms)
-    finals: dict[str, list[EvaluatedModel]] = {}
-    for arm in fair.described:
-        for trial, model in zip(fair.finals_of(arm.name), models[arm.name], strict=True):
-            student = load_student(model, stages.data)[0].to(stages.device)
-            name = f"{arm.name} (seed {trial.params['seed']})"
-            final = EvaluatedModel(name, student, fair.arms[arm.name].trials)
-            finals.setdefault(arm.name, []).append(final)
-            listed.append(final)
-            owners.append(arm.name)
+    listed, owners = _models(stages, fair, models)
     comparison = ModelComparison(stages, listed, with_teacher=False)
+    # first of all, so that a model that cannot be read is found while the test split is closed
+    on_validation = comparison.validation()
     judged = fingerprint(*(trial.user_attrs["weights"] for trial in fair.finals.record.trials()))
-    reason = f"the arms' {sum(map(len, finals.values()))} final models and the models in closed form"
+    reason = f"the arms' {sum(map(len, models.values()))} final models and the models in closed form"
     test = stages.data.test.open(reason, folder.test_record, judged, reopen_test)
     on_test = comparison.rank("test", test, 0)
-    ranks = {
-        owner: np.stack([ranked.ranks.numpy() for ranked, own in zip(on_test, owners, strict=True) if own == owner])
-        for owner in dict.fromkeys(owners)
-    }
-    on_validation = comparison.validation()
-    metric = fair.finals.record.space.metric
-    judged_models = [
-        Scored(
-            arm.name,
-            arm.title,
-            ranks[arm.name],
-            mean_validation(fair, arm.name),
-            fair.arms[arm.name].trials,
-            arm.uses_llm,
-        )
-        for arm in fair.described
-    ]
-    for shown in on_validation:
-        if (closed := closed_forms.get(shown.model)) is not None:
-            value = summarise(shown.ranks, stages.settings.evaluation.ks)[metric]
-            reads_text = student_settings(closed.name).reads_text
-            own = Scored(closed.name, closed.name, ranks[closed.name], value, closed.trials, reads_text)
-            judged_models.append(own)
+    scored = _scored(fair, comparison, owners, on_validation, on_test)
     missing = {model.name: model.reason for model in listed if isinstance(model, MissingModel)}
-    answer = {**compare_arms(fair, judged_models, test.user, resamples), "missing": missing}
+    answer = {**compare_arms(fair, scored, test.user, resamples), "missing": missing}
     save_answer(folder.path, answer)
     everything = [*on_validation, *on_test]
     write_tables(folder, comparison.rows(everything), everything)
-    owner_of = {model.name: owner for model, owner in zip(comparison.models, owners, strict=True)}
-    write_segments(folder, comparison, everything, STUDENT.name, owner_of)
-    _write_examples(fair, comparison, finals, folder, on_validation)
+    write_segments(folder, comparison, everything, STUDENT.name, owners)
+    _write_examples(fair, comparison, owners, folder, on_validation)
     console.print(arms_table(answer))
-    for family in ("comparisons", "comparisons_with_best"):
+    for family in _FAMILIES:
         for line in answer[family]:
             console.print(line["sentence"], markup=False)
+    _tell_dashboard(fair, answer, folder)
+
+
+def _models(
+    stages: Stages, fair: FairSearch, models: Mapping[str, Sequence[Path]]
+) -> tuple[list[EvaluatedModel | MissingModel], dict[str, str]]:
+    """The models in closed form and the arms' final ones, and by each model's name whose seed it is: there may be
+    dozens, so each is read where it is ranked."""
+    listed = closed_form_models(stages)
+    owners = {model.name: model.name for model in listed if isinstance(model, EvaluatedModel)}
+    for arm in fair.described:
+        for trial, model in zip(fair.finals_of(arm.name), models[arm.name], strict=True):
+            name = f"{arm.name} (seed {trial.params[SEED]})"
+            listed.append(EvaluatedModel(name, partial(stages.read_student, model), fair.arms[arm.name].trials))
+            owners[name] = arm.name
+    return listed, owners
+
+
+def _scored(
+    fair: FairSearch,
+    comparison: ModelComparison,
+    owners: Mapping[str, str],
+    on_validation: Sequence[Ranked],
+    on_test: Sequence[Ranked],
+) -> list[Scored]:
+    """The arms in their order, then the models in closed form, each with its ranks of the test targets by seed.
+
+    Args:
+        fair: the searches and final trainings.
+        comparison: of all models.
+        owners: whose seed a model is, by model.
+        on_validation: every model there.
+        on_test: every model there.
+    """
+    by_owner: dict[str, list[NDArray[np.int64]]] = {}
+    for ranked in on_test:
+        by_owner.setdefault(owners[ranked.model], []).append(ranked.ranks.numpy())
+    ranks = {owner: np.stack(found) for owner, found in by_owner.items()}
+    scored = []
+    for arm in fair.described:
+        mean, trials = mean_validation(fair, arm.name), fair.arms[arm.name].trials
+        scored.append(Scored(arm.name, arm.title, ranks[arm.name], mean, trials, arm.uses_llm))
+    metric, ks = fair.finals.record.space.metric, comparison.stages.settings.evaluation.ks
+    trials_of = {model.name: model.trials for model in comparison.models}
+    for shown in on_validation:
+        if (name := shown.model) == owners[name]:  # a model in closed form: it has no seeds
+            value, reads_text = summarise(shown.ranks, ks)[metric], student_settings(name).reads_text
+            scored.append(Scored(name, name, ranks[name], value, trials_of[name], reads_text))
+    return scored
+
+
+def _tell_dashboard(fair: FairSearch, answer: Mapping[str, Any], folder: RunFolder) -> None:
+    """In optuna-dashboard: what was found, as the note of each study, and the published student's card."""
+    lines = [line for family in _FAMILIES for line in answer[family]]
+    said = {
+        arm.name: list(dict.fromkeys(line["sentence"] for line in lines if line["name"] == arm.name))
+        for arm in fair.described
+    }
+    for arm in fair.described:
+        note = [f"**{arm.title}**", *said[arm.name], f"Trained again on other seeds in the study `{FINALS}`."]
+        fair.arms[arm.name].record.describe("\n\n".join(note))
+    sentences, means = list(dict.fromkeys(line["sentence"] for line in lines)), "Means over seeds, on the test split."
+    fair.finals.record.describe("\n\n".join([*sentences, means, BESIDE]))
+    best = best_final(fair)
+    winner, seed = str(best.params[ARM]), best.params[SEED]
+    values = {**fair.chosen(winner).params, STUDENT_SEED: seed}
+    title = f"The student of arm {winner}, trained with seed {seed}"
+    attach_card(fair.finals.record, title, best, values, folder, said[winner])
 
 
 def _write_examples(
     fair: FairSearch,
     comparison: ModelComparison,
-    finals: Mapping[str, Sequence[EvaluatedModel]],
+    owners: Mapping[str, str],
     folder: RunFolder,
     ranked: Sequence[Ranked],
 ) -> None:
@@ -116,7 +158,11 @@ def _write_examples(
     others = [arm for arm in fair.described if arm.name != STUDENT.name]
     distilled = [arm for arm in others if arm.uses_llm] or others
     best = max(distilled, key=lambda arm: mean_validation(fair, arm.name))
-    shown: dict[Role, EvaluatedModel] = {"baseline": finals[STUDENT.name][0], "winner": finals[best.name][0]}
+
+    def first_seed(arm: str) -> EvaluatedModel:
+        return next(model for model in comparison.models if owners[model.name] == arm)
+
+    shown: dict[Role, EvaluatedModel] = {"baseline": first_seed(STUDENT.name), "winner": first_seed(best.name)}
     teacher = None
     if stages.uses_own_teacher:  # what the teacher check has asked it is not asked again
         rows, seed = stages.settings.teacher.validation_rows, stages.settings.seed

@@ -13,24 +13,27 @@ from src.core.metrics import metric_names
 from src.core.paths import REPOSITORY
 from src.distill.settings import priors_beside, terms
 from src.distill.teachers import LLM, TITLES
-from src.pipeline.preflight import check_experiment, check_trial_priors
+from src.pipeline.preflight import check_experiment, check_sizes, check_trial_priors
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.student.settings import NetworkSettings
-from src.tuning.applied import check_values, neutral_trial, plain
+from src.tuning.applied import apply_values, check_values, neutral_trial, plain
 from src.tuning.identity import check_content, content_of
 from src.tuning.population import check_population
 from src.tuning.ray_session import check_ray
 from src.tuning.resources import check_gpu
 from src.tuning.samplers import sampler_note, sampling_problems
 from src.tuning.search_settings import SearchSettings, TuneSettings, experiment
-from src.tuning.search_space import SearchSpace, Stage
+from src.tuning.search_space import CategoricalParameter, SearchSpace, Stage
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.space_document import load_search_space
 from src.tuning.store import Store
 from src.tuning.warm_start import warm_trials
 
 _log = get_logger(__name__)
+
+#: where settings stand that decide how large a student is
+_SIZES = ("student.", "teacher.encoder.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +95,7 @@ def check_search(
         space,
         lambda: stages.append(check_experiment(asked, teacher=stage != "student")),
         priors,
+        lambda: check_searched_sizes(spaces[0], asked, stages[0]) if spaces and stages else None,
         lambda: check_threads(settings),
         lambda: check_resources(tuning, settings.ray),
         lambda: check_gpu(tuning, settings.ray, settings.runtime.device),
@@ -99,6 +103,22 @@ def check_search(
         lambda: check_ray(settings.ray, settings.dashboard),
     )
     return Prepared(stages[0], spaces[0])
+
+
+def check_searched_sizes(space: SearchSpace, settings: ExperimentSettings, stages: Stages) -> None:
+    """Raises ``ConfigError`` with every end of a range, and every choice, whose student no memory here would hold."""
+    problems = []
+    for key, parameter in space.parameters.items():
+        if not key.startswith(_SIZES):
+            continue
+        for value in parameter.choices if isinstance(parameter, CategoricalParameter) else [parameter.high]:
+            try:
+                check_sizes(apply_values(settings, {key: value}), stages, encoder=key.startswith("teacher."))
+            except ConfigError as error:
+                rule = error.problems[0].rule
+                problems.append(Problem(f"search space: {key}", value, rule, "lower the bound, or leave it out"))
+    if problems:
+        raise ConfigError(problems)
 
 
 def trial_priors(settings: ExperimentSettings, space: SearchSpace) -> tuple[str, ...]:

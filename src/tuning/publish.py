@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from src.core.data_utils import fingerprint
 from src.core.logging import console, get_logger
@@ -21,7 +22,6 @@ from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
 from src.serving.measured import measured
 from src.serving.results import comparison_rows
-from src.student.artefact import load_student
 from src.student.models import closed_forms, student_settings
 from src.tuning.applied import is_distilled
 from src.tuning.dispatch import states
@@ -29,6 +29,7 @@ from src.tuning.finalists import finalist_lines
 from src.tuning.html_report import REPORT, write_report
 from src.tuning.report import write_outcomes
 from src.tuning.search import SearchOutcome
+from src.tuning.search_space import Value
 from src.tuning.study import Record
 
 _log = get_logger(__name__)
@@ -38,7 +39,7 @@ DASHBOARD_FILES = "dashboard_files"
 _CARD = "student_card.md"
 
 #: where the note of a study leads
-_BESIDE = "The student's card is among the artifacts. `report.html` and `comparison.csv` lie beside this journal."
+BESIDE = "The student's card is among the artifacts. `report.html` and `comparison.csv` lie beside this journal."
 
 
 def best_student(outcome: SearchOutcome, stages: Stages, folder: RunFolder, name: str) -> EvaluatedModel:
@@ -50,8 +51,8 @@ def best_student(outcome: SearchOutcome, stages: Stages, folder: RunFolder, name
         folder: the result folder, which holds the student.
         name: what the comparison calls it.
     """
-    student = load_student(folder.path / BEST_STUDENT, stages.data)[0].to(stages.device)
-    return EvaluatedModel(name, student, len(outcome.search.record.trials()))
+    read = partial(stages.read_student, folder.path / BEST_STUDENT)
+    return EvaluatedModel(name, read, len(outcome.search.record.trials()))
 
 
 def compare_winner(
@@ -128,23 +129,40 @@ def _write_verdict(
     sentences = list(dict.fromkeys(str(verdict["sentence"]) for verdict in found.values()))  # alike where nothing won
     for sentence in sentences:
         console.print(sentence, markup=False, style="bold")
-    outcome.search.record.describe("\n\n".join([*sentences, f"Each on the test split; {ONE_TRAINING}.", _BESIDE]))
+    outcome.search.record.describe("\n\n".join([*sentences, f"Each on the test split; {ONE_TRAINING}.", BESIDE]))
     folder.write_metrics("verdict", {"against": found, "strongest_without": strongest, "caveat": ONE_TRAINING})
-    outcome.search.record.attach(_CARD, _card(outcome, folder, sentences), folder.path / DASHBOARD_FILES)
+    title = f"The student of trial {outcome.best.number}"
+    attach_card(outcome.search.record, title, outcome.best, outcome.best.params, folder, sentences)
 
 
-def _card(outcome: SearchOutcome, folder: RunFolder, sentences: Sequence[str]) -> str:
-    """The published student in optuna-dashboard: what it is, what was measured, how it is used."""
-    best, comparison = outcome.best, comparison_rows(folder.path)
-    values = {**outcome.best.params, "parameters": best.user_attrs.get("parameters")}
+def attach_card(
+    record: Record,
+    title: str,
+    best: FrozenTrial,
+    values: Mapping[str, Value],
+    folder: RunFolder,
+    sentences: Sequence[str],
+) -> None:
+    """The published student among a study's artifacts in optuna-dashboard: what it is, what was measured, how it is
+    used.
+
+    Args:
+        record: of the study that holds its training.
+        title: what the card calls it.
+        best: its training.
+        values: the configuration keys that were chosen for it.
+        folder: holds `comparison.csv`, and gets the card.
+        sentences: what was found.
+    """
+    told = {**values, "parameters": best.user_attrs.get("parameters")}
     parts = [
-        f"# The student of trial {best.number}",
+        f"# {title}",
         " ".join(sentences),
-        "\n".join(f"- `{key}`: {value}" for key, value in values.items() if value is not None),
-        measured(comparison),
+        "\n".join(f"- `{key}`: {value}" for key, value in told.items() if value is not None),
+        measured(comparison_rows(folder.path)),
         f"`python -m src.exp.export result={folder.path}` makes it a folder that anybody can run.",
     ]
-    return "\n\n".join(parts) + "\n"
+    record.attach(_CARD, "\n\n".join(parts) + "\n", folder.path / DASHBOARD_FILES)
 
 
 def facts(outcome: SearchOutcome, stages: Stages, resumed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

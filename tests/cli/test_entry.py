@@ -350,6 +350,7 @@ def test_help_shows_the_values_that_the_other_arguments_choose(capfd: pytest.Cap
         (["-cn", "seed=1"], "params=FILE"),
         (["--student.width=8"], "write student.width=8, without dashes"),
         (["--epochs", "seed=1"], "write epochs=VALUE, without dashes"),
+        (["--push-to-hub=me/mine"], "write push_to_hub=me/mine, without dashes"),
         (["--"], "see --help"),
         (["seed", "3"], "override = 'seed': names no value"),
         (["seed:3"], "override = 'seed:3': names no value"),

@@ -11,9 +11,10 @@ from transformers import AutoConfig, AutoModel
 
 from src.config.composition import CONF
 from src.config.reading import read_settings
+from src.core.memory import gigabytes
 from src.pipeline.settings import ExperimentSettings
 from src.teacher.operations.model_shape import model_shape
-from src.teacher.operations.resource_estimate import WeightFormat, estimate_resources, gigabytes, workload_of
+from src.teacher.operations.resource_estimate import WeightFormat, estimate_resources, workload_of
 from src.teacher.settings import TeacherSettings
 
 ITEMS = 10_000

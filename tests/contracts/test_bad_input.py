@@ -117,6 +117,14 @@ COMMANDS = {
         f"tune_distill {LOG}times.csv",
         ("times.csv purchased_at", "['soon', 'later', 'never']", "5 of 240 values", "dataset.time_format="),
     ),
+    "a student that no memory holds": (
+        "run_student_baseline student.width=100000000",
+        ("student.width", "100000000", "training takes at least", "lower it"),
+    ),
+    "a teacher's encoder that no memory holds": (
+        "run_teacher teacher.encoder.width=100000000",
+        ("teacher.encoder.width", "100000000", "training takes at least", "lower it"),
+    ),
     "no time at all": (
         f"describe {LOG}no_purchased_at.csv",
         ("no_purchased_at.csv purchased_at", "''", "240 of 240 values are empty", "name another one"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,44 @@ def test_a_title_that_reads_like_code_is_a_title(tmp_path: Path, monkeypatch: py
     path = tmp_path / "titled_examples" / "metrics" / "examples.json"
     path.write_text(path.read_text().replace("Title 1", "titled_examples: a film"))
     assert "titled_examples: a film" in {one.target.title for one in read_examples(path).examples}
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (["pool"], -3, "pool: Input should be greater than or equal to 0"),
+        (["listed"], 0, "listed: Input should be greater than or equal to 1"),
+        (["only_winner"], 21, "are more than the pool of 20"),
+        (["pool"], 11, "are more than the pool of 11"),
+        (["examples", 0, "earlier"], -1, r"examples.0.earlier: Input should be greater"),
+        (["examples", 0, "example_id"], -7, r"examples.0.example_id: Input should be greater"),
+        (["listed"], 4, "has a list of 5 items, where listed = 4"),
+        (["models"], {"baseline": "baseline", "winner": "winner", "teacher": "teacher"}, "has lists of closed form"),
+        (["examples", 0, "history"], [{"raw_id": "1", "title": ""}] * (SHOWN + 1), r"examples.0.history"),
+    ],
+)
+def test_numbers_that_no_search_writes_are_told(
+    place: list[str | int], value: object, said: str, tmp_path: Path
+) -> None:
+    examples_file(tmp_path)
+    path = tmp_path / "metrics" / "examples.json"
+    content = json.loads(path.read_text())
+    *parents, last = place
+    reduce(lambda part, key: part[key], parents, content)[last] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(ArtefactError, match=said) as caught:
+        read_examples(path)
+    assert "remove it" in caught.value.problems[0].next_step
+
+
+def test_an_example_that_is_there_twice_is_told(tmp_path: Path) -> None:
+    examples_file(tmp_path)
+    path = tmp_path / "metrics" / "examples.json"
+    content = json.loads(path.read_text())
+    content["examples"][1] = content["examples"][0]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ArtefactError, match="an example is there twice"):
+        read_examples(path)
 
 
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:

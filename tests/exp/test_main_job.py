@@ -187,6 +187,12 @@ def test_the_fair_protocol_answers_for_every_arm(
     }
     assert [line["against"] for line in answer["comparisons"]] == ["student"] * (len(names) + len(closed_forms) - 1)
     assert answer["missing"] == {}
+    # the published student's card, for optuna-dashboard
+    (card,) = (workplace / "fair" / "dashboard_files").iterdir()
+    published = require_finished(workplace / "fair")["search"]["published"]
+    assert card.read_text().startswith(
+        f"# The student of arm {published['arm']}, trained with seed {published['seed']}"
+    )
     models = read_examples(workplace / "fair" / "metrics" / "examples.json").models
     student = next(arm for arm in with_seeds if arm["arm"] == "student")
     assert models["baseline"] == f"student (seed {student['seeds'][0]})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,7 +87,26 @@ def always(*items: int) -> EvaluatedModel:
         scores[:, list(items)] = torch.arange(len(items), 0, -1.0)
         return scores
 
-    return EvaluatedModel("always", score)
+    return EvaluatedModel("always", lambda: score)
+
+
+def test_of_many_models_one_at_a_time_is_in_memory(tmp_path: Path) -> None:
+    stages = toy_stages(tmp_path, TWO)
+    record = stages.closed_form("transitions")
+    alive: list[weakref.ref[torch.nn.Module]] = []
+
+    def read() -> torch.nn.Module:
+        assert [one() for one in alive] == [None] * len(alive)
+        student = stages.load_student(record)
+        alive.append(weakref.ref(student))
+        return student
+
+    held = stages.load_student(record)
+    models = [*(EvaluatedModel(f"seed {seed}", read) for seed in range(3)), EvaluatedModel("held", lambda: held)]
+    comparison = ModelComparison(stages, models, with_teacher=False)
+    ranked = [*comparison.validation(), *comparison.rank("validation again", stages.data.validation, 0)]
+    assert len(alive) == 6
+    assert all(torch.equal(one.ranks, ranked[3].ranks) for one in ranked)
 
 
 def ranking_of(top: np.ndarray) -> SimpleNamespace:

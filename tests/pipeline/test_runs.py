@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,13 +17,15 @@ import yaml
 from src.config.reading import nested_plain
 from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import MANIFEST, read_json
+from src.data.describe import describe, format_description
 from src.data.examples import SealedExamples, sample
 from src.evaluation.comparison import Ranked, as_frame, ranks_frame, row
+from src.pipeline import runs as run_module
 from src.pipeline.cache import StageCache
 from src.pipeline.evaluate_all import EvaluateSettings, FinishedResult, check_results, run_eval_all
 from src.pipeline.model_comparison import ModelComparison, closed_form_models
 from src.pipeline.run_folder import SETTINGS_FILE, TIMES, RunFolder
-from src.pipeline.runs import run_distill, run_student_baseline
+from src.pipeline.runs import describe_data, run_distill, run_student_baseline
 from src.pipeline.settings import RuntimeSettings
 from src.pipeline.stages import Stages
 from src.student.settings import EvaluationSettings
@@ -48,6 +51,22 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         record_settings(stages, folder)
         run(stages, folder)
     return root
+
+
+def test_a_run_begins_with_what_its_data_are_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(run_module, "console", SimpleNamespace(print=lambda text, markup: said.append(text)))
+    stages = toy_stages(tmp_path)
+    describe_data(stages)
+    assert said[0] == format_description(describe(stages.data))
+    assert "repeated items" in said[0]
+    # the test split of a toy is too small to tell much: that belongs to what is told first
+    assert "note: the test split has" in said[0]
+    monkeypatch.setattr(run_module, "DESCRIBED", len(stages.data.train))
+    describe_data(stages)
+    assert "train examples" in said[1]
+    assert "python -m src.exp.describe" in said[1]
+    assert "repeated items" not in said[1]
 
 
 def test_a_baseline_run_leaves_exactly_these_files(runs: Path) -> None:

@@ -11,19 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from optuna.artifacts import get_all_artifact_meta
 
 from src.core.errors import ConfigError
 from src.pipeline.settings import ExperimentSettings
 from src.tuning import journal
 from src.tuning.dispatch import Dispatcher, Job, Search
-from src.tuning.fair import ARM, SEED, FairSearch, _open, work_arms
+from src.tuning.fair import ARM, SEED, FairSearch, _open, best_final, work_arms
+from src.tuning.fair_answer import _tell_dashboard
 from src.tuning.finalists import STUDENT_SEED, TRIAL
 from src.tuning.population import Groups
 from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.store import Store
-from tests.pipeline.toy import toy_settings
+from tests.pipeline.toy import new_run, toy_settings
 from tests.tuning.killing import DyingBackend, Killed, table
 
 SPACE = SearchSpace(
@@ -180,6 +182,41 @@ def test_a_comparison_killed_at_any_record_comes_to_the_same(tmp_path: Path) -> 
         DyingBackend.at = 0
         assert everything(toy.run()) == expected, f"killed at record {at} of {records}"
         assert set(toy.trained) == set(whole.trained)
+
+
+def test_a_finished_comparison_is_told_in_the_dashboard(tmp_path: Path) -> None:
+    folder = new_run(tmp_path / "a")
+    fair = Toy(folder.path).run()
+    (folder.path / "comparison.csv").write_text("model,split,examples,ndcg_20\nstudent (seed 43),test,9,0.25\n")
+    line = {"name": "embedding", "sentence": "the embedding helped"}
+    answer = {"comparisons": [line], "comparisons_with_best": [line, {"name": "linear", "sentence": "linear is worse"}]}
+    for _ in range(2):  # as a search that is started again ends again
+        _tell_dashboard(fair, answer, folder)
+    best = best_final(fair)
+    (attached,) = get_all_artifact_meta(fair.finals.record.study)
+    assert attached.filename == "student_card.md"
+    (card,) = (folder.path / "dashboard_files").iterdir()
+    assert card.name == attached.artifact_id
+    lines = card.read_text().splitlines()
+    assert lines[0] == f"# The student of arm embedding, trained with seed {best.params[SEED]}"
+    assert "the embedding helped" in lines
+    assert f"- `student_seed`: {best.params[SEED]}" in lines
+    assert f"- `student.dropout`: {fair.chosen('embedding').params['student.dropout']}" in lines
+    assert "| student (seed 43) | test | 9 | 0.2500 |" in lines
+    notes = {name: note_of(search) for name, search in {**fair.arms, "finals": fair.finals}.items()}
+    assert notes["finals"].startswith("the embedding helped\n\nlinear is worse\n\nMeans over seeds")
+    assert "The student's card is among the artifacts" in notes["finals"]
+    assert "the embedding helped" in notes["embedding"]
+    assert "helped" not in notes["student"]
+    assert all("the study `finals`" in notes[arm] for arm in ARMS)
+
+
+def note_of(search: Search) -> str:
+    """The study's note, put together as the dashboard does."""
+    study = search.record.study
+    known = study._storage.get_study_system_attrs(study._study_id)
+    pieces = [key for key in known if key.startswith("dashboard:note_str:")]
+    return "".join(known[key] for key in sorted(pieces, key=lambda key: int(key.rpartition(":")[2])))
 
 
 def test_trials_cannot_be_added_once_the_finals_have_begun(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from src.core.logging import get_logger
+from src.core.memory import gigabytes
 from src.data.candidates import CandidateLists
 from src.data.examples import Examples
 from src.data.id_map import IdMap
@@ -20,7 +21,6 @@ from src.teacher.operations.resource_estimate import (
     ResourceEstimate,
     estimate_resources,
     estimate_sentence,
-    gigabytes,
     need_in_short,
     weight_format,
     workload_of,

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from src.core.memory import gigabytes
 from src.teacher.backbone.gates import build_gate
 from src.teacher.backbone.projector import Projector
 from src.teacher.objective import objective_of
@@ -22,7 +23,6 @@ from src.teacher.operations.model_shape import LinearMap, ModelShape
 from src.teacher.settings import NOT_QUANTISED, LoraSettings, TeacherSettings
 
 WeightFormat = Literal["float32", "bfloat16", "8bit", "4bit"]
-GIGABYTE = 10**9
 
 #: of one weight in a linear map: 8 bits have a float32 scale a row (left out: below a thousandth); 4 bits have, for
 #: each block of 64 weights, a scale of one byte, and for each 256 of these a float32 (double quantisation)
@@ -84,11 +84,6 @@ class ResourceEstimate:
     def kv_cache_words(self, prompts: int) -> str:
         """What a teacher that generates takes while it is asked."""
         return f"{gigabytes(self.weights + self.kv_cache)} at most while it answers {prompts} prompts at once"
-
-
-def gigabytes(count: int) -> str:
-    """Bytes as a person reads them."""
-    return f"{count / GIGABYTE:.1f} GB" if count >= GIGABYTE / 10 else f"{count / 10**6:.1f} MB"
 
 
 def weight_format(settings: TeacherSettings, dtype: torch.dtype) -> WeightFormat:
