@@ -1,0 +1,74 @@
+"""The answer of a fair comparison: every final model is ranked by itself, and gone before the next one is read."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from src.core.paths import read_json
+from src.pipeline.stages import Stages
+from src.student.artefact import save_student
+from src.student.base import Recommender
+from src.student.models import require_network
+from src.student.trainer_baseline import new_student
+from src.tuning import journal
+from src.tuning.fair_answer import publish_answer
+from tests.pipeline.toy import new_run, toy_stages
+from tests.tuning.killing import DyingBackend
+from tests.tuning.test_fair import ARMS, FINAL_SEEDS, Toy
+
+SETTINGS = ["distill.lam=0", "distill.alpha=0", "distill.teachers=[titles]", "student.prior=none"]
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> dict[str, list[Path]]:
+    """Students that nobody has trained, for every arm and seed."""
+    stages = toy_stages(tmp_path / "made", *SETTINGS)
+    found: dict[str, list[Path]] = {}
+    settings, data = require_network(stages.settings.student), stages.data
+    for place, arm in enumerate(ARMS):
+        for seed in FINAL_SEEDS:
+            folder = tmp_path / "models" / f"{arm}_{seed}"
+            folder.mkdir(parents=True)
+            student = new_student(settings, stages.student_data, 10 * place + seed)
+            save_student(folder, student.eval(), settings, data.id_map, data.fingerprints(), {})
+            found.setdefault(arm, []).append(folder)
+    return found
+
+
+def test_one_final_model_at_a_time_is_in_memory_and_each_counts(
+    models: dict[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "JournalFileBackend", DyingBackend)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    DyingBackend.at = DyingBackend.written = 0
+    stages, folder = toy_stages(tmp_path / "work", *SETTINGS), new_run(tmp_path / "result")
+    alive: list[weakref.ref[Recommender]] = []
+    read, opened = Stages.read_student, list[str]()
+
+    def watched(self: Stages, place: Path) -> Recommender:
+        assert [one() for one in alive] == [None] * len(alive)
+        opened.append("test" if (folder.path / "test_openings.jsonl").exists() else "validation")
+        student = read(self, place)
+        alive.append(weakref.ref(student))
+        return student
+
+    fair = Toy(folder.path / "search").run()
+    monkeypatch.setattr(Stages, "read_student", watched)
+    publish_answer(stages, fair, models, folder, resamples=50, reopen_test=False)
+    # popularity and four finals on each split, first on validation; then those whose lists are shown
+    assert opened[:10] == ["validation"] * 5 + ["test"] * 5
+    ranks = pd.read_csv(folder.path / "ranks.csv")
+    answer = {arm["arm"]: arm for arm in read_json(folder.path / "fair.json")["arms"]}
+    assert list(answer) == [*ARMS, "popularity"]
+    for arm in ARMS:
+        own = [ranks[(ranks.model == f"{arm} (seed {seed})") & (ranks.split == "test")] for seed in FINAL_SEEDS]
+        wanted = [float(np.where(one["rank"] <= 20, 1 / np.log2(one["rank"] + 1), 0).mean()) for one in own]
+        assert answer[arm]["values_per_seed"] == pytest.approx(wanted)
+        assert answer[arm]["test"] == pytest.approx(float(np.mean(wanted)))
+    assert (folder.path / "dashboard_files").is_dir()
