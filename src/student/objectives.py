@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,12 +36,22 @@ def negative_sampler(data: StudentData, count: int, generator: torch.Generator) 
         count: negatives a row.
         generator: draws them.
     """
+    return _Negatives(data, count, generator)
 
-    def draw(rows: Tensor) -> Tensor:
-        history, _ = data.train.read(rows)
-        return draw_negatives(history, data.train.target[rows], data.num_items, count, generator)
 
-    return draw
+@dataclass(frozen=True, eq=False)
+class _Negatives:
+    """No function: what it draws for the members of a population is computed for all of them at once."""
+
+    data: StudentData
+    count: int
+    generator: torch.Generator
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """``[B, count]`` of rows ``[B]``."""
+        train, num_items = self.data.train, self.data.num_items
+        history, _ = train.read(rows)
+        return draw_negatives(history, train.target[rows], num_items, self.count, self.generator)
 
 
 def with_loss(settings: NetworkSettings, num_items: int) -> NetworkSettings:
