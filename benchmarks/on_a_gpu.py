@@ -153,6 +153,14 @@ COMMANDS = (
 #: with more time, by name or with --all
 FURTHER = (
     _benchmark(
+        "population-rate",
+        "population_rate",
+        "--device cuda --threads 1 --population 1 8 32 --items 1700 10000 --widths 64 --batch 256 --rounds 3",
+        "--threads 1 --population 2 --items 30 --widths 8 --batch 4 --rounds 1",
+        0.9,
+        4,
+    ),
+    _benchmark(
         "memory-title",
         "memory_estimate",
         f"{_SEVEN_B} {_PUBLISHED} {_THOUSAND} --micro-batch 4",
