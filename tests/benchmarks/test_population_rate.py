@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import population_rate
+from tests.gpu.pretended import PretendedGPU
 
 SMALL = ["--items", "30", "--widths", "8", "--threads", "1", "--population", "1", "2", "--rounds", "1"]
 
@@ -36,3 +37,11 @@ def test_a_small_one_prints_a_table_and_goes_on_with_what_is_not_done(
     kept = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
     assert [line["asked"]["batch"] for line in kept] == [4, 5]
     assert all(len(line["ratios"]) == 2 and min(line["ratios"]) > 0 for line in kept)
+
+
+def test_it_runs_on_a_pretended_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    with PretendedGPU() as gpu:
+        population_rate.main([*SMALL, "--batch", "4", "--device", "cuda"])
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("| 4 | 30 | 8 | 1 |")
+    assert gpu.kernels["aten::uniform_"] > 0

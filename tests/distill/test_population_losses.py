@@ -70,7 +70,8 @@ def data() -> StudentData:
 def teaching() -> TeachingRows:
     train = cycle_data(train=ROWS).train
     found = align(outputs_for(train, np.arange(0, ROWS, 2)), train, 4, "cpu")
-    return replace(found, item_embedding=found.item_embedding.double())
+    sequence = found.sequence_embedding.double()
+    return replace(found, item_embedding=found.item_embedding.double(), sequence_embedding=sequence)
 
 
 def loop(**changes: Any) -> LoopSettings:
@@ -90,7 +91,9 @@ def fit_of(
         return prepare_student(settings, EVALUATION, data, seed=place)[1]
     terms = asked.get("terms", [{}] * 3)[place]
     distill = DistillSettings(**{**DISTILL[place], **terms}, candidate_topk=4)
-    return prepare_distilled(settings, distill, active, EVALUATION, data, teaching, seed=place)[1]
+    model, fit = prepare_distilled(settings, distill, active, EVALUATION, data, teaching, seed=place)
+    model.double()  # what is made of the texts is float32
+    return fit
 
 
 def losses_alone(fit: Fitting) -> list[float]:
