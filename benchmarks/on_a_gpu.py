@@ -109,20 +109,20 @@ COMMANDS = (
     ),
     *_population(),
     _benchmark(
+        "population-rate",
+        "population_rate",
+        "--device cuda --threads 1 --population 1 8 32 --items 1700 10000 --widths 64 --batch 256 --rounds 3",
+        "--threads 1 --population 2 --items 30 --widths 8 --batch 4 --rounds 1",
+        0.9,
+        4,
+    ),
+    _benchmark(
         "training-title",
         "teacher_throughput",
         f"{_SEVEN_B} {_PUBLISHED} {_THOUSAND} --micro-batch 4 --checkpointing off on --grouped --rows 64",
         f"{_FEW_STEPS} --objective title_lm",
         1.1,
         57,
-    ),
-    _benchmark(
-        "gated-step",
-        "gated_lora_step",
-        f"{_SEVEN_B} --batch 8 --length 256 --rounds 9 --repeats 2",
-        f"{_TINY} --rounds 2 --repeats 1 --length 8",
-        0.9,
-        60,
     ),
     _benchmark(
         "labelling-title",
@@ -152,6 +152,14 @@ COMMANDS = (
 
 #: with more time, by name or with --all
 FURTHER = (
+    _benchmark(
+        "gated-step",
+        "gated_lora_step",
+        f"{_SEVEN_B} --batch 8 --length 256 --rounds 9 --repeats 2",
+        f"{_TINY} --rounds 2 --repeats 1 --length 8",
+        0.9,
+        60,
+    ),
     _benchmark(
         "memory-title",
         "memory_estimate",

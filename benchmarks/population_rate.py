@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,8 +101,21 @@ def rates(
     return statistics.median(alone), ratios
 
 
-def main() -> None:
-    """Print the table."""
+def measured(asked: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """A line of the table, with what was asked and on what machine."""
+    lone, ratios = rates(**asked, device=device)
+    return {"asked": asked, "machine": machine_line(device), "lone": lone, "ratios": ratios}
+
+
+def line_of(found: Mapping[str, Any]) -> str:
+    """As Markdown."""
+    asked, cells = found["asked"], "".join(f" {ratio:.2f} |" for ratio in found["ratios"])
+    where = [asked[name] for name in ("batch", "num_items", "width", "threads")]
+    return f"| {' | '.join(map(str, where))} | {found['lone']:.2f} |{cells}"
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line's words."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, nargs="+", default=[410, 1700, 10_000], help="V")
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 64], help="D")
@@ -108,16 +124,30 @@ def main() -> None:
     parser.add_argument("--population", type=int, nargs="+", default=[1, 4, 16], help="P")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    asked = parser.parse_args()
-    print(machine_line(torch.device(asked.device)) + "\n")
+    parser.add_argument("--out", type=Path, help="file of finished lines: what it holds is not measured again")
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    asked = arguments(words)
+    device = torch.device(asked.device)
+    done: list[dict[str, Any]] = []
+    if asked.out is not None and asked.out.is_file():
+        done = [json.loads(line) for line in asked.out.read_text(encoding="utf-8").splitlines()]
+    print(f"{machine_line(device)}, {asked.rounds} rounds\n")
     print("| B | V | D | threads | lone trials |" + "".join(f" P = {count} |" for count in asked.population))
     print("|---|---|---|---|---|" + "---|" * len(asked.population))
     for threads, batch, num_items, width in product(asked.threads, asked.batch, asked.items, asked.widths):
-        lone, ratios = rates(
-            num_items, width, batch, threads, asked.population, asked.rounds, torch.device(asked.device)
-        )
-        cells = "".join(f" {ratio:.2f} |" for ratio in ratios)
-        print(f"| {batch} | {num_items} | {width} | {threads} | {lone:.2f} |{cells}", flush=True)
+        wanted = {"num_items": num_items, "width": width, "batch": batch, "threads": threads}
+        wanted |= {"counts": asked.population, "rounds": asked.rounds}
+        found = next((line for line in done if line["asked"] == wanted), None)
+        if found is None:
+            found = measured(wanted, device)
+            if asked.out is not None:
+                with asked.out.open("a", encoding="utf-8") as file:
+                    file.write(f"{json.dumps(found)}\n")
+        print(line_of(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType, partial)
 
@@ -38,31 +38,39 @@ class Differences:
 
     @classmethod
     def of(cls, things: Sequence[object], ignore: Collection[str] = ()) -> Differences:
-        """Compare objects attribute by attribute. Tensors and streams are not looked at, nor the attributes of the
-        objects themselves that ``ignore`` names.
+        """Compare objects attribute by attribute. Streams are not looked at, nor the attributes of the objects
+        themselves that ``ignore`` names.
 
-        Numbers that differ must lie on the same side of 0: programs ask whether a weight is 0, not what it is.
+        Numbers that differ must lie on the same side of 0: programs ask whether a weight is 0, not what it is. Tensors
+        must be the same, but for a module's: weights and buffers are another's business, and what else it holds is a
+        step's scratch, unless it is a single number.
 
         Raises:
             NotAlike: they differ in something else.
         """
         found = cls()
-        found._attributes([vars(thing) for thing in things], type(things[0]).__name__, ignore)
+        path, module = type(things[0]).__name__, isinstance(things[0], nn.Module)
+        found._attributes([vars(thing) for thing in things], path, ignore, module)
         return found
 
-    def _attributes(self, owners: Sequence[dict[str, Any]], path: str, ignore: Collection[str] = ()) -> None:
+    def _attributes(
+        self, owners: Sequence[dict[str, Any]], path: str, ignore: Collection[str] = (), module: bool = False
+    ) -> None:
         self.looked_at.append(owners[0])
         names = set(owners[0])
         if any(set(owner) != names for owner in owners):
             raise NotAlike(f"{path} does not have the same parts in all of them")
         for name in sorted(names - set(ignore)):
-            self._compare([owner[name] for owner in owners], owners[0], name, f"{path}.{name}")
+            self._compare([owner[name] for owner in owners], owners[0], name, f"{path}.{name}", module)
 
-    def _compare(self, things: Sequence[Any], owner: dict[str, Any] | None, key: str, path: str) -> None:
+    def _compare(
+        self, things: Sequence[Any], owner: dict[str, Any] | None, key: str, path: str, module: bool = False
+    ) -> None:
         first = things[0]
-        if all(thing is first for thing in things):
+        if all(thing is first for thing in things) or any(isinstance(thing, torch.Generator) for thing in things):
             return
-        if any(isinstance(thing, (Tensor, torch.Generator)) for thing in things):
+        if any(isinstance(thing, Tensor) for thing in things):
+            _require_same(things, path, module)
             return
         if len({type(thing) for thing in things}) > 1 or isinstance(first, type):
             raise NotAlike(f"{path} is of another kind")
@@ -74,15 +82,15 @@ class Differences:
             return
         elif isinstance(first, Mapping):
             self._seen.add(id(first))
-            self._attributes(list(things), path)
+            self._attributes(list(things), path, module=module)
         elif isinstance(first, (list, tuple)):
             if len({len(thing) for thing in things}) > 1:
                 raise NotAlike(f"{path} has another length")
             for place, parts in enumerate(zip(*things, strict=True)):
-                self._compare(parts, None, "", f"{path}[{place}]")
+                self._compare(parts, None, "", f"{path}[{place}]", module)
         elif hasattr(first, "__dict__"):
             self._seen.add(id(first))
-            self._attributes([vars(thing) for thing in things], path)
+            self._attributes([vars(thing) for thing in things], path, module=isinstance(first, nn.Module))
         elif any(thing != first for thing in things):
             raise NotAlike(f"{path} differs")
 
@@ -92,6 +100,19 @@ class Differences:
         if len({(thing > 0) - (thing < 0) for thing in things}) > 1:
             raise NotAlike(f"{path} is 0 in some of them")
         self.numbers.append(Slot(_held(owner, path), key, things))
+
+
+def _require_same(things: Sequence[Any], path: str, module: bool) -> None:
+    """Raises ``NotAlike`` for tensors that are not the same; of a module's only single numbers are looked at."""
+    tensors = [thing for thing in things if isinstance(thing, Tensor)]
+    if module and (len(tensors) < len(things) or any(one.dim() or isinstance(one, nn.Parameter) for one in tensors)):
+        return
+    first = tensors[0]
+    if len(tensors) < len(things) or any(
+        (one.shape, one.dtype, one.device) != (first.shape, first.dtype, first.device) or not torch.equal(one, first)
+        for one in tensors
+    ):
+        raise NotAlike(f"{path} holds other numbers")
 
 
 def _held(owner: dict[str, Any] | None, path: str) -> dict[str, Any]:

@@ -20,14 +20,28 @@ _COMPARISONS: Mapping[Any, Callable[[float, float], bool]] = {
 class MemberDraws(TorchFunctionMode):
     """Inside `torch.vmap` over members: what draws from torch's global stream draws from the members' streams.
 
-    Dropout, also that inside of attention, and `torch.rand` are known; anything else that draws is refused by `vmap`.
+    Dropout, also that inside of attention, and `torch.rand` are known, and `torch.randint` from a stream that each
+    member has; anything else that draws is refused by `vmap`.
     """
 
-    def __init__(self, member: Tensor, streams: Sequence[torch.Generator], varied: Mapping[int, float]) -> None:
-        """``member``: the member's number inside `vmap`. ``varied``: for numbers that stand there as tensors, by their
-        ids, one member's value: programs may ask on which side of 0 they are, which is the same for all."""
+    def __init__(
+        self,
+        member: Tensor,
+        streams: Sequence[torch.Generator],
+        varied: Mapping[int, float],
+        own: Mapping[int, Sequence[torch.Generator]] | None = None,
+    ) -> None:
+        """Draw for some members.
+
+        Args:
+            member: the member's number inside `vmap`.
+            streams: what stands for torch's global stream, a member.
+            varied: for numbers that stand there as tensors, by their ids, one member's value: programs may ask on which
+                side of 0 they are, which is the same for all.
+            own: other streams, by the id of the one that the program holds: each member's.
+        """
         super().__init__()
-        self.member, self.streams, self.varied = member, streams, varied
+        self.member, self.streams, self.varied, self.own = member, streams, varied, own or {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -40,6 +54,8 @@ class MemberDraws(TorchFunctionMode):
             return self._attention(*args, **kwargs)
         if func is torch.rand:
             return self._uniform(*args, **kwargs)
+        if func is torch.randint and id(kwargs.get("generator")) in self.own:
+            return self._whole_numbers(*args, **kwargs)
         if func in _COMPARISONS and id(args[0]) in self.varied and args[1] == 0:
             return _COMPARISONS[func](self.varied[id(args[0])], 0)
         return func(*args, **kwargs)
@@ -58,19 +74,39 @@ class MemberDraws(TorchFunctionMode):
         return given * mask
 
     def _attention(
-        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor, dropout_p: float | Tensor
-    ) -> Tensor:
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+        dropout_p: float | Tensor = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+    ) -> Tensor:  # fmt: skip
         """As torch computes it where it has no kernel of its own: with the root of the scale on both sides."""
-        scale = query.shape[-1] ** -0.25
-        scores = (query * scale) @ (key * scale).transpose(-2, -1) + attn_mask
+        if enable_gqa:
+            raise NotImplementedError("attention of fewer keys than queries is not known to a population")
+        root = query.shape[-1] ** -0.25 if scale is None else scale**0.5
+        scores = (query * root) @ (key * root).transpose(-2, -1)
+        if is_causal:
+            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, float("-inf"))
+        elif attn_mask is not None:
+            scores = scores + attn_mask
         return self._dropout(scores.softmax(dim=-1), dropout_p) @ value
 
-    def _uniform(self, *size: Any, device: Any = None) -> Tensor:
+    def _uniform(
+        self, *size: Any, device: Any = None, dtype: torch.dtype | None = None, generator: Any = None
+    ) -> Tensor:
         shape = tuple(size[0]) if len(size) == 1 and not isinstance(size[0], int) else size
         device = device or "cpu"
+        if generator is not None:  # a stream of the program's own: whose it is, nobody knows here
+            return torch.rand(shape, device=device, dtype=dtype, generator=generator)
         draws = [
-            lambda stream=stream: torch.empty(shape, device=device).uniform_(generator=stream)
+            lambda stream=stream: torch.empty(shape, device=device, dtype=dtype).uniform_(generator=stream)
             for stream in self.streams
+        ]
+        return self.each(draws)()
+
+    def _whole_numbers(self, *bounds: Any, generator: torch.Generator, **named: Any) -> Tensor:
+        draws = [
+            lambda stream=stream: torch.randint(*bounds, generator=stream, **named)
+            for stream in self.own[id(generator)]
         ]
         return self.each(draws)()
 
@@ -111,7 +147,7 @@ class _Masks(torch.autograd.Function):
         streams: Sequence[torch.Generator], member: Tensor, rate: float | Tensor, shape: tuple[int, ...], like: Tensor
     ) -> Tensor:
         """Outside of `vmap`: one member's."""
-        return _mask(streams[int(member)], float(rate), shape, like)
+        return _masks([streams[int(member)]], rate, shape, like)[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -124,16 +160,21 @@ class _Masks(torch.autograd.Function):
         shape: tuple[int, ...], like: Tensor,
     ) -> tuple[Tensor, int]:  # fmt: skip
         """Of all members, ``[P, …]``."""
-        if like.device.type == "cpu":
-            own = rate.tolist() if isinstance(rate, Tensor) else [rate] * len(streams)
-            masks = [_mask(stream, share, shape, like) for stream, share in zip(streams, own, strict=True)]
-            return torch.stack(masks), 0
-        # a rate is on the device: nobody waits for it
-        drawn = torch.empty((len(streams), *shape), dtype=like.dtype, device=like.device)
-        for row, stream in zip(drawn, streams, strict=True):
-            row.uniform_(generator=stream)
-        rates = rate.view(-1, *[1] * len(shape)) if isinstance(rate, Tensor) else rate
-        return (drawn >= rates).to(like.dtype) / (1 - rates), 0
+        return _masks(streams, rate, shape, like), 0
+
+
+def _masks(streams: Sequence[torch.Generator], rate: float | Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """A mask of each stream, ``[P, …]``: on a CPU as torch's dropout draws it there."""
+    if like.device.type == "cpu":
+        own = rate.tolist() if isinstance(rate, Tensor) else [rate] * len(streams)
+        masks = [_mask(stream, share, shape, like) for stream, share in zip(streams, own, strict=True)]
+        return torch.stack(masks)
+    # a rate is on the device: nobody waits for it
+    drawn = torch.empty((len(streams), *shape), dtype=like.dtype, device=like.device)
+    for row, stream in zip(drawn, streams, strict=True):
+        row.uniform_(generator=stream)
+    rates = rate.view(-1, *[1] * len(shape)) if isinstance(rate, Tensor) else rate
+    return (drawn >= rates).to(like.dtype) / (1 - rates)
 
 
 def _mask(stream: torch.Generator, rate: float, shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ of the same fit alone but for rounding, and a fit may be begun in one population
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +26,11 @@ from src.core.training import AloneStep, FitResult, Fitting
 
 _log = get_logger(__name__)
 
-#: how far a member's first loss in the population may be from its loss alone, relative to this or 1
+#: how far a member's first loss in the population may be from its loss alone, relative to that or 1
 _TOLERANCE = 1e-3
+#: the same of the gradient of each weight, relative to its norm or to a share of the norm of all: where the loss does
+#: not depend on a weight, its gradient is rounding alone
+_GRADIENT_TOLERANCE, _LEAST_SHARE = 1e-2, 1e-3
 
 
 @dataclass(eq=False)
@@ -137,6 +140,7 @@ class Stack:
         self._sizes = [shape.numel() for shape in self._shapes]
         self._carrier = _Loss(self.module, self.objective)
         self._names = [f"module.{name}" for name in names]
+        self._streams = _streams_of(fits)
         self._take_over(fits)
 
     # ------------------------------------------------------------------------------------------------ taking over
@@ -149,9 +153,9 @@ class Stack:
                 raise NotAlike("a schedule or loop.adapt_micro_batch is a training's own")
         if len({(fit.progress.micro_batch_size, fit.mean is None) for fit in fits}) > 1:
             raise NotAlike("their loop settings differ")
-        buffers = [dict(fit.module.named_buffers()) for fit in fits]
-        for name, first in buffers[0].items():
-            if any(name not in own or not torch.equal(own[name], first) for own in buffers):
+        kept = [_kept(fit.module) for fit in fits]
+        for name, first in kept[0].items():
+            if any(name not in own or not torch.equal(own[name], first) for own in kept):
                 raise NotAlike(f"what they keep differs: {name}")
 
     def _take_over(self, fits: Sequence[Fitting]) -> None:
@@ -177,12 +181,16 @@ class Stack:
 
         groups = [fit.optimiser.param_groups[0] for fit in fits]
         self._rate, self._decay = column([g["lr"] for g in groups]), column([g["weight_decay"] for g in groups])
+        self._decays = any(group["weight_decay"] > 0 for group in groups)
         self._betas, self._epsilon = groups[0]["betas"], groups[0]["eps"]
         self._clip = column([fit.settings.gradient_clip for fit in fits])
         self._clips = any(fit.settings.gradient_clip > 0 for fit in fits)
         self._ema = column([fit.settings.ema for fit in fits])
         self._values = tuple(_tensor(slot, first) for slot in self._found.numbers)
         self._places = torch.arange(len(fits), device=first.device)
+        self._used: tuple[bool, ...] = ()
+        self._counted_steps: list[int] = []
+        self._steps_made = torch.zeros(len(fits), 1, dtype=torch.int64, device=first.device)
 
     def _views(self, matrix: Tensor, place: int) -> list[Tensor]:
         parts = matrix[place].split(self._sizes)
@@ -211,7 +219,7 @@ class Stack:
         for part in rows.split(size, dim=1):
             losses = self._losses(part) * (part.shape[1] / rows.shape[1])
             found = torch.autograd.grad(losses.sum(), self._leaves, allow_unused=True)
-            self._used = [given is not None for given in found]
+            self._notice(tuple(given is not None for given in found))
             flat = torch.cat([_rows(given, leaf) for given, leaf in zip(found, self._leaves, strict=True)], dim=1)
             gradient = flat if gradient is None else gradient + flat
             total = total + losses.detach()
@@ -229,24 +237,52 @@ class Stack:
             for member, own in zip(self.members, norm.squeeze(1), strict=True):
                 if member.fit.settings.gradient_clip > 0:
                     member.fit.watch.saw_norm(own)
-        for number, moved in enumerate(self._used):
-            if moved:
-                self._begin_moments(number)
-        used = torch.tensor(self._used, device=gradient.device)
-        self._steps += used
-        step = self._steps.amax(dim=1, keepdim=True).to(gradient.dtype)
-        mask = used.to(gradient.dtype).repeat_interleave(torch.tensor(self._sizes, device=gradient.device))
-        gradient = gradient + self._decay * self._weights * mask
         first, second = self._moments
+        resting = [(matrix, matrix.clone()) for matrix in (self._weights, first, second)] if self._resting else []
+        self._steps += self._moved
+        step = self._steps[:, self._owner] if self._uneven else self._steps[:, self._any_moved].unsqueeze(1)
+        step = step.to(gradient.dtype)
+        if self._decays:
+            decayed = self._decay * self._weights
+            gradient = gradient + (decayed if all(self._used) else decayed * self._mask)
         first.lerp_(gradient, 1 - self._betas[0])
         second.mul_(self._betas[1]).addcmul_(gradient, gradient, value=1 - self._betas[1])
         scale = (1 - self._betas[1] ** step).sqrt()
         rate = self._rate / (1 - self._betas[0] ** step)
         self._weights.sub_(rate * first / (second.sqrt() / scale + self._epsilon))
+        for matrix, before in resting:
+            matrix.copy_(torch.where(self._mask, matrix, before))
         if self._means is not None:
-            made = torch.tensor([[member.fit.progress.steps] for member in self.members], device=gradient.device)
+            made = self._made()
             decay = torch.minimum(self._ema, ((1 + made) / (10 + made)).to(self._ema.dtype))
             self._means.lerp_(self._weights, 1 - decay)
+
+    def _made(self) -> Tensor:
+        """How many steps each member has made, ``[P, 1]``; the host does not wait for the device."""
+        steps = [member.fit.progress.steps for member in self.members]
+        if steps == [before + 1 for before in self._counted_steps]:
+            self._steps_made += 1
+        else:
+            self._steps_made = torch.tensor(steps, device=self._weights.device).unsqueeze(1)
+        self._counted_steps = steps
+        return self._steps_made
+
+    def _notice(self, used: tuple[bool, ...]) -> None:
+        """Which weights have a gradient: nearly always those of the step before. The others stay what they are."""
+        if used == self._used:
+            return
+        self._used, self._any_moved = used, used.index(True)
+        for number, moved in enumerate(used):
+            if moved:
+                self._begin_moments(number)
+        device, counts = self._weights.device, self._steps.tolist()
+        owner = torch.arange(len(used)).repeat_interleave(torch.tensor(self._sizes))
+        self._owner, self._moved = owner.to(device), torch.tensor(used, device=device)
+        self._mask = torch.tensor(used)[owner].to(device)
+        #: whether a weight without a gradient has moments, by which it would go on moving
+        self._resting = any(count > 0 for own in counts for count, moved in zip(own, used, strict=True) if not moved)
+        #: whether those with one have had it in different numbers of steps
+        self._uneven = any(len({c for c, moved in zip(own, used, strict=True) if moved}) > 1 for own in counts)
 
     def _begin_moments(self, number: int) -> None:
         for place, member in enumerate(self.members):
@@ -261,7 +297,7 @@ class Stack:
             weights: list[Tensor], values: tuple[Tensor, ...], place: Tensor, rows: Tensor
         ) -> tuple[Tensor, dict[str, Tensor]]:
             varied = {id(value): slot.values[0] for slot, value in zip(self._found.numbers, values, strict=True)}
-            with MemberDraws(place, [member.stream for member in self.members], varied) as draws:
+            with MemberDraws(place, [member.stream for member in self.members], varied, self._streams) as draws:
                 for slot, value in zip(self._found.numbers, values, strict=True):
                     slot.owner[slot.key] = value
                 for slot in self._found.functions:
@@ -296,10 +332,10 @@ class Stack:
     # ------------------------------------------------------------------------------------------------ looking
 
     def verify(self) -> None:
-        """Compute the members' first losses both ways, without a trace.
+        """Compute the members' first losses and gradients both ways, with the same draws and without a trace.
 
         Raises:
-            NotAlike: the batched pass fails, or gives other losses.
+            NotAlike: the batched pass fails, or gives others.
         """
         rows = [member.rows for member in self.members if member.rows is not None]
         part = torch.stack(rows)[:, : self.members[0].fit.progress.micro_batch_size or None]
@@ -310,20 +346,29 @@ class Stack:
                 member.fit.randomness.load(state)
 
         try:
-            with torch.no_grad():
-                together = self._losses(part)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            raise NotAlike(str(error).splitlines()[0]) from error
+            self._compare(part, put_back)
         finally:
             put_back()
-        for member, own, loss in zip(self.members, part, together.tolist(), strict=True):
-            with torch.no_grad(), member.drawing():
-                alone = float(member.fit.objective.loss(own))
+
+    def _compare(self, rows: Tensor, put_back: Callable[[], None]) -> None:
+        """Raises ``NotAlike`` where what is computed of rows ``[P, B]`` differs; ``put_back`` undoes all draws."""
+        try:
+            together = self._losses(rows)
+            found = torch.autograd.grad(together.sum(), self._leaves, allow_unused=True)
+        except (RuntimeError, TypeError, ValueError) as error:  # whatever has something against tensors for numbers
+            if is_out_of_memory(error):
+                raise
+            raise NotAlike((str(error).splitlines() or [type(error).__name__])[0]) from error
+        put_back()
+        for place, (member, own, loss) in enumerate(zip(self.members, rows, together.tolist(), strict=True)):
+            with MemberDraws(torch.tensor(0), [member.stream], {}):
+                expected = member.fit.objective.loss(own)
+            wanted = torch.autograd.grad(expected, self._parameters[place], allow_unused=True)
+            alone = float(expected.detach())
             if not abs(loss - alone) <= _TOLERANCE * max(1.0, abs(alone)):
                 raise NotAlike(f"the batched loss is {loss:.6g} where it is {alone:.6g} alone")
-        put_back()
+            if strange := _strange([None if of is None else of[place] for of in found], wanted):
+                raise NotAlike(f"the batched gradient of {self._names[strange.pop()]} is another one")
 
 
 class _Loss(nn.Module):
@@ -339,6 +384,18 @@ class _Loss(nn.Module):
         return self._objective[0].loss(rows)  # type: ignore[no-any-return]
 
 
+def _kept(module: nn.Module) -> dict[str, Tensor]:
+    """What a step reads and does not move: buffers and frozen weights."""
+    frozen = {name: value for name, value in module.named_parameters() if not value.requires_grad}
+    return {**dict(module.named_buffers()), **frozen}
+
+
+def _streams_of(fits: Sequence[Fitting]) -> dict[int, list[torch.Generator]]:
+    """The streams that the fits' objectives draw from, by the id of the first fit's: each fit's, in their order."""
+    held = [[s for s in fit.randomness.streams if isinstance(s, torch.Generator)] for fit in fits]
+    return {id(own[0]): list(own) for own in zip(*held, strict=True)}
+
+
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().flatten() for tensor in tensors])
 
@@ -346,6 +403,24 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 def _rows(gradient: Tensor | None, leaf: Tensor) -> Tensor:
     """``[P, n]``, n = 1 for a weight that is a number; zeros where a weight has no part in the loss."""
     return (torch.zeros_like(leaf) if gradient is None else gradient).reshape(len(leaf), -1)
+
+
+def _strange(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) -> list[int]:
+    """The places at which gradients are not those that are wanted."""
+    norms = [0.0 if own is None else float(own.norm()) for own in wanted]
+    least = _LEAST_SHARE * sum(norm * norm for norm in norms) ** 0.5
+
+    def apart(one: Tensor | None, other: Tensor | None) -> float:
+        if one is None or other is None:
+            return 0.0 if one is other else float((one if other is None else other).norm())  # type: ignore[union-attr]
+        return float((one.view_as(other) - other).norm())
+
+    pairs = zip(found, wanted, norms, strict=True)
+    return [
+        place
+        for place, (one, other, norm) in enumerate(pairs)
+        if not apart(one, other) <= _GRADIENT_TOLERANCE * max(norm, least)
+    ]
 
 
 def _tensor(slot: Slot, like: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -60,21 +60,35 @@ def negative_sampler(
         generator: draws them.
         left_out: see `left_out_of_answers`: -inf for items that are not drawn, unless too few are left.
     """
-    items, among = data.num_items, None if left_out is None else torch.nonzero(left_out == 0).squeeze(1)
-    if among is not None and len(among) <= data.train.window + 1:
-        among = None  # a row might have no negative
-    if among is not None:
-        # items get numbers without gaps; what is not drawn has the number behind them, as padding has
-        number = among.new_full((items + 1,), len(among)).scatter(0, among, torch.arange(len(among)).to(among))
+    among = None if left_out is None else torch.nonzero(left_out == 0).squeeze(1)
+    if among is None or len(among) <= data.train.window + 1:  # or a row might have no negative
+        return _Negatives(data, count, generator)
+    # items get numbers without gaps; what is not drawn has the number behind them, as padding has
+    number = among.new_full((data.num_items + 1,), len(among))
+    number[among] = torch.arange(len(among), device=among.device)
+    return _Negatives(data, count, generator, number, among)
 
-    def draw(rows: Tensor) -> Tensor:
-        history, _ = data.train.read(rows)
-        target = data.train.target[rows]
-        if among is None:
-            return draw_negatives(history, target, items, count, generator)
-        return among[draw_negatives(number[history], number[target], len(among), count, generator)]
 
-    return draw
+@dataclass(frozen=True, eq=False)
+class _Negatives:
+    """No function: what it draws for the members of a population is computed for all of them at once."""
+
+    data: StudentData
+    count: int
+    generator: torch.Generator
+    #: where some items alone are drawn: the number of each item among them, ``[V + 1]``, and these items
+    number: Tensor | None = None
+    among: Tensor | None = None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """``[B, count]`` of rows ``[B]``."""
+        train = self.data.train
+        history, _ = train.read(rows)
+        target = train.target[rows]
+        if self.number is None or self.among is None:
+            return draw_negatives(history, target, self.data.num_items, self.count, self.generator)
+        number, count = self.number, len(self.among)
+        return self.among[draw_negatives(number[history], number[target], count, self.count, self.generator)]
 
 
 def with_loss(settings: NetworkSettings, num_items: int) -> NetworkSettings:

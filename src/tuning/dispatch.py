@@ -37,8 +37,15 @@ class Job:
     folder: str
     start: int
     memory_retries: int = 0
+    restarts: int = 0
     #: trials of one group may train in one population; empty: this one trains alone
     group: str = ""
+
+    @property
+    def halvings(self) -> int:
+        """How often its population is halved: whose fault it was that memory ran out, or that the worker died, is
+        known when it is alone."""
+        return self.memory_retries + self.restarts
 
 
 def no_group(values: Mapping[str, Value]) -> str:
@@ -126,12 +133,12 @@ class Dispatcher:
         first = self.next()
         if first is None:
             return []
-        # one that ran out of memory comes back among fewer
+        # one that ran out of memory, or whose worker died, comes back among fewer
         return [first, *self.companions(first, self.room(first) - 1)]
 
     def room(self, job: Job) -> int:
         """The places of a population that begins with this trial."""
-        return max(1, self.places >> job.memory_retries) if job.group else 1
+        return max(1, self.places >> job.halvings) if job.group else 1
 
     def companions(self, job: Job, free: int) -> list[Job]:
         """Up to ``free`` more trials of a trial's group, new ones too. New ones of other groups wait for their turn,
@@ -152,7 +159,7 @@ class Dispatcher:
 
     @staticmethod
     def _fits(other: Job, job: Job) -> bool:
-        return bool(job.group) and other.group == job.group and other.memory_retries <= job.memory_retries
+        return bool(job.group) and other.group == job.group and other.halvings <= job.halvings
 
     def _new(self) -> Job | None:
         for search in self.searches:
@@ -163,12 +170,12 @@ class Dispatcher:
 
     def _job(self, search: Search, trial: FrozenTrial) -> Job:
         self._starts += 1
-        retries = int(trial.user_attrs.get(MEMORY_RETRIES, 0))
+        retries, restarts = (int(trial.user_attrs.get(counter, 0)) for counter in (MEMORY_RETRIES, RESTARTS))
         folder = search.folder(trial.number)
         values = search.values(trial)
         # a search's first trial repeats the baseline bit by bit
         group = self.group(values) if self.places > 1 and trial.number > 0 else ""
-        return Job(search.name, trial.number, values, folder, self._starts, retries, group)
+        return Job(search.name, trial.number, values, folder, self._starts, retries, restarts, group)
 
     def job(self, start: int) -> Job | None:
         """What was handed out with this start; None when it has ended."""
@@ -205,9 +212,11 @@ class Dispatcher:
     def on_error(self, start: int, traceback: str) -> None:
         """A worker raised something that no trial should raise: a defect, which another try would only repeat."""
         if start in self._open:
-            name = f"{self._open[start].folder}/{TRACEBACK}"
-            self._guarded(lambda: self.store.write(name, f"{traceback}\n".encode()), None)
+            self._guarded(lambda: self._keep_traceback(self._open[start], traceback), None)
         self._settle(start, traceback.splitlines()[-1])
+
+    def _keep_traceback(self, job: Job, traceback: str) -> None:
+        self.store.write(f"{job.folder}/{TRACEBACK}", f"{traceback}\n".encode())
 
     def on_death(self, start: int, reason: str) -> None:
         """A worker died (killed, node lost): its trial goes on from its last checkpoint, some times."""
@@ -253,6 +262,9 @@ class Dispatcher:
         elif kind == "disk":
             self.halt(str(report["reason"]))
             return True
+        elif kind == "defect":
+            self._keep_traceback(job, str(report["traceback"]))
+            record.fail(job.number, str(report["traceback"]).splitlines()[-1])
         else:
             reason = report["reason"] if kind == "failed" else f"a report without a known kind: {sorted(report)}"
             record.fail(job.number, str(reason))
@@ -265,16 +277,17 @@ class Dispatcher:
 
     def _again(self, job: Job, counter: str, reason: str) -> None:
         record, tried = self._search(job).record, self._tried(job, counter)
-        # in a population it may have been another one's memory that was missing
-        among_others = counter == MEMORY_RETRIES and self.room(job) > 1
+        # in a population it may have been another one's fault
+        among_others = self.room(job) > 1
         if tried >= self.retries and not among_others:
             self._fail(job, f"{reason} (tried {tried + 1} times)")
             return
         record.note(job.number, {counter: tried + 1})
         _log.warning("trial %d goes on: %s", job.number, reason)
         self._starts += 1
-        retries = job.memory_retries + (counter == MEMORY_RETRIES)
-        self._waiting.append(replace(job, start=self._starts, memory_retries=retries))
+        retries, restarts = job.memory_retries, job.restarts
+        retries, restarts = (retries + 1, restarts) if counter == MEMORY_RETRIES else (retries, restarts + 1)
+        self._waiting.append(replace(job, start=self._starts, memory_retries=retries, restarts=restarts))
 
     def _fail(self, job: Job, reason: str) -> None:
         self._search(job).record.fail(job.number, reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,12 @@ from src.tuning.worker_trials import RoundDecision
 _log = get_logger(__name__)
 
 Report = dict[str, Any]
+
+#: what is one trial's own when it is raised between two steps, a defect of its code among it: the others go on
+_OF_ONE = (
+    AnyoError, ValidationError, RuntimeError, OSError, ArithmeticError, AssertionError, AttributeError, LookupError,
+    TypeError, ValueError,
+)  # fmt: skip
 
 
 @dataclass
@@ -63,7 +70,7 @@ class TrialMember(Member):
         try:
             self.listen()
             super().advance(loss)
-        except (AnyoError, ValidationError, RuntimeError, OSError) as error:
+        except _OF_ONE as error:
             if is_out_of_memory(error):
                 raise
             self.rows = None
@@ -80,6 +87,7 @@ class MemberTrials:
         self.members: dict[int, TrialMember] = {}
         self._logs: dict[int, ExitStack] = {}
         self._finish: dict[int, Callable[[FitResult], Report]] = {}
+        self._told_in_turns: set[int] = set()
         self._rounds = 0
 
     def train(self) -> None:
@@ -103,8 +111,6 @@ class MemberTrials:
     def _rounds_of(self, data: SharedData, scratch: Path, device: torch.device, alive: Callable[[], None]) -> None:
         population = Population()
         while self.told:
-            for member in self.members.values():
-                member.listen()
             try:
                 population.epoch(list(self.members.values()))
             except (AnyoError, RuntimeError) as error:
@@ -112,6 +118,8 @@ class MemberTrials:
                     raise
                 for told in self.told.values():
                     told.end(self.trainable.end_by(error, self.share))
+            if population.in_turns:
+                self._tell_in_turns(population.in_turns)
             alive()
             joined = list(self._agree())
             for start, member in list(self.members.items()):
@@ -131,8 +139,8 @@ class MemberTrials:
             told = self.told[start] = MemberReports(start)
             try:
                 self._begin(start, config, data, scratch / f"{start}", told)
-            except (AnyoError, ValidationError, RuntimeError, OSError) as error:
-                told.end(self.trainable.end_by(error, self.share))
+            except _OF_ONE as error:
+                told.end(self._end_by(error))
 
     def _begin(
         self, start: int, config: Mapping[str, Any], data: SharedData, scratch: Path, told: MemberReports
@@ -154,18 +162,36 @@ class MemberTrials:
         settings = trainable.settings_of(config["values"], self.share)
         checkpoint = trainable.checkpoint_of(settings, folder)
         fitting, finish = prepare_stage(trainable.stage, settings, data, report, checkpoint)
-        member = TrialMember(config, fitting, told, listen, lambda error: trainable.end_by(error, self.share))
+        member = TrialMember(config, fitting, told, listen, self._end_by)
         self.members[start] = member
-        self._finish[start] = lambda result: self._finished(start, finish(result), checkpoint, scratch)
+        self._finish[start] = lambda result: self._finished(start, lambda: finish(result), checkpoint, scratch)
         with watching(looks):  # the loop asks once, when it begins
             member.advance()
 
-    def _finished(self, start: int, trained: Trained, checkpoint: TrialCheckpoint, scratch: Path) -> Report:
+    def _finished(
+        self, start: int, finish: Callable[[], Trained], checkpoint: TrialCheckpoint, scratch: Path
+    ) -> Report:
         try:
+            self.members[start].listen()
             scratch.mkdir(exist_ok=True)
-            return self.trainable.finish(trained, self.members[start].config, checkpoint.note, scratch)
-        except (AnyoError, ValidationError, OSError) as error:
+            return self.trainable.finish(finish(), self.members[start].config, checkpoint.note, scratch)
+        except _OF_ONE as error:
+            return self._end_by(error)
+
+    def _end_by(self, error: Exception) -> Report:
+        """As `Trainable.end_by`; what that raises, because no trial should, ends this trial and no other."""
+        try:
             return self.trainable.end_by(error, self.share)
+        except type(error):
+            return {"kind": "defect", "traceback": "".join(traceback.format_exception(error)).strip()}
+
+    def _tell_in_turns(self, reason: str) -> None:
+        """Into each member's own log, once."""
+        for start, member in self.members.items():
+            if start not in self._told_in_turns:
+                self._told_in_turns.add(start)
+                member.listen()
+                _log.warning("it is trained in turns with others, not as one with them: %s", reason)
 
     @contextmanager
     def _all_logs(self) -> Iterator[None]:

@@ -105,6 +105,8 @@ class Groups:
             return ""  # its own worker says what is wrong
         if student.architecture in _ALONE or loss in SAMPLED or student.positions == "all":
             return ""
+        if student.loop.adapt_micro_batch:  # how many forward passes a step takes is a training's own
+            return ""
         return fingerprint({key: _form(key, value) for key, value in flatten(plain(settings)).items()})
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -151,7 +151,10 @@ class SharedData:
                 item_counts=tensors["item_counts"],
                 prior=prior,
                 item_text=tensors.get("item_text"),
-                other_priors={name: partial(load_prior, folder / _other(name), device) for name in facts.other_priors},
+                # read once, for all members of a population
+                other_priors={
+                    name: cache(partial(load_prior, folder / _other(name), device)) for name in facts.other_priors
+                },
             )
             taught = {name: TeachingRows(**part(f"teaching.{name}")) for name in facts.teachers}
         except (KeyError, TypeError, ValueError, RuntimeError) as error:  # a name missing or unknown, no single number

@@ -7,6 +7,7 @@ What it reports (`kind`):
   failed  {reason}                      this configuration cannot be trained
   memory  {reason}                      its share of the GPU was too small
   disk    {reason}                      nothing can be written: the search must pause
+  defect  {traceback}                   what no trial should raise, in one that trains among others
 
 A worker that trains a population (`src.tuning.member_trials`) tells of several trials at once:
   round   {round, reports: [[start, report], ...]}

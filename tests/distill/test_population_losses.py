@@ -38,6 +38,16 @@ STUDENT: list[dict[str, Any]] = [
     {"learning_rate": 0.003, "weight_decay": 1e-3, "dropout": 0.3},
     {"learning_rate": 0.02, "weight_decay": 1e-5, "dropout": 0.2},
 ]
+#: the other terms, and the published form of the ranking term
+OTHERS: list[dict[str, Any]] = [
+    {"text_weight": 0.4, "text_dropout": 0.5, "rce_weight": 0.3, "embedding_loss_weight": 0.2, "gamma_position": 0.2},
+    {"text_weight": 0.9, "text_dropout": 0.2, "rce_weight": 0.8, "embedding_loss_weight": 0.6, "gamma_position": 0.7},
+    {"text_weight": 0.2, "text_dropout": 0.9, "rce_weight": 0.1, "embedding_loss_weight": 0.1, "gamma_position": 0.1},
+]
+RELEASED: dict[str, Any] = {
+    "dro_weighting": "product", "ranking_negative": "sigmoid_of_one_minus", "embedding_loss_weight": 0.3,
+    "embedding_loss": "cosine", "text_start": 0.5,
+}  # fmt: skip
 KL = [ActiveSettings(policy="kl_divergence", kl_threshold=threshold) for threshold in (0.1, 0.3, 0.05)]
 RANKS = [ActiveSettings(policy="ground_truth_error", rank_threshold=rank) for rank in (1, 2, 3)]
 
@@ -60,7 +70,8 @@ def data() -> StudentData:
 def teaching() -> TeachingRows:
     train = cycle_data(train=ROWS).train
     found = align(outputs_for(train, np.arange(0, ROWS, 2)), train, 4, "cpu")
-    return replace(found, item_embedding=found.item_embedding.double())
+    sequence = found.sequence_embedding.double()
+    return replace(found, item_embedding=found.item_embedding.double(), sequence_embedding=sequence)
 
 
 def loop(**changes: Any) -> LoopSettings:
@@ -68,16 +79,21 @@ def loop(**changes: Any) -> LoopSettings:
 
 
 def fit_of(
-    place: int, data: StudentData, teaching: TeachingRows | None, active: ActiveSettings, student: Mapping[str, Any]
+    place: int, data: StudentData, teaching: TeachingRows | None, active: ActiveSettings, asked: Mapping[str, Any]
 ) -> Fitting:
-    """A member's fit; without a teacher's rows that of a student alone."""
+    """A member's fit; without a teacher's rows that of a student alone. ``terms`` of what is asked are not the
+    student's."""
+    student = {key: value for key, value in asked.items() if key != "terms"}
     architecture = student.get("architecture", "transformer")
     own = {**STUDENT[place], "width": 8, "loop": loop(ema=(0.9, 0.95, 0.8)[place]), "prior": "none", **student}
     settings = student_of(architecture, **{key: value for key, value in own.items() if key != "architecture"})
     if teaching is None:
         return prepare_student(settings, EVALUATION, data, seed=place)[1]
-    distill = DistillSettings(**DISTILL[place], candidate_topk=4)
-    return prepare_distilled(settings, distill, active, EVALUATION, data, teaching, seed=place)[1]
+    terms = asked.get("terms", [{}] * 3)[place]
+    distill = DistillSettings(**{**DISTILL[place], **terms}, candidate_topk=4)
+    model, fit = prepare_distilled(settings, distill, active, EVALUATION, data, teaching, seed=place)
+    model.double()  # what is made of the texts is float32
+    return fit
 
 
 def losses_alone(fit: Fitting) -> list[float]:
@@ -122,12 +138,24 @@ def train(population: Population, members: list[Member]) -> None:
         (True, KL, {}),
         (True, RANKS, {"architecture": "sasrec", "loss": "bce"}),
         (True, KL, {"blocks": 2, "tied": False, "loop": loop(gradient_clip=0.5, micro_batch_size=7)}),
+        (True, KL, {"prior": "linear", "terms": OTHERS}),
+        (True, RANKS, {"architecture": "sasrec", "terms": [RELEASED] * 3}),
         (True, KL, {"prior": "linear"}),  # whose gain is a weight that is a number
         (False, KL, {"prior": "linear"}),
         (False, KL, {"loss": "bce", "negatives": 3}),
         (False, KL, {"architecture": "caser", "filter_sizes": (2, 3), "num_filters": 3, "dro_weight": 0.3}),
     ],
-    ids=["transformer", "sasrec-bce-ranks", "blocks-clip-parts", "prior", "alone-prior", "alone-bce", "caser-dro"],
+    ids=[
+        "transformer",
+        "sasrec-bce-ranks",
+        "blocks-clip-parts",
+        "others",
+        "released",
+        "prior",
+        "alone-prior",
+        "alone-bce",
+        "caser-dro",
+    ],
 )
 def test_the_losses_of_200_steps_are_those_of_each_member_alone(
     taught: bool, policies: list[ActiveSettings], student: dict[str, Any], data: StudentData, teaching: TeachingRows

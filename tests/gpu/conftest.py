@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -15,3 +16,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="package", autouse=True)
+def imports_are_not_collected() -> None:
+    """No collection looks at what libraries brought, as in a worker (`src.tuning.trainable`): it would be looked at
+    whenever memory is given back."""
+    gc.collect()
+    gc.freeze()

@@ -17,6 +17,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
 from pathlib import PurePath
 from types import SimpleNamespace
 from typing import Any
@@ -24,11 +27,15 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch._functorch.autograd_function import custom_function_call
 from torch.cuda._utils import _get_device_index
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 GPU, CPU, META = torch.device("cuda", 0), torch.device("cpu"), torch.device("meta")
+#: the mark of what torch makes for itself inside an operation, where it really computes: no line of the program has
+#: asked for it, and a real GPU would have it where the operation's tensors are
+ANYWHERE = torch.device("lazy")
 
 _aten = torch.ops.aten
 _GENERATOR = torch.Generator
@@ -45,7 +52,45 @@ _WAITING = {
     _aten.repeat_interleave.Tensor, _aten.is_nonzero.default, _aten._unique2.default, _aten.unique_dim.default,
     _aten.bincount.default,
 }  # fmt: skip
+
+
+class _Kind(Enum):
+    COPY, IN_PLACE_OF_FIRST, INDEXING, SPARSE, WAITING, OTHER = range(6)
+
+
+@dataclass(frozen=True)
+class _Operation:
+    """What there is to know of an operation, looked up once: torch hashes and names them anew each time."""
+
+    name: str
+    view: bool
+    kind: _Kind
+
+    @classmethod
+    def of(cls, func: Any) -> _Operation:
+        """Of an overload of torch's, which lives as long as the process."""
+        if (found := _KNOWN.get(id(func))) is None:
+            name = func.name()
+            kind = (
+                _Kind.COPY if func in _COPIES
+                else _Kind.IN_PLACE_OF_FIRST if name.startswith(_IN_PLACE_OF_FIRST)
+                else _Kind.INDEXING if func in _INDEXING
+                else _Kind.SPARSE if func is _aten._sparse_coo_tensor_with_dims_and_tensors.default
+                else _Kind.WAITING if func in _WAITING
+                else _Kind.OTHER
+            )  # fmt: skip
+            found = _KNOWN[id(func)] = cls(name, func.is_view, kind)
+        return found
+
+
+_KNOWN: dict[int, _Operation] = {}
 _MOVES = {torch.Tensor.to, torch.Tensor.cuda, torch.Tensor.cpu}
+#: what makes a tensor out of nothing: on the host where the program names no device
+_FACTORIES = {
+    torch.arange, torch.empty, torch.empty_strided, torch.eye, torch.full, torch.linspace, torch.logspace, torch.normal,
+    torch.ones, torch.rand, torch.randint, torch.randn, torch.randperm, torch.scalar_tensor, torch.tril_indices,
+    torch.triu_indices, torch.zeros,
+}  # fmt: skip
 _NEW = {
     torch.Tensor.new_zeros, torch.Tensor.new_ones, torch.Tensor.new_full, torch.Tensor.new_tensor,
     torch.Tensor.new_empty,
@@ -56,9 +101,17 @@ class MixedDevices(RuntimeError):
     """An operation over tensors of both devices."""
 
 
+def _held(tensor: Tensor) -> Tensor:
+    """The tensor of all members of which `torch.vmap` shows one; any other tensor itself."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def device_of(tensor: Tensor) -> torch.device:
     """The device that a tensor pretends to be on: its storage's mark, which lives as long as the storage."""
     with torch._C.DisableTorchFunction():
+        tensor = _held(tensor)
         if tensor.device.type == "meta":
             return META
         if tensor.layout == torch.sparse_coo:
@@ -72,29 +125,31 @@ def device_of(tensor: Tensor) -> torch.device:
 def mark(tensor: Tensor, device: torch.device) -> None:
     """Put a mark on a tensor's storage."""
     with torch._C.DisableTorchFunction():
+        tensor = _held(tensor)
         for part in (tensor._indices(), tensor._values()) if tensor.layout == torch.sparse_coo else (tensor,):
             if part.device.type != "meta":
-                part.untyped_storage().pretended = GPU if device.type == "cuda" else CPU  # type: ignore[attr-defined]
+                known = GPU if device.type == "cuda" else device if device == ANYWHERE else CPU
+                part.untyped_storage().pretended = known  # type: ignore[attr-defined]
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    """What an operation was given or gives, out of lists and mappings: torch's own walk knows of more, and takes longer
-    than most operations here."""
-    if isinstance(value, Mapping):
-        value = value.values()
-    elif not isinstance(value, (list, tuple)):
-        yield value
-        return
-    for part in value:
-        if isinstance(part, (list, tuple, Mapping)):
-            yield from _leaves(part)
-        else:
-            yield part
+def _tensors(*values: Any) -> list[Tensor]:
+    """The tensors that an operation was given or gives, out of lists, tuples and dictionaries: torch's own walk knows
+    of more, and takes longer than most operations here."""
+    found, open_ones = list[Tensor](), list(reversed(values))
+    while open_ones:
+        value = open_ones.pop()
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            open_ones.extend(reversed(value))
+        elif isinstance(value, dict):
+            open_ones.extend(reversed(value.values()))
+    return found
 
 
 def _same_storage(first: Tensor, second: Tensor) -> bool:
     with torch._C.DisableTorchFunction():
-        return first.untyped_storage()._cdata == second.untyped_storage()._cdata
+        return _held(first).untyped_storage()._cdata == _held(second).untyped_storage()._cdata
 
 
 def _named(device: Any) -> torch.device | None:
@@ -110,16 +165,24 @@ def _computable(device: torch.device) -> torch.device:
     return CPU if device.type == "cuda" else device
 
 
+@cache
+def _place(file: str) -> tuple[str, bool] | None:
+    """A file as it is told, and whether it is the program's; None for this one and for libraries."""
+    path = PurePath(file)
+    if "site-packages" in path.parts or "torch" in path.parts or path == PurePath(__file__):
+        return None
+    return (f"{path.parent.name}/{path.name}", True) if "src" in path.parts else (path.name, False)
+
+
 def asking() -> str:
     """The innermost function of `src` that is running, `room/file.py function`; of a test where there is none."""
     frame, other = sys._getframe(1), ""
     while frame is not None:
-        file = PurePath(frame.f_code.co_filename)
-        if "site-packages" not in file.parts:
-            if "src" in file.parts:
-                return f"{file.parent.name}/{file.name} {frame.f_code.co_name}"
-            if not other and file != PurePath(__file__) and "torch" not in file.parts:
-                other = f"{file.name} {frame.f_code.co_name}"
+        if place := _place(frame.f_code.co_filename):
+            told = f"{place[0]} {frame.f_code.co_name}"
+            if place[1]:
+                return told
+            other = other or told
         frame = frame.f_back  # type: ignore[assignment]
     return other
 
@@ -131,52 +194,78 @@ class _Dispatch(TorchDispatchMode):
         super().__init__()
         self.gpu = gpu
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here: torch's guard around each operation only takes time."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Compute it on the CPU, and mark what comes out."""
         named = dict(kwargs or {})
-        given = [leaf for leaf in _leaves((args, named)) if isinstance(leaf, Tensor)]
+        given = _tensors(args, named)
         # a device among the arguments is the one that it is really computed on
         asked = META if _named(named.get("device")) == META else self.gpu.asked
-        device = self._device(func, args, given, asked, bool(named.get("non_blocking")))
-        if device.type == "cuda":
-            self.gpu.computes(func, given)
+        operation = _Operation.of(func)
+        device = self._device(operation, func, args, given, asked, bool(named.get("non_blocking")))
+        if device == GPU:
+            self.gpu.computes(operation)
         result = func(*args, **named)
         if func is not _aten._local_scalar_dense.default:
             known = {id(tensor) for tensor in given}
-            for leaf in _leaves(result):
-                if isinstance(leaf, Tensor) and id(leaf) not in known:
-                    mark(leaf, device)
+            for made in _tensors(result):
+                if id(made) not in known:
+                    mark(made, device)
         return result
 
     def _device(
-        self, func: Any, args: Sequence[Any], given: Sequence[Tensor], asked: torch.device | None, flows: bool
+        self,
+        operation: _Operation,
+        func: Any,
+        args: Sequence[Any],
+        given: Sequence[Tensor],
+        asked: torch.device | None,
+        flows: bool,
     ) -> torch.device:
         """Where the result lies; raises ``MixedDevices``."""
         devices = [device_of(tensor) for tensor in given]
-        if func in _COPIES:
+        if not devices:
+            return asked or ANYWHERE
+        if ANYWHERE in devices:
+            devices = self._settled(given, devices)
+        kind = operation.kind
+        if kind is _Kind.COPY:
             target = devices[0] if func is _aten.copy_.default else (asked or devices[0])
             if {target.type, devices[-1].type} == {"cpu", "cuda"}:
                 self.gpu.crosses(devices[-1], target, flows)
             return target
-        if func.name().startswith(_IN_PLACE_OF_FIRST):
-            return devices[0] if devices else (asked or CPU)
-        if func in _INDEXING:
+        if kind is _Kind.IN_PLACE_OF_FIRST:
+            return devices[0]
+        if kind is _Kind.INDEXING:
             return self._indexed(func, args, devices)
-        if func is _aten._sparse_coo_tensor_with_dims_and_tensors.default:
+        if kind is _Kind.SPARSE:
             return devices[-1]  # torch makes the places of a sparse gradient where it really computes
         there = {device.type for tensor, device in zip(given, devices, strict=True) if device != CPU or tensor.dim()}
         if {"cuda", "cpu"} <= there:
             shapes = [f"{tuple(t.shape)} on {d.type}" for t, d in zip(given, devices, strict=True)]
-            raise MixedDevices(f"{func.name()} over tensors of both devices, {', '.join(shapes)}, in {asking()}")
+            raise MixedDevices(f"{operation.name} over tensors of both devices, {', '.join(shapes)}, in {asking()}")
         if "meta" in there:
             return META
         if GPU not in devices:
-            return asked or CPU
-        if func in _WAITING:
-            self.gpu.waits_for(func.name())
+            return asked or devices[0]
+        if kind is _Kind.WAITING:
+            self.gpu.waits_for(operation.name)
         return GPU
+
+    @staticmethod
+    def _settled(given: Sequence[Tensor], devices: Sequence[torch.device]) -> list[torch.device]:
+        """What lay anywhere lies from now on where the others are."""
+        needed = next((device for device in devices if device != ANYWHERE), ANYWHERE)
+        for tensor, device in zip(given, devices, strict=True):
+            if device == ANYWHERE:
+                mark(tensor, needed)
+        return [needed if device == ANYWHERE else device for device in devices]
 
     def _indexed(self, func: Any, args: Sequence[Any], devices: Sequence[torch.device]) -> torch.device:
         """An index on the host is brought to the GPU; one on the GPU cannot look into the host's tensor."""
@@ -198,6 +287,7 @@ class _Functions(TorchFunctionMode):
     def __init__(self, gpu: PretendedGPU) -> None:
         super().__init__()
         self.gpu = gpu
+        self._functions: dict[Any, Any] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -211,9 +301,13 @@ class _Functions(TorchFunctionMode):
             return self._moved(func, args, named)
         if func is torch.Tensor.pin_memory:
             return args[0]
+        if func is custom_function_call:  # within it this mode would be off
+            args = (self._watched(args[0]), *args[1:])
         if named.get("pin_memory"):
             named["pin_memory"] = False
         asked = _named(named.get("device"))
+        if asked is None and func in _FACTORIES and not any(isinstance(leaf, Tensor) for leaf in args):
+            asked = CPU
         self._check_generator(func, args, named, asked)
         if asked is not None:
             return self._made(func, args, named, asked)
@@ -225,6 +319,19 @@ class _Functions(TorchFunctionMode):
         elif getattr(func, "__name__", "") == "__set__" and getattr(func, "__self__", None) is torch.Tensor.data:
             mark(args[0], device_of(args[1]))
         return result
+
+    def _watched(self, function: Any) -> Any:
+        """An `autograd.Function` whose own rule of what it does for all members of `torch.vmap` is under this mode."""
+        if function not in self._functions:
+
+            class Watched(function):  # type: ignore[misc]
+                @staticmethod
+                def vmap(*arguments: Any) -> Any:
+                    with self:
+                        return function.vmap(*arguments)
+
+            self._functions[function] = Watched
+        return self._functions[function]
 
     def _told(self, func: Any, args: Sequence[Any]) -> Any:
         """The answer to a question about a tensor's place, None where it is no such question."""
@@ -244,7 +351,7 @@ class _Functions(TorchFunctionMode):
     def _check_generator(
         self, func: Any, args: Sequence[Any], named: Mapping[str, Any], asked: torch.device | None
     ) -> None:
-        generator = next((leaf for leaf in _leaves((args, named)) if isinstance(leaf, _GENERATOR)), None)
+        generator = named.get("generator")  # torch takes it by its name alone
         if generator is not None:
             drawn_on = asked or next((device_of(leaf) for leaf in args if isinstance(leaf, Tensor)), CPU)
             home = GPU if getattr(generator, "pretended", False) else CPU
@@ -256,9 +363,8 @@ class _Functions(TorchFunctionMode):
         named["device"] = _computable(device)
         with self.gpu.asking_for(device):
             result = func(*args, **named)
-        for leaf in _leaves(result):
-            if isinstance(leaf, Tensor):
-                mark(leaf, device)
+        for made in _tensors(result):
+            mark(made, device)
         if device.type == "cuda" and func in (torch.tensor, torch.as_tensor):
             self.gpu.crosses(CPU, device, flows=False)
         return result
@@ -299,7 +405,6 @@ class PretendedGPU:
         #: shares of the memory that the process was limited to, in order
         self.limits: list[float] = []
         self.waits: Counter[str] = Counter()
-        self.notes: Counter[str] = Counter()
         self.kernels: Counter[str] = Counter()
         self.started = False
         self._asked: list[torch.device] = []
@@ -322,13 +427,11 @@ class PretendedGPU:
         finally:
             self._asked.pop()
 
-    def computes(self, func: Any, given: Sequence[Tensor]) -> None:
+    def computes(self, operation: _Operation) -> None:
         """An operation is given to the GPU; a view of a tensor is none."""
         self.started = True
-        if not func.is_view:
-            self.kernels[func.name()] += 1
-        if any(tensor.dtype == torch.float64 for tensor in given):
-            self.notes[f"float64: {func.name()}, {asking()}"] += 1
+        if not operation.view:
+            self.kernels[operation.name] += 1
 
     def waits_for(self, what: str) -> None:
         """The program cannot go on before the GPU has come so far."""

@@ -5,27 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from src.core.population import Member, Population
 from src.core.training import LoopSettings
 from src.data.examples import Examples, Histories
 from src.distill.data_bridge import TeachingRows, align
 from src.distill.settings import ActiveSettings, DistillSettings
-from src.distill.trainer_distill import train_distilled
+from src.distill.trainer_distill import finish_distilled, prepare_distilled, train_distilled
 from src.student.base import SequenceStudent
 from src.student.datamodule import StudentData
 from src.student.models import require_network
 from src.student.models import student_settings as settings_for
 from src.student.prior import fit_prior
 from src.student.settings import EvaluationSettings, NetworkSettings
-from src.student.trainer_baseline import train_student
+from src.student.trainer_baseline import prepare_student, train_student
 from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data, outputs_for
-from tests.gpu.pretended import PretendedGPU
+from tests.gpu.pretended import GPU, PretendedGPU
 
-LABELLED = np.array([30, 2, 17, 5, 8, 11])
+LABELLED = np.array([14, 2, 9, 5, 8, 11])
 EVALUATION = EvaluationSettings(ks=(1, 5), batch_size=5)
 BATCH = 16
 #: every term of the loss
@@ -131,6 +133,48 @@ def distilled(
     return train_distilled(settings, distill, active, EVALUATION, data, teaching, 0).student
 
 
+def members_of(
+    device: torch.device,
+    settings: NetworkSettings,
+    distill: DistillSettings | None = EVERYTHING,
+    policy: str = "all",
+    train: int = 40,
+    prior: str = "none",
+    count: int = 3,
+) -> list[tuple[Member, Callable[[], SequenceStudent]]]:
+    """Fits that differ in numbers and seeds, before their first step, and what makes a student of each in the end;
+    without a teacher where ``distill`` is None."""
+    data, teaching = data_on(device, train, prior)
+    found: list[tuple[Member, Callable[[], SequenceStudent]]] = []
+    for place in range(count):
+        share = (place + 1) / (count + 1)
+        own = replace(settings, dropout=settings.dropout * share, learning_rate=0.01 * share)
+        if distill is None:
+            model, fit = prepare_student(own, EVALUATION, data, place)
+            found.append((Member(fit), partial(_itself, model)))
+        else:
+            active = ActiveSettings(policy=policy, rank_threshold=2 + place, kl_threshold=0.1 * share)
+            terms = replace(distill, **{key: getattr(distill, key) * share for key in ("lam", "alpha", "ed_weight")})
+            taught, fit = prepare_distilled(own, terms, active, EVALUATION, data, teaching, place)
+            found.append((Member(fit), partial(finish_distilled, taught, data)))
+        found[-1][0].advance()
+    return found
+
+
+def _itself(model: SequenceStudent) -> SequenceStudent:
+    return model
+
+
+def together(device: torch.device, settings: NetworkSettings, **asked: Any) -> list[SequenceStudent]:
+    """The students of `members_of`, trained as one."""
+    found, population = members_of(device, settings, **asked), Population()
+    members = [member for member, _ in found]
+    while any(member.rows is not None for member in members):
+        population.epoch(members)
+    assert not population.in_turns, population.in_turns
+    return [finish() for _, finish in found]
+
+
 @dataclass(frozen=True)
 class PerStep:
     """What one training step more costs: operations for the GPU, and waits by reason and place."""
@@ -139,10 +183,15 @@ class PerStep:
     waits: dict[str, float]
 
 
-def per_step(gpu: PretendedGPU, train: Callable[[int], object], steps: int = 3, batch: int = BATCH) -> PerStep:
-    """The difference that ``steps`` steps more make. ``train(rows)`` trains one epoch of rows / ``batch`` steps."""
+def per_step(
+    gpu: PretendedGPU, train: Callable[[int], object], steps: int = 2, batch: int = BATCH, first: int = 1
+) -> PerStep:
+    """The difference that ``steps`` steps make beside the ``first`` ones.
+
+    ``train(rows)`` trains one epoch of rows / ``batch`` steps.
+    """
     counts = list[tuple[int, Counter[str]]]()
-    for rows in (2 * batch, (2 + steps) * batch):
+    for rows in (first * batch, (first + steps) * batch):
         gpu.kernels.clear()
         gpu.waits.clear()
         train(rows)
@@ -150,3 +199,15 @@ def per_step(gpu: PretendedGPU, train: Callable[[int], object], steps: int = 3, 
     (few, fewer_waits), (many, more_waits) = counts
     grown = {place: (count - fewer_waits[place]) / steps for place, count in more_waits.items()}
     return PerStep((many - few) / steps, {place: count for place, count in grown.items() if count > 0})
+
+
+def population_step(gpu: PretendedGPU, settings: NetworkSettings, **asked: Any) -> PerStep:
+    """What the third step of the members of `members_of` costs, all of them together."""
+    members, population = [member for member, _ in members_of(GPU, settings, train=4 * BATCH, **asked)], Population()
+    for _ in range(3):
+        gpu.kernels.clear()
+        gpu.waits.clear()
+        for member, loss in zip(members, population.step(members), strict=True):
+            member.advance(loss)
+    assert not population.in_turns, population.in_turns
+    return PerStep(gpu.kernels.total(), dict(gpu.waits))

@@ -57,8 +57,6 @@ TERM = {"soft": (206, 327), "rce": (249, 371), "text": (243, 365)}
 SORTED = ("aten::scatter_add", "aten::embedding_dense_backward", "aten::index_put_")
 #: waits a step, by reason and place
 ALLOWED: dict[str, float] = {
-    # only the pretended GPU's: torch makes the places of a sparse gradient where it really computes
-    "copy to the host: core/training.py _accumulate": 1.0,
     # how many forward passes the rows of a batch share, and how long the longest is, must be known
     "aten::_unique2: student/segments.py represent_rows": 1.0,
     "aten::_local_scalar_dense: student/segments.py represent_rows": 1.0,
@@ -92,9 +90,11 @@ def test_a_step_of_distillation(architecture: str, policy: str) -> None:
 @pytest.mark.parametrize("form", OWN)
 def test_a_step_of_the_default_student(form: str) -> None:
     settings, where = default_student(form)
+    # rows that share passes are dealt to steps in another way where there are few of them
+    steps = {"first": 2, "steps": 3} if settings.positions == "all" else {}
     with PretendedGPU() as gpu:
-        alone = per_step(gpu, lambda rows: student(GPU, settings, rows, **where))
-        taught = per_step(gpu, lambda rows: distilled(GPU, settings, train=rows, **where))
+        alone = per_step(gpu, lambda rows: student(GPU, settings, rows, **where), **steps)
+        taught = per_step(gpu, lambda rows: distilled(GPU, settings, train=rows, **where), **steps)
     assert_within(alone, OWN[form][0])
     assert_within(taught, OWN[form][1])
 
@@ -112,11 +112,11 @@ def test_few_sums_of_a_step_are_sorted() -> None:
     """The gathers of the target's and the candidates' logits, and of the item table: five and two in all."""
     with PretendedGPU() as gpu:
         counts = []
-        for rows in (2 * BATCH, 5 * BATCH):
+        for rows in (BATCH, 3 * BATCH):
             gpu.kernels.clear()
             distilled(GPU, student_settings(), train=rows)
             counts.append(sum(gpu.kernels[name] for name in SORTED))
-    assert (counts[1] - counts[0]) / 3 <= 5 + 2
+    assert (counts[1] - counts[0]) / 2 <= 5 + 2
 
 
 @pytest.mark.parametrize(

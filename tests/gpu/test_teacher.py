@@ -124,7 +124,7 @@ def test_a_step_of_a_teacher(model: Path, form: str) -> None:
         return train_teacher(settings, cycle_data(rows, 4), encoder_of().to(GPU), str(model), GPU, 0, EVALUATION)
 
     with PretendedGPU() as gpu:
-        found = per_step(gpu, train, steps=2, batch=settings.train.loop.batch_size)
+        found = per_step(gpu, train, batch=settings.train.loop.batch_size, first=2)
     kernels, allowed = STEPS[form]
     waits = {place: count for place, count in found.waits.items() if place not in PRETENDED}
     assert {place: count for place, count in waits.items() if count > allowed.get(place, 0)} == {}

@@ -146,6 +146,7 @@ def test_trials_have_the_prior_that_their_term_asks_for(tmp_path: Path) -> None:
         other = loaded.with_prior("text_linear").prior
         assert other is not None
         assert torch.equal(other.train, stages.other_priors["text_linear"]().train)
+        assert loaded.with_prior("text_linear").prior is other  # members of a population share its scores
         with pytest.raises(ArtefactError, match="was not fitted"):
             loaded.with_prior("ease")
 

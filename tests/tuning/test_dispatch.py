@@ -222,6 +222,33 @@ def test_a_worker_of_several_trials_is_lost_once(drive: Drive) -> None:
     assert drive.states() == ["RUNNING", "RUNNING"]
 
 
+def test_a_trial_that_ends_its_worker_again_and_again_takes_no_other_with_it(tmp_path: Path) -> None:
+    """Whose fault it was that a population's worker died is known when each is alone."""
+    drive, sizes = Drive(tmp_path, trials=9, retries=1), list[int]()
+    drive.dispatcher.places, drive.dispatcher.group = 8, lambda values: "one"
+    while jobs := drive.dispatcher.together():
+        sizes.append(len(jobs))
+        for job in jobs:
+            drive.store.write(f"{job.folder}/{CHECKPOINT}", b"state")
+        if any(job.number == 5 for job in jobs):
+            for job in jobs:
+                drive.dispatcher.on_death(job.start, "its worker died")
+        else:
+            for job in jobs:
+                drive.done(job, 0.5)
+    # trial 0; eight; the half of it that has trial 5 dies again, and so does each half of that
+    assert sizes == [1, 8, 4, 4, 2, 2, 1, 1]
+    assert drive.states() == ["FAIL" if number == 5 else "COMPLETE" for number in range(9)]
+    assert drive.failure(5) == "its worker died (tried 4 times)"
+
+
+def test_how_often_a_worker_died_survives_a_restart(tmp_path: Path) -> None:
+    drive = Drive(tmp_path)
+    drive.dispatcher.on_death(drive.start().start, "its worker died")
+    again = Drive(tmp_path).start()
+    assert (again.restarts, again.memory_retries, again.halvings) == (1, 0, 1)
+
+
 def test_out_of_memory_goes_back_with_a_larger_share_at_most_twice(drive: Drive) -> None:
     job = drive.start()
     for retry in (1, 2):

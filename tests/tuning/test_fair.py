@@ -169,13 +169,14 @@ def test_without_finalists_the_best_value_decides(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_comparison_killed_at_any_record_comes_to_the_same(tmp_path: Path) -> None:
-    whole = Toy(tmp_path / "whole")
+@pytest.mark.parametrize("places", [1, 8])
+def test_a_comparison_killed_at_any_record_comes_to_the_same(tmp_path: Path, places: int) -> None:
+    whole = Toy(tmp_path / "whole", places=places)
     expected = everything(whole.run())
     records = DyingBackend.written
     assert records > 50
     for at in range(1, records + 1):
-        toy = Toy(tmp_path / f"{at}")
+        toy = Toy(tmp_path / f"{at}", places=places)
         DyingBackend.at, DyingBackend.partial, DyingBackend.written = at, at % 2 == 0, 0
         with pytest.raises(Killed):
             toy.run()

@@ -11,22 +11,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 from optuna.trial import FrozenTrial
 from torch import Tensor, nn
 
 from src.config.reading import read_settings
+from src.core.differences import NotAlike
 from src.core.errors import ConfigError, OutOfMemory, TrainingFailed
+from src.core.population import Stack
 from src.core.training import FitResult, Fitting, LoopSettings
 from src.data.dataset import load_dataset
 from src.data.teacher_outputs import TeacherOutputs
+from src.student.models import require_network
 from src.tuning import journal, member_trials, trainable
+from src.tuning import population as population_module
 from src.tuning.applied import trial_values
-from src.tuning.dispatch import CHECKPOINT, MODEL, Dispatcher, Job, Search
+from src.tuning.dispatch import CHECKPOINT, MODEL, TRACEBACK, Dispatcher, Job, Search
 from src.tuning.member_trials import MemberTrials
-from src.tuning.population import Groups, check_population, most_members
+from src.tuning.population import Groups, check_population, decide_places, most_members
 from src.tuning.probe import Measured
-from src.tuning.resources import CONTEXT_BYTES
+from src.tuning.resources import CONTEXT_BYTES, Resources
 from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import FloatParameter, IntParameter, SearchSpace
 from src.tuning.settings import TuningSettings
@@ -41,6 +46,8 @@ from tests.tuning.killing import EPOCHS, SPACE, DyingBackend, Killed, table, val
 from tests.tuning.test_trainable import CONFIG
 
 SHARE = {"share": 0.0, "memory": 0}
+#: what a lone trial is decided to occupy
+ALONE = Resources(1.0, 0.0)
 NUMBERS = SearchSpace(
     "distill",
     {"ndcg_20": "maximize"},
@@ -63,6 +70,7 @@ class Driver:
     trainable: Trainable
     monkeypatch: pytest.MonkeyPatch
     crews: list[WorkerTrials] = field(default_factory=list)
+    share: Mapping[str, Any] = field(default_factory=lambda: SHARE)
 
     def run(self) -> None:
         """To the end of the search."""
@@ -73,7 +81,7 @@ class Driver:
                 self.monkeypatch.setattr(
                     member_trials, "tell", lambda told, crew=crew: crew.take(self.dispatcher, told)
                 )
-                MemberTrials(self.trainable, crew.configuration(SHARE)).train()
+                MemberTrials(self.trainable, crew.configuration(self.share)).train()
             else:
                 self._alone(crew.first)
             for job in crew.jobs:
@@ -82,18 +90,18 @@ class Driver:
     def together(self, crew: WorkerTrials) -> None:
         """What a population's worker does."""
         self.monkeypatch.setattr(member_trials, "tell", lambda told: crew.take(self.dispatcher, told))
-        MemberTrials(self.trainable, crew.configuration(SHARE)).train()
+        MemberTrials(self.trainable, crew.configuration(self.share)).train()
 
     def _alone(self, job: Job) -> None:
         self.monkeypatch.setattr(trainable, "tell", lambda told: self.dispatcher.on_report(job.start, told))
-        self.trainable({**CONFIG, **SHARE, "values": dict(job.values), "folder": job.folder, "number": job.number})
+        self.trainable({**CONFIG, **self.share, "values": dict(job.values), "folder": job.folder, "number": job.number})
 
 
 # ---------------------------------------------------------------------------------------------------- real trials
 
 
-@pytest.fixture(scope="module")
-def shared() -> SharedData:
+def shared_data() -> SharedData:
+    """A small sample and what a teacher may have said of it."""
     data = load_dataset(DATASET)
     rows = (data.train.target[:, None] + np.arange(20)) % data.num_items
     distances = np.tile(np.linspace(0.1, 4, 20, dtype=np.float32), (len(rows), 1))
@@ -102,12 +110,23 @@ def shared() -> SharedData:
     return SharedData.of(data, {"llm": outputs})
 
 
+@pytest.fixture(scope="module")
+def shared() -> SharedData:
+    return shared_data()
+
+
 def searched(
-    folder: Path, shared: SharedData, places: int, trials: int, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    shared: SharedData,
+    places: int,
+    trials: int,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str = "cpu",
+    share: Mapping[str, Any] = SHARE,
 ) -> tuple[list[FrozenTrial], Store, Driver]:
     """A random search over numbers without early stopping by the study."""
     (folder / "trials").mkdir()
-    store, asked = Store(str(folder / "trials")), settings("cpu", folder)
+    store, asked = Store(str(folder / "trials")), settings(device, folder)
     shared.save(store)
     store.write(TOKEN, b"mine")
     tuning = TuningSettings(sampler="random", pruner="none")
@@ -119,7 +138,7 @@ def searched(
     search = Search(record, trials, keep=trials, values=values)
     groups = Groups(asked, "distill", shared.students.num_items)
     dispatcher = Dispatcher([search], store, retries=0, places=places, group=groups)
-    driver = Driver(dispatcher, Trainable(asked, NUMBERS, store, "mine", 0.0), monkeypatch)
+    driver = Driver(dispatcher, Trainable(asked, NUMBERS, store, "mine", 0.0), monkeypatch, share=share)
     driver.run()
     return record.trials(), store, driver
 
@@ -180,8 +199,10 @@ def test_what_cannot_be_batched_trains_alone(values: dict[str, Any], tmp_path: P
     assert Groups(settings("cpu", tmp_path), "distill", 60)(values) == ""
 
 
-def test_gru4rec_and_teachers_train_alone(tmp_path: Path) -> None:
+def test_gru4rec_and_teachers_and_adaptive_steps_train_alone(tmp_path: Path) -> None:
     asked = settings("cpu", tmp_path)
+    loop = replace(require_network(asked.student).loop, adapt_micro_batch=True)
+    assert Groups(replace(asked, student=replace(asked.student, loop=loop)), "student", 60)({}) == ""
     gru = read_settings("tune_student", ["dataset=sample", "student=gru4rec"], SearchSettings)[0].student
     assert Groups(replace(asked, student=gru), "student", 60)({}) == ""
     assert Groups(asked, "teacher", 60)({}) == ""
@@ -218,6 +239,37 @@ def test_memory_decides_how_many() -> None:
     assert most_members(Measured(peak=10**9, free=10**10), 0.5) == 3
     assert most_members(Measured(peak=10**6, free=10**10), 1.0) == 32
     assert most_members(Measured(peak=10**10, free=CONTEXT_BYTES + 10), 1.0) == 1
+
+
+@pytest.mark.parametrize(
+    ("gpus", "tuning", "objectives", "found"),
+    [
+        # (10 GB - a context) / (1.25 · 1 GB) = 7.5; of a half 3.5
+        (1.0, {"population": "auto"}, ("ndcg_20",), (Resources(1.0, 1.0, 10**10), 7)),
+        (1.0, {"population": "auto", "gpu_per_trial": 0.5}, ("ndcg_20",), (Resources(1.0, 0.5, 10**10), 3)),
+        (1.0, {"population": 16}, ("ndcg_20",), (Resources(1.0, 1.0, 10**10), 16)),
+        (1.0, {"population": "auto"}, ("ndcg_20", "latency_ms"), (ALONE, 1)),
+        (1.0, {}, ("ndcg_20",), (ALONE, 1)),
+        (0.0, {"population": "auto"}, ("ndcg_20",), (ALONE, 1)),  # on a CPU it seldom pays
+        (0.0, {"population": 4}, ("ndcg_20",), (ALONE, 4)),
+    ],
+)
+def test_the_places_of_a_worker(
+    gpus: float, tuning: dict[str, Any], objectives: tuple[str, ...], found: tuple[Resources, int], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "GPU": gpus})
+    monkeypatch.setattr(population_module, "measure_alone", lambda *_: Measured(peak=10**9, free=10**10))
+    monkeypatch.setattr(population_module, "decide", lambda *_: ALONE)
+    space = SearchSpace("distill", dict.fromkeys(objectives, "maximize"), {})
+    asked, store = TuningSettings(**tuning), Store(str(tmp_path))
+    assert decide_places(asked, settings("auto", tmp_path), space, {}, store) == found
+    if gpus:
+        teachers = SearchSpace("teacher", {"ndcg_20": "maximize"}, {})
+        assert decide_places(asked, settings("auto", tmp_path), teachers, {}, store) == (ALONE, 1)
+        space = SearchSpace("distill", {"ndcg_20": "maximize"}, {})
+        on_cpu = decide_places(asked, settings("cpu", tmp_path), space, {}, store)
+        assert on_cpu == (ALONE, asked.population if isinstance(asked.population, int) else 1)
 
 
 # ---------------------------------------------------------------------------------------------------- kills
@@ -363,6 +415,36 @@ def test_free_places_are_filled_and_one_that_fails_ends_alone(tmp_path: Path, mo
     assert trials[2].user_attrs["failure"] == "it diverged"
     assert set(toy.trained) == {(n, e) for n in range(6) for e in range(1, EPOCHS + 1) if n != 2 or e == 1}
     assert len(toy.trained) == len(set(toy.trained))
+
+
+@pytest.mark.parametrize("error", [TypeError, KeyError, RuntimeError, AssertionError])
+def test_a_defect_in_one_ends_it_alone_and_leaves_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    tuning = TuningSettings(sampler="random", pruner="none")
+    toy = ToyTrials(tmp_path / "a", tuning, monkeypatch, failing=(2,), error=error)
+    monkeypatch.setattr(ToyTrials, "_group", staticmethod(lambda values: "one"))
+    trials = toy.run(trials=4).trials()
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2 + ["FAIL", "COMPLETE"]
+    assert "it diverged" in trials[2].user_attrs["failure"]
+    text = (tmp_path / "a" / "trials" / "2" / TRACEBACK).read_text()
+    assert text.startswith("Traceback")
+    assert error.__name__ in text
+
+
+def test_what_cannot_be_batched_says_so_in_every_log(
+    tmp_path: Path, shared: SharedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(stack: Stack) -> None:
+        raise NotAlike("it asks for a value")
+
+    monkeypatch.setattr(Stack, "verify", refuse)
+    trials, store, driver = searched(tmp_path, shared, 2, 3, monkeypatch)
+    assert [len(crew.jobs) for crew in driver.crews] == [1, 2]
+    assert all(trial.state.name == "COMPLETE" for trial in trials)
+    for number in (1, 2):
+        told = (store.read(f"{number}/trial.log") or b"").decode()
+        assert told.count("it is trained in turns with others, not as one with them: it asks for a value") == 1
 
 
 def test_out_of_memory_brings_all_back_in_half_the_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
