@@ -106,7 +106,16 @@ def check_search(
 
 
 def check_searched_sizes(space: SearchSpace, settings: ExperimentSettings, stages: Stages) -> None:
-    """Raises ``ConfigError`` with every end of a range, and every choice, whose student no memory here would hold."""
+    """Look at the students that trials may have.
+
+    Args:
+        space: what is searched.
+        settings: what the trials have else.
+        stages: the experiment, for its data and device.
+
+    Raises:
+        ConfigError: with every end of a range, and every choice, whose student no memory here would hold.
+    """
     problems = []
     for key, parameter in space.parameters.items():
         if not key.startswith(_SIZES):
