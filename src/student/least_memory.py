@@ -43,17 +43,30 @@ def least_memory(settings: StudentSettings, task: Task) -> float:
     """Bytes that training takes at least; infinite where a tensor would have more numbers than torch can count."""
     if isinstance(settings, OwnStudentSettings):  # whose factory may need real numbers: its item table is certain
         return _trained(settings, task, (task.num_items + 1) * settings.width)
-    try:
-        with torch.device("meta"):
-            kind = architecture(settings.architecture)
-            model = kind.build(settings, task.num_items, settings.window or task.window)
-    except (RuntimeError, TypeError, OverflowError):  # torch's, of a size beyond 2**63
-        return math.inf
+    model = _shape_of(settings, task)
+    if model is None:
+        usual = student_settings(settings.architecture)
+        if _shape_of(usual, Task(2, 1, task.window)) is not None:
+            return math.inf
+        # one that reads real numbers while it is built: of a network the item table is certain
+        if not isinstance(settings, NetworkSettings):
+            return 0.0
+        return _trained(settings, task, (task.num_items + 1) * settings.width)
     if not isinstance(settings, NetworkSettings):
         return _fitted(model, task.num_items)
     assert isinstance(model, SequenceStudent)
     sparse = sum(table.numel() for table in model.sparse_gradients()) if _samples(settings, task) else 0
     return _trained(settings, task, sum(value.numel() for value in model.parameters()), sparse)
+
+
+def _shape_of(settings: StudentSettings, task: Task) -> Recommender | None:
+    """A student without numbers; None where it cannot be built so: a size is beyond 2**63, or real ones are read."""
+    kind = architecture(settings.architecture)
+    try:
+        with torch.device("meta"):
+            return kind.build(settings, task.num_items, settings.window or task.window)
+    except (RuntimeError, TypeError, OverflowError):  # torch's
+        return None
 
 
 def _trained(settings: NetworkSettings, task: Task, numbers: int, sparse: int = 0) -> float:

@@ -11,6 +11,9 @@ import torch
 from src.core.errors import ConfigError
 from src.core.loop_settings import LoopSettings
 from src.core.memory import memory_of
+from src.student import least_memory as least
+from src.student.architectures.sasrec import SASRec, SASRecSettings
+from src.student.base import Architecture
 from src.student.least_memory import Task, least_memory, require_fits
 from src.student.models import architectures, student_settings
 
@@ -67,6 +70,20 @@ def test_nothing_is_drawn_and_nothing_allocated() -> None:
 def test_a_size_beyond_what_can_be_counted_is_infinite(name: str) -> None:
     assert least_memory(student_settings(name, width=10**12), SMALL) > 10**15
     assert least_memory(student_settings(name, width=10**30), SMALL) == math.inf
+
+
+def test_one_that_reads_real_numbers_while_it_is_built_is_counted_by_its_item_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Reading(SASRec):
+        def __init__(self, settings: SASRecSettings, num_items: int, window: int) -> None:
+            super().__init__(settings, num_items, window)
+            self.total = float(self.item_embeddings.weight.detach().sum())
+
+    kind = Architecture("sasrec", SASRecSettings, Reading, closed_form=False)
+    monkeypatch.setattr(least, "architecture", lambda name: kind)
+    wanted = 4 * (5 * 11 * 8 + 3 * 5 * 8 + 2 * 3 * 10)
+    assert least_memory(student_settings("sasrec", width=8), SMALL) == wanted
 
 
 @pytest.mark.parametrize(
