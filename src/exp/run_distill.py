@@ -25,7 +25,7 @@ def work() -> Work[ExperimentSettings, Any]:
     from src.pipeline.runs import run_distill
 
     return Work(
-        check=lambda settings: check_experiment(settings, teacher=True),
+        check=lambda settings: check_experiment(settings, teacher=True, labels_suffice=True),
         run=lambda settings, stages, folder: run_distill(stages, folder),
     )
 

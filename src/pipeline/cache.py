@@ -6,8 +6,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class StageCache:
     reuse: bool = True
     records: list[StageRecord] = field(default_factory=list)
     _verified: dict[Path, _Built] = field(default_factory=dict, repr=False)
+    _builds: bool = field(default=True, repr=False)
 
     def stage(
         self, name: str, determined_by: Mapping[str, Any], build: Callable[[Path], None], kind: str = ""
@@ -72,12 +73,15 @@ class StageCache:
 
         Raises:
             ConfigError: the cache cannot be written.
+            ArtefactError: there is none, within `finished_only`.
         """
         kind = kind or name
         key = stage_key(kind, determined_by)
         folder = self.root / kind / key
         if (record := self._found(name, folder)) is not None:
             return self._remember(record)
+        if not self._builds:
+            raise ArtefactError.one("stage", name, f"lies in {self.root} neither finished nor whole, or is not reused")
         self.check()
 
         def waiting(holder: str) -> None:
@@ -91,6 +95,15 @@ class StageCache:
                     _sweep(folder)
                 record = self._build(name, folder, determined_by, build)
         return self._remember(record)
+
+    @contextmanager
+    def finished_only(self) -> Iterator[None]:
+        """A block in which stages are found, and none is built."""
+        self._builds = False
+        try:
+            yield
+        finally:
+            self._builds = True
 
     def check(self) -> None:
         """Raises ``ConfigError`` when the cache cannot be written."""

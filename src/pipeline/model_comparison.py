@@ -36,6 +36,7 @@ COMPARISON = "comparison.csv"
 RANKS = "ranks.csv"
 CANDIDATES = "candidates"
 SEGMENTS = "segments.csv"
+_TEACHER = "teacher"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +64,8 @@ class MissingModel:
 class ModelComparison:
     """Ranks the ``listed`` models on the splits that it is shown, and gives a row to those that are missing, too.
 
-    ``teacher`` stands in for the experiment's own one. The lists over which a teacher's answers were judged are kept in
-    ``lists`` by split.
+    ``teacher`` stands in for the experiment's own one, which is among the missing where its language model is gone. The
+    lists over which a teacher's answers were judged are kept in ``lists`` by split.
     """
 
     stages: Stages
@@ -81,6 +82,10 @@ class ModelComparison:
     def models(self) -> list[EvaluatedModel]:
         """The listed models that can be ranked."""
         return [model for model in self.listed if isinstance(model, EvaluatedModel)]
+
+    @property
+    def _lacks_teacher(self) -> bool:
+        return self.with_teacher and self.teacher is None and self.stages.llm_is_gone
 
     @cached_property
     def repeated(self) -> float:
@@ -112,7 +117,7 @@ class ModelComparison:
         stages = self.stages
         self.facts[split] = facts_of(examples, stages.data)
         ranked = rank_models(self.models, split, examples, stages, stages.settings.evaluation, self.repeated)
-        if self.with_teacher:
+        if self.with_teacher and not self._lacks_teacher:
             ranked += self._teacher(split, sample(examples, teacher_rows, stages.settings.seed, split), ranked)
         return ranked
 
@@ -123,7 +128,7 @@ class ModelComparison:
         self.teacher_rankings[split] = ranking
         if ranking.candidates is not None:
             self.lists[split] = ranking.candidates
-        own = Ranked.of("teacher", f"{split} sample", shown, ranking.ranks, ranking.answer_metrics())
+        own = Ranked.of(_TEACHER, f"{split} sample", shown, ranking.ranks, ranking.answer_metrics())
         restricted = [other.on(own) for other in others]
         return [own, *restricted]
 
@@ -131,7 +136,8 @@ class ModelComparison:
         """Metrics of each ranking, and the rows of the missing models."""
         trials = {model.name: model.trials for model in self.models}
         rows = [row(r, self.stages.settings.evaluation.ks, trials.get(r.model, 1)) for r in ranked]
-        return [*rows, *missing_rows(self.listed, ranked)]
+        teacher = [MissingModel(_TEACHER, self.stages.why_gone)] if self._lacks_teacher else []
+        return [*rows, *missing_rows([*self.listed, *teacher], ranked)]
 
 
 def rank_models(

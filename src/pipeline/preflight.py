@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
 
-from src.core.errors import ProblemsFound, gather
+from src.core.errors import ArtefactError, ProblemsFound, gather
+from src.core.logging import get_logger
 from src.core.memory import memory_of
 from src.distill.preflight import preflight
 from src.distill.teachers import TITLES
@@ -18,15 +20,17 @@ from src.student.models import OwnStudentSettings, build_recommender
 from src.student.objectives import with_loss
 from src.student.settings import NetworkSettings
 from src.student.trainer_baseline import require_closed_form_fits
-from src.teacher.settings import TeacherSettings
+
+_log = get_logger(__name__)
 
 
-def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
+def check_experiment(settings: ExperimentSettings, teacher: bool, labels_suffice: bool = False) -> Stages:
     """Look for everything that can be known to be wrong before training.
 
     Args:
         settings: what the run was asked for.
         teacher: whether the run needs a teacher, its own or given outputs.
+        labels_suffice: whether it can do without the teacher itself where the teacher's labels are finished.
 
     Returns:
         Stages with their data loaded.
@@ -50,7 +54,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool) -> Stages:
         lambda: check_sizes(settings, stages, own_teacher),
         lambda: check_distillation(stages) if teacher else None,
         lambda: stages.require_other_priors() if teacher else None,
-        lambda: check_own_teacher(settings.teacher, stages) if own_teacher else None,
+        lambda: check_own_teacher(stages, labels_suffice) if own_teacher else None,
         lambda: check_titles_alone(stages) if teacher and TITLES in settings.distill.teachers else None,
         lambda: check_titles_alone(stages) if stages.reads_text and not own_teacher else None,
     )
@@ -84,7 +88,8 @@ def check_sizes(settings: ExperimentSettings, stages: Stages, encoder: bool) -> 
 def check_trial_priors(stages: Stages) -> None:
     """Look at the priors that trials may have in place of the student's own; raises ``ConfigError``."""
     stages.require_other_priors()
-    if stages.reads_text and not stages.uses_own_teacher:
+    # who has looked at a teacher has looked at what embeds texts; a model that is gone may never have embedded them
+    if stages.reads_text and (stages.llm_is_gone or not stages.uses_own_teacher):
         check_titles_alone(stages)
 
 
@@ -95,19 +100,43 @@ def check_distillation(stages: Stages) -> None:
     preflight(settings.distill, settings.active, settings.student, lambda: stages.data.num_items, given)
 
 
-def check_own_teacher(settings: TeacherSettings, stages: Stages) -> None:
+def check_own_teacher(stages: Stages, labels_suffice: bool) -> None:
     """Look at everything of a run's own teacher; transformers is imported only where a run has one.
+
+    Args:
+        stages: the experiment.
+        labels_suffice: whether nothing has to be looked at where the language model is gone and all that this run reads
+            of it is finished.
 
     Raises:
         ConfigError: with every problem.
     """
     from src.teacher.preflight import preflight as preflight_teacher
 
-    preflight_teacher(settings, lambda: stages.data, lambda: stages.device)
+    def read() -> None:
+        _ = stages.outputs_record
+        _ = stages.title_outputs if stages.reads_embeddings else None
+
+    if not (labels_suffice and _finished_without_model(stages, read)):
+        preflight_teacher(stages.settings.teacher, lambda: stages.data, lambda: stages.device)
 
 
 def check_titles_alone(stages: Stages) -> None:
     """Look at titles and language model where only these are read; raises ``ConfigError`` with every problem."""
     from src.teacher.preflight import preflight_titles
 
-    preflight_titles(stages.settings.teacher, stages.data.id_map)
+    if not _finished_without_model(stages, lambda: stages.title_outputs):
+        preflight_titles(stages.settings.teacher, stages.data.id_map)
+
+
+def _finished_without_model(stages: Stages, read: Callable[[], object]) -> bool:
+    """Whether the language model's folder is gone, and what ``read`` asks of the stages lies finished in the cache."""
+    if not stages.llm_is_gone:
+        return False
+    try:
+        with stages.cache.finished_only():
+            read()
+    except ArtefactError as error:
+        _log.warning("%s is gone, and is needed: %s", stages.settings.teacher.llm, error)
+        return False
+    return True

@@ -35,6 +35,7 @@ _log = get_logger(__name__)
 
 BEST_STUDENT = "best_student"
 BASELINE = "baseline"
+_TEACHER_CHECK = "teacher_check"
 #: targets up to which a run begins with the whole description: of more it would take longer than reading them again
 DESCRIBED = 2_000_000
 
@@ -153,8 +154,12 @@ def run_teacher_check(stages: Stages, folder: RunFolder) -> None:
     """Before rows are labelled: is distilling from this teacher likely to help? Told, and kept in `metrics/`."""
     if not stages.uses_own_teacher:
         return
+    if stages.llm_is_gone:
+        kept = (folder.path / "metrics" / f"{_TEACHER_CHECK}.json").exists()
+        _log.warning("teacher check: %s, since %s", "that of before is kept" if kept else "left out", stages.why_gone)
+        return
     found = stages.check_teacher()
-    folder.write_metrics("teacher_check", found.as_dict())
+    folder.write_metrics(_TEACHER_CHECK, found.as_dict())
     _log.info("teacher check: %s", found.sentence())
 
 

@@ -12,15 +12,19 @@ from pathlib import Path
 import torch
 
 from src.core.hardware import resolve_device
+from src.core.logging import get_logger
 from src.core.paths import MANIFEST, write_json
 from src.core.settings import deciding
 from src.data.examples import SequenceData
 from src.data.teacher_outputs import TeacherOutputs, load_teacher_outputs, save_teacher_outputs
 from src.distill.teachers import LLM, without_labels
 from src.pipeline.cache import StageCache
+from src.pipeline.known_models import note_fingerprint, noted_fingerprint
 from src.pipeline.prepared_data import prepared_data
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.versions import VERSIONS
+
+_log = get_logger(__name__)
 
 
 @dataclass
@@ -63,16 +67,52 @@ class SourceStages:
         return str(self.cache.stage("tiny_llm", determined_by, build).folder)
 
     @cached_property
-    def title_outputs(self) -> TeacherOutputs:
-        """The language model's embedding of every item, and no label: nothing is trained for it."""
+    def _llm_place(self) -> Path | None:
+        """The folder of a language model that was given; None for a hub id and for `tiny`."""
+        from src.teacher.backbone.transformers_calls import is_local
+        from src.teacher.settings import TINY
+
+        llm = self.settings.teacher.llm
+        return Path(llm) if llm != TINY and is_local(llm) else None
+
+    @cached_property
+    def llm_is_gone(self) -> bool:
+        """Whether the folder of the language model is not there any more, as this run found it when it first looked."""
+        return self._llm_place is not None and not self._llm_place.is_dir()
+
+    @property
+    def why_gone(self) -> str:
+        """What a reader is told of a language model that `llm_is_gone`."""
+        return f"the folder of the language model is gone (teacher.llm = {self.settings.teacher.llm!r})"
+
+    @cached_property
+    def llm_fingerprint(self) -> str:
+        """What identifies the language model; of a folder that is gone, what the cache noted when it was last read.
+
+        Raises ``ModelError`` when the model cannot be read, ``ArtefactError`` when it is gone and nothing is noted.
+        """
         from src.teacher.backbone.model_fingerprint import fingerprint_llm
 
+        if self._llm_place is None:
+            return fingerprint_llm(self.llm_folder)
+        cache, folder = self.cache.root, str(self._llm_place)
+        if self.llm_is_gone:
+            found = noted_fingerprint(cache, folder)
+            _log.warning("%s is gone: its language model is known from a note in the cache (%s)", folder, found)
+            return found
+        found = fingerprint_llm(folder)
+        note_fingerprint(cache, folder, found)
+        return found
+
+    @cached_property
+    def title_outputs(self) -> TeacherOutputs:
+        """The language model's embedding of every item, and no label: nothing is trained for it."""
         settings = self.settings.teacher
         determined_by = {
             "version": VERSIONS["title_outputs"],
             "id_map": self.data.id_map.fingerprint,
             "data": self.data.fingerprints(),
-            "llm": fingerprint_llm(self.llm_folder),
+            "llm": self.llm_fingerprint,
             "title_tokens": settings.prompt.title_tokens,
             "dtype": settings.dtype,
             "quantise": str(settings.quantise),

@@ -37,7 +37,7 @@ from src.student.base import Recommender
 from src.student.baselines import tune_baseline
 from src.student.closed_form_cost import Cost, prior_cost
 from src.student.datamodule import StudentData
-from src.student.models import require_network, student_settings
+from src.student.models import closed_forms, require_network, student_settings
 from src.student.prior import Prior, fit_prior, load_prior, require_prior_fits, save_prior
 from src.student.settings import ClosedFormSettings, NetworkSettings, StudentSettings
 from src.student.trainer_baseline import train_student
@@ -130,6 +130,14 @@ class StudentStages(SourceStages):
         priors = (self.prior_name, *self.other_prior_names)
         return self.settings.student.reads_text or any(map(_reads_text, priors))
 
+    @property
+    def reads_embeddings(self) -> bool:
+        """Whether anything here, a model of the table or a teacher among them, is computed from the language model's
+        embeddings of the items' texts."""
+        teachers = self.settings.distill.teachers
+        models = [name for name in closed_forms() if name in (*self.closed_form_names, *teachers)]
+        return self.reads_text or TITLES in teachers or any(map(_reads_text, models))
+
     @cached_property
     def item_text(self) -> Tensor | None:
         """The language model's embeddings of the items' texts ``[V, W]``, where the student reads them."""
@@ -145,14 +153,12 @@ class StudentStages(SourceStages):
         teachers = self.settings.distill.teachers
         if not (self.reads_text or self.uses_own_teacher or TITLES in teachers):
             return None
-        from src.teacher.backbone.model_fingerprint import fingerprint_llm
-
         teacher = self.settings.teacher
         if teacher.quantise != "none":  # its embeddings are those of the machine that it was quantised on
             return None
         return TextSource(
             self.llm_folder,
-            fingerprint_llm(self.llm_folder),
+            self.llm_fingerprint,
             teacher.prompt.title_tokens,
             teacher.dtype,
             self.settings.dataset.item_text,

@@ -45,7 +45,6 @@ class TeacherStages(StudentStages):
     @cached_property
     def teacher(self) -> StageRecord:
         """iLoRA, trained."""
-        from src.teacher.backbone.model_fingerprint import fingerprint_llm
         from src.teacher.factory import save_teacher
         from src.teacher.training import train_teacher
 
@@ -54,7 +53,7 @@ class TeacherStages(StudentStages):
             "version": VERSIONS["teacher"],
             "data": self.data.fingerprints(),
             "encoder": self.encoder_content,
-            "llm": fingerprint_llm(self.llm_folder),
+            "llm": self.llm_fingerprint,
             "settings": training_settings(settings),
             "mask_history": self.settings.evaluation.mask_history,
             "seed": self.settings.seed,

@@ -164,7 +164,7 @@ def _write_examples(
 
     shown: dict[Role, EvaluatedModel] = {"baseline": first_seed(STUDENT.name), "winner": first_seed(best.name)}
     teacher = None
-    if stages.uses_own_teacher:  # what the teacher check has asked it is not asked again
+    if stages.uses_own_teacher and not stages.llm_is_gone:  # what the teacher check has asked it is not asked again
         rows, seed = stages.settings.teacher.validation_rows, stages.settings.seed
         teacher = stages.teacher_ranking(sample(stages.data.validation, rows, seed, "validation"))
     write_examples(folder, comparison, {**shown, **strongest_closed_form(comparison, ranked)}, teacher, best.uses_llm)

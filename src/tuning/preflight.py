@@ -93,7 +93,7 @@ def check_search(
 
     gather(
         space,
-        lambda: stages.append(check_experiment(asked, teacher=stage != "student")),
+        lambda: stages.append(check_experiment(asked, teacher=stage != "student", labels_suffice=stage == "distill")),
         priors,
         lambda: check_searched_sizes(spaces[0], asked, stages[0]) if spaces and stages else None,
         lambda: check_threads(settings),

@@ -44,6 +44,7 @@ from src.evaluation.example_histories import read_examples
 from src.pipeline import cache
 from src.pipeline.cache import STAGE, StageCache, StageRecord
 from src.pipeline.evaluate_all import FinishedResult
+from src.pipeline.known_models import note_fingerprint, noted_fingerprint
 from src.pipeline.run_folder import previous_resumes
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.student_stages import fit_of, tried_for
@@ -291,6 +292,14 @@ def _stage(folder: Path) -> Any:
     return record.seconds if record.reused else "built again"
 
 
+def _known_folder(folder: Path) -> None:
+    note_fingerprint(folder, "/gone/model", "0123456789abcdef")
+
+
+def _known(folder: Path) -> Any:
+    return noted_fingerprint(folder, "/gone/model")
+
+
 def _facts_folder(folder: Path) -> None:
     fit = FitResult(2, {"ndcg_20": 0.5}, [{"ndcg_20": 0.25, "train_loss": 3.0}, {"ndcg_20": 0.5}], 2, 8, 64, 1.5)
     write_json(folder / MANIFEST, {"fit": asdict(fit), "tried": [{"l2": 10.0, "ndcg_20": 0.5}]})
@@ -469,6 +478,7 @@ KINDS = [
     Kind("finished result", _result_folder, "[ms]*.*", _result, "sound"),
     Kind("storage's owner", _kept_storage_folder, "shared/result/.search.json", _storage, "exact"),
     Kind("stage", _stage_folder, "kind/*/*.json", _stage, "exact"),
+    Kind("a model that was known", _known_folder, "**/*.json", _known, "exact"),
     Kind("what a stage measured", _facts_folder, MANIFEST, _facts, "sound"),
     Kind("student's manifests", _student_folder, f"**/{MANIFEST}", _student, "sound"),
     Kind("student's items", _student_folder, "id_map.json", _student, "exact"),

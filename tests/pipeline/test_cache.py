@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from src.core import locks
-from src.core.errors import ConfigError
+from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import MANIFEST, write_json
 from src.pipeline import cache as cache_module
 from src.pipeline.cache import STAGE, StageCache
@@ -151,6 +151,17 @@ def test_without_reuse_everything_is_built_again(tmp_path: Path) -> None:
     record = StageCache(tmp_path, reuse=False).stage("teacher", {}, build)
     assert not record.reused
     assert (record.folder / "content").read_text() == "2"
+
+
+def test_finished_only_finds_and_builds_nothing(tmp_path: Path) -> None:
+    build, cache = Builder(), StageCache(tmp_path)
+    cache.stage("teacher", {"rank": 16}, build)
+    with cache.finished_only():
+        assert cache.stage("teacher", {"rank": 16}, build).reused
+        with pytest.raises(ArtefactError, match="neither finished nor whole"):
+            cache.stage("teacher", {"rank": 8}, build)
+    assert len(list((tmp_path / "teacher").iterdir())) == 1
+    assert not cache.stage("teacher", {"rank": 8}, build).reused
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:

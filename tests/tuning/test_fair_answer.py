@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from src.core.paths import read_json
+from src.evaluation.example_histories import read_examples
 from src.pipeline.stages import Stages
 from src.student.artefact import save_student
 from src.student.base import Recommender
@@ -72,3 +73,16 @@ def test_one_final_model_at_a_time_is_in_memory_and_each_counts(
         assert answer[arm]["values_per_seed"] == pytest.approx(wanted)
         assert answer[arm]["test"] == pytest.approx(float(np.mean(wanted)))
     assert (folder.path / "dashboard_files").is_dir()
+
+
+def test_a_teacher_whose_language_model_is_gone_is_asked_for_no_lists(
+    models: dict[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "JournalFileBackend", DyingBackend)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    DyingBackend.at = DyingBackend.written = 0
+    gone = [f"teacher.llm={tmp_path / 'gone'}", "distill.teachers=[llm]", "student.prior=none"]
+    stages, folder = toy_stages(tmp_path / "work", *gone), new_run(tmp_path / "result")
+    assert stages.uses_own_teacher
+    publish_answer(stages, Toy(folder.path / "search").run(), models, folder, resamples=50, reopen_test=False)
+    assert set(read_examples(folder.path / "metrics" / "examples.json").models) == {"baseline", "winner", "closed form"}
