@@ -99,6 +99,7 @@ def test_a_search_looks_at_the_gpu_before_it_trains(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 * 2**30))
     asked = read_settings("tune_student", ["dataset=sample", "tuning.gpu_per_trial=0"], SearchSettings)[0]
     with pytest.raises(ConfigError, match="the baseline is trained on the GPU and the trials on the CPU"):
         check_search(asked, "student", "student")
