@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 
-from src.core.errors import ArtefactError, ProblemsFound, gather
+from src.core.errors import ProblemsFound, gather
 from src.core.logging import get_logger
 from src.core.memory import memory_of
 from src.distill.preflight import preflight
@@ -136,7 +136,7 @@ def _finished_without_model(stages: Stages, read: Callable[[], object]) -> bool:
     try:
         with stages.cache.finished_only():
             read()
-    except ArtefactError as error:
+    except ProblemsFound as error:  # what is wrong with data or device is told where these are looked at
         _log.warning("%s is gone, and is needed: %s", stages.settings.teacher.llm, error)
         return False
     return True
