@@ -14,9 +14,10 @@ from src.core.graphs import step_of
 from src.core.seed import reproducible, seed_everything, torch_generator
 from src.core.training import NO_CHECKPOINT, FitResult, Fitting, Report, silent
 from src.distill.data_bridge import TeachingRows
+from src.distill.parts import TaughtStudent
 from src.distill.selection_policy import SelectionContext, SelectionPolicy, build_policy, require_policy_fits
 from src.distill.settings import ActiveSettings, DistillSettings, active_terms, taught_student
-from src.distill.terms.base import Step, TaughtStudent
+from src.distill.terms.base import Step
 from src.student.base import SequenceStudent
 from src.student.columns import DrawShared
 from src.student.datamodule import StudentData
@@ -74,14 +75,14 @@ class DistillObjective:
     shared: DrawShared | None = None
     #: how training rows share forward passes; None where each has its own
     segments: Segments | None = None
+    #: see `left_out_of_answers`
+    left_out: Tensor | None = None
     #: what `loss` adds to
     counted: ClassVar = ("rows_seen", "rows_taught")
 
     def __post_init__(self) -> None:
         self.terms = active_terms(self.settings)
         self.model.gathered = self.shared is not None
-        texts = any(term.scores_unseen for term in self.terms)
-        self.left_out = left_out_of_answers(self.student_settings, self.data, texts)
 
     def loss(self, rows: Tensor) -> Tensor:
         """Mean loss of these training rows (``[B]`` numbers)."""
@@ -235,12 +236,14 @@ def prepare_distilled(
     count = student_settings.negatives if student_settings.loss == "bce" else 1
     negatives = torch_generator(seed, "negatives", device=data.device)
     texts = any(term.scores_unseen for term in active_terms(settings))
-    draw = negative_sampler(data, count, negatives, left_out_of_answers(student_settings, data, texts))
+    left_out = left_out_of_answers(student_settings, data, texts)
+    draw = negative_sampler(data, count, negatives, left_out)
     shared, streams = sampler_and_streams(data, student_settings, seed)
     segments = segments_for(student_settings, model.student, data.train)
     objective = DistillObjective(
-        model, data, teaching, student_settings, settings, build_policy(active), draw, shared=shared, segments=segments
-    )
+        model, data, teaching, student_settings, settings, build_policy(active), draw, shared=shared,
+        segments=segments, left_out=left_out,
+    )  # fmt: skip
     score = validation_scores(model, data)
 
     def evaluate() -> dict[str, float]:

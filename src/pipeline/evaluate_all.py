@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from src.pipeline.runs import BEST_STUDENT
 from src.pipeline.settings import EvaluateSettings, ExperimentSettings
 from src.pipeline.split_evaluation import repeated_share
 from src.pipeline.stages import Stages
-from src.student.artefact import load_student
 from src.student.settings import EvaluationSettings
 from src.teacher.operations.inference import load_trained
 
@@ -147,15 +147,14 @@ def run_eval_all(settings: EvaluateSettings, compared: ComparedResults, folder: 
     """
     stages, device, results = compared.stages, compared.stages.device, compared.results
     names = ", ".join(str(result.folder) for result in results)
-    listed = [*closed_form_models(stages), *(_student(r, stages, device) for r in results if r.has_student())]
+    listed = [*closed_form_models(stages), *(_student(result, stages) for result in results if result.has_student())]
     models = [model for model in listed if isinstance(model, EvaluatedModel)]
+    validation, repeated = stages.data.validation, repeated_share(stages.data.validation)
+    # first of all, so that a model that cannot be read is found while the test split is closed
+    full = {"validation": rank_models(models, "validation", validation, stages, settings.evaluation, repeated)}
     test = stages.data.test.open(f"run_eval_all of {names}", folder.test_record)
-    splits = {"validation": stages.data.validation, "test": test}
-    repeated = repeated_share(stages.data.validation)
-    full = {
-        split: rank_models(models, split, shown, stages, settings.evaluation, repeated)
-        for split, shown in splits.items()
-    }
+    full["test"] = rank_models(models, "test", test, stages, settings.evaluation, repeated)
+    splits = {"validation": validation, "test": test}
     ranked = {split: list(rankings) for split, rankings in full.items()}
     for result in results:
         if result.has_teacher():
@@ -196,6 +195,6 @@ def _teacher(
     return found
 
 
-def _student(result: FinishedResult, stages: Stages, device: object) -> EvaluatedModel:
-    student = load_student(result.folder / BEST_STUDENT, stages.data)[0].to(str(device))
-    return EvaluatedModel(f"{result.folder.name}/student", lambda: student)
+def _student(result: FinishedResult, stages: Stages) -> EvaluatedModel:
+    read = partial(stages.read_student, result.folder / BEST_STUDENT)
+    return EvaluatedModel(f"{result.folder.name}/student", read)

@@ -152,9 +152,20 @@ class StudentObjective:
         draw: DrawNegatives,
         shared: DrawShared | None = None,
         segments: Segments | None = None,
+        left_out: Tensor | None = None,
     ) -> None:
-        """``shared``: draws the negatives of a loss in `SAMPLED`; ``segments``: how rows share passes."""
-        self.segments, self.left_out = segments, left_out_of_answers(settings, data)
+        """Rows of ``data`` for a student.
+
+        Args:
+            model: the student.
+            data: the training rows.
+            settings: the loss.
+            draw: draws negatives for BCE.
+            shared: draws the negatives of a loss in `SAMPLED`.
+            segments: how rows share passes; None: each has its own.
+            left_out: see `left_out_of_answers`.
+        """
+        self.segments, self.left_out = segments, left_out
         self.model, self.data, self.settings, self.draw, self.shared = model, data, settings, draw, shared
 
     def loss(self, rows: Tensor) -> Tensor:

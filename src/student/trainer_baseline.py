@@ -121,12 +121,13 @@ def prepare_student(
     settings = with_loss(settings, data.num_items)
     student = new_student(settings, data, seed)
     negatives = torch_generator(seed, "negatives", device=data.device)
-    draw = negative_sampler(data, settings.negatives, negatives, left_out_of_answers(settings, data))
+    left_out = left_out_of_answers(settings, data)
+    draw = negative_sampler(data, settings.negatives, negatives, left_out)
     shared, streams = sampler_and_streams(data, settings, seed)
     score, segments = validation_scores(student, data), segments_for(settings, student, data.train)
     return student, Fitting(
         student,
-        StudentObjective(student, data, settings, draw, shared, segments),
+        StudentObjective(student, data, settings, draw, shared, segments, left_out),
         optimiser_for(student, settings, student),
         settings.loop,
         len(data.train),

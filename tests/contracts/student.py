@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from src.core.training import LoopSettings
-from src.distill.terms.base import TaughtStudent
+from src.distill.parts import TaughtStudent
 from src.distill.terms.item_embeddings import TeacherItemInput
 from src.student.artefact import load_student, save_student
 from src.student.base import SequenceStudent

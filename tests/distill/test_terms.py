@@ -16,10 +16,10 @@ from torch import Tensor
 from src.core.errors import ConfigError
 from src.core.training import LoopSettings
 from src.distill.data_bridge import TeachingRows, align
+from src.distill.parts import TaughtStudent
 from src.distill.preflight import check_teachers
 from src.distill.selection_policy import TeachAll
 from src.distill.settings import DistillSettings, active_terms, terms
-from src.distill.terms.base import TaughtStudent
 from src.distill.terms.item_embeddings import TeacherItemInput
 from src.distill.terms.item_text import ItemTextSettings, TextRows, whitened
 from src.distill.terms.rejuvenated_ce import rejuvenated_ce
@@ -436,7 +436,7 @@ def test_nothing_but_the_main_loss_is_left_with_every_term_off() -> None:
 
 
 def test_a_part_may_change_the_prior_alone() -> None:
-    from src.distill.terms.base import Part
+    from src.distill.parts import Part
 
     class Muted(Part):
         def prior(self, scores: Tensor) -> Tensor:

@@ -73,9 +73,12 @@ def bias_gradient(loss: str, unseen_negatives: bool = False) -> Tensor:
     part.text, part.seen = torch.eye(NUM_ITEMS), torch.zeros(NUM_ITEMS, dtype=torch.bool)
     part.row, part.bias = torch.nn.Linear(NUM_ITEMS, 8, bias=False), torch.nn.Linear(NUM_ITEMS, 1)
     part.output_row = None if part.tied else torch.nn.Linear(NUM_ITEMS, model.student.representation, bias=False)
-    draw = negative_sampler(data, 9, torch.Generator().manual_seed(2), left_out_of_answers(settings, data, texts=True))
+    left_out = left_out_of_answers(settings, data, texts=True)
+    draw = negative_sampler(data, 9, torch.Generator().manual_seed(2), left_out)
     shared = shared_sampler(data, settings, 3)
-    objective = DistillObjective(model, data, teaching, settings, TEXT, TeachAll(), draw, shared=shared and shared[0])
+    objective = DistillObjective(
+        model, data, teaching, settings, TEXT, TeachAll(), draw, shared=shared and shared[0], left_out=left_out
+    )
     objective.loss(answered(data)).backward()
     assert part.bias.weight.grad is not None
     return part.bias.weight.grad[0]
@@ -136,8 +139,8 @@ def test_what_a_teacher_lists_is_an_answer_and_what_nobody_saw_is_none() -> None
     data, teaching = data_of(), teaching_of()
     soft = replace(TEXT, soft_weight=0.5)
     model = build_taught(new_student(student_of(width=8), data, 1), soft, teaching, data, 1).eval()
-    draw = negative_sampler(data, 1, torch.Generator())
-    objective = DistillObjective(model, data, teaching, student_of(width=8), soft, TeachAll(), draw)
+    draw, left_out = negative_sampler(data, 1, torch.Generator()), left_out_of_answers(student_of(), data, texts=True)
+    objective = DistillObjective(model, data, teaching, student_of(width=8), soft, TeachAll(), draw, left_out=left_out)
     row = torch.nonzero(data.train.target == 1)[0]  # its teacher lists items 1, 2, 3 and 4
     alone = replace(soft, ce_loss_weight=0.0)
     objective.settings = alone

@@ -21,22 +21,12 @@ from tests.pipeline.test_known_models import TAUGHT
 from tests.pipeline.toy import toy_arguments
 from tests.teacher.builders import save_random_llama
 
-SPACE = """
-stage: distill
-metric: ndcg_20
-direction: maximize
-parameters:
-  distill.lam: {type: float, low: 0.0, high: 1.0}
-  distill.ed_weight: {type: float, low: 0.0, high: 1.0}
-"""
-
 
 @pytest.fixture
 def paused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of a search that was paused before its first trial; the language model is gone since."""
     monkeypatch.chdir(tmp_path)
     model = save_random_llama(tmp_path / "model")
-    (tmp_path / "space.yaml").write_text(SPACE)
     arguments = toy_arguments(tmp_path, f"teacher.llm={format_value(str(model))}", *TAUGHT, "trials=2")
 
     def pause(*_: Any) -> None:
@@ -44,7 +34,7 @@ def paused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
     with monkeypatch.context() as patched:
         patched.setattr(distill_search, "_run_single", pause)
-        begun = [*arguments, "tuning.search_space=space.yaml", "hydra.run.dir=found"]
+        begun = [*arguments, "hydra.run.dir=found"]
         assert tune_distill.ENTRY.execute(begun) == 143
     shutil.rmtree(model)
     yield tmp_path / "found"

@@ -23,9 +23,9 @@ from src.distill.kd_losses import (
     weighted_bce,
     weighted_dro,
 )
+from src.distill.parts import TaughtStudent
 from src.distill.selection_policy import TeachAll
 from src.distill.settings import DistillSettings
-from src.distill.terms.base import TaughtStudent
 from src.distill.terms.ranking import ranking_weights
 from src.distill.trainer_distill import DistillObjective
 from src.student.datamodule import StudentData

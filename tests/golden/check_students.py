@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from src.distill.terms.base import TaughtStudent
+from src.distill.parts import TaughtStudent
 from tests.golden.reference_names import copy_of, item_input_from, settings_of, student_from
 from tests.golden.sources import FLOAT32, FLOAT64, PRECISIONS, Arrays, Sources, require
 

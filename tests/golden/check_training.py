@@ -13,9 +13,9 @@ from torch import Tensor
 from src.core.training import train_step
 from src.data.tensor_examples import TensorExamples
 from src.distill.data_bridge import align, import_dllm2rec
+from src.distill.parts import TaughtStudent
 from src.distill.selection_policy import TeachAll
 from src.distill.settings import DistillSettings
-from src.distill.terms.base import TaughtStudent
 from src.distill.trainer_distill import DistillObjective
 from src.student.datamodule import StudentData
 from src.student.evaluator import evaluate_model

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.core import member_draws, population
-from src.core.population import Stack
+from src.core import member_draws, stacked_members
+from src.core.stacked_members import Stack
 from src.distill.settings import DistillSettings
 from src.distill.terms import ranking
 from src.tuning.dispatch import CHECKPOINT, MODEL
@@ -120,7 +120,7 @@ def each_its_own(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 @pytest.mark.parametrize(
     ("place", "name", "fault", "caught"),
     [
-        (Stack, "_descend", waiting, "copy to the GPU: core/population.py|test_population.py looks"),
+        (Stack, "_descend", waiting, "copy to the GPU: core/stacked_members.py|test_population.py looks"),
         (member_draws, "_masks", each_its_own, "operations"),
         (ranking, "position_weights", on_the_host, "tensors of both devices"),
     ],
@@ -145,7 +145,7 @@ def test_what_would_be_checked_with_other_masks_than_it_trains_with_is_no_popula
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A GPU's own dropout draws other masks: members that were compared with it would train in turns."""
-    monkeypatch.setattr(population, "MemberDraws", Otherwise)
+    monkeypatch.setattr(stacked_members, "MemberDraws", Otherwise)
     with PretendedGPU(), pytest.raises(AssertionError, match="batched"):
         together(GPU, student_settings("transformer"), distill=None)
 

@@ -21,7 +21,7 @@ from src.core.paths import write_json
 from src.data.id_map import IdMap
 from src.data.item_text import TextSource
 from src.data.tables import from_memory
-from src.distill.terms.base import TaughtStudent
+from src.distill.parts import TaughtStudent
 from src.distill.terms.item_embeddings import TeacherItemInput
 from src.distill.terms.item_text import ItemTextSettings, TextRows
 from src.serving.export import ExportStudentSettings, check_export, export_student

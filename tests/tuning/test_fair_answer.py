@@ -42,12 +42,17 @@ def models(tmp_path: Path) -> dict[str, list[Path]]:
     return found
 
 
-def test_one_final_model_at_a_time_is_in_memory_and_each_counts(
-    models: dict[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(autouse=True)
+def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Journals that nobody waits for, and that nobody kills."""
     monkeypatch.setattr(journal, "JournalFileBackend", DyingBackend)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     DyingBackend.at = DyingBackend.written = 0
+
+
+def test_one_final_model_at_a_time_is_in_memory_and_each_counts(
+    models: dict[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stages, folder = toy_stages(tmp_path / "work", *SETTINGS), new_run(tmp_path / "result")
     alive: list[weakref.ref[Recommender]] = []
     read, opened = Stages.read_student, list[str]()
@@ -76,11 +81,8 @@ def test_one_final_model_at_a_time_is_in_memory_and_each_counts(
 
 
 def test_a_teacher_whose_language_model_is_gone_is_asked_for_no_lists(
-    models: dict[str, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: dict[str, list[Path]], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(journal, "JournalFileBackend", DyingBackend)
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    DyingBackend.at = DyingBackend.written = 0
     gone = [f"teacher.llm={tmp_path / 'gone'}", "distill.teachers=[llm]", "student.prior=none"]
     stages, folder = toy_stages(tmp_path / "work", *gone), new_run(tmp_path / "result")
     assert stages.uses_own_teacher

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from src.config.reading import read_settings
 from src.core.differences import NotAlike
 from src.core.errors import ConfigError, OutOfMemory, TrainingFailed
-from src.core.population import Stack
+from src.core.stacked_members import Stack
 from src.core.training import FitResult, Fitting, LoopSettings
 from src.data.dataset import load_dataset
 from src.data.teacher_outputs import TeacherOutputs

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from src.core.settings import STRICT
 from src.distill.data_bridge import TeachingRows
-from src.distill.terms.base import Part, Term
+from src.distill.parts import Part
+from src.distill.terms.base import Term
 from src.student.base import SequenceStudent
 from src.student.datamodule import StudentData
 from src.student.new_items import TextMaps

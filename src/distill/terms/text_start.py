@@ -14,7 +14,8 @@ from pydantic.dataclasses import dataclass
 
 from src.core.settings import STRICT
 from src.distill.data_bridge import TeachingRows
-from src.distill.terms.base import Part, Term
+from src.distill.parts import Part
+from src.distill.terms.base import Term
 from src.distill.terms.item_text import whitened
 from src.student.base import SequenceStudent
 from src.student.datamodule import StudentData
