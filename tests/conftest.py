@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 
 # Ray ends workers when the machine's memory is nearly full, whoever filled it: not what these tests are about
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+
+# what was imported is many objects that stay: looking through them again and again took a tenth of the tests' time
+gc.set_threshold(20_000)
 
 GOLDEN_VECTORS = Path(__file__).parent / "golden" / "vectors"
 

@@ -69,23 +69,24 @@ class SearchSession:
     baseline: Baseline | None = None
     _dispatcher: Dispatcher | None = field(default=None)
 
-    def work_through(self, searches: Sequence[Search], first_name: str = "", then: str = "") -> None:
-        """Run the searches' trials until each has its number.
+    def work_through(self, phases: Iterator[Sequence[Search]], first_name: str = "", then: str = "") -> None:
+        """Run the searches' trials until each has its number, by the same workers from the first phase to the last.
 
         Args:
-            searches: worked through together.
+            phases: searches that are worked through together, and when they have ended the next ones.
             first_name: what the first trial is called on the screen in place of its parameters.
-            then: what the screen says of what follows.
+            then: what the screen says of what follows the first phase.
 
         Raises:
             Paused: something stopped it before the end.
         """
+        searches = next(phases)
         screen = Screen(searches, first_name, self.baseline, then)
-        retries = self.settings.tuning.retries
-        self._dispatcher = Dispatcher(
-            searches, self.store, retries, screen.update, self._over_bound, self.interrupted, self.places, self.groups
-        )
         with screen:
+            self._dispatcher = Dispatcher(
+                searches, self.store, self.settings.tuning.retries, screen.update, self._over_bound, self.interrupted,
+                self.places, self.groups, phases, screen.follow,
+            )  # fmt: skip
             elastic = bool(self.settings.ray.address)
             with trial_curves(tracker_for(self.settings.runtime.tracking, self.folder)) as curves:
                 execute(self._dispatcher, self.trainable, self.resources, self.folder, self.scratch, elastic, curves)
@@ -145,9 +146,9 @@ def _session(
     store.write(TOKEN, token.encode())  # from here on a worker of an earlier start writes nothing more
     store.remove(ORDERS)  # of an earlier start, too
     store.sweep()
-    SharedData.of(stages.data, outputs, stages.prior, stages.item_text, stages.text_source, stages.other_priors).save(
-        store
-    )
+    # a student that neither is taught nor reads texts has no use for a language model: none is built or read
+    source = stages.text_source if outputs or stages.reads_text else None
+    SharedData.of(stages.data, outputs, stages.prior, stages.item_text, source, stages.other_priors).save(store)
     give_back(stages.device)
     tuning = settings.tuning
     try:
@@ -308,9 +309,17 @@ def run_search(
         # a finalist that turns out to be the best one must have its model still
         search.keep = max(search.keep, settings.tuning.finalists)
         first_name = "no distillation" if stage == "distill" and not grid else ""
-        session.work_through([search], first_name, _what_follows(search, tuning))
-        winner(search)
-        finalists = _finalists(session, experiment, content, search)
+        finalists: list[Finalist] = []
+
+        def phases() -> Iterator[Sequence[Search]]:
+            yield [search]
+            winner(search)
+            if chosen := finalists_of(search, tuning.finalists):
+                finals = _finals(storage, experiment, tuning, content, search, chosen)
+                yield [finals]
+                finalists.extend(rank_finalists(search, finals, chosen))
+
+        session.work_through(phases(), first_name, _what_follows(search, tuning))
         best = published(session.store, search, finalists)
         found, model = apply_values(experiment, values(best)), session.fetch(search, best.number)
         yield SearchOutcome(search, best, found, model, time.perf_counter() - start, finalists)
@@ -323,23 +332,24 @@ def _what_follows(search: Search, tuning: TuningSettings) -> str:
     return f"then {tuning.finalists * tuning.finalist_seeds} trainings of the finalists"
 
 
-def _finalists(
-    session: SearchSession, experiment: ExperimentSettings, content: Mapping[str, str], search: Search
-) -> list[Finalist]:
-    """Train the best trials on other seeds; the best mean first. Trials that are added get finals of their own."""
-    tuning, count = session.settings.tuning, len(search.record.trials())
-    chosen = finalists_of(search, tuning.finalists)
-    if not chosen:
-        return []
+def _finals(
+    storage: BaseStorage,
+    experiment: ExperimentSettings,
+    tuning: TuningSettings,
+    content: Mapping[str, str],
+    search: Search,
+    chosen: Sequence[FrozenTrial],
+) -> Search:
+    """The search that trains the best trials on other seeds. Trials that are added get finals of their own."""
+    count = len(search.record.trials())
     space = final_space(search, chosen, experiment.seed, tuning.finalist_seeds)
     grid = space.grid()
     finals = open_search(
-        open_journal(session.folder), experiment, tuning, content, f"finalists of {count} trials", space, grid,
+        storage, experiment, tuning, content, f"finalists of {count} trials", space, grid,
         lambda trial: final_values(search, trial), len(grid), len(grid), f"finalists/{count}_",
     )  # fmt: skip
     finals.keep, finals.what, finals.unit = 0, "finalists", "training"
-    session.work_through([finals])
-    return rank_finalists(search, finals, chosen)
+    return finals
 
 
 def published(store: Store, search: Search, finalists: Sequence[Finalist]) -> FrozenTrial:

@@ -137,7 +137,7 @@ def train(population: Population, members: list[Member]) -> None:
     [
         (True, KL, {}),
         (True, RANKS, {"architecture": "sasrec", "loss": "bce"}),
-        (True, KL, {"blocks": 2, "tied": False, "loop": loop(gradient_clip=0.5, micro_batch_size=7)}),
+        (True, KL, {"blocks": 2, "tied": False, "loop": loop(gradient_clip=0.5, micro_batch_size=12)}),
         (True, KL, {"prior": "linear", "terms": OTHERS}),
         (True, RANKS, {"architecture": "sasrec", "terms": [RELEASED] * 3}),
         (True, KL, {"prior": "linear"}),  # whose gain is a weight that is a number

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from src.core.errors import ConfigError
 from src.pipeline.settings import ExperimentSettings
 from src.tuning import journal
 from src.tuning.dispatch import Dispatcher, Job, Search
-from src.tuning.fair import ARM, SEED, FairSearch, _open, best_final, work_arms
+from src.tuning.fair import ARM, SEED, FairSearch, _open, best_final, fair_phases
 from src.tuning.fair_answer import _tell_dashboard
 from src.tuning.finalists import STUDENT_SEED, TRIAL
 from src.tuning.population import Groups
@@ -26,7 +26,7 @@ from src.tuning.search_space import FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.store import Store
 from tests.pipeline.toy import new_run, toy_settings
-from tests.tuning.killing import DyingBackend, Killed, table
+from tests.tuning.killing import EVERY, DyingBackend, Killed, table
 
 SPACE = SearchSpace(
     "distill",
@@ -82,13 +82,13 @@ class Toy:
             asked = SearchSettings(**experiment, trials=trials, tuning=self.tuning)
             storage = journal.open_journal(self.folder)
             fair = _open(asked, settings(), SPACE, {}, storage)
-            work_arms(fair, self._work_through, self.tuning, {}, storage)
+            self._work_through(fair_phases(fair, self.tuning, {}, storage))
         return fair
 
-    def _work_through(self, searches: Sequence[Search]) -> None:
+    def _work_through(self, phases: Iterator[Sequence[Search]]) -> None:
         groups = Groups(settings(), "distill", 24)
         store = Store(str(self.folder / "trials"))
-        dispatcher = Dispatcher(searches, store, retries=1, places=self.places, group=groups)
+        dispatcher = Dispatcher(next(phases), store, retries=1, places=self.places, group=groups, phases=phases)
         while jobs := dispatcher.together():
             self.crews.append(jobs)
             for job in jobs:
@@ -170,12 +170,13 @@ def test_without_finalists_the_best_value_decides(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("places", [1, 8])
-def test_a_comparison_killed_at_any_record_comes_to_the_same(tmp_path: Path, places: int) -> None:
+@pytest.mark.parametrize("every", EVERY)
+def test_a_comparison_killed_at_any_record_comes_to_the_same(tmp_path: Path, places: int, every: int) -> None:
     whole = Toy(tmp_path / "whole", places=places)
     expected = everything(whole.run())
     records = DyingBackend.written
     assert records > 50
-    for at in range(1, records + 1):
+    for at in range(1, records + 1, every):
         toy = Toy(tmp_path / f"{at}", places=places)
         DyingBackend.at, DyingBackend.partial, DyingBackend.written = at, at % 2 == 0, 0
         with pytest.raises(Killed):
