@@ -11,9 +11,6 @@ import pytest
 # Ray ends workers when the machine's memory is nearly full, whoever filled it: not what these tests are about
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 
-# what was imported is many objects that stay: looking through them again and again took a tenth of the tests' time
-gc.set_threshold(20_000)
-
 GOLDEN_VECTORS = Path(__file__).parent / "golden" / "vectors"
 
 
@@ -31,3 +28,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first: left to the end, they would run while the other processes have nothing to do."""
     slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: looking through it again and again would take a good part of the tests' time."""
+    gc.freeze()
+    gc.set_threshold(20_000)
