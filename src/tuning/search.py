@@ -37,7 +37,7 @@ from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import SearchSpace, Stage, Value
 from src.tuning.settings import TuningSettings
 from src.tuning.shared_data import FOLDER, SharedData
-from src.tuning.store import Store, folder_bytes, own_store
+from src.tuning.store import ALIKE, Store, folder_bytes, own_store
 from src.tuning.study import SEARCH, Record
 from src.tuning.trainable import TOKEN, Trainable
 from src.tuning.trial_curves import trial_curves
@@ -166,9 +166,8 @@ def _session(
                 if session.interrupted:  # while the winner was being published
                     raise Paused(session.interrupted)
     finally:
-        store.remove(FOLDER)
-        store.remove(TOKEN)
-        store.remove(ORDERS)
+        for name in (FOLDER, TOKEN, ORDERS, ALIKE):
+            store.remove(name)
         store.sweep()
 
 

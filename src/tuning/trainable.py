@@ -41,6 +41,7 @@ from src.core.paths import disk_is_full, write_json
 from src.core.seed import seed_everything
 from src.core.watching import watching
 from src.pipeline.settings import ExperimentSettings, training_seed, without_places
+from src.student.artefact import PRIOR
 from src.tuning.applied import apply_values, plain
 from src.tuning.dispatch import CHECKPOINT, MODEL
 from src.tuning.probe import in_worker
@@ -258,7 +259,8 @@ class Trainable:
         require_current(self.store, self.token)
         trained.save(scratch / MODEL)
         write_json(scratch / MODEL / "trial.json", {"values": dict(config["values"]), **attributes})
-        self.store.upload(scratch / MODEL, f"{config['folder']}/{MODEL}")
+        # a prior of V² numbers is the same in every student that has it
+        self.store.upload(scratch / MODEL, f"{config['folder']}/{MODEL}", alike=PRIOR)
         return {"kind": "done", "values": [float(found[name]) for name in self.objectives], "attributes": attributes}
 
     @contextmanager
