@@ -17,7 +17,7 @@ import yaml
 from rich.markup import escape
 
 from src.cli.help import CFG, HelpRequest, help_request, show_help, show_keys
-from src.cli.resume import log_resume, read_resumed, remember_command, resume_argument
+from src.cli.resume import go_on, log_resume, read_resumed, remember_command, resume_argument
 from src.config.base_configs import Named, description, loaded
 from src.config.composition import RUN_DIR, groups
 from src.config.hydra_job import run_as_job
@@ -193,8 +193,7 @@ class Entry(Generic[S]):
             if not any(folder.path.glob("*.json*")):
                 _log.info("nothing was written to %s but its log", folder.path)
             if self.resumable and not isinstance(failure, ProblemsFound):
-                step = f"python -m src.exp.{self.command} resume={folder.path}"
-                console.print(f"to go on: {step}", markup=False)
+                console.print(f"to go on: {go_on(self.command, folder.path, settings)}", markup=False)
             raise failure
         say_last(str(folder.path))
         return 0

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,30 @@ def reserve_folder(wanted: Path) -> Path:
         raise ConfigError.one(
             "result folder", str(wanted), f"cannot be created ({error.strerror})", "choose a writable folder"
         ) from None
+
+
+def strange_entries(folder: Path, skipped: Collection[str] = ()) -> Iterator[Path]:
+    """Links, pipes and devices in a folder, at any depth, or the folder itself: what is written to one lands elsewhere,
+    or waits for ever. No link is followed.
+
+    Args:
+        folder: which need not exist.
+        skipped: names of entries at its top that are not looked at.
+    """
+    if folder.is_symlink():
+        yield folder
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:  # there is no such folder, or nobody here can read it
+        return
+    for entry in entries:
+        if entry.name in skipped:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from strange_entries(Path(entry.path))
+        elif not entry.is_file(follow_symlinks=False):
+            yield Path(entry.path)
 
 
 def require_writable(path: Path, field: str) -> None:

@@ -23,7 +23,7 @@ from pydantic.dataclasses import dataclass as document
 
 from src.core.documents import PARTIAL, conform, parse_json, read_mapping
 from src.core.errors import ArtefactError, ConfigError
-from src.core.paths import write_bytes, write_json
+from src.core.paths import strange_entries, write_bytes, write_json
 
 _SCRATCH = "scratch-"
 #: files without their final name lie in a trial's folder, or in that of an arm's trial
@@ -244,12 +244,10 @@ def _mark(store: Store, content: bytes) -> bytes | None:
 
 
 def _refuse_links(root: Path) -> None:
-    """Raises ``ConfigError`` where a trial's folder leads out of the store: what lies there is somebody else's."""
-    folders = [root, *root.glob("*"), *root.glob("*/*")] if not root.is_symlink() else [root]
-    for path in folders:
-        if path.is_symlink():
-            rule = "is a link: trials' files are kept in plain folders"
-            raise ConfigError.one("storage", str(path), rule, "remove it, or put the folder itself in its place")
+    """Raises ``ConfigError`` where something in the store leads out of it: what lies there is somebody else's."""
+    if (link := next(iter(strange_entries(root)), None)) is not None:
+        rule = "is a link, or else no plain file: trials' files are kept in plain folders"
+        raise ConfigError.one("storage", str(link), rule, "remove it, or put the folder itself in its place")
 
 
 def below(root: str, name: str) -> str:

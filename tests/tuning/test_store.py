@@ -171,7 +171,7 @@ def test_a_damaged_owner_is_told(tmp_path: Path, content: str) -> None:
         opened(result(tmp_path), "trials", str(tmp_path / "shared"))
 
 
-@pytest.mark.parametrize("link", ["trials", "trials/3", "trials/arm/3"])
+@pytest.mark.parametrize("link", ["trials", "trials/3", "trials/arm/3", "trials/arm/3/trial.log"])
 def test_links_out_of_the_trials_folder_are_refused(tmp_path: Path, link: str) -> None:
     (tmp_path / "theirs" / "project" / ".git").mkdir(parents=True)
     place = result(tmp_path) / link
