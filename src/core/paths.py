@@ -101,9 +101,9 @@ def atomic_folder(target: Path, replace: bool = True) -> Iterator[Path]:
     """Fill a folder beside ``target`` and move it into place when the block ends without an error.
 
     ``target`` may appear, or change, while the block runs: another process has built it. With ``replace`` the later
-    one wins. Without, one that is there already wins and what the block filled is removed: right where the name is made
-    of what decides the content, so that both are as good, and somebody may be reading the first. A symbolic link is
-    replaced, not followed.
+    one wins. Without, a folder that is there already wins and what the block filled is removed: right where the name is
+    made of what decides the content, so that both are as good, and somebody may be reading the first. A symbolic link
+    is replaced, not followed; without ``replace`` where it leads nowhere.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=_prefix(target)))
@@ -113,7 +113,7 @@ def atomic_folder(target: Path, replace: bool = True) -> Iterator[Path]:
         for place in (*temporary.rglob("*"), temporary):
             _sync(place)
         while not _moved(temporary, target):
-            if not replace:
+            if not replace and target.is_dir():
                 break
             _retire(target)
         _sync(target.parent)
@@ -161,6 +161,16 @@ def reserve_folder(wanted: Path) -> Path:
         raise ConfigError.one(
             "result folder", str(wanted), f"cannot be created ({error.strerror})", "choose a writable folder"
         ) from None
+
+
+def remove_entry(path: Path) -> None:
+    """Remove what stands under a name, if anything does: a folder with all that is in it, a file, or a link, of which
+    nothing but the link.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def strange_entries(folder: Path, skipped: Collection[str] = ()) -> Iterator[Path]:

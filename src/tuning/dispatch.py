@@ -63,7 +63,8 @@ class Search:
     """A record and how it is worked through: ``trials`` in all, files of the best ``keep`` stay.
 
     ``values`` turns a trial into configuration keys. ``place`` is the prefix of its trials' folders in the store.
-    ``what`` and ``unit`` are what a person calls the search and one of its trials.
+    ``what`` and ``unit`` are what a person calls the search and one of its trials. Where every model is ``needed`` at
+    the end, none is removed to make room.
     """
 
     record: Record
@@ -73,6 +74,7 @@ class Search:
     place: str = ""
     what: str = "search"
     unit: str = "trial"
+    needed: bool = False
 
     @property
     def name(self) -> str:
@@ -315,7 +317,8 @@ class Dispatcher:
     def _keep_inside_bound(self) -> None:
         if self.over_bound():
             for search in self.searches:
-                self._tidy(search, keep=1)
+                if not search.needed:
+                    self._tidy(search, keep=1)
         if reason := self.over_bound():
             self.halt(reason)
 

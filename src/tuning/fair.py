@@ -7,6 +7,7 @@ for all of them together.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -39,6 +40,7 @@ from src.tuning.finalists import (
 )
 from src.tuning.identity import content_of
 from src.tuning.journal import open_journal
+from src.tuning.kept_models import train_again
 from src.tuning.search import SearchSession, open_search, open_session, winner
 from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import CategoricalParameter, IntParameter, SearchSpace, Value
@@ -199,7 +201,7 @@ def _open(
     finals = open_search(
         storage, settings, tuning, content, FINALS, final_space, grid, final_values, len(grid), len(grid), f"{FINALS}/"
     )
-    finals.keep, finals.what, finals.unit = len(grid), "final trainings", "training"
+    finals.keep, finals.what, finals.unit, finals.needed = len(grid), "final trainings", "training", True
     found["fair"] = FairSearch(arms, described, finals, off, settings, {})
     return found["fair"]
 
@@ -219,13 +221,18 @@ def _values_with(off: Mapping[str, Value]) -> Any:
 
 
 def _models(session: SearchSession, fair: FairSearch, arm: Arm, folder: Path) -> list[Path]:
-    """The final models of an arm. They lie in the result folder; those of a bucket are copied there."""
+    """The final models of an arm. They lie in the result folder; those of a bucket are copied there. One that is gone
+    or damaged is trained again: every seed of every arm is needed."""
     models = []
     for trial in fair.finals_of(arm.name):
         source = session.fetch(fair.finals, trial.number)
+        if source is None:
+            train_again(fair.finals, trial.number, fair.settings, session.store)
+            source = session.fetch(fair.finals, trial.number)
+        assert source is not None  # it was written just now
         if session.store.local is None:
             target = folder / "finals" / f"{arm.name}_{trial.params[SEED]}"
-            session.store.download(f"{fair.finals.folder(trial.number)}/model", target)
+            shutil.copytree(source, target, dirs_exist_ok=True)
             source = target
         models.append(source)
     return models
