@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import optuna
@@ -63,6 +64,7 @@ from src.student.prior import Prior, fit_prior, load_prior, save_prior
 from src.teacher import factory
 from src.teacher.labelling.cache import LabelCache
 from src.teacher.settings import ExportSettings, TeacherSettings
+from src.tuning import processes
 from src.tuning.html_report import tables
 from src.tuning.html_report.sources import read_result
 from src.tuning.journal import JOURNAL, read_journal
@@ -206,11 +208,13 @@ def _journal(folder: Path) -> Any:
 def _processes_folder(folder: Path) -> None:
     (folder / "theirs" / "deep").mkdir(parents=True)
     children = [{"pid": 1, "started": 0.0}]
-    write_json(folder / "processes.json", {"scratch": str(folder / "theirs"), "mark": "0" * 32, "children": children})
+    told = {"scratch": str(folder / "theirs"), "mark": "0" * 32, "folder": "1:2", "children": children}
+    write_json(folder / "processes.json", told)
 
 
 def _survivors(folder: Path) -> Any:
-    return end_survivors(folder), (folder / "theirs" / "deep").is_dir()
+    with patch.object(processes, "_identity", lambda folder: "1:2"):
+        return end_survivors(folder), (folder / "theirs" / "deep").is_dir()
 
 
 def _report_folder(folder: Path) -> None:
