@@ -77,8 +77,14 @@ class SourceStages:
 
     @cached_property
     def llm_is_gone(self) -> bool:
-        """Whether the folder of the language model is not there any more, as this run found it when it first looked."""
-        return self._llm_place is not None and not self._llm_place.is_dir()
+        """Whether the folder of the language model is not there any more, as this run found it when it first looked;
+        where a disk is not mounted, an empty folder may be in its place."""
+        if self._llm_place is None:
+            return False
+        try:
+            return not any(self._llm_place.iterdir())
+        except OSError:
+            return True
 
     @property
     def why_gone(self) -> str:

@@ -55,6 +55,8 @@ def test_a_folder_that_is_there_is_read_and_one_that_is_gone_is_what_it_last_was
     assert first != second == fingerprint_llm(str(model))
     shutil.rmtree(model)
     assert stages_of(tmp_path, model).llm_fingerprint == second
+    model.mkdir()  # where a disk is mounted that is not there
+    assert stages_of(tmp_path, model).llm_fingerprint == second
     with pytest.raises(ArtefactError, match=r"is missing → say with teacher\.llm where the model lies now"):
         _ = stages_of(tmp_path, tmp_path / "another").llm_fingerprint
 
