@@ -26,7 +26,7 @@ from src.config.reading import nested_plain, read_config, read_settings
 from src.config.replay import Origin
 from src.core.errors import HUNG_UP, TERMINATED, AnyoError, ConfigError, Paused, ProblemsFound
 from src.core.logging import console, get_logger, log_to, say_last
-from src.core.paths import MANIFEST, disk_is_full, reserve_folder
+from src.core.paths import MANIFEST, disk_is_full, place_is_at_fault, reserve_folder
 from src.core.streams import steady_standard_streams
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.tracking import followed
@@ -168,9 +168,11 @@ class Entry(Generic[S]):
             with self._followed(settings, folder):
                 self.run(settings, prepared, folder)
         except OSError as error:
-            if not disk_is_full(error):
-                raise
-            raise AnyoError(f"the disk is full ({error.filename or folder.path}): make room") from error
+            if disk_is_full(error):
+                raise AnyoError(f"the disk is full ({error.filename or folder.path}): make room") from error
+            if place_is_at_fault(error):
+                raise AnyoError(f"{error.filename} cannot be used ({error.strerror}): mend that, or move it") from error
+            raise
 
     @staticmethod
     def _followed(settings: S, folder: RunFolder) -> AbstractContextManager[None]:

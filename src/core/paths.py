@@ -53,6 +53,21 @@ def disk_is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+#: a file or folder that is somebody else's, read-only, on a disk that fails or is gone, or of the other kind
+_AT_FAULT = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOTCONN,
+        errno.ETIMEDOUT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.EMFILE,
+        errno.ENFILE,
+    }
+)  # fmt: skip
+
+
+def place_is_at_fault(error: BaseException) -> bool:
+    """Whether a named file or folder cannot be used as things are on this machine: no defect of the program."""
+    return isinstance(error, OSError) and error.errno in _AT_FAULT and error.filename is not None
+
+
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
     """An ``OSError`` says which file was meant: a full disk's names none, and a temporary name means nothing."""
