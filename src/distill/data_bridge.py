@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -158,7 +158,7 @@ def import_dllm2rec(folder: Path, data: SequenceData) -> TeacherOutputs:
     """
     candidates = _read_table(folder / RANKING_FILE, np.int64)
     distances = _read_table(folder / CONFIDENCE_FILE, np.float32)
-    embedding = _read_embeddings(folder / EMBEDDING_FILE)
+    embedding = _read_embeddings(folder / EMBEDDING_FILE, data.num_items)
     problems = [
         Problem(str(folder / name), len(table), f"needs one line for each of {len(data.train)} training rows")
         for name, table in ((RANKING_FILE, candidates), (CONFIDENCE_FILE, distances))
@@ -221,7 +221,11 @@ def _lines(path: Path) -> list[str]:
         raise DataError.one("file", str(path), f"cannot be read ({error.strerror})", "check the path") from None
 
 
-def _read_embeddings(path: Path) -> NDArray[np.float32]:
+#: no embedding is wider: a sparse or a repeated table of a few bytes can stand for more than any memory
+_WIDEST = 1 << 16
+
+
+def _read_embeddings(path: Path, num_items: int) -> NDArray[np.float32]:
     """One table ``[items, width]``: a tensor (a parameter, a sparse one) or an array, saved by torch or numpy."""
     if not path.is_file():
         raise DataError.one("file", str(path), "is missing")
@@ -231,7 +235,11 @@ def _read_embeddings(path: Path) -> NDArray[np.float32]:
         if isinstance(table, Mapping):
             # the state of an nn.Embedding
             table = next(iter(table.values())) if len(table) == 1 else table
+        if isinstance(table, (Tensor, np.ndarray)):
+            _require_shape(path, table.shape, num_items, step)  # before anything is written out
         if isinstance(table, Tensor):
+            if table.is_complex():
+                raise TypeError("complex numbers")
             dense = table.detach()
             dense = dense.to_dense() if dense.layout != torch.strided else dense
             dense = dense.dequantize() if dense.is_quantized else dense
@@ -242,12 +250,19 @@ def _read_embeddings(path: Path) -> NDArray[np.float32]:
         MemoryError, UnpicklingError,
     ) as error:  # fmt: skip
         raise DataError.one("file", str(path), f"is not a saved tensor ({_reason(error)})", step) from None
-    if result.ndim != 2:
-        raise DataError.one("file", str(path), f"must hold one table [items, width], holds {list(result.shape)}", step)
+    _require_shape(path, result.shape, num_items, step)
     if not np.isfinite(result).all():
         row = int(np.flatnonzero(~np.isfinite(result).all(axis=1))[0])
         raise DataError.one(f"{path} row {row}", result[row][:5].tolist(), "must hold finite numbers only")
     return result
+
+
+def _require_shape(path: Path, shape: Sequence[int], num_items: int, step: str) -> None:
+    """Raises ``DataError`` for what is no table with a row an item."""
+    if len(shape) != 2 or not 1 <= shape[1] <= _WIDEST:
+        raise DataError.one("file", str(path), f"must hold one table [items, width], holds {list(shape)}", step)
+    if shape[0] != num_items:
+        raise DataError.one("item_embedding", shape[0], f"must have {num_items} rows, one an item")
 
 
 def _reason(error: Exception) -> str:
