@@ -188,20 +188,22 @@ _LARGEST = 1 << 53
 
 
 def _read_table(path: Path, dtype: type) -> NDArray[Any]:
-    """Whitespace-separated finite numbers, ids also in float notation, the same count on every line."""
+    """Finite numbers between whitespace or commas, ids also in float notation, the same count on every line; numpy's
+    comments are left out."""
     whole = np.issubdtype(dtype, np.integer)
     rows: list[list[float]] = []
     for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
+        words = line.partition("#")[0].replace(",", " ").split()
+        if not words:
             continue
         try:
-            values = [float(word) for word in line.split()]
+            values = [float(word) for word in words]
         except ValueError:
             raise DataError.one(f"{path}:{number}", line[:60], "must hold numbers only") from None
         if rows and len(values) != len(rows[0]):
             raise DataError.one(f"{path}:{number}", len(values), f"must hold {len(rows[0])} numbers like line 1")
         if not all(map(math.isfinite, values)):
-            bad = next(word for word, value in zip(line.split(), values, strict=True) if not math.isfinite(value))
+            bad = next(word for word, value in zip(words, values, strict=True) if not math.isfinite(value))
             step = "every row needs as many candidates; write fewer columns where a ranking is short"
             raise DataError.one(f"{path}:{number}", bad, "must hold finite numbers only", step)
         if whole and any(value != int(value) or abs(value) > _LARGEST for value in values):
@@ -212,7 +214,7 @@ def _read_table(path: Path, dtype: type) -> NDArray[Any]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise DataError.one("file", str(path), "is missing") from None
     except UnicodeDecodeError:

@@ -107,3 +107,13 @@ def test_rankings_that_are_wrong(content: str, message: str, tmp_path: Path) -> 
 def test_rankings_in_float_notation(tmp_path: Path) -> None:
     np.savetxt(tmp_path / "r.txt", np.array([[3, 1], [2, 0]]))
     assert _read_table(tmp_path / "r.txt", np.int64).tolist() == [[3, 1], [2, 0]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"3,1\n2,0\n", b"3, 1\r\n2, 0\r\n", b"\xef\xbb\xbf3 1\n2 0\n", b"# rankings of the valid rows\n3 1\n\n2 0\n"],
+    ids=["commas", "spaces after commas", "a byte order mark", "numpy's header"],
+)
+def test_rankings_as_people_save_them(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "r.txt").write_bytes(content)
+    assert _read_table(tmp_path / "r.txt", np.int64).tolist() == [[3, 1], [2, 0]]
