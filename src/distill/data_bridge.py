@@ -285,5 +285,6 @@ def _load_array(path: Path) -> Any:
     scalar = np.float64(0).__reduce__()[0]
     makers: list[Any] = [np.ndarray, np.dtype, *kinds, rebuild, (rebuild, f"{old}._reconstruct")]
     makers += [scalar, (scalar, f"{old}.scalar")]
-    with torch.serialization.safe_globals(makers):
+    # a sparse tensor whose indices lie outside would be written out over other memory
+    with torch.serialization.safe_globals(makers), torch.sparse.check_sparse_tensor_invariants():
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -50,6 +50,11 @@ class _Evil:
         return print, ("run",)
 
 
+def _outside() -> torch.Tensor:
+    """A sparse table that says where it lies, wrongly: written out, it would end the process, or worse."""
+    return torch.sparse_coo_tensor(torch.tensor([[10**7], [2]]), torch.ones(1), (4, 3), check_invariants=False)
+
+
 @pytest.mark.parametrize(
     ("saved", "message"),
     [
@@ -62,6 +67,7 @@ class _Evil:
         (torch.zeros(5, 3), "item_embedding = 5: must have 4 rows, one an item"),
         (torch.zeros(4, 0), r"holds \[4, 0\]"),
         (torch.zeros(4, 3, dtype=torch.complex64), "is not a saved tensor .complex numbers"),
+        (_outside(), "is not a saved tensor"),
         # a few bytes that stand for 16 GB
         (torch.zeros(1, 1).expand(4, 10**9), "holds .4, 1000000000."),
         (torch.sparse_coo_tensor(torch.zeros(2, 1).long(), torch.ones(1), (4, 10**9)), "holds .4, 1000000000."),
