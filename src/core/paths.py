@@ -126,6 +126,7 @@ def atomic_folder(target: Path, replace: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         for place in (*temporary.rglob("*"), temporary):
+            _show(place)
             _sync(place)
         while not _moved(temporary, target):
             if not replace and target.is_dir():
@@ -134,6 +135,13 @@ def atomic_folder(target: Path, replace: bool = True) -> Iterator[Path]:
         _sync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _show(place: Path) -> None:
+    """Let everybody read what is published: some libraries write files that their owner alone can."""
+    if not place.is_symlink():
+        with suppress(OSError):  # some file systems have no such modes
+            place.chmod(0o755 if place.is_dir() else 0o644)
 
 
 def _moved(folder: Path, target: Path) -> bool:
