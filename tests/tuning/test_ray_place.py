@@ -111,6 +111,32 @@ def test_an_empty_token_is_made_anew(token: Path, tmp_path: Path, content: str) 
     assert len(token.read_text()) == 64
 
 
+@pytest.mark.parametrize("content", ["café", "ab\x01cd", "ab\tcd", "\udcff"])
+def test_a_token_that_would_end_rays_processes_is_not_used(token: Path, tmp_path: Path, content: str) -> None:
+    """Each of these ends the process that starts Ray, with "ASSERTION FAILED" and no exception."""
+    token.parent.mkdir()
+    token.write_bytes(os.fsencode(content))
+    assert private_token(tmp_path) == tmp_path / "token"
+    assert token.read_bytes() == os.fsencode(content)
+
+
+@pytest.mark.parametrize("content", ["abc\n", "ab cd\r\n", "one\nanother"])
+def test_a_token_as_an_editor_saves_it_is_one(token: Path, tmp_path: Path, content: str) -> None:
+    token.parent.mkdir()
+    token.write_text(content)
+    assert private_token(tmp_path) == token
+
+
+@pytest.mark.parametrize(("content", "told"), [("ab\ncd", True), ("ab\tcd", True), ("abcd\n", False), ("", False)])
+def test_a_token_in_the_shell_is_looked_at_before_anything_is_trained(
+    token: Path, monkeypatch: pytest.MonkeyPatch, content: str, told: bool
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", content)
+    problems = check_place()
+    assert [problem.field for problem in problems] == ["RAY_AUTH_TOKEN"] * told
+    assert all("ab" not in str(problem.value) for problem in problems)
+
+
 @pytest.mark.parametrize("named", ["/sys/fs/ray/token", ""])
 def test_a_home_that_cannot_be_written_leaves_the_token_beside_the_sockets(
     token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
