@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import stat
 import subprocess
@@ -197,6 +198,24 @@ def test_only_a_named_gpu_is_offered(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert offered_gpus(device) == offered
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (RaySettings(memory_mb=10**9), "ray.memory_mb = 1000000000: this machine has"),
+        (RaySettings(dashboard_host="192.0.2.1"), "ray.dashboard_host = '192.0.2.1': is no address of this machine"),
+        (RaySettings(dashboard_host="no host"), "ray.dashboard_host = 'no host': is no address of this machine"),
+        (RaySettings(dashboard_host="." * 300), "is no address of this machine"),
+        (RaySettings(dashboard_host="localhost"), ""),
+    ],
+)
+def test_what_ray_would_end_by_is_told_before_anything_is_trained(settings: RaySettings, told: str) -> None:
+    if told:
+        with pytest.raises(ConfigError, match=re.escape(told)):
+            ray_session.check_ray(settings, dashboard=True)
+    else:
+        ray_session.check_ray(settings, dashboard=True)
 
 
 TIMED_OUT = "The current node timed out during startup."
