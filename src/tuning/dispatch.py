@@ -58,13 +58,18 @@ def own_values(trial: FrozenTrial) -> dict[str, Value]:
     return dict(trial.params)
 
 
+def all_can_be_trained(trial: FrozenTrial) -> str:
+    """No trial is refused."""
+    return ""
+
+
 @dataclass
 class Search:
     """A record and how it is worked through: ``trials`` in all, files of the best ``keep`` stay.
 
     ``values`` turns a trial into configuration keys. ``place`` is the prefix of its trials' folders in the store.
     ``what`` and ``unit`` are what a person calls the search and one of its trials. Where every model is ``needed`` at
-    the end, none is removed to make room.
+    the end, none is removed to make room. ``refuse`` says why a trial fails without being trained, or nothing.
     """
 
     record: Record
@@ -75,6 +80,7 @@ class Search:
     what: str = "search"
     unit: str = "trial"
     needed: bool = False
+    refuse: Callable[[FrozenTrial], str] = all_can_be_trained
 
     @property
     def name(self) -> str:
@@ -112,7 +118,9 @@ class Dispatcher:
 
     def __post_init__(self) -> None:
         for search in self.searches:
-            self._waiting.extend(self._job(search, trial) for trial in search.record.running())
+            for trial in search.record.running():
+                if not self._refused(search, trial):
+                    self._waiting.append(self._job(search, trial))
         self._ended_at_loss = self._ended()
 
     # ------------------------------------------------------------------------------------------------ handing out
@@ -165,10 +173,21 @@ class Dispatcher:
 
     def _new(self) -> Job | None:
         for search in self.searches:
-            if len(search.record.trials()) < search.trials:
+            while len(search.record.trials()) < search.trials:
                 self._keep_inside_bound()
-                return None if self.halted else self._job(search, search.record.ask())
+                if self.halted:
+                    return None
+                trial = search.record.ask()
+                if not self._refused(search, trial):
+                    return self._job(search, trial)
         return None
+
+    def _refused(self, search: Search, trial: FrozenTrial) -> bool:
+        """Whether a trial cannot be trained at all, and has failed by that."""
+        reason = search.refuse(trial)
+        if reason:
+            search.record.fail(trial.number, reason)
+        return bool(reason)
 
     def _job(self, search: Search, trial: FrozenTrial) -> Job:
         self._starts += 1

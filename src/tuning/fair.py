@@ -21,6 +21,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from src.core.errors import ConfigError, TrainingFailed
+from src.core.logging import get_logger
 from src.core.seed import numpy_generator
 from src.data.teacher_outputs import Teachings
 from src.evaluation.paired import compare, gain, mean_interval, named_users
@@ -46,6 +47,8 @@ from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import CategoricalParameter, IntParameter, SearchSpace, Value
 from src.tuning.settings import TuningSettings
 
+_log = get_logger(__name__)
+
 FINALS, ARM, SEED = "finals", "arm", "seed"
 
 
@@ -65,6 +68,30 @@ class FairSearch:
         """The trial whose configuration stands for an arm; raises ``TrainingFailed`` when it completed none."""
         best, finalists = winner(self.arms[arm]), self.finalists.get(arm)
         return self.arms[arm].record.trials()[finalists[0].number] if finalists else best
+
+    def why_not(self, arm: str) -> str:
+        """Why an arm cannot be judged; empty for one of which every training came to its end."""
+        try:
+            winner(self.arms[arm])
+            self.finals_of(arm)
+        except TrainingFailed as error:
+            return str(error)
+        return ""
+
+    @property
+    def judged(self) -> list[Arm]:
+        """The arms that are compared, in their order."""
+        return [arm for arm in self.described if not self.why_not(arm.name)]
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Why others are not, by their titles."""
+        return {arm.title: reason for arm in self.described if (reason := self.why_not(arm.name))}
+
+    def refuse_final(self, trial: FrozenTrial) -> str:
+        """Why a final training cannot begin: its arm has no configuration."""
+        record = self.arms[str(trial.params[ARM])].record
+        return "" if record.best() is not None else "no trial of this arm completed"
 
     def values_of(self, arm: str) -> dict[str, Value]:
         """The configuration keys of the trial that stands for an arm."""
@@ -100,7 +127,7 @@ def run_fair(
         The searches, and each arm's final models by seed, in the result folder.
 
     Raises:
-        TrainingFailed: an arm has no completed trial.
+        TrainingFailed: the student alone, or everything else, could not be trained.
         Paused: the search was ended before its end.
     """
     content, storage = content_of(stages, outputs), open_journal(folder)
@@ -108,7 +135,7 @@ def run_fair(
     probe = configured_trial(space, stages.settings)
     with open_session(settings, folder, stages, outputs, space, probe) as session:
         work_arms(fair, session.work_through, settings.tuning, content, storage)
-        return fair, {arm.name: _models(session, fair, arm, folder) for arm in fair.described}
+        return fair, {arm.name: _models(session, fair, arm, folder) for arm in fair.judged}
 
 
 def work_arms(
@@ -120,6 +147,8 @@ def work_arms(
 ) -> None:
     """Search the arms, choose each one's configuration, train the finals; what the journal holds is not done again.
 
+    An arm that cannot be trained is told, and left out of the comparison.
+
     Args:
         fair: as it was opened.
         work_through: runs the trials of some searches, together.
@@ -128,17 +157,22 @@ def work_arms(
         storage: the journal, which holds the finalists' trainings, too.
 
     Raises:
-        TrainingFailed: an arm has no completed trial.
+        TrainingFailed: the student alone, or everything else, could not be trained.
     """
     work_through(list(fair.arms.values()))
-    for search in fair.arms.values():
-        winner(search)
+    winner(fair.arms[STUDENT.name])
     judged = _open_finalists(fair, tuning, content, storage)
     if judged:
         work_through([finals for _, finals in judged.values()])
     for arm, (finalists, finals) in judged.items():
         fair.finalists[arm] = rank_finalists(fair.arms[arm], finals, finalists)
     work_through([fair.finals])
+    fair.finals_of(STUDENT.name)
+    told = [f"{title} is left out of the comparison: {reason}" for title, reason in fair.missing.items()]
+    if len(fair.judged) == 1:
+        raise TrainingFailed("; ".join(told))
+    for line in told:
+        _log.warning("%s", line)
 
 
 def _open_finalists(
@@ -202,8 +236,9 @@ def _open(
         storage, settings, tuning, content, FINALS, final_space, grid, final_values, len(grid), len(grid), f"{FINALS}/"
     )
     finals.keep, finals.what, finals.unit, finals.needed = len(grid), "final trainings", "training", True
-    found["fair"] = FairSearch(arms, described, finals, off, settings, {})
-    return found["fair"]
+    fair = found["fair"] = FairSearch(arms, described, finals, off, settings, {})
+    finals.refuse = fair.refuse_final
+    return fair
 
 
 def _check_not_raised(arms: Mapping[str, Search], storage: Any) -> None:
@@ -355,7 +390,7 @@ def _arm_line(
 
 def best_final(fair: FairSearch) -> FrozenTrial:
     """The final training to publish: of the arm with the best mean on validation, the seed that is best there."""
-    arm = max(fair.described, key=lambda arm: mean_validation(fair, arm.name))
+    arm = max(fair.judged, key=lambda arm: mean_validation(fair, arm.name))
     return max(fair.finals_of(arm.name), key=lambda trial: trial.values[0])
 
 
