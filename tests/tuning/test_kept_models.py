@@ -17,6 +17,7 @@ from src.tuning.fair import ARM
 from src.tuning.finalists import STUDENT_SEED
 from src.tuning.journal import open_journal
 from src.tuning.kept_models import keep_model, train_again, whole_model
+from src.tuning.publish import _named
 from src.tuning.search_space import FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.shared_data import SharedData
@@ -79,3 +80,10 @@ def test_a_fair_comparison_gets_every_final_model_back(tmp_path: Path, monkeypat
     typed: Any = (session, found, SimpleNamespace(name="student"), tmp_path)
     assert fair._models(*typed) == [tmp_path / "1", tmp_path / "2", tmp_path / "3"]
     assert trained == [("finals", 2, "settings", store)]
+
+
+def test_the_table_says_in_whose_place_a_trial_is_published() -> None:
+    best = SimpleNamespace(number=2)
+    typed: Any = (SimpleNamespace(best=best, gone=[1, 4]), SimpleNamespace(best=best, gone=[]))
+    assert _named("best student", typed[0]) == "best student (trial 2: the model of trial 1 is gone)"
+    assert _named("best student", typed[1]) == "best student"
