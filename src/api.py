@@ -20,21 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from pydantic import ValidationError
 
 from src.core.data_utils import fingerprint
+from src.core.documents import read_yaml_mapping
 from src.core.errors import ConfigError, DataError, Problem
-from src.core.paths import atomic_folder, read_json, require_finished, require_writable
+from src.core.paths import atomic_folder, require_finished, require_writable
 from src.data.dataset import load_dataset
 from src.data.examples import SequenceData
 from src.data.frames import atomic_files
 from src.data.settings import DatasetSettings
 from src.data.tables import from_memory
+from src.evaluation.result_tables import read_comparison
 from src.serving.catalogue import padded
 from src.serving.export import ExportStudentSettings, check_export, export_student
 from src.serving.new_items import add_items, read_new_items, require_takes_items
 from src.serving.students import ServedStudent, open_student, require_k
+from src.tuning.fair_document import load_answer
 
 __all__ = ["Dataset", "Result", "Student", "tune_distill"]
 
@@ -259,7 +261,7 @@ class Result:
     @cached_property
     def comparison(self) -> pd.DataFrame:
         """Every model on validation and on the test split."""
-        return pd.read_csv(self.folder / "comparison.csv")
+        return read_comparison(self.folder / "comparison.csv")
 
     @property
     def study(self) -> Path:
@@ -274,14 +276,13 @@ class Result:
     @cached_property
     def best_params(self) -> dict[str, Any]:
         """The winner's settings, by their dotted names."""
-        found: dict[str, Any] = yaml.safe_load((self.folder / "best_params.yaml").read_text(encoding="utf-8"))
-        return found
+        return read_yaml_mapping(self.folder / "best_params.yaml")
 
     @cached_property
     def verdicts(self) -> list[str]:
         """Of a search with ``protocol=fair``: whether each arm helped, in sentences."""
         place = self.folder / "fair.json"
-        return [line["sentence"] for line in read_json(place)["comparisons"]] if place.is_file() else []
+        return [line["sentence"] for line in load_answer(place).get("comparisons", [])] if place.is_file() else []
 
     @cached_property
     def best_student(self) -> Student:

@@ -17,7 +17,7 @@ import yaml
 from rich.markup import escape
 
 from src.cli.help import CFG, HelpRequest, help_request, show_help, show_keys
-from src.cli.resume import log_resume, read_resumed, remember_command, resume_argument
+from src.cli.resume import go_on, log_resume, read_resumed, remember_command, resume_argument
 from src.config.base_configs import Named, description, loaded
 from src.config.composition import RUN_DIR, groups
 from src.config.hydra_job import run_as_job
@@ -26,7 +26,7 @@ from src.config.reading import nested_plain, read_config, read_settings
 from src.config.replay import Origin
 from src.core.errors import HUNG_UP, TERMINATED, AnyoError, ConfigError, Paused, ProblemsFound
 from src.core.logging import console, get_logger, log_to, say_last
-from src.core.paths import MANIFEST, disk_is_full, reserve_folder
+from src.core.paths import MANIFEST, disk_is_full, place_is_at_fault, reserve_folder
 from src.core.streams import steady_standard_streams
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.tracking import followed
@@ -168,9 +168,11 @@ class Entry(Generic[S]):
             with self._followed(settings, folder):
                 self.run(settings, prepared, folder)
         except OSError as error:
-            if not disk_is_full(error):
-                raise
-            raise AnyoError(f"the disk is full ({error.filename or folder.path}): make room") from error
+            if disk_is_full(error):
+                raise AnyoError(f"the disk is full ({error.filename or folder.path}): make room") from error
+            if place_is_at_fault(error):
+                raise AnyoError(f"{error.filename} cannot be used ({error.strerror}): mend that, or move it") from error
+            raise
 
     @staticmethod
     def _followed(settings: S, folder: RunFolder) -> AbstractContextManager[None]:
@@ -193,8 +195,7 @@ class Entry(Generic[S]):
             if not any(folder.path.glob("*.json*")):
                 _log.info("nothing was written to %s but its log", folder.path)
             if self.resumable and not isinstance(failure, ProblemsFound):
-                step = f"python -m src.exp.{self.command} resume={folder.path}"
-                console.print(f"to go on: {step}", markup=False)
+                console.print(f"to go on: {go_on(self.command, folder.path, settings)}", markup=False)
             raise failure
         say_last(str(folder.path))
         return 0

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +18,7 @@ from src.config.replay import Origin
 from src.core.documents import PARTIAL, append_json_line, conform, read_mapping, read_yaml_mapping
 from src.core.errors import ArtefactError, ConfigError, Problem
 from src.core.logging import get_logger
-from src.core.paths import COMMAND_FILE, write_json
+from src.core.paths import COMMAND_FILE, strange_entries, write_json
 from src.pipeline.run_folder import RESUMES, SETTINGS_FILE, SPACE_FILE, RunFolder, journal_locks
 
 _log = get_logger(__name__)
@@ -36,6 +37,12 @@ RESUMABLE = frozenset(
         "student.graphs",
     }
 )  # fmt: skip
+
+
+#: folders in a result that other programs write, links among them: W&B's, MLflow's
+OF_OTHERS = frozenset({"wandb", "mlruns"})
+#: values of `ray.address` that name no other machine: none, and what the user's own shell or machine says
+_OWN_CLUSTERS = ("", "auto")
 
 
 @document(frozen=True, config=PARTIAL)
@@ -87,9 +94,10 @@ def read_begun(folder: Path, command: str) -> StartedCommand:
     if not (folder / COMMAND_FILE).is_file():
         rule = f"has no {COMMAND_FILE}: no search was started in it"
         raise ArtefactError.one(RESUME, str(folder), rule, "name the result folder of a tune_* command")
-    locks = journal_locks(folder)
-    if links := sorted(path.name for path in folder.iterdir() if path.is_symlink() and path not in locks):
-        rule = f"holds links ({', '.join(links[:3])}): what is written there would be written elsewhere"
+    locks = [lock.name for lock in journal_locks(folder)]
+    if strange := list(islice(strange_entries(folder, {*locks, *OF_OTHERS}), 3)):
+        names = ", ".join(str(path.relative_to(folder)) for path in strange)
+        rule = f"holds links or other things that are no plain files ({names}): what is written there lands elsewhere"
         raise ArtefactError.one(RESUME, str(folder), rule, "put the files themselves in their place")
     begun = read_mapping(folder / COMMAND_FILE, StartedCommand, "name the result folder of a tune_* command")
     if begun.command != command:
@@ -125,8 +133,9 @@ def read_resumed(
         step = f"start a new search, or change one of {', '.join(sorted(allowed))}"
         raise ConfigError([Problem("resume", change, rule, step) for change in fixed])
     path = folder / SETTINGS_FILE
-    saved = read_yaml_mapping(path, f"the study and the trials are intact: restore it from {folder}/config/config.yaml")
-    _conform(saved, schema, path)
+    step = f"the study and the trials are intact: restore it from {folder}/config/config.yaml"
+    # with what it lacks by default: a key may be newer than the search
+    saved = nested_plain(_conform(read_yaml_mapping(path, step), schema, path))
     if changes:
         nested = nested_plain(read_settings(config_name, changes, schema)[0])
         for change in changes:
@@ -139,7 +148,29 @@ def read_resumed(
         saved["tuning"]["search_space"] = str(folder / SPACE_FILE)
         saved["warm_start"] = None  # its trials are in the study, and the earlier result may be gone
     settings = absolute(_conform(saved, schema, path), folder)
+    if (address := _address(settings)) and not any(change.startswith("ray.address=") for change in changes):
+        rule = "is the cluster of who started this search: its trials would run there, and its answers here as code"
+        step = f"if you trust it, name it yourself: ray.address={address}; else ray.address= for this machine"
+        raise ConfigError.one("ray.address", address, rule, step)
     return Resumed(folder, settings, changes, Origin(begun.arguments, Path(begun.cwd)))
+
+
+def _address(settings: object) -> str:
+    """Another machine's cluster that some settings name; empty where they name none."""
+    address = str(getattr(getattr(settings, "ray", None), "address", ""))
+    return "" if address in _OWN_CLUSTERS else address
+
+
+def go_on(command: str, folder: Path, settings: object) -> str:
+    """The command that goes on with a search.
+
+    Args:
+        command: the entry point's name.
+        folder: the search's result folder.
+        settings: the search's.
+    """
+    address = _address(settings)
+    return f"python -m src.exp.{command} resume={folder}{f' ray.address={address}' if address else ''}"
 
 
 def _conform(saved: Mapping[str, Any], schema: type[S], path: Path) -> S:

@@ -42,7 +42,7 @@ def alone(path: Path, waiting: Callable[[str], None]) -> Iterator[bool]:
 def _take(path: Path, waiting: Callable[[str], None]) -> TextIO | None:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)  # each time: its holder may have removed the empty folder too
-        handle = path.open("a+", encoding="utf-8")
+        handle = _open(path)
         try:
             if not _lock(handle, waiting):
                 handle.close()
@@ -57,6 +57,18 @@ def _take(path: Path, waiting: Callable[[str], None]) -> TextIO | None:
             raise
         # its holder has removed the file since it was opened: who comes now locks another one
         handle.close()
+
+
+def _open(path: Path) -> TextIO:
+    """The lock file itself: what is written into it must not reach a file to which somebody has put a link there."""
+    try:
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644), "a+")
+    except OSError:
+        if not path.is_symlink():
+            raise
+        _log.warning("%s is a link, which no lock is: it is removed, and what it leads to is left alone", path)
+        path.unlink(missing_ok=True)
+        return _open(path)
 
 
 def _lock(handle: TextIO, waiting: Callable[[str], None]) -> bool:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,21 @@ def write_bytes(path: Path, content: bytes) -> None:
 def disk_is_full(error: BaseException) -> bool:
     """Whether nothing more can be written: no space is left, or none of this user's share."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+#: a file or folder that is somebody else's, read-only, on a disk that fails or is gone, or of the other kind
+_AT_FAULT = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.ENOTCONN,
+        errno.ETIMEDOUT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.EMFILE,
+        errno.ENFILE,
+    }
+)  # fmt: skip
+
+
+def place_is_at_fault(error: BaseException) -> bool:
+    """Whether a named file or folder cannot be used as things are on this machine: no defect of the program."""
+    return isinstance(error, OSError) and error.errno in _AT_FAULT and error.filename is not None
 
 
 @contextmanager
@@ -101,9 +116,9 @@ def atomic_folder(target: Path, replace: bool = True) -> Iterator[Path]:
     """Fill a folder beside ``target`` and move it into place when the block ends without an error.
 
     ``target`` may appear, or change, while the block runs: another process has built it. With ``replace`` the later
-    one wins. Without, one that is there already wins and what the block filled is removed: right where the name is made
-    of what decides the content, so that both are as good, and somebody may be reading the first. A symbolic link is
-    replaced, not followed.
+    one wins. Without, a folder that is there already wins and what the block filled is removed: right where the name is
+    made of what decides the content, so that both are as good, and somebody may be reading the first. A symbolic link
+    is replaced, not followed; without ``replace`` where it leads nowhere.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=_prefix(target)))
@@ -111,14 +126,22 @@ def atomic_folder(target: Path, replace: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         for place in (*temporary.rglob("*"), temporary):
+            _show(place)
             _sync(place)
         while not _moved(temporary, target):
-            if not replace:
+            if not replace and target.is_dir():
                 break
             _retire(target)
         _sync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _show(place: Path) -> None:
+    """Let everybody read what is published: some libraries write files that their owner alone can."""
+    if not place.is_symlink():
+        with suppress(OSError):  # some file systems have no such modes
+            place.chmod(0o755 if place.is_dir() else 0o644)
 
 
 def _moved(folder: Path, target: Path) -> bool:
@@ -161,6 +184,40 @@ def reserve_folder(wanted: Path) -> Path:
         raise ConfigError.one(
             "result folder", str(wanted), f"cannot be created ({error.strerror})", "choose a writable folder"
         ) from None
+
+
+def remove_entry(path: Path) -> None:
+    """Remove what stands under a name, if anything does: a folder with all that is in it, a file, or a link, of which
+    nothing but the link.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def strange_entries(folder: Path, skipped: Collection[str] = ()) -> Iterator[Path]:
+    """Links, pipes and devices in a folder, at any depth, or the folder itself: what is written to one lands elsewhere,
+    or waits for ever. No link is followed.
+
+    Args:
+        folder: which need not exist.
+        skipped: names of entries at its top that are not looked at.
+    """
+    if folder.is_symlink():
+        yield folder
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:  # there is no such folder, or nobody here can read it
+        return
+    for entry in entries:
+        if entry.name in skipped:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from strange_entries(Path(entry.path))
+        elif not entry.is_file(follow_symlinks=False):
+            yield Path(entry.path)
 
 
 def require_writable(path: Path, field: str) -> None:

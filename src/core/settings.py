@@ -15,7 +15,7 @@ from pydantic import ConfigDict
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=False, use_attribute_docstrings=False)
 
 #: how often a training is saved and how its kernels are launched (`student.graphs`) decide nothing of what it learns
-_NOT_DECIDING = frozenset({"checkpoint_minutes", "graphs"})
+NOT_DECIDING = frozenset({"checkpoint_minutes", "graphs"})
 
 
 def deciding(settings: Any) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def deciding(settings: Any) -> dict[str, Any]:
 
 def _deciding(settings: Any, values: dict[str, Any]) -> dict[str, Any]:
     """Of declared fields alone: an own student's option may be called like one of them."""
-    kept = {name: value for name, value in values.items() if name not in _NOT_DECIDING}
+    kept = {name: value for name, value in values.items() if name not in NOT_DECIDING}
     for name in kept:
         if is_dataclass(part := getattr(settings, name)):
             kept[name] = _deciding(part, kept[name])

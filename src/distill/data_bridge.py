@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -158,7 +158,7 @@ def import_dllm2rec(folder: Path, data: SequenceData) -> TeacherOutputs:
     """
     candidates = _read_table(folder / RANKING_FILE, np.int64)
     distances = _read_table(folder / CONFIDENCE_FILE, np.float32)
-    embedding = _read_embeddings(folder / EMBEDDING_FILE)
+    embedding = _read_embeddings(folder / EMBEDDING_FILE, data.num_items)
     problems = [
         Problem(str(folder / name), len(table), f"needs one line for each of {len(data.train)} training rows")
         for name, table in ((RANKING_FILE, candidates), (CONFIDENCE_FILE, distances))
@@ -188,20 +188,22 @@ _LARGEST = 1 << 53
 
 
 def _read_table(path: Path, dtype: type) -> NDArray[Any]:
-    """Whitespace-separated finite numbers, ids also in float notation, the same count on every line."""
+    """Finite numbers between whitespace or commas, ids also in float notation, the same count on every line; numpy's
+    comments are left out."""
     whole = np.issubdtype(dtype, np.integer)
     rows: list[list[float]] = []
     for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
+        words = line.partition("#")[0].replace(",", " ").split()
+        if not words:
             continue
         try:
-            values = [float(word) for word in line.split()]
+            values = [float(word) for word in words]
         except ValueError:
             raise DataError.one(f"{path}:{number}", line[:60], "must hold numbers only") from None
         if rows and len(values) != len(rows[0]):
             raise DataError.one(f"{path}:{number}", len(values), f"must hold {len(rows[0])} numbers like line 1")
         if not all(map(math.isfinite, values)):
-            bad = next(word for word, value in zip(line.split(), values, strict=True) if not math.isfinite(value))
+            bad = next(word for word, value in zip(words, values, strict=True) if not math.isfinite(value))
             step = "every row needs as many candidates; write fewer columns where a ranking is short"
             raise DataError.one(f"{path}:{number}", bad, "must hold finite numbers only", step)
         if whole and any(value != int(value) or abs(value) > _LARGEST for value in values):
@@ -212,7 +214,7 @@ def _read_table(path: Path, dtype: type) -> NDArray[Any]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise DataError.one("file", str(path), "is missing") from None
     except UnicodeDecodeError:
@@ -221,7 +223,11 @@ def _lines(path: Path) -> list[str]:
         raise DataError.one("file", str(path), f"cannot be read ({error.strerror})", "check the path") from None
 
 
-def _read_embeddings(path: Path) -> NDArray[np.float32]:
+#: no embedding is wider: a sparse or a repeated table of a few bytes can stand for more than any memory
+_WIDEST = 1 << 16
+
+
+def _read_embeddings(path: Path, num_items: int) -> NDArray[np.float32]:
     """One table ``[items, width]``: a tensor (a parameter, a sparse one) or an array, saved by torch or numpy."""
     if not path.is_file():
         raise DataError.one("file", str(path), "is missing")
@@ -231,7 +237,11 @@ def _read_embeddings(path: Path) -> NDArray[np.float32]:
         if isinstance(table, Mapping):
             # the state of an nn.Embedding
             table = next(iter(table.values())) if len(table) == 1 else table
+        if isinstance(table, (Tensor, np.ndarray)):
+            _require_shape(path, table.shape, num_items, step)  # before anything is written out
         if isinstance(table, Tensor):
+            if table.is_complex():
+                raise TypeError("complex numbers")
             dense = table.detach()
             dense = dense.to_dense() if dense.layout != torch.strided else dense
             dense = dense.dequantize() if dense.is_quantized else dense
@@ -242,12 +252,19 @@ def _read_embeddings(path: Path) -> NDArray[np.float32]:
         MemoryError, UnpicklingError,
     ) as error:  # fmt: skip
         raise DataError.one("file", str(path), f"is not a saved tensor ({_reason(error)})", step) from None
-    if result.ndim != 2:
-        raise DataError.one("file", str(path), f"must hold one table [items, width], holds {list(result.shape)}", step)
+    _require_shape(path, result.shape, num_items, step)
     if not np.isfinite(result).all():
         row = int(np.flatnonzero(~np.isfinite(result).all(axis=1))[0])
         raise DataError.one(f"{path} row {row}", result[row][:5].tolist(), "must hold finite numbers only")
     return result
+
+
+def _require_shape(path: Path, shape: Sequence[int], num_items: int, step: str) -> None:
+    """Raises ``DataError`` for what is no table with a row an item."""
+    if len(shape) != 2 or not 1 <= shape[1] <= _WIDEST:
+        raise DataError.one("file", str(path), f"must hold one table [items, width], holds {list(shape)}", step)
+    if shape[0] != num_items:
+        raise DataError.one("item_embedding", shape[0], f"must have {num_items} rows, one an item")
 
 
 def _reason(error: Exception) -> str:
@@ -268,5 +285,6 @@ def _load_array(path: Path) -> Any:
     scalar = np.float64(0).__reduce__()[0]
     makers: list[Any] = [np.ndarray, np.dtype, *kinds, rebuild, (rebuild, f"{old}._reconstruct")]
     makers += [scalar, (scalar, f"{old}.scalar")]
-    with torch.serialization.safe_globals(makers):
+    # a sparse tensor whose indices lie outside would be written out over other memory
+    with torch.serialization.safe_globals(makers), torch.sparse.check_sparse_tensor_invariants():
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -26,6 +26,8 @@ def read_segments(path: Path) -> pd.DataFrame:
     frame = _read(path, _SEGMENTS)
     if not any(str(name).startswith("ndcg_") for name in frame.columns):
         raise ArtefactError.one("file", str(path), "lacks a column ndcg_K")
+    if frame.duplicated(["by", "segment", "model", "split"]).any():
+        raise ArtefactError.one("file", str(path), "has a model's line of a segment twice")
     return frame
 
 

@@ -20,7 +20,7 @@ from src.core.documents import PARTIAL, conform
 from src.core.errors import ArtefactError, ConfigError
 from src.core.locks import alone
 from src.core.logging import get_logger
-from src.core.paths import atomic_folder, read_json, require_finished, write_json
+from src.core.paths import atomic_folder, read_json, remove_entry, require_finished, write_json
 from src.core.watching import training
 
 _log = get_logger(__name__)
@@ -138,7 +138,7 @@ class StageCache:
     def _set_aside(self, name: str, folder: Path, why: ArtefactError) -> None:
         """Make place for a new build; of each key the last damaged folder is kept, for who wants to know."""
         kept = self.root / _DAMAGED / f"{folder.parent.name}_{folder.name}"
-        shutil.rmtree(kept, ignore_errors=True)
+        remove_entry(kept)
         kept.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # without locks another process may have done so
             os.replace(folder, kept)

@@ -1,6 +1,6 @@
-"""What the cache notes of language models' folders: one that is gone is still the model that it was.
+"""What the cache notes of language models: one that is gone, or cannot be reached, is still the model that it was.
 
-cache/language_models/<path>.json ─► the key of every stage that reads the model
+cache/language_models/<path or hub id>.json ─► the key of every stage that reads the model
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def note_fingerprint(cache: Path, folder: str, found: str) -> None:
 
     Args:
         cache: the folder of finished stages.
-        folder: the model's.
+        folder: the model's, or its hub id.
         found: the model's fingerprint.
     """
     with suppress(ArtefactError):  # what is missing or damaged is written anew
@@ -50,7 +50,7 @@ def noted_fingerprint(cache: Path, folder: str) -> str:
 
     Args:
         cache: the folder of finished stages.
-        folder: the model's, which may be gone.
+        folder: the model's, which may be gone, or its hub id.
 
     Raises:
         ArtefactError: nothing is noted of this folder, or the note is damaged.

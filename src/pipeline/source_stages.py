@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from src.core.errors import ArtefactError, ModelError
 from src.core.hardware import resolve_device
 from src.core.logging import get_logger
 from src.core.paths import MANIFEST, write_json
@@ -23,6 +24,7 @@ from src.pipeline.known_models import note_fingerprint, noted_fingerprint
 from src.pipeline.prepared_data import prepared_data
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.versions import VERSIONS
+from src.teacher.settings import TINY
 
 _log = get_logger(__name__)
 
@@ -50,7 +52,7 @@ class SourceStages:
         from src.teacher.backbone.tiny_llm import build_tiny_llm
 
         teacher = self.settings.teacher
-        if teacher.llm != "tiny":
+        if teacher.llm != TINY:
             return teacher.llm
         determined_by = {
             "version": VERSIONS["tiny_llm"],
@@ -67,41 +69,74 @@ class SourceStages:
         return str(self.cache.stage("tiny_llm", determined_by, build).folder)
 
     @cached_property
-    def _llm_place(self) -> Path | None:
-        """The folder of a language model that was given; None for a hub id and for `tiny`."""
+    def llm_is_gone(self) -> bool:
+        """Whether the language model is not there any more, as this run found it when it first looked: its folder is
+        gone (where a disk is not mounted, an empty one may be in its place), or a hub id that was read before cannot be
+        reached."""
         from src.teacher.backbone.transformers_calls import is_local
-        from src.teacher.settings import TINY
 
         llm = self.settings.teacher.llm
-        return Path(llm) if llm != TINY and is_local(llm) else None
+        if llm == TINY:
+            return False
+        if is_local(llm):
+            try:
+                return not any(Path(llm).iterdir())
+            except OSError:
+                return True
+        return self._was_known and not self._can_be_reached
 
-    @cached_property
-    def llm_is_gone(self) -> bool:
-        """Whether the folder of the language model is not there any more, as this run found it when it first looked."""
-        return self._llm_place is not None and not self._llm_place.is_dir()
+    @property
+    def _llm_name(self) -> str:
+        """What the cache knows the language model by."""
+        from src.teacher.backbone.transformers_calls import is_local
+
+        llm = self.settings.teacher.llm
+        return str(Path(llm)) if is_local(llm) else llm
+
+    @property
+    def _was_known(self) -> bool:
+        try:
+            noted_fingerprint(self.cache.root, self._llm_name)
+        except ArtefactError:
+            return False
+        return True
+
+    @property
+    def _can_be_reached(self) -> bool:
+        from src.teacher.backbone.model_fingerprint import fingerprint_llm
+
+        try:
+            fingerprint_llm(self.settings.teacher.llm)
+        except ModelError:
+            return False
+        return True
 
     @property
     def why_gone(self) -> str:
         """What a reader is told of a language model that `llm_is_gone`."""
-        return f"the folder of the language model is gone (teacher.llm = {self.settings.teacher.llm!r})"
+        from src.teacher.backbone.transformers_calls import is_local
+
+        llm = self.settings.teacher.llm
+        what = "the folder of the language model is gone" if is_local(llm) else "the language model cannot be reached"
+        return f"{what} (teacher.llm = {llm!r})"
 
     @cached_property
     def llm_fingerprint(self) -> str:
-        """What identifies the language model; of a folder that is gone, what the cache noted when it was last read.
+        """What identifies the language model; of one that is gone, what the cache noted when it was last read.
 
         Raises ``ModelError`` when the model cannot be read, ``ArtefactError`` when it is gone and nothing is noted.
         """
         from src.teacher.backbone.model_fingerprint import fingerprint_llm
 
-        if self._llm_place is None:
+        llm = self._llm_name
+        if llm == TINY:
             return fingerprint_llm(self.llm_folder)
-        cache, folder = self.cache.root, str(self._llm_place)
         if self.llm_is_gone:
-            found = noted_fingerprint(cache, folder)
-            _log.warning("%s is gone: its language model is known from a note in the cache (%s)", folder, found)
+            found = noted_fingerprint(self.cache.root, llm)
+            _log.warning("%s is gone: its language model is known from a note in the cache (%s)", llm, found)
             return found
-        found = fingerprint_llm(folder)
-        note_fingerprint(cache, folder, found)
+        found = fingerprint_llm(llm)
+        note_fingerprint(self.cache.root, llm, found)
         return found
 
     @cached_property

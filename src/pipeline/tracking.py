@@ -7,7 +7,6 @@ what is trained again gives the same numbers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from src.core.errors import ConfigError
+from src.core.documents import read_mapping
+from src.core.errors import ConfigError, ProblemsFound
 from src.core.logging import get_logger, is_terminal
 from src.core.paths import write_json
 from src.core.progress_lines import Lines
@@ -92,8 +92,12 @@ class LastPoints:
     _known: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.path.is_file():
-            self._known = json.loads(self.path.read_text(encoding="utf-8"))
+        if not self.path.exists():
+            return
+        try:
+            self._known = read_mapping(self.path, dict[str, dict[str, int]])
+        except ProblemsFound as error:
+            _log.warning("%s; points of its curves may be written once more", error)
 
     def ahead(self, run: str, at: int, values: Mapping[str, float]) -> dict[str, float]:
         """The values that are ahead of their curves, which from here on end there.

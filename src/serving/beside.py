@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass as document
 
+from src.core.documents import PARTIAL, conform, read_yaml_mapping
 from src.core.errors import ConfigError, ProblemsFound
 from src.core.logging import get_logger
 from src.core.paths import MANIFEST, require_finished
@@ -72,6 +73,20 @@ def _histories(data: SequenceData, rows: NDArray[np.int64]) -> Iterator[tuple[tu
         yield tuple(items[:count]), row
 
 
+@document(frozen=True, config=PARTIAL)
+class _Runtime:
+    """Where the run kept its finished stages."""
+
+    cache: str
+
+
+@document(frozen=True, config=PARTIAL)
+class _Settings:
+    """What is read of a run's settings."""
+
+    runtime: _Runtime
+
+
 @dataclass(frozen=True, eq=False)
 class _Result:
     """A finished result, and the stages that its manifest lists."""
@@ -83,17 +98,19 @@ class _Result:
         """The folder of a stage: beside the result's manifest, or in the cache; None where it is in neither."""
         if (self.folder / name / MANIFEST).is_file():
             return self.folder / name
-        key = (self.manifest.get("fingerprints") or {}).get(name)
+        listed = self.manifest.get("fingerprints")
+        key = listed.get(name) if isinstance(listed, dict) else None
         cache = self._cache()
         # a key is a fingerprint: nothing else leads out of the cache
         found = cache / kind / key if cache and isinstance(key, str) and key.isalnum() else None
         return found if found is not None and (found / MANIFEST).is_file() else None
 
     def _cache(self) -> Path | None:
+        path = self.folder / _SETTINGS
         try:
-            content = yaml.safe_load((self.folder / _SETTINGS).read_text(encoding="utf-8"))
-            return Path(content["runtime"]["cache"])
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+            return Path(conform(read_yaml_mapping(path), _Settings, path).runtime.cache)
+        except ProblemsFound as error:
+            _log.debug("no cache to look into: %s", error)
             return None
 
 

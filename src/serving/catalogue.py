@@ -89,17 +89,25 @@ class Catalogue:
         """Read what `save` wrote; raises ``ArtefactError`` for any other file."""
         try:
             table = pq.read_table(path)
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             raise ArtefactError.one(
                 "id map", str(path), f"cannot be read ({error})", "export the student again"
             ) from None
         missing = [name for name in _COLUMNS if name not in table.column_names]
-        if missing or table["index"].to_pylist() != list(range(len(table))):
-            rule = f"must hold the columns {', '.join(_COLUMNS)}, its indices 0..V-1 in order"
+        if missing or table["index"].to_pylist() != list(range(len(table))) or not _is_whole(table):
+            rule = f"must hold the columns {', '.join(_COLUMNS)}, its indices 0..V-1 in order, its texts without gaps"
             raise ArtefactError.one("id map", str(path), rule, "export the student again")
         id_map = IdMap(tuple(table["raw_id"].to_pylist()), tuple(table["title"].to_pylist()))
         counts = table[_COUNT].to_numpy() if _COUNT in table.column_names else None
         return cls(id_map, counts)
+
+
+def _is_whole(table: pa.Table) -> bool:
+    """Whether every item has an id and a title, and a count where there are counts."""
+    counted = [_COUNT] if _COUNT in table.column_names else []
+    texts = all(pa.types.is_string(table.schema.field(name).type) for name in _COLUMNS[1:])
+    numbers = all(pa.types.is_integer(table.schema.field(name).type) for name in counted)
+    return texts and numbers and not any(table[name].null_count for name in (*_COLUMNS[1:], *counted))
 
 
 def padded(histories: Sequence[Sequence[int]], padding_id: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

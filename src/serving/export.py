@@ -29,7 +29,7 @@ from src.serving.new_items import EmbedTexts, add_items, open_new_items, read_ne
 from src.serving.quantise import quantise_graph
 from src.serving.results import StudentResult, require_given
 from src.serving.students import CATALOGUE, CONFIG, EXPORTED, GRAPH, GROWING, GraphStudent, ModelStudent, model_student
-from src.student.artefact import ID_MAP, WEIGHTS, save_student
+from src.student.artefact import ID_MAP, WEIGHTS, fingerprints_of, save_student
 from src.student.base import ClosedForm, Recommender, SequenceStudent
 from src.student.new_items import takes_items
 from src.student.settings import StudentSettings
@@ -141,7 +141,7 @@ def export_student(settings: ExportStudentSettings, plan: ExportPlan, folder: Pa
         export_graph(plan.student, target / GRAPH)
         if takes_items(plan.student) and plan.text_source is not None:
             chosen = plan.student.settings if isinstance(plan.student, ClosedForm) else plan.settings
-            fingerprints = require_finished(plan.result.student).get("fingerprints", {})
+            fingerprints = fingerprints_of(plan.result.student)
             save_student(target / GROWING, plan.student, chosen, plan.id_map, fingerprints, {}, plan.text_source)
         config = {"name": name, **_facts(plan)}
         write_json(target / CONFIG, config)
@@ -183,7 +183,7 @@ def _facts(plan: ExportPlan) -> dict[str, Any]:
         "takes_new_items": takes_items(plan.student) and plan.text_source is not None,
         "window": plan.student.window,
         "history_length": plan.student.history_length,
-        "fingerprints": manifest.get("fingerprints", {}),
+        "fingerprints": fingerprints_of(plan.result.student),
         "source": {
             "kind": run.get("kind"),
             "finished": run.get("finished"),

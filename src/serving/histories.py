@@ -277,7 +277,7 @@ def _column_names(path: Path, kind: str) -> list[str]:
             return list(line)
     except FileNotFoundError:
         raise DataError.one("histories", str(path), "does not exist", "name a file of histories") from None
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:  # a heading that is no UTF-8
         raise DataError.one("histories", str(path), f"cannot be read: {error}", f"is it {kind}?") from None
     raise DataError.one("histories", str(path), "holds no line", "name a file of histories")
 
@@ -329,6 +329,8 @@ def _lists(column: pa.ChunkedArray, path: Path) -> pa.Array:
     whole = column.combine_chunks()
     if isinstance(whole, pa.ChunkedArray):
         whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], pa.list_(pa.string()))
+    if pa.types.is_fixed_size_list(whole.type):  # the rows of an array
+        whole = whole.cast(pa.list_(whole.type.value_type))
     if pa.types.is_list(whole.type) or pa.types.is_large_list(whole.type):
         return whole
     return pa.array([_parsed(text, path) for text in _text(whole).to_pylist()], pa.list_(pa.string()))

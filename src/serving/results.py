@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from src.core.documents import read_yaml_mapping
+from src.core.documents import read_document, read_yaml_mapping
 from src.core.errors import ArtefactError, ConfigError, ProblemsFound
 from src.core.paths import require_finished
 from src.data.dataset import load_dataset
 from src.data.examples import SequenceData
 from src.data.settings import DatasetSettings
+from src.student.artefact import fingerprints_of
 
 BEST_STUDENT = "best_student"
 _SETTINGS, _COMPARISON = "settings.yaml", "comparison.csv"
@@ -22,11 +24,22 @@ _NAME_A_RESULT = "name a result of run_student_baseline, run_distill, tune_stude
 
 
 def comparison_rows(folder: Path) -> list[dict[str, str]]:
-    """The rows of a result's `comparison.csv` as text; none where nothing was compared."""
-    if not (folder / _COMPARISON).is_file():
+    """The rows of a result's `comparison.csv` as text; none where nothing was compared.
+
+    Raises:
+        ArtefactError: the file is no table of text.
+    """
+    path = folder / _COMPARISON
+    if not path.is_file():
         return []
-    with (folder / _COMPARISON).open(encoding="utf-8", newline="") as handle:
-        return list(csv.DictReader(handle))
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_document(path, _NAME_A_RESULT), newline="")))
+    except csv.Error as error:
+        raise ArtefactError.one("file", str(path), f"is no table ({error})", _NAME_A_RESULT) from None
+    if longer := [number for number, row in enumerate(rows, start=2) if None in row]:
+        rule = f"has more values in line {longer[0]} than columns"
+        raise ArtefactError.one("file", str(path), rule, _NAME_A_RESULT)
+    return rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +73,7 @@ class StudentResult:
             DataError: the source cannot be read.
         """
         data = load_dataset(self._dataset())
-        wanted, found = require_finished(self.student).get("fingerprints", {}), data.fingerprints()
+        wanted, found = fingerprints_of(self.student), data.fingerprints()
         changed = [name for name in wanted if name in found and wanted[name] != found[name]]
         if changed:
             rule = f"has another {changed[0]} by now than the student was trained on"

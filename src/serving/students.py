@@ -12,18 +12,20 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort
+from pydantic.dataclasses import dataclass as document
 
 from src.core.checkpoints import load_weights
 from src.core.checksums import verify_files
-from src.core.documents import conform, read_mapping
+from src.core.documents import PARTIAL, conform, read_mapping
 from src.core.errors import ArtefactError, ConfigError
-from src.core.paths import MANIFEST, read_json, require_finished
+from src.core.paths import MANIFEST, require_finished
 from src.data.id_map import IdMap
 from src.data.item_text import TextSource
 from src.serving.catalogue import Catalogue, padded
 from src.serving.graph_names import EXCLUDE_SEEN, HISTORY, ITEMS, LENGTH, SCORES, K
 from src.serving.results import BEST_STUDENT
-from src.student.artefact import ID_MAP, WEIGHTS, ModelFacts, load_student, text_source_of
+from src.student.artefact import ID_MAP, WEIGHTS, ModelFacts, fingerprints_of, load_student, text_source_of
 from src.student.base import Recommender, SequenceStudent, recent
 from src.student.models import build_closed_form, build_recommender, student_settings
 from src.student.settings import StudentSettings
@@ -33,6 +35,12 @@ EXPORTED = "exported_student"
 GRAPH, CATALOGUE, CONFIG = "model.onnx", "id_map.parquet", "config.json"
 #: in an export, the student as it was saved, where it takes items that are added later: a graph cannot
 GROWING = "student"
+
+#: what ONNX Runtime says of a file that it cannot run; its errors have no family of their own
+_UNREADABLE = (
+    OSError, RuntimeError, ValueError, ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf,
+    ort.NoSuchFile, ort.NotImplemented,
+)  # fmt: skip
 
 _EXPORT_AGAIN = "python -m src.exp.export result=FOLDER makes it again"
 
@@ -107,16 +115,23 @@ class ServedStudent(ABC):
         ]
 
 
+@document(frozen=True, config=PARTIAL)
+class _Exported:
+    """What is read of an export's `config.json`."""
+
+    name: str
+    fingerprints: dict[str, str]
+
+
 class GraphStudent(ServedStudent):
     """An exported student, run by ONNX Runtime."""
 
     def __init__(self, folder: Path, threads: int) -> None:
-        config = read_json(folder / CONFIG)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self.name, self.fingerprints = str(config["name"]), dict(config["fingerprints"])
+        """Raises ``ArtefactError`` for a folder that holds something else than an export."""
+        config = read_mapping(folder / CONFIG, _Exported, _EXPORT_AGAIN)
+        self.name, self.fingerprints = config.name, config.fingerprints
         self.catalogue = Catalogue.load(folder / CATALOGUE)
-        self.session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
+        self.session = _session(folder / GRAPH, threads)
 
     def ranked(
         self, history: NDArray[np.int64], length: NDArray[np.int64], k: int, exclude_seen: bool
@@ -130,6 +145,21 @@ class GraphStudent(ServedStudent):
         }
         items, scores = self.session.run([ITEMS, SCORES], asked)
         return items, scores
+
+
+def _session(graph: Path, threads: int) -> onnxruntime.InferenceSession:
+    """A graph, ready to be run; raises ``ArtefactError`` for one that ONNX Runtime cannot read, or another one."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except _UNREADABLE as error:
+        raise ArtefactError.one("graph", str(graph), f"cannot be read ({error})", _EXPORT_AGAIN) from None
+    asked, given = {one.name for one in session.get_inputs()}, {one.name for one in session.get_outputs()}
+    if asked != {HISTORY, LENGTH, K, EXCLUDE_SEEN} or not {ITEMS, SCORES} <= given:
+        rule = f"is no student's: it takes {', '.join(sorted(asked))} and gives {', '.join(sorted(given))}"
+        raise ArtefactError.one("graph", str(graph), rule, _EXPORT_AGAIN)
+    return session
 
 
 class ModelStudent(ServedStudent):
@@ -211,7 +241,8 @@ def open_student(folder: Path, threads: int = 0, field: str = "student", growing
     if manifest.get("kind") == EXPORTED:
         verify_export(folder, manifest)
         if growing and (folder / GROWING).is_dir():
-            grown = model_student(folder / GROWING, str(read_json(folder / CONFIG)["name"]))
+            name = read_mapping(folder / CONFIG, _Exported, _EXPORT_AGAIN).name
+            grown = model_student(folder / GROWING, name)
             grown.catalogue = Catalogue.load(folder / CATALOGUE)
             return grown
         return GraphStudent(folder, threads)
@@ -226,8 +257,7 @@ def model_student(folder: Path, name: str) -> ModelStudent:
     """A saved student in PyTorch; raises ``ArtefactError`` as `load_student` does."""
     model, settings = load_student(folder)
     catalogue = Catalogue(IdMap.load(folder / ID_MAP))
-    fingerprints = dict(require_finished(folder).get("fingerprints", {}))
-    return ModelStudent(model, catalogue, name, fingerprints, settings, text_source_of(folder))
+    return ModelStudent(model, catalogue, name, fingerprints_of(folder), settings, text_source_of(folder))
 
 
 def as_model(student: ServedStudent, folder: Path) -> ModelStudent:

@@ -47,6 +47,7 @@ class _Manifest(ModelFacts):
 
     prior_scale: Annotated[float, Field(gt=0)] | None = None  # PARTIAL: finite
     text_source: TextSource | None = None
+    fingerprints: dict[str, str] = Field(default_factory=dict)
 
 
 def save_student(
@@ -84,6 +85,11 @@ def save_student(
 def text_source_of(folder: Path) -> TextSource | None:
     """Where a saved student's text embeddings come from; None for one that reads none."""
     return conform(require_finished(folder), _Manifest, folder / MANIFEST, _AGAIN).text_source
+
+
+def fingerprints_of(folder: Path) -> dict[str, str]:
+    """Those of the data that a saved student was trained on, by name."""
+    return conform(require_finished(folder), _Manifest, folder / MANIFEST, _AGAIN).fingerprints
 
 
 def write_model(folder: Path, model: Recommender, settings: StudentSettings) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def save_teacher(folder: Path, teacher: GatedTeacher, data: SequenceData, summar
 
 
 def _make_portable(folder: Path, settings: TeacherSettings, llm: str) -> None:
-    """An adapter folder that others can read: no empty form for a card, no path of this machine, no private files.
+    """An adapter folder that others can use: no empty form for a card, no path of this machine.
 
     The base model's name is its hub id; a model that was built here lies beside the adapter, and a local folder is
     named without its path.
@@ -146,8 +146,6 @@ def _make_portable(folder: Path, settings: TeacherSettings, llm: str) -> None:
     elif is_local(llm):
         config["base_model_name_or_path"] = Path(llm).name
     write_json(folder / ADAPTER_CONFIG, config)
-    for file in folder.rglob("*"):
-        file.chmod(0o755 if file.is_dir() else 0o644)
 
 
 def load_teacher(folder: Path, settings: TeacherSettings, data: SequenceData, device: torch.device) -> GatedTeacher:

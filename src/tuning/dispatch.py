@@ -58,12 +58,18 @@ def own_values(trial: FrozenTrial) -> dict[str, Value]:
     return dict(trial.params)
 
 
+def all_can_be_trained(trial: FrozenTrial) -> str:
+    """No trial is refused."""
+    return ""
+
+
 @dataclass
 class Search:
     """A record and how it is worked through: ``trials`` in all, files of the best ``keep`` stay.
 
     ``values`` turns a trial into configuration keys. ``place`` is the prefix of its trials' folders in the store.
-    ``what`` and ``unit`` are what a person calls the search and one of its trials.
+    ``what`` and ``unit`` are what a person calls the search and one of its trials. Where every model is ``needed`` at
+    the end, none is removed to make room. ``refuse`` says why a trial fails without being trained, or nothing.
     """
 
     record: Record
@@ -73,6 +79,8 @@ class Search:
     place: str = ""
     what: str = "search"
     unit: str = "trial"
+    needed: bool = False
+    refuse: Callable[[FrozenTrial], str] = all_can_be_trained
 
     @property
     def name(self) -> str:
@@ -115,23 +123,26 @@ class Dispatcher:
     def __post_init__(self, phases: Iterable[Sequence[Search]]) -> None:
         self._phases = iter(phases)
         self._begin()
-        self._advance()
+        while self._advance():  # past those that an earlier start has ended
+            pass
 
     def _begin(self) -> None:
         """What an earlier start left open waits first."""
         for search in self.searches:
-            self._waiting.extend(self._job(search, trial) for trial in search.record.running())
+            for trial in search.record.running():
+                if not self._refused(search, trial):
+                    self._waiting.append(self._job(search, trial))
         self._ended_at_loss = self._ended()
 
-    def _advance(self) -> None:
-        """Go on to the searches that follow, where these have ended."""
-        while self.finished and not self.halted:
-            following = next(self._phases, None)
-            if following is None:
-                return
-            self.searches = following
-            self._begin()
-            self.on_phase(following)
+    def _advance(self) -> bool:
+        """Go on to the searches that follow, where these have ended; returns whether there are any."""
+        following = next(self._phases, None) if self.finished and not self.halted else None
+        if following is None:
+            return False
+        self.searches = following
+        self._begin()
+        self.on_phase(following)
+        return True
 
     # ------------------------------------------------------------------------------------------------ handing out
 
@@ -144,10 +155,11 @@ class Dispatcher:
         return job
 
     def _next(self) -> Job | None:
-        self._advance()
-        if self.halted:
-            return None
-        return self._waiting.popleft() if self._waiting else self._new()
+        while not self.halted:
+            job = self._waiting.popleft() if self._waiting else self._new()
+            if job is not None or not self._advance():
+                return job
+        return None
 
     def together(self) -> list[Job]:
         """The next trial, and those that train in one population with it; nothing where there is nothing now."""
@@ -184,10 +196,21 @@ class Dispatcher:
 
     def _new(self) -> Job | None:
         for search in self.searches:
-            if len(search.record.trials()) < search.trials:
+            while len(search.record.trials()) < search.trials:
                 self._keep_inside_bound()
-                return None if self.halted else self._job(search, search.record.ask())
+                if self.halted:
+                    return None
+                trial = search.record.ask()
+                if not self._refused(search, trial):
+                    return self._job(search, trial)
         return None
+
+    def _refused(self, search: Search, trial: FrozenTrial) -> bool:
+        """Whether a trial cannot be trained at all, and has failed by that."""
+        reason = search.refuse(trial)
+        if reason:
+            search.record.fail(trial.number, reason)
+        return bool(reason)
 
     def _job(self, search: Search, trial: FrozenTrial) -> Job:
         self._starts += 1
@@ -336,7 +359,8 @@ class Dispatcher:
     def _keep_inside_bound(self) -> None:
         if self.over_bound():
             for search in self.searches:
-                self._tidy(search, keep=1)
+                if not search.needed:
+                    self._tidy(search, keep=1)
         if reason := self.over_bound():
             self.halt(reason)
 

@@ -7,6 +7,7 @@ for all of them together.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from src.core.errors import ConfigError, TrainingFailed
+from src.core.logging import get_logger
 from src.core.seed import numpy_generator
 from src.data.teacher_outputs import Teachings
 from src.evaluation.paired import compare, gain, mean_interval, named_users
@@ -39,10 +41,13 @@ from src.tuning.finalists import (
 )
 from src.tuning.identity import content_of
 from src.tuning.journal import open_journal
+from src.tuning.kept_models import train_again
 from src.tuning.search import SearchSession, open_search, open_session, winner
 from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import CategoricalParameter, IntParameter, SearchSpace, Value
 from src.tuning.settings import TuningSettings
+
+_log = get_logger(__name__)
 
 FINALS, ARM, SEED = "finals", "arm", "seed"
 
@@ -63,6 +68,30 @@ class FairSearch:
         """The trial whose configuration stands for an arm; raises ``TrainingFailed`` when it completed none."""
         best, finalists = winner(self.arms[arm]), self.finalists.get(arm)
         return self.arms[arm].record.trials()[finalists[0].number] if finalists else best
+
+    def why_not(self, arm: str) -> str:
+        """Why an arm cannot be judged; empty for one of which every training came to its end."""
+        try:
+            winner(self.arms[arm])
+            self.finals_of(arm)
+        except TrainingFailed as error:
+            return str(error)
+        return ""
+
+    @property
+    def judged(self) -> list[Arm]:
+        """The arms that are compared, in their order."""
+        return [arm for arm in self.described if not self.why_not(arm.name)]
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Why others are not, by their titles."""
+        return {arm.title: reason for arm in self.described if (reason := self.why_not(arm.name))}
+
+    def refuse_final(self, trial: FrozenTrial) -> str:
+        """Why a final training cannot begin: its arm has no configuration."""
+        record = self.arms[str(trial.params[ARM])].record
+        return "" if record.best() is not None else "no trial of this arm completed"
 
     def values_of(self, arm: str) -> dict[str, Value]:
         """The configuration keys of the trial that stands for an arm."""
@@ -98,7 +127,7 @@ def run_fair(
         The searches, and each arm's final models by seed, in the result folder.
 
     Raises:
-        TrainingFailed: an arm has no completed trial.
+        TrainingFailed: the student alone, or everything else, could not be trained.
         Paused: the search was ended before its end.
     """
     content, storage = content_of(stages, outputs), open_journal(folder)
@@ -106,7 +135,7 @@ def run_fair(
     probe = configured_trial(space, stages.settings)
     with open_session(settings, folder, stages, outputs, space, probe) as session:
         session.work_through(fair_phases(fair, settings.tuning, content, storage))
-        return fair, {arm.name: _models(session, fair, arm, folder) for arm in fair.described}
+        return fair, {arm.name: _models(session, fair, arm, folder) for arm in fair.judged}
 
 
 def fair_phases(
@@ -116,6 +145,8 @@ def fair_phases(
 
     Each phase is drawn up when the one before has ended; what the journal holds is not done again.
 
+    An arm that cannot be trained is told, and left out of the comparison.
+
     Args:
         fair: as it was opened; it gets the finalists.
         tuning: finalists and seeds.
@@ -123,16 +154,21 @@ def fair_phases(
         storage: the journal, which holds the finalists' trainings, too.
 
     Raises:
-        TrainingFailed: an arm has no completed trial.
+        TrainingFailed: the student alone, or everything else, could not be trained.
     """
     yield list(fair.arms.values())
-    for search in fair.arms.values():
-        winner(search)
+    winner(fair.arms[STUDENT.name])
     if judged := _open_finalists(fair, tuning, content, storage):
         yield [finals for _, finals in judged.values()]
     for arm, (finalists, finals) in judged.items():
         fair.finalists[arm] = rank_finalists(fair.arms[arm], finals, finalists)
     yield [fair.finals]
+    fair.finals_of(STUDENT.name)
+    told = [f"{title} is left out of the comparison: {reason}" for title, reason in fair.missing.items()]
+    if len(fair.judged) == 1:
+        raise TrainingFailed("; ".join(told))
+    for line in told:
+        _log.warning("%s", line)
 
 
 def _open_finalists(
@@ -195,9 +231,10 @@ def _open(
     finals = open_search(
         storage, settings, tuning, content, FINALS, final_space, grid, final_values, len(grid), len(grid), f"{FINALS}/"
     )
-    finals.keep, finals.what, finals.unit = len(grid), "final trainings", "training"
-    found["fair"] = FairSearch(arms, described, finals, off, settings, {})
-    return found["fair"]
+    finals.keep, finals.what, finals.unit, finals.needed = len(grid), "final trainings", "training", True
+    fair = found["fair"] = FairSearch(arms, described, finals, off, settings, {})
+    finals.refuse = fair.refuse_final
+    return fair
 
 
 def _check_not_raised(arms: Mapping[str, Search], storage: Any) -> None:
@@ -215,13 +252,18 @@ def _values_with(off: Mapping[str, Value]) -> Any:
 
 
 def _models(session: SearchSession, fair: FairSearch, arm: Arm, folder: Path) -> list[Path]:
-    """The final models of an arm. They lie in the result folder; those of a bucket are copied there."""
+    """The final models of an arm. They lie in the result folder; those of a bucket are copied there. One that is gone
+    or damaged is trained again: every seed of every arm is needed."""
     models = []
     for trial in fair.finals_of(arm.name):
         source = session.fetch(fair.finals, trial.number)
+        if source is None:
+            train_again(fair.finals, trial.number, fair.settings, session.store)
+            source = session.fetch(fair.finals, trial.number)
+        assert source is not None  # it was written just now
         if session.store.local is None:
             target = folder / "finals" / f"{arm.name}_{trial.params[SEED]}"
-            session.store.download(f"{fair.finals.folder(trial.number)}/model", target)
+            shutil.copytree(source, target, dirs_exist_ok=True)
             source = target
         models.append(source)
     return models
@@ -344,7 +386,7 @@ def _arm_line(
 
 def best_final(fair: FairSearch) -> FrozenTrial:
     """The final training to publish: of the arm with the best mean on validation, the seed that is best there."""
-    arm = max(fair.described, key=lambda arm: mean_validation(fair, arm.name))
+    arm = max(fair.judged, key=lambda arm: mean_validation(fair, arm.name))
     return max(fair.finals_of(arm.name), key=lambda trial: trial.values[0])
 
 

@@ -60,13 +60,13 @@ def publish_answer(
     comparison = ModelComparison(stages, listed, with_teacher=False)
     # first of all, so that a model that cannot be read is found while the test split is closed
     on_validation = comparison.validation()
-    judged = fingerprint(*(trial.user_attrs["weights"] for trial in fair.finals.record.trials()))
+    judged = fingerprint(*(trial.user_attrs.get("weights", "") for trial in fair.finals.record.trials()))
     reason = f"the arms' {sum(map(len, models.values()))} final models and the models in closed form"
     test = stages.data.test.open(reason, folder.test_record, judged, reopen_test)
     on_test = comparison.rank("test", test, 0)
     scored = _scored(fair, comparison, owners, on_validation, on_test)
     missing = {model.name: model.reason for model in listed if isinstance(model, MissingModel)}
-    answer = {**compare_arms(fair, scored, test.user, resamples), "missing": missing}
+    answer = {**compare_arms(fair, scored, test.user, resamples), "missing": {**fair.missing, **missing}}
     save_answer(folder.path, answer)
     everything = [*on_validation, *on_test]
     write_tables(folder, comparison.rows(everything), everything)
@@ -86,7 +86,7 @@ def _models(
     dozens, so each is read where it is ranked."""
     listed = closed_form_models(stages)
     owners = {model.name: model.name for model in listed if isinstance(model, EvaluatedModel)}
-    for arm in fair.described:
+    for arm in fair.judged:
         for trial, model in zip(fair.finals_of(arm.name), models[arm.name], strict=True):
             name = f"{arm.name} (seed {trial.params[SEED]})"
             listed.append(EvaluatedModel(name, partial(stages.read_student, model), fair.arms[arm.name].trials))
@@ -115,7 +115,7 @@ def _scored(
         by_owner.setdefault(owners[ranked.model], []).append(ranked.ranks.numpy())
     ranks = {owner: np.stack(found) for owner, found in by_owner.items()}
     scored = []
-    for arm in fair.described:
+    for arm in fair.judged:
         mean, trials = mean_validation(fair, arm.name), fair.arms[arm.name].trials
         scored.append(Scored(arm.name, arm.title, ranks[arm.name], mean, trials, arm.uses_llm))
     metric, ks = fair.finals.record.space.metric, comparison.stages.settings.evaluation.ks
@@ -135,7 +135,13 @@ def _tell_dashboard(fair: FairSearch, answer: Mapping[str, Any], folder: RunFold
         for arm in fair.described
     }
     for arm in fair.described:
-        note = [f"**{arm.title}**", *said[arm.name], f"Trained again on other seeds in the study `{FINALS}`."]
+        left_out = [f"Left out of the comparison: {reason}"] if (reason := fair.missing.get(arm.title)) else []
+        note = [
+            f"**{arm.title}**",
+            *said[arm.name],
+            *left_out,
+            f"Trained again on other seeds in the study `{FINALS}`.",
+        ]
         fair.arms[arm.name].record.describe("\n\n".join(note))
     sentences, means = list(dict.fromkeys(line["sentence"] for line in lines)), "Means over seeds, on the test split."
     fair.finals.record.describe("\n\n".join([*sentences, means, BESIDE]))
@@ -155,7 +161,7 @@ def _write_examples(
 ) -> None:
     """A few histories with the lists of the student alone and of the arm that distils best, both of the first seed."""
     stages = comparison.stages
-    others = [arm for arm in fair.described if arm.name != STUDENT.name]
+    others = [arm for arm in fair.judged if arm.name != STUDENT.name]
     distilled = [arm for arm in others if arm.uses_llm] or others
     best = max(distilled, key=lambda arm: mean_validation(fair, arm.name))
 

@@ -103,6 +103,7 @@ def _sound(open_storage: Callable[[], JournalStorage], path: Path) -> JournalSto
     try:
         storage = open_storage()
         for study in storage.get_all_studies():
+            conform(study.study_name, str, path)
             conform(study.user_attrs, _StudyFacts, path)
             for trial in storage.get_all_trials(study._study_id, deepcopy=False):
                 _check_trial(trial, len(storage.get_study_directions(study._study_id)))

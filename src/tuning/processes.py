@@ -1,8 +1,8 @@
 """Signals, and what a killed driver left behind: its processes and its scratch folder.
 
-The note about them lies in the result folder, which may have come from somebody else. So nothing is ended or removed on
-its word alone: the scratch folder must be one that this program made for this very result folder, and a process must be
-seen to work in it.
+The note about them lies in the result folder, which may have come from somebody else, or be a copy of one in which a
+search is at work. So nothing is ended or removed on its word alone: it must have been written in this very folder, the
+scratch folder must be one that this program made for it, and a process must be seen to work in it.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ class _Child:
 
 @dataclass(frozen=True, config=PARTIAL)
 class _Note:
-    """What a driver has running, and where."""
+    """What a driver has running, and where; ``folder`` is the result folder that the note was written in."""
 
     scratch: str
     mark: str
+    folder: str
     children: list[_Child]
 
 
@@ -65,14 +66,15 @@ def remember_children(folder: Path, scratch: Path) -> None:
             children.append({"pid": process.pid, "started": process.create_time()})
         except psutil.Error:
             continue
-    write_json(folder / _KEPT, {"scratch": str(scratch), "mark": _mark_of(scratch), "children": children})
+    told = {"scratch": str(scratch), "mark": _mark_of(scratch), "folder": _identity(folder), "children": children}
+    write_json(folder / _KEPT, told)
 
 
 def end_survivors(folder: Path) -> int:
     """End what an earlier driver of this folder left running, and remove its scratch; returns how many were ended.
 
-    Where the note in the folder is damaged, or names a scratch folder that was not made for this search, nothing is
-    ended and nothing removed.
+    Where the note in the folder is damaged, was written in another folder, or names a scratch folder that was not made
+    for this search, nothing is ended and nothing removed.
     """
     path = folder / _KEPT
     if not path.exists():
@@ -84,6 +86,12 @@ def end_survivors(folder: Path) -> int:
         return 0
     scratch = Path(note.scratch)
     if not scratch.exists():
+        path.unlink(missing_ok=True)
+        return 0
+    if note.folder != _identity(folder):
+        _log.warning(
+            "%s was written in another folder, of which this one is a copy: its processes are left alone", path
+        )
         path.unlink(missing_ok=True)
         return 0
     if not _is_own(scratch, note.mark):
@@ -101,6 +109,12 @@ def end_survivors(folder: Path) -> int:
     shutil.rmtree(scratch, ignore_errors=True)
     path.unlink(missing_ok=True)
     return len(alive)
+
+
+def _identity(folder: Path) -> str:
+    """Which folder it is: the same wherever it is moved to on its disk, and another one for a copy."""
+    found = folder.stat()
+    return f"{found.st_dev}:{found.st_ino}"
 
 
 def _mark_of(scratch: Path) -> str:

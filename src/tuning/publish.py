@@ -74,7 +74,9 @@ def compare_winner(
     ranked = [*on_validation, *comparison.test(folder, reason, judged, reopen_test)]
     rows = comparison.rows(ranked)
     write_tables(folder, rows, ranked)
-    title = f"{what} beside its baselines; {comparison.repeated:.1%} of validation targets were met before"
+    title = (
+        f"{_named(what, outcome)} beside its baselines; {comparison.repeated:.1%} of validation targets were met before"
+    )
     own = "teacher" if outcome.search.record.space.stage == "teacher" else comparison.models[-1].name
     console.print(as_short_table(rows, max(stages.settings.evaluation.ks), title, own))
     write_segments(folder, comparison, ranked, BASELINE)
@@ -86,6 +88,13 @@ def compare_winner(
         write_outcomes(tracker_of(stages, folder), outcome.search.record, {outcome.best.number: metrics})
     if outcome.search.record.space.stage != "teacher":
         _write_verdict(comparison, outcome, folder, ranked)
+
+
+def _named(what: str, outcome: SearchOutcome) -> str:
+    """What the winner is, and in whose place it stands."""
+    if not outcome.gone:
+        return what
+    return f"{what} (trial {outcome.best.number}: the model of trial {outcome.gone[0]} is gone)"
 
 
 def _write_examples(
@@ -178,6 +187,7 @@ def facts(outcome: SearchOutcome, stages: Stages, resumed: Sequence[Mapping[str,
         "trials": {state.name: count for state, count in states([outcome.search]).items() if count},
         "baseline_trials": 1,
         "best_trial": outcome.best.number,
+        **({"models_gone": list(outcome.gone)} if outcome.gone else {}),
         "best_values": dict(zip(record.space.objectives, outcome.best.values, strict=True)),
         "best_value": outcome.best.values[0],
         "metric": record.space.metric,

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import psutil
 import ray
+import torch
 from ray._private import services
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from src.core.errors import ConfigError, Paused, Problem
 from src.core.logging import get_logger
+from src.core.memory import memory_of
 from src.core.paths import REPOSITORY
 from src.tuning.processes import forget_children, remember_children
 from src.tuning.ray_place import (
@@ -62,9 +64,9 @@ _START = "start one with `ray start --head`, see cmd/cluster.yaml"
 
 
 def check_ray(settings: RaySettings, dashboard: bool) -> None:
-    """Raises ``ConfigError`` for a cluster that does not answer, for a dashboard that anyone could use, and where a Ray
-    of this machine would find no place for its files."""
-    problems = [] if settings.address else check_place()
+    """Raises ``ConfigError`` for a cluster that does not answer, for a dashboard that anyone could use or nobody, and
+    where a Ray of this machine would find no place for its files, or no memory."""
+    problems = [] if settings.address else [*check_place(), *_beyond_memory(settings)]
     if settings.address and (problem := _unreachable(settings.address)):
         problems.append(problem)
     open_to_all = dashboard and settings.dashboard_host not in _LOCAL
@@ -73,11 +75,33 @@ def check_ray(settings: RaySettings, dashboard: bool) -> None:
         problems.append(
             Problem("ray.dashboard_host", settings.dashboard_host, rule, f"unset {AUTH_MODE}, or use 127.0.0.1")
         )
+    if dashboard and not settings.address and (reason := _not_ours(settings.dashboard_host)):
+        rule = f"is no address of this machine ({reason})"
+        problems.append(Problem("ray.dashboard_host", settings.dashboard_host, rule, "use 127.0.0.1"))
     if dashboard and settings.address:
         rule = "an existing cluster has its own dashboard"
         problems.append(Problem("dashboard", True, rule, "look at that one, on port 8265 of the head node"))
     if problems:
         raise ConfigError(problems)
+
+
+def _beyond_memory(settings: RaySettings) -> list[Problem]:
+    room = memory_of(torch.device("cpu")) / 2**20
+    if settings.memory_mb < room:
+        return []
+    rule = f"this machine has {room:,.0f} MB, of which Ray's object store is a part"
+    return [Problem("ray.memory_mb", settings.memory_mb, rule, "leave it at 128: trials' data do not lie there")]
+
+
+def _not_ours(host: str) -> str:
+    """Why nobody can listen on an address here; empty where somebody can."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as tried:
+            tried.bind(address)
+    except (OSError, UnicodeError) as error:
+        return str(getattr(error, "strerror", None) or error)
+    return ""
 
 
 def _unreachable(address: str) -> Problem | None:

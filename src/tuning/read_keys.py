@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from src.core.settings import NOT_DECIDING
 from src.distill.settings import terms
 from src.teacher.objective import objective_of, objectives
 
@@ -15,6 +16,10 @@ _INSTEAD = {
     "student": {},
     "teacher": {},
 }
+
+
+#: how a training runs: it decides how long that takes, and nothing of what is learned
+_PACE = frozenset({"student.graphs", "teacher.compile", "teacher.gradient_checkpointing"})
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ _OTHERS: Mapping[str, Sequence[Sequence[_Switch]]] = {
     "student.negatives_power": [(_is("student.loss", "sampled", "gbce", "auto"),)],
     "student.gbce_calibration": [(_is("student.loss", "gbce"),)],
     "student.dro_beta": [(_above_zero("student.dro_weight"),)],
+    "student.text_rarity": [(_above_zero("student.text_weight"),)],
     "teacher.gate.dropout": [(_is("teacher.gate.kind", "linear"),)],
     "teacher.gate.top_k": [(_is("teacher.gate.kind", "linear"),)],
     "teacher.gate.noise": [(_is("teacher.gate.kind", "linear", "mlp"),)],
@@ -96,17 +102,23 @@ def read_where() -> Mapping[str, Sequence[Sequence[_Switch]]]:
     return {**_OTHERS, **found}
 
 
-def unread(stage: str, key: str, possible: Callable[[str], Sequence[object]]) -> tuple[str, str] | None:
+def unread(
+    stage: str, key: str, possible: Callable[[str], Sequence[object]], timed: bool = False
+) -> tuple[str, str] | None:
     """Why no trial of a stage would read a key, and what to do about it; None for a key that is read.
 
     Args:
         stage: the stage whose trials are trained.
         key: the dotted key of a searched parameter.
         possible: the values that another key can take where this one is searched; none for a key that there is not.
+        timed: whether the seconds of a training are an objective.
     """
     if key.endswith(".threads"):
         return "a trial computes with as many threads as it occupies cores", "set tuning.cpu_per_trial instead"
-    if key.endswith(".checkpoint_minutes"):
+    if key in _PACE:
+        step = "leave it out, or let seconds be an objective (also: {seconds: minimize})"
+        return None if timed else ("decides nothing of what a trial learns", step)
+    if key.rpartition(".")[2] in NOT_DECIDING:
         return "decides nothing of what a trial learns", "leave it out"
     if other := _INSTEAD[stage].get(key):
         return f"is not read in stage {stage}", f"search {other} instead"

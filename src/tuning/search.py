@@ -27,6 +27,7 @@ from src.tuning.executor import execute
 from src.tuning.finalists import Finalist, final_space, final_values, finalists_of, has_finalists, rank_finalists
 from src.tuning.identity import identity_of, searched_content
 from src.tuning.journal import open_journal
+from src.tuning.kept_models import whole_model
 from src.tuning.population import Groups, decide_places
 from src.tuning.processes import end_survivors, graceful_signals
 from src.tuning.progress import Baseline, Screen
@@ -104,10 +105,10 @@ class SearchSession:
             return ""
         return f"the result folder holds {used:.0f} MB of tuning.max_folder_mb={bound}; raise it to go on"
 
-    def fetch(self, search: Search, number: int) -> Path:
-        """A trial's model on this machine."""
+    def fetch(self, search: Search, number: int) -> Path | None:
+        """A trial's model on this machine; None where it is gone, or is not what the trial left."""
         name = f"{search.folder(number)}/{MODEL}"
-        return self.store.download(name, self.scratch / "models" / name)
+        return whole_model(self.store, name, self.scratch / "models" / name)
 
 
 @contextmanager
@@ -193,6 +194,8 @@ class SearchOutcome:
     seconds: float
     #: the best trials on other seeds, the best mean first; none where the first value decided
     finalists: Sequence[Finalist] = ()
+    #: better trials whose models are gone, in whose place ``best`` is published
+    gone: Sequence[int] = ()
 
 
 def open_search(
@@ -319,9 +322,9 @@ def run_search(
                 finalists.extend(rank_finalists(search, finals, chosen))
 
         session.work_through(phases(), first_name, _what_follows(search, tuning))
-        best = published(session.store, search, finalists)
-        found, model = apply_values(experiment, values(best)), session.fetch(search, best.number)
-        yield SearchOutcome(search, best, found, model, time.perf_counter() - start, finalists)
+        best, model, gone = published(search, finalists, lambda number: session.fetch(search, number))
+        found, seconds = apply_values(experiment, values(best)), time.perf_counter() - start
+        yield SearchOutcome(search, best, found, model, seconds, finalists, gone)
 
 
 def _what_follows(search: Search, tuning: TuningSettings) -> str:
@@ -351,13 +354,15 @@ def _finals(
     return finals
 
 
-def published(store: Store, search: Search, finalists: Sequence[Finalist]) -> FrozenTrial:
-    """The winner, or the next best whose model is still there, which is told.
+def published(
+    search: Search, finalists: Sequence[Finalist], fetch: Callable[[int], Path | None]
+) -> tuple[FrozenTrial, Path, list[int]]:
+    """The winner, or the next best whose model is whole, which is told; its model; and the better ones without one.
 
     Args:
-        store: holds the trials' models.
         search: whose trials they are.
         finalists: the best mean first; none where the first value decides.
+        fetch: gives a trial's model; None where it is gone or damaged.
 
     Raises:
         TrainingFailed: no completed trial has its model.
@@ -365,10 +370,10 @@ def published(store: Store, search: Search, finalists: Sequence[Finalist]) -> Fr
     by_number = {trial.number: trial for trial in search.record.ranked()}
     order = list(dict.fromkeys([*(finalist.number for finalist in finalists), *by_number]))
     for place, number in enumerate(order):
-        if store.exists(f"{search.folder(number)}/{MODEL}"):
+        if (model := fetch(number)) is not None:
             if place:
                 _log.warning("the model of trial %d is gone: trial %d is published in its place", order[0], number)
-            return by_number[number]
+            return by_number[number], model, order[:place]
     raise TrainingFailed("no completed trial has its model any more: start a new search, or restore trials/")
 
 

@@ -32,9 +32,9 @@ from src.tuning.search_space import (
 #: what may be searched in a stage: other keys would change nothing there, or would need another stage anew each trial
 _SEARCHED = {"student": ("student",), "teacher": ("teacher",), "distill": ("distill", "active", "student")}
 _FIXED = (
-    "distill.outputs_from", "student.prior", "student.prior_folds",
+    "distill.outputs_from", "student.prior", "student.prior_folds", "student.prior_minutes", "student.prior_gb",
     "teacher.llm", "teacher.tiny", "teacher.encoder", "teacher.export",
-    "teacher.validation_rows", "teacher.test_rows",
+    "teacher.validation_rows", "teacher.test_rows", "teacher.memory_probe",
 )  # fmt: skip
 #: objectives besides the validation metrics: a student's or a teacher's trained parameters, milliseconds to score one
 #: history against the catalogue, seconds of training
@@ -233,7 +233,7 @@ def _check_read(path: Path, document: _Document, known: Mapping[str, Any]) -> li
             drawn = searched.choices if isinstance(searched, CategoricalParameter) else (searched.low, searched.high)
             return [*drawn, *(values if searched.when else [])]
 
-        if found := unread(document.stage, key, possible):
+        if found := unread(document.stage, key, possible, "seconds" in document.also):
             problems.append(Problem(f"{path.name}: parameter", key, *found))
     return problems
 

@@ -6,6 +6,7 @@ Every file is whole or absent, wherever it goes; a folder is complete when its u
 from __future__ import annotations
 
 import fcntl
+import filecmp
 import json
 import os
 import secrets
@@ -24,7 +25,7 @@ from pydantic.dataclasses import dataclass as document
 from src.core.checksums import checksum_files
 from src.core.documents import PARTIAL, conform, parse_json, read_mapping
 from src.core.errors import ArtefactError, ConfigError
-from src.core.paths import write_bytes, write_json
+from src.core.paths import strange_entries, write_bytes, write_json
 
 _SCRATCH = "scratch-"
 #: the folder of the contents that several uploads have, by their checksum
@@ -164,11 +165,14 @@ class Store:
         for name, checksum in checksum_files(folder).items():
             file, beside = folder / name, folder / f"{name}.{os.getpid()}"
             with suppress(OSError):  # a file system without links: each upload has a file of its own
+                same = kept / checksum
                 try:
-                    os.link(file, kept / checksum)
+                    os.link(file, same)
                 except FileExistsError:
-                    os.link(kept / checksum, beside)
-                    os.replace(beside, file)
+                    # what was kept may have been damaged since: then the new file takes its place
+                    source, target = (same, file) if filecmp.cmp(same, file, shallow=False) else (file, same)
+                    os.link(source, beside)
+                    os.replace(beside, target)
 
     def download(self, name: str, folder: Path) -> Path:
         """A folder's files on this machine: where they are, or copied to ``folder``."""
@@ -268,12 +272,10 @@ def _mark(store: Store, content: bytes) -> bytes | None:
 
 
 def _refuse_links(root: Path) -> None:
-    """Raises ``ConfigError`` where a trial's folder leads out of the store: what lies there is somebody else's."""
-    folders = [root, *root.glob("*"), *root.glob("*/*")] if not root.is_symlink() else [root]
-    for path in folders:
-        if path.is_symlink():
-            rule = "is a link: trials' files are kept in plain folders"
-            raise ConfigError.one("storage", str(path), rule, "remove it, or put the folder itself in its place")
+    """Raises ``ConfigError`` where something in the store leads out of it: what lies there is somebody else's."""
+    if (link := next(iter(strange_entries(root)), None)) is not None:
+        rule = "is a link, or else no plain file: trials' files are kept in plain folders"
+        raise ConfigError.one("storage", str(link), rule, "remove it, or put the folder itself in its place")
 
 
 def below(root: str, name: str) -> str:

@@ -37,13 +37,13 @@ from src.core.errors import AnyoError, ArtefactError, Problem, ProblemsFound, Tr
 from src.core.hardware import resolve_device, share_compute
 from src.core.logging import get_logger
 from src.core.memory import give_back, is_out_of_memory
-from src.core.paths import disk_is_full, write_json
+from src.core.paths import disk_is_full
 from src.core.seed import seed_everything
 from src.core.watching import watching
 from src.pipeline.settings import ExperimentSettings, training_seed, without_places
-from src.student.artefact import PRIOR
 from src.tuning.applied import apply_values, plain
 from src.tuning.dispatch import CHECKPOINT, MODEL
+from src.tuning.kept_models import keep_model
 from src.tuning.probe import in_worker
 from src.tuning.search_space import SearchSpace, Value
 from src.tuning.shared_data import FOLDER, SharedData
@@ -257,10 +257,7 @@ class Trainable:
             **({"note": note} if note else {}),
         }
         require_current(self.store, self.token)
-        trained.save(scratch / MODEL)
-        write_json(scratch / MODEL / "trial.json", {"values": dict(config["values"]), **attributes})
-        # a prior of V² numbers is the same in every student that has it
-        self.store.upload(scratch / MODEL, f"{config['folder']}/{MODEL}", alike=PRIOR)
+        keep_model(trained, config["values"], attributes, scratch / MODEL, self.store, f"{config['folder']}/{MODEL}")
         return {"kind": "done", "values": [float(found[name]) for name in self.objectives], "attributes": attributes}
 
     @contextmanager

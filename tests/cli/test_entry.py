@@ -76,6 +76,34 @@ def test_a_full_disk_is_one_line_and_exit_code_1(workplace: Path, capfd: pytest.
     assert "Traceback" not in shown
 
 
+@pytest.mark.parametrize("damage", ["a folder in a file's place", "a file in a folder's place"])
+def test_a_place_that_cannot_be_used_is_one_line_and_exit_code_1(
+    workplace: Path, capfd: pytest.CaptureFixture[str], damage: str
+) -> None:
+    def run(settings: object, prepared: object, folder: RunFolder) -> None:
+        if damage == "a folder in a file's place":
+            (folder.path / "metrics" / "time.json" / "theirs").mkdir(parents=True)
+        else:
+            (folder.path / "metrics").write_text("theirs")
+        folder.write_metrics("time", {})
+
+    search = replace(entry(run), resumable=frozenset({"trials"}))
+    assert search.execute([]) == 1
+    shown = " ".join(capfd.readouterr().out.split())
+    assert re.search(r"error: \S+/metrics(/time.json)? cannot be used", shown)
+    assert "to go on: python -m src.exp.test resume=" in shown
+    assert "Traceback" not in shown
+
+
+def test_a_defect_is_no_place_at_fault(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def run(settings: object, prepared: object, folder: RunFolder) -> None:
+        (folder.path / "nothing").read_text()
+
+    with pytest.raises(SystemExit):  # Hydra's way to end
+        entry(run).execute([])
+    assert "Traceback" in capfd.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------------------ a good run
 
 

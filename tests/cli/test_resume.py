@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ import yaml
 from src.cli.entry import Entry, Work
 from src.cli.resume import RESUMABLE, read_resumed
 from src.config.replay import chosen_options
-from src.core.errors import ArtefactError, ConfigError
+from src.core.errors import TERMINATED, ArtefactError, ConfigError, Paused
 from src.core.logging import log_to
 from src.core.paths import MANIFEST
 from src.pipeline.run_folder import LOCK, RunFolder, previous_resumes, single_driver
@@ -230,6 +231,51 @@ def test_a_link_in_the_folder_is_refused_and_what_it_leads_to_is_whole(found: Pa
     assert (workplace / "thesis").read_text() == "ten years"
 
 
+@pytest.mark.parametrize(
+    "name", ["trials/3/trial.log", "trials/everything/0/trial.log", "metrics/time.json", "tensorboard/trial_0000"]
+)
+def test_a_link_deep_in_the_folder_is_refused_too(found: Path, workplace: Path, name: str) -> None:
+    (workplace / "thesis").mkdir()
+    (found / name).parent.mkdir(parents=True)
+    (found / name).symlink_to(workplace / "thesis")
+    with pytest.raises(ArtefactError, match=f"no plain files .{name}.: what is written there"):
+        resumed(found)
+
+
+def test_a_pipe_in_the_folder_would_be_waited_for(found: Path) -> None:
+    (found / "run.log").unlink()
+    os.mkfifo(found / "run.log")
+    with pytest.raises(ArtefactError, match="run.log"):
+        resumed(found)
+
+
+def test_links_of_other_programs_are_theirs(found: Path) -> None:
+    (found / "wandb").mkdir()
+    (found / "wandb" / "latest-run").symlink_to(found / "wandb")
+    assert resumed(found).seed == 7
+
+
+def test_another_machines_cluster_is_named_by_who_resumes(found: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What runs a search's trials answers in pickles: a prepared folder must not choose it."""
+    settings = yaml.safe_load((found / "settings.yaml").read_text())
+    settings["ray"]["address"] = "10.0.0.1:6379"
+    (found / "settings.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ConfigError, match="ray.address=10.0.0.1:6379; else ray.address= for this machine"):
+        resumed(found)
+    assert resumed(found, "ray.address=10.0.0.1:6379").ray.address == "10.0.0.1:6379"
+    assert resumed(found, "ray.address=''").ray.address == ""
+
+    def pause(*_: Any) -> None:
+        raise Paused(TERMINATED)
+
+    again = [f"resume={found}", "ray.address=10.0.0.1:6379"]
+    assert entry(pause).execute(again) == 143
+    assert f"to go on: python -m src.exp.tune_student {' '.join(again)}" in capfd.readouterr().out
+    settings["ray"]["address"] = "auto"  # what the user's own shell or machine says
+    (found / "settings.yaml").write_text(yaml.safe_dump(settings))
+    assert resumed(found).ray.address == "auto"
+
+
 @pytest.mark.parametrize("name", ["study.journal.lock", "study.journal.lock0b5e3b6e.rename"])
 def test_the_journals_own_lock_which_a_killed_driver_leaves_is_no_strange_link(found: Path, name: str) -> None:
     (found / name).symlink_to(found / "study.journal")
@@ -298,6 +344,18 @@ def test_settings_of_other_kinds(found: Path, key: str, value: object) -> None:
     (found / "settings.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ArtefactError, match="settings.yaml"):
         resumed(found)
+
+
+@pytest.mark.parametrize("key", ["trials", "ray", "tuning", "storage"])
+def test_settings_without_a_key_that_has_a_default(found: Path, key: str) -> None:
+    """As an earlier version may have written them, with the space of the search beside them."""
+    content = yaml.safe_load((found / "settings.yaml").read_text())
+    del content[key]
+    (found / "settings.yaml").write_text(yaml.safe_dump(content))
+    (found / "search_space.yaml").write_text("parameters: {}\n")
+    settings = resumed(found, "trials=30", "ray.memory_mb=99", "tuning.retries=1")
+    assert (settings.trials, settings.ray.memory_mb, settings.tuning.retries) == (30, 99, 1)
+    assert settings.tuning.search_space == found / "search_space.yaml"
 
 
 def test_a_torn_record_of_resumes_is_read_and_gone_on_with(found: Path) -> None:

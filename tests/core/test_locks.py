@@ -61,3 +61,13 @@ def test_a_lock_is_free_after_an_error(tmp_path: Path) -> None:
         except KeyError:
             pass
     assert waited == []
+
+
+def test_a_link_in_a_locks_place_is_removed_and_what_it_leads_to_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_text("ten years")
+    (tmp_path / "a").symlink_to(tmp_path / "thesis")
+    with alone(tmp_path / "a", print) as held:
+        assert held
+        assert not (tmp_path / "a").is_symlink()
+    assert (tmp_path / "thesis").read_text() == "ten years"
+    assert not (tmp_path / "a").exists()

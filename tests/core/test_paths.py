@@ -200,6 +200,19 @@ def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
     assert (tmp_path / name).read_text() == "content"
 
 
+def test_what_is_published_can_be_read_by_everybody(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("")
+    (tmp_path / "theirs").chmod(0o600)
+    with atomic_folder(tmp_path / "out") as target:
+        (target / "inner").mkdir(mode=0o700)
+        (target / "inner" / "weights").write_text("")
+        (target / "inner" / "weights").chmod(0o600)  # as safetensors leaves it
+        (target / "link").symlink_to(tmp_path / "theirs")
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("out", "out/inner", "out/inner/weights")]
+    assert modes == [0o755, 0o755, 0o644]
+    assert (tmp_path / "theirs").stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_names_the_file_that_was_meant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

@@ -34,7 +34,7 @@ TABLE = np.arange(12, dtype=np.float32).reshape(4, 3)
 )
 def test_item_embeddings_in_every_form(saved: Any, tmp_path: Path) -> None:
     torch.save(saved, tmp_path / "all_embeddings.pt")
-    read = _read_embeddings(tmp_path / "all_embeddings.pt")
+    read = _read_embeddings(tmp_path / "all_embeddings.pt", 4)
     assert read.dtype == np.float32
     assert read.tolist() == TABLE.tolist()
 
@@ -42,7 +42,7 @@ def test_item_embeddings_in_every_form(saved: Any, tmp_path: Path) -> None:
 def test_item_embeddings_that_numpy_saved(tmp_path: Path) -> None:
     with (tmp_path / "all_embeddings.pt").open("wb") as handle:
         np.save(handle, TABLE)
-    assert _read_embeddings(tmp_path / "all_embeddings.pt").tolist() == TABLE.tolist()
+    assert _read_embeddings(tmp_path / "all_embeddings.pt", 4).tolist() == TABLE.tolist()
 
 
 class _Evil:
@@ -50,15 +50,27 @@ class _Evil:
         return print, ("run",)
 
 
+def _outside() -> torch.Tensor:
+    """A sparse table that says where it lies, wrongly: written out, it would end the process, or worse."""
+    return torch.sparse_coo_tensor(torch.tensor([[10**7], [2]]), torch.ones(1), (4, 3), check_invariants=False)
+
+
 @pytest.mark.parametrize(
     ("saved", "message"),
     [
         (torch.zeros(3), r"must hold one table \[items, width\], holds \[3\]"),
-        (torch.tensor([[1.0, float("nan")]]), r"row 0 = .*must hold finite numbers only"),
+        (torch.tensor([[1.0, float("nan")]] * 4), r"row 0 = .*must hold finite numbers only"),
         ({"a": torch.zeros(2, 2), "b": torch.zeros(2, 2)}, "is not a saved tensor"),
         (np.array([["a", None]], dtype=object), "is not a saved tensor"),
         (_Evil(), "is not a saved tensor .*save it as a tensor"),
         (None, "must hold one table|is not a saved tensor"),
+        (torch.zeros(5, 3), "item_embedding = 5: must have 4 rows, one an item"),
+        (torch.zeros(4, 0), r"holds \[4, 0\]"),
+        (torch.zeros(4, 3, dtype=torch.complex64), "is not a saved tensor .complex numbers"),
+        (_outside(), "is not a saved tensor"),
+        # a few bytes that stand for 16 GB
+        (torch.zeros(1, 1).expand(4, 10**9), "holds .4, 1000000000."),
+        (torch.sparse_coo_tensor(torch.zeros(2, 1).long(), torch.ones(1), (4, 10**9)), "holds .4, 1000000000."),
     ],
 )
 def test_what_is_no_table_of_embeddings(
@@ -66,7 +78,7 @@ def test_what_is_no_table_of_embeddings(
 ) -> None:
     torch.save(saved, tmp_path / "all_embeddings.pt")
     with pytest.raises(DataError, match=message) as caught:
-        _read_embeddings(tmp_path / "all_embeddings.pt")
+        _read_embeddings(tmp_path / "all_embeddings.pt", 4)
     assert "\x1b" not in str(caught.value)
     assert "weights_only" not in str(caught.value)
     assert capsys.readouterr().out == ""
@@ -76,7 +88,7 @@ def test_what_is_no_table_of_embeddings(
 def test_damaged_files_of_embeddings(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "all_embeddings.pt").write_bytes(content)
     with pytest.raises(DataError, match="is not a saved tensor"):
-        _read_embeddings(tmp_path / "all_embeddings.pt")
+        _read_embeddings(tmp_path / "all_embeddings.pt", 4)
 
 
 @pytest.mark.parametrize(
@@ -100,4 +112,14 @@ def test_rankings_that_are_wrong(content: str, message: str, tmp_path: Path) -> 
 
 def test_rankings_in_float_notation(tmp_path: Path) -> None:
     np.savetxt(tmp_path / "r.txt", np.array([[3, 1], [2, 0]]))
+    assert _read_table(tmp_path / "r.txt", np.int64).tolist() == [[3, 1], [2, 0]]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"3,1\n2,0\n", b"3, 1\r\n2, 0\r\n", b"\xef\xbb\xbf3 1\n2 0\n", b"# rankings of the valid rows\n3 1\n\n2 0\n"],
+    ids=["commas", "spaces after commas", "a byte order mark", "numpy's header"],
+)
+def test_rankings_as_people_save_them(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "r.txt").write_bytes(content)
     assert _read_table(tmp_path / "r.txt", np.int64).tolist() == [[3, 1], [2, 0]]

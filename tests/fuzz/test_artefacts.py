@@ -15,7 +15,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import optuna
@@ -27,11 +29,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from pydantic import TypeAdapter
 
+from src.api import Result
 from src.cli.resume import RESUMABLE, read_begun, read_resumed
 from src.config.overrides import expand_params
 from src.config.reading import nested_plain, read_settings
 from src.core.checkpoints import pack, unpack
-from src.core.errors import AnyoError
+from src.core.errors import AnyoError, ArtefactError
 from src.core.paths import MANIFEST, write_json
 from src.core.training import FitResult
 from src.data.candidates import draw_candidate_lists, load_candidates, save_candidates
@@ -48,6 +51,12 @@ from src.pipeline.known_models import note_fingerprint, noted_fingerprint
 from src.pipeline.run_folder import previous_resumes
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.student_stages import fit_of, tried_for
+from src.pipeline.tracking import LastPoints
+from src.serving.beside import stand_beside
+from src.serving.export import ExportStudentSettings, check_export, export_student
+from src.serving.measured import measured
+from src.serving.results import comparison_rows
+from src.serving.students import open_student
 from src.student.artefact import load_student, save_student
 from src.student.base import ClosedForm, SequenceStudent
 from src.student.models import build_closed_form, build_student, require_network, student_settings
@@ -55,8 +64,11 @@ from src.student.prior import Prior, fit_prior, load_prior, save_prior
 from src.teacher import factory
 from src.teacher.labelling.cache import LabelCache
 from src.teacher.settings import ExportSettings, TeacherSettings
+from src.tuning import processes
+from src.tuning.html_report import tables
 from src.tuning.html_report.sources import read_result
 from src.tuning.journal import JOURNAL, read_journal
+from src.tuning.kept_models import keep_model, whole_model
 from src.tuning.processes import end_survivors
 from src.tuning.search_settings import SearchSettings
 from src.tuning.shared_data import SharedData
@@ -65,6 +77,7 @@ from src.tuning.store import Store, own_store
 from tests.evaluation.test_example_histories import examples_file
 from tests.fixtures import NUM_ITEMS, WINDOW, cycle_data, outputs_for
 from tests.fuzz.mutations import STRUCTURED, damage
+from tests.serving.finished import finished, student
 from tests.teacher.test_label_cache import Counting
 
 TOTAL, SEED = 2_000, 20261127
@@ -195,11 +208,13 @@ def _journal(folder: Path) -> Any:
 def _processes_folder(folder: Path) -> None:
     (folder / "theirs" / "deep").mkdir(parents=True)
     children = [{"pid": 1, "started": 0.0}]
-    write_json(folder / "processes.json", {"scratch": str(folder / "theirs"), "mark": "0" * 32, "children": children})
+    told = {"scratch": str(folder / "theirs"), "mark": "0" * 32, "folder": "1:2", "children": children}
+    write_json(folder / "processes.json", told)
 
 
 def _survivors(folder: Path) -> Any:
-    return end_survivors(folder), (folder / "theirs" / "deep").is_dir()
+    with patch.object(processes, "_identity", lambda folder: "1:2"):
+        return end_survivors(folder), (folder / "theirs" / "deep").is_dir()
 
 
 def _report_folder(folder: Path) -> None:
@@ -210,6 +225,9 @@ def _report_folder(folder: Path) -> None:
     write_json(folder / "fair.json", {"metric": "ndcg_20", "arms": [arm], "comparisons": [line]})
     write_json(folder / "metrics" / "time.json", {"wall_time": 1.5, "search_time": 1.0})
     (folder / "comparison.csv").write_text("model,split,examples,trials,ndcg_20\na,test,10,1,0.5\n")
+    segment = "length,1,10,a,0.1,0.0,-0.1,0.1,b,users,test\n"
+    heading = "by,segment,examples,model,ndcg_20,gain,low,high,against,resampled,split\n"
+    (folder / "segments.csv").write_text(heading + segment + segment.replace(",a,", ",b,"))
     examples_file(folder)
     sentences = {"baseline": {"sentence": "it helped.", "verdict": "helped"}}
     write_json(folder / "metrics" / "verdict.json", {"against": sentences})
@@ -220,6 +238,8 @@ def _report(folder: Path) -> Any:
     result = read_result(folder, {"kind": "tune_distill"})
     assert isinstance(result.fair, dict)
     assert all(isinstance(value, (int, float)) for value in result.times.values())
+    if result.segments is not None and (result.segments["examples"] > 0).any():
+        tables.segments(result.segments)
     return result.fair, dict(result.times), len(result.openings)
 
 
@@ -259,6 +279,65 @@ def _result(folder: Path) -> Any:
     assert isinstance(result.experiment, ExperimentSettings)
     assert isinstance(result.trials(), int)
     return nested_plain(result.experiment), result.manifest["fingerprints"]
+
+
+def _python_folder(folder: Path) -> None:
+    """What a result says to Python, to a model card, and to the page of `serve`."""
+    result = finished(folder / "result", student("popularity"))
+    (result / "best_params.yaml").write_text("# Replay:\nstudent: gru4rec\nstudent.width: 8\n")
+    arm = {"arm": "student", "test": 0.1}
+    line = {"name": "a", "against": "b", "difference": 0.1, "low": 0.0, "high": 0.2, "sentence": "s"}
+    write_json(result / "fair.json", {"metric": "ndcg_20", "arms": [arm], "comparisons": [line]})
+    shutil.copytree(result / "best_student", folder / "cache" / "student" / "abc")
+    manifest = json.loads((result / MANIFEST).read_text())
+    write_json(result / MANIFEST, {**manifest, "fingerprints": {"student_baseline": "abc"}})
+    # relative: where the copies lie that are read
+    (result / "settings.yaml").write_text(yaml.safe_dump({"runtime": {"cache": "copy/cache"}, "dataset": {}}))
+
+
+def _python(folder: Path) -> Any:
+    result = Result.load(folder / "result")
+    assert all(isinstance(sentence, str) for sentence in result.verdicts)
+    rows = comparison_rows(folder / "result")
+    return result.comparison.to_dict(), result.best_params, result.verdicts, measured(rows) if rows else ""
+
+
+def _beside(folder: Path) -> Any:
+    return [served.name for served in stand_beside(folder / "result")]
+
+
+def _export_folder(folder: Path) -> None:
+    export_student(settings := ExportStudentSettings(result=_result_of(folder)), check_export(settings), folder / "own")
+
+
+def _result_of(folder: Path) -> Path:
+    return finished(folder / "result", student("popularity"))
+
+
+def _exported(folder: Path) -> Any:
+    served = open_student(folder / "own", threads=1)
+    best = [(one.item, one.title, one.score) for one in served.recommend([1, 2], 3, exclude_seen=True)]
+    return best, served.name, served.fingerprints
+
+
+def _points_folder(folder: Path) -> None:
+    LastPoints(folder / "points.json").ahead("search/trial_0000", 3, {"loss": 0.5})
+
+
+def _points(folder: Path) -> Any:
+    return LastPoints(folder / "points.json").ahead("search/trial_0000", 4, {"loss": 0.25})
+
+
+def _trial_folder(folder: Path) -> None:
+    trained: Any = SimpleNamespace(save=_student_folder)
+    keep_model(trained, {"distill.lam": 0.5}, {"weights": "w"}, folder / "new", Store(str(folder)), "0/model")
+    shutil.rmtree(folder / "new")
+
+
+def _trial(folder: Path) -> Any:
+    if (model := whole_model(Store(str(folder)), "0/model", folder / "place")) is None:
+        raise ArtefactError.one("trial", str(folder), "is not whole, which is told")
+    return _student(model)
 
 
 def _storage_folder(folder: Path) -> None:
@@ -474,6 +553,11 @@ KINDS = [
     Kind("study", _journal_folder, JOURNAL, _journal, "sound"),
     Kind("note of processes", _processes_folder, "processes.json", _survivors, "exact"),
     Kind("report's sources", _report_folder, "**/*.*", _report, "sound"),
+    Kind("result in Python", _python_folder, "result/*.*", _python, "sound"),
+    Kind("who stands beside", _python_folder, "result/[ms]*.*", _beside, "sound"),
+    Kind("export", _export_folder, "own/*.*", _exported, "exact"),
+    Kind("last points", _points_folder, "points.json", _points, "sound"),
+    Kind("trial's model", _trial_folder, "0/model/**/*.*", _trial, "exact"),
     Kind("examples", examples_file, "metrics/examples.json", _examples, "stated", _stated_examples),
     Kind("finished result", _result_folder, "[ms]*.*", _result, "sound"),
     Kind("storage's owner", _kept_storage_folder, "shared/result/.search.json", _storage, "exact"),

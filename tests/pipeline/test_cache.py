@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import multiprocessing
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -143,6 +144,34 @@ def test_a_crash_while_rebuilding_keeps_what_was_there(tmp_path: Path) -> None:
     assert (folder / "content").read_text() == "1"
     assert [entry.name for entry in (tmp_path / "teacher").iterdir()] == [folder.name]
     assert StageCache(tmp_path).stage("teacher", {}, Builder()).reused
+
+
+@pytest.mark.parametrize("instead", ["a link to a disk that is not there", "a file"])
+def test_what_is_no_folder_in_an_artefacts_place_makes_way(tmp_path: Path, instead: str) -> None:
+    first = StageCache(tmp_path).stage("teacher", {}, Builder())
+    shutil.rmtree(first.folder)
+    if instead == "a file":
+        first.folder.write_text("")
+    else:
+        first.folder.symlink_to(tmp_path / "gone")
+    builder = Builder()
+    for reused in (False, True):
+        record = StageCache(tmp_path).stage("teacher", {}, builder)
+        assert (record.reused, (record.folder / "content").is_file()) == (reused, True)
+    assert builder.calls == 1
+
+
+def test_what_was_set_aside_before_makes_way_and_a_link_there_leads_to_nothing_lost(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "thesis").write_text("ten years")
+    record = StageCache(tmp_path / "cache").stage("teacher", {}, Builder())
+    kept = tmp_path / "cache" / "damaged" / f"teacher_{record.key}"
+    kept.parent.mkdir()
+    kept.symlink_to(tmp_path / "theirs")
+    (record.folder / "content").write_text("damaged")
+    assert not StageCache(tmp_path / "cache").stage("teacher", {}, Builder()).reused
+    assert (kept / "content").read_text() == "damaged"
+    assert (tmp_path / "theirs" / "thesis").read_text() == "ten years"
 
 
 def test_without_reuse_everything_is_built_again(tmp_path: Path) -> None:

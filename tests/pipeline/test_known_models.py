@@ -14,7 +14,7 @@ import torch
 
 from src.config.overrides import format_value
 from src.core.checkpoints import load_weights
-from src.core.errors import ArtefactError, ConfigError
+from src.core.errors import ArtefactError, ConfigError, ModelError
 from src.core.paths import read_json, write_json
 from src.pipeline.known_models import note_fingerprint, noted_fingerprint
 from src.pipeline.preflight import check_experiment, check_trial_priors
@@ -55,15 +55,34 @@ def test_a_folder_that_is_there_is_read_and_one_that_is_gone_is_what_it_last_was
     assert first != second == fingerprint_llm(str(model))
     shutil.rmtree(model)
     assert stages_of(tmp_path, model).llm_fingerprint == second
+    model.mkdir()  # where a disk is mounted that is not there
+    assert stages_of(tmp_path, model).llm_fingerprint == second
     with pytest.raises(ArtefactError, match=r"is missing → say with teacher\.llm where the model lies now"):
         _ = stages_of(tmp_path, tmp_path / "another").llm_fingerprint
 
 
-def test_a_hub_id_is_not_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.teacher.backbone.model_fingerprint.fingerprint_llm", lambda name: f"of {name}")
-    stages = toy_stages(tmp_path, "teacher.llm=org/model")
-    assert (stages.llm_is_gone, stages.llm_fingerprint) == (False, "of org/model")
-    assert not (tmp_path / "cache").exists()
+def test_a_hub_id_that_cannot_be_reached_is_what_it_last_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = ["0123456789abcdef"]
+
+    def of_hub(name: str) -> str:
+        assert name == "org/model"
+        if not reached:
+            raise ModelError.one("teacher.llm", name, "its config.json cannot be read")
+        return reached[0]
+
+    monkeypatch.setattr("src.teacher.backbone.model_fingerprint.fingerprint_llm", of_hub)
+    found = toy_stages(tmp_path, "teacher.llm=org/model")
+    assert (found.llm_is_gone, found.llm_fingerprint) == (False, reached[0])
+    reached[0] = "fedcba9876543210"  # another revision
+    assert toy_stages(tmp_path, "teacher.llm=org/model").llm_fingerprint == reached[0]
+    reached.clear()
+    gone = toy_stages(tmp_path, "teacher.llm=org/model")
+    assert (gone.llm_is_gone, gone.llm_fingerprint) == (True, "fedcba9876543210")
+    assert gone.why_gone == "the language model cannot be reached (teacher.llm = 'org/model')"
+    never = toy_stages(tmp_path / "another", "teacher.llm=org/model")
+    assert not never.llm_is_gone
+    with pytest.raises(ModelError):
+        _ = never.llm_fingerprint
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,21 @@ def test_a_damaged_row_leaves_no_file(transitions: Path, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
+def test_a_heading_that_is_no_text_is_told(transitions: Path, tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, name)
+    path.write_bytes(path.read_bytes().replace(b"user", b"us\xe9r"))
+    with pytest.raises(ProblemsFound, match="cannot be read"):
+        answers(transitions, path, tmp_path / "out.csv")
+
+
+def test_the_rows_of_an_array_are_histories(transitions: Path, served: ServedStudent, tmp_path: Path) -> None:
+    rows = pa.array([["100", "101"], ["102", "103"]], pa.list_(pa.string(), 2))
+    pq.write_table(pa.table({"user": ["a", "b"], "history": rows}), tmp_path / "rows.parquet")
+    frame, _ = answers(transitions, tmp_path / "rows.parquet", tmp_path / "out.parquet")
+    assert shown(frame) == expected(served, {"a": [0, 1], "b": [2, 3]})
+
+
 def test_times_that_cannot_be_read_are_told_with_one_of_them(transitions: Path, tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("user,item,time\na,100,yesterday\n")
     settings = asked(transitions, tmp_path / "log.csv", tmp_path / "out.csv")

@@ -6,11 +6,17 @@ import json
 import shutil
 from pathlib import Path
 
+import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from src.core.checksums import checksum_files
 from src.core.errors import ArtefactError, ConfigError
-from src.serving.students import ModelStudent, ServedStudent, _best, as_model, open_student
+from src.core.paths import MANIFEST, write_json
+from src.serving.catalogue import Catalogue
+from src.serving.students import EXPORTED, ModelStudent, ServedStudent, _best, as_model, open_student
 from src.student.base import SequenceStudent
 from tests.serving.finished import finished, student
 
@@ -62,3 +68,44 @@ def test_a_priors_scale_is_above_0(scale: float, tmp_path: Path) -> None:
     folder = finished(tmp_path / "r", model, width=4, heads=1)
     with pytest.raises(ArtefactError, match="prior_scale: Input should be greater than 0"):
         open_student(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("config.json", b"[]", "config.json"),
+        ("config.json", b'{"name": "x"}', "fingerprints: Field required"),
+        ("model.onnx", b"no graph", "cannot be read"),
+        ("id_map.parquet", b"", "cannot be read"),
+    ],
+)
+def test_an_export_that_another_program_made_is_refused_whatever_its_checksums_say(
+    transitions: Path, tmp_path: Path, name: str, content: bytes, told: str
+) -> None:
+    folder = shutil.copytree(transitions, tmp_path / "export")
+    (folder / name).write_bytes(content)
+    (folder / MANIFEST).unlink()
+    write_json(folder / MANIFEST, {"kind": EXPORTED, "files": checksum_files(folder)})
+    with pytest.raises(ArtefactError, match=told):
+        open_student(folder, threads=1)
+
+
+def test_a_graph_of_something_else_is_no_student(transitions: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(transitions, tmp_path / "export")
+    model = onnx.load(folder / "model.onnx")
+    model.graph.input[0].name = "images"
+    for node in model.graph.node:
+        for place, used in enumerate(node.input):
+            node.input[place] = "images" if used == "history" else used
+    onnx.save(model, folder / "model.onnx")
+    (folder / MANIFEST).unlink()
+    write_json(folder / MANIFEST, {"kind": EXPORTED, "files": checksum_files(folder)})
+    with pytest.raises(ArtefactError, match="is no student's: it takes exclude_seen, images, k, length"):
+        open_student(folder, threads=1)
+
+
+def test_items_without_a_title_are_no_catalogue(tmp_path: Path) -> None:
+    columns = {"index": [0, 1], "raw_id": ["a", "b"], "title": ["A", None]}
+    pq.write_table(pa.table(columns), tmp_path / "id_map.parquet")
+    with pytest.raises(ArtefactError, match="its texts without gaps"):
+        Catalogue.load(tmp_path / "id_map.parquet")

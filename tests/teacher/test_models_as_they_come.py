@@ -132,6 +132,22 @@ def test_added_tokens_without_rows_are_refused_where_a_title_uses_one(
         door(of(folder, settings), data)
 
 
+@pytest.mark.parametrize("beyond", [0, 10**9])
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_padding_token_beyond_the_configs_table_is_none(tmp_path: Path, beyond: int, more: int) -> None:
+    """As of LLaMA with `pad_token_id` 32000: the table has 32,000 rows, or one more than config.json says."""
+    folder = save_random_causal(tmp_path)
+    rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    if more:
+        weights = load_file(folder / "model.safetensors")
+        for name in ("model.embed_tokens.weight", "lm_head.weight"):
+            if name in weights:
+                weights[name] = torch.cat([weights[name], weights[name][:more]])
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    edit(folder, pad_token_id=rows + beyond)
+    train(of(folder, ITEM_SETTINGS))
+
+
 def test_the_table_in_the_files_counts_not_the_config(tmp_path: Path) -> None:
     folder = save(tmp_path, "llama", {**BERT, "num_key_value_heads": 1, "tie_word_embeddings": False}, rows=448)
     edit(folder, vocab_size=400)
@@ -368,6 +384,44 @@ def infinite(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def moved_into(*inner: str) -> Callable[[Path], object]:
+    """The model in a folder further in."""
+
+    def move(folder: Path) -> None:
+        files = [file for file in folder.iterdir() if file.is_file()]
+        folder.joinpath(*inner).mkdir(parents=True)
+        for file in files:
+            file.rename(folder.joinpath(*inner, file.name))
+        (folder / "1_Pooling").mkdir()
+        (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+
+    return move
+
+
+def only(*names: str) -> Callable[[Path], object]:
+    """Files of these names, and nothing else."""
+
+    def replace_all(folder: Path) -> None:
+        for file in folder.iterdir():
+            file.unlink()
+        for name in names:
+            (folder / name).write_bytes(b"weights")
+
+    return replace_all
+
+
+class _Evil:
+    def __reduce__(self) -> Any:
+        return print, ("run",)
+
+
+def pickled(folder: Path) -> None:
+    """Weights of the older format with something beside numbers in them."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save({**weights, "more": _Evil()}, folder / "pytorch_model.bin")
+
+
 def write(name: str, content: str) -> Callable[[Path], object]:
     """A file with this content."""
     return lambda folder: (folder / name).write_text(content)
@@ -387,6 +441,18 @@ def number(key: str, value: Any) -> Callable[[Path], object]:
         (own_code, r"chatglm needs code of its own \(auto_map\), and such code is not run here → choose"),
         (shards, r"weights are missing \(model-00002-of-00002.safetensors\)"),
         (write("model.safetensors.index.json", "[]"), None),
+        (
+            moved_into("0_Transformer"),
+            r"has no config.json → the model lies further in: teacher.llm=\S+/0_Transformer$",
+        ),
+        (moved_into("snapshots", "0a1b"), r"the model lies further in: teacher.llm=\S+/snapshots/0a1b$"),
+        (only("model-q4.gguf"), r"its weights are in another form, llama.cpp's \(GGUF\) → name the folder of the same"),
+        (only("consolidated.00.pth", "params.json"), "its weights are in another form, its makers' own"),
+        (only(), "has no config.json → name a folder with config.json"),
+        (
+            pickled,
+            "its weights hold code beside numbers, which is not run, or are damaged → get the model as safetensors",
+        ),
         (infinite, r"not finite \(layers.1.mlp.up_proj.weight\) → copy the model again"),
         (write("config.json", "[]"), "config.json cannot be read .it holds a list, not an object"),
         (write("config.json", "not json"), "config.json cannot be read"),

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from optuna.trial import TrialState
 
 from src.core.errors import TrainingFailed
+from src.core.paths import MANIFEST, write_json
 from src.tuning.dispatch import CHECKPOINT, MODEL, TRACEBACK, Dispatcher, Job, Search, states
 from src.tuning.finalists import Finalist
 from src.tuning.journal import open_journal
-from src.tuning.search import published
+from src.tuning.kept_models import TRIAL_FILE, keep_model
+from src.tuning.search import SearchSession, published
 from src.tuning.search_space import FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.store import Store
@@ -73,21 +77,62 @@ def drive(tmp_path: Path) -> Drive:
     return Drive(tmp_path)
 
 
-def test_a_winner_whose_model_is_gone_gives_way_to_the_next_best(
-    drive: Drive, caplog: pytest.LogCaptureFixture
+class Kept:
+    """A trained model of one file."""
+
+    @staticmethod
+    def save(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
+        write_json(folder / MANIFEST, {"kind": "student"})
+
+
+def lose(model: Path, way: str) -> None:
+    """What happens to a trial's model while nobody looks."""
+    match way:
+        case "gone":
+            shutil.rmtree(model)
+        case "empty":
+            shutil.rmtree(model)
+            model.mkdir()
+        case "a flipped byte":
+            (model / "model.safetensors").write_bytes(b"weighty")
+        case "a file less":
+            (model / "model.safetensors").unlink()
+        case "half a note":
+            (model / TRIAL_FILE).write_text('{"values": ')
+
+
+LOSSES = ["gone", "empty", "a flipped byte", "a file less", "half a note"]
+
+
+@pytest.mark.parametrize("way", LOSSES)
+def test_a_winner_whose_model_is_gone_or_damaged_gives_way_to_the_next_best(
+    drive: Drive, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
     (search,) = drive.searches
-    for value in (0.1, 0.4, 0.3):
+    for number, value in enumerate((0.1, 0.4, 0.3)):
         drive.done(drive.start(), value)
-    assert published(drive.store, search, []).number == 1
-    assert published(drive.store, search, [Finalist(2, (0.5,)), Finalist(1, (0.2,))]).number == 2
+        kept: Any = Kept()
+        keep_model(kept, {"distill.lam": value}, {}, drive.folder / "new", drive.store, f"{number}/{MODEL}")
+        shutil.rmtree(drive.folder / "new")
+    folders = [drive.folder / "trials" / f"{number}" / MODEL for number in range(3)]
+
+    def fetch(number: int) -> Path | None:
+        return SearchSession.fetch(SimpleNamespace(store=drive.store, scratch=drive.folder), search, number)  # type: ignore[arg-type]
+
+    trial, model, gone = published(search, [], fetch)
+    assert (trial.number, model, gone) == (1, folders[1], [])
+    trial, model, gone = published(search, [Finalist(2, (0.5,)), Finalist(1, (0.2,))], fetch)
+    assert (trial.number, model, gone) == (2, folders[2], [])
     assert not caplog.messages
-    drive.store.remove(f"1/{MODEL}")
-    assert published(drive.store, search, []).number == 2
-    assert caplog.messages == ["the model of trial 1 is gone: trial 2 is published in its place"]
-    drive.store.remove(f"2/{MODEL}")
+    lose(folders[1], way)
+    trial, model, gone = published(search, [], fetch)
+    assert (trial.number, model, gone) == (2, folders[2], [1])
+    assert caplog.messages[-1] == "the model of trial 1 is gone: trial 2 is published in its place"
+    lose(folders[2], way)
     with pytest.raises(TrainingFailed, match="no completed trial has its model any more"):
-        published(drive.store, search, [])
+        published(search, [], fetch)
 
 
 def test_the_first_trial_is_the_given_one_and_the_number_is_exact(drive: Drive) -> None:
@@ -311,6 +356,17 @@ def test_over_its_bound_the_search_keeps_one_model_and_pauses_if_that_does_not_h
     assert drive.dispatcher.halted == "the folder holds 12 MB of 10"
     assert [drive.files(number) for number in range(2)] == [set(), {MODEL, CHECKPOINT}]
     assert drive.states() == ["COMPLETE", "COMPLETE"]
+
+
+def test_over_its_bound_no_model_is_removed_that_is_needed_at_the_end(drive: Drive) -> None:
+    (search,) = drive.searches
+    search.needed, search.keep = True, 4
+    for value in (0.1, 0.2, 0.3):
+        drive.done(drive.start(), value)
+    drive.bound = "too large"
+    assert drive.dispatcher.next() is None
+    assert drive.dispatcher.halted == "too large"
+    assert all(MODEL in drive.files(number) for number in range(3))
 
 
 def test_interrupted_trials_come_first_with_their_own_values(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from optuna.artifacts import get_all_artifact_meta
 
-from src.core.errors import ConfigError
+from src.core.errors import ConfigError, TrainingFailed
 from src.pipeline.settings import ExperimentSettings
 from src.tuning import journal
 from src.tuning.dispatch import Dispatcher, Job, Search
@@ -66,8 +66,15 @@ def value(values: Mapping[str, Any]) -> float:
 class Toy:
     """A fair comparison without Ray or training."""
 
-    def __init__(self, folder: Path, finalists: int = 3, places: int = 1) -> None:
-        self.folder, self.places = folder, places
+    def __init__(
+        self,
+        folder: Path,
+        finalists: int = 3,
+        places: int = 1,
+        space: SearchSpace = SPACE,
+        fails: Callable[[Job], bool] = lambda job: False,
+    ) -> None:
+        self.folder, self.places, self.space, self.fails = folder, places, space, fails
         self.crews: list[list[Job]] = []
         self.tuning = TuningSettings(
             finalists=finalists, finalist_seeds=2, seeds=2, startup_trials=1, pruner="none", sampler="random"
@@ -81,7 +88,7 @@ class Toy:
             experiment = {one.name: getattr(settings(), one.name) for one in fields(settings())}
             asked = SearchSettings(**experiment, trials=trials, tuning=self.tuning)
             storage = journal.open_journal(self.folder)
-            fair = _open(asked, settings(), SPACE, {}, storage)
+            fair = _open(asked, settings(), self.space, {}, storage)
             self._work_through(fair_phases(fair, self.tuning, {}, storage))
         return fair
 
@@ -98,6 +105,10 @@ class Toy:
         found = value(job.values)
         self.trained.append((job.folder, int(job.values.get(STUDENT_SEED, 42))))
         done = {"kind": "done", "values": [found], "attributes": {"epochs": 1, "weights": f"{found}"}}
+        if self.fails(job):
+            dispatcher.on_report(job.start, {"kind": "failed", "reason": "the loss is nan"})
+            dispatcher.on_end(job.start)
+            return
         if not dispatcher.on_report(job.start, {"kind": "epoch", "epoch": 1, "objective": found}):
             dispatcher.on_report(job.start, done)
         dispatcher.on_end(job.start)
@@ -184,6 +195,43 @@ def test_a_comparison_killed_at_any_record_comes_to_the_same(tmp_path: Path, pla
         DyingBackend.at = 0
         assert everything(toy.run()) == expected, f"killed at record {at} of {records}"
         assert set(toy.trained) == set(whole.trained)
+
+
+#: with a second term: four arms
+WIDER = SearchSpace(
+    "distill",
+    {"ndcg_20": "maximize"},
+    {**SPACE.parameters, "distill.text_weight": FloatParameter(type="float", low=0.0, high=1.0)},
+)
+
+
+def test_an_arm_that_cannot_be_trained_is_left_out_and_costs_nobody_elses_work(tmp_path: Path) -> None:
+    def fails(job: Job) -> bool:
+        # no trial of one arm completes, and one final training of another
+        return job.study == "embedding" or (job.study == "finals" and job.number == 7)
+
+    toy = Toy(tmp_path / "a", space=WIDER, fails=fails)
+    for _ in range(2):  # it is the same when the search is started again
+        fair = toy.run()
+        assert [arm.name for arm in fair.judged] == ["student", "text"]
+        assert fair.finals.record.trials()[7].params == {ARM: "everything", SEED: 44}
+        everything = next(arm.title for arm in fair.described if arm.name == "everything")
+        assert fair.missing == {
+            next(arm.title for arm in fair.described if arm.name == "embedding"): "no trial completed; reasons: "
+            "the loss is nan",
+            everything: "final training of everything with seed 44: the loss is nan",
+        }
+        assert best_final(fair).params[ARM] in ("student", "text")
+    reasons = [trial.user_attrs.get("failure", "") for trial in fair.finals.record.trials()]
+    assert reasons[2:4] == ["no trial of this arm completed"] * 2
+    assert not [folder for folder, _ in toy.trained if folder in ("finals/2", "finals/3")]
+
+
+def test_without_an_arm_to_compare_with_the_search_says_why(tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match="is left out of the comparison: no trial completed"):
+        Toy(tmp_path / "a", fails=lambda job: job.study == "embedding").run()
+    with pytest.raises(TrainingFailed, match="no trial completed; reasons: the loss is nan"):
+        Toy(tmp_path / "b", fails=lambda job: job.study == "student").run()
 
 
 def test_a_finished_comparison_is_told_in_the_dashboard(tmp_path: Path) -> None:

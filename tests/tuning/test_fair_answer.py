@@ -19,9 +19,10 @@ from src.student.models import require_network
 from src.student.trainer_baseline import new_student
 from src.tuning import journal
 from src.tuning.fair_answer import publish_answer
+from src.tuning.fair_document import arms_table, load_answer
 from tests.pipeline.toy import new_run, toy_stages
 from tests.tuning.killing import DyingBackend
-from tests.tuning.test_fair import ARMS, FINAL_SEEDS, Toy
+from tests.tuning.test_fair import ARMS, FINAL_SEEDS, WIDER, Toy, note_of
 
 SETTINGS = ["distill.lam=0", "distill.alpha=0", "distill.teachers=[titles]", "student.prior=none"]
 
@@ -78,6 +79,20 @@ def test_one_final_model_at_a_time_is_in_memory_and_each_counts(
         assert answer[arm]["values_per_seed"] == pytest.approx(wanted)
         assert answer[arm]["test"] == pytest.approx(float(np.mean(wanted)))
     assert (folder.path / "dashboard_files").is_dir()
+
+
+def test_the_answer_says_which_arms_could_not_be_trained(models: dict[str, list[Path]], tmp_path: Path) -> None:
+    stages, folder = toy_stages(tmp_path / "work", *SETTINGS), new_run(tmp_path / "result")
+    fair = Toy(folder.path / "search", space=WIDER, fails=lambda job: job.study in ("text", "everything")).run()
+    publish_answer(stages, fair, models, folder, resamples=50, reopen_test=False)
+    answer = load_answer(folder.path / "fair.json")
+    assert [arm["arm"] for arm in answer["arms"]] == [*ARMS, "popularity"]
+    (text,) = [arm.title for arm in fair.described if arm.name == "text"]
+    reason = "no trial completed; reasons: the loss is nan"
+    assert answer["missing"] == {text: reason, "everything": reason}
+    assert arms_table(answer).row_count == len(ARMS) + 3
+    for name in ("text", "everything"):
+        assert f"Left out of the comparison: {reason}" in note_of(fair.arms[name])
 
 
 def test_a_teacher_whose_language_model_is_gone_is_asked_for_no_lists(

@@ -534,6 +534,7 @@ all,all,10,distilled,0.27,0.03,0.01,0.05,test
     [
         ("segments.csv", SEGMENTS.replace("ndcg_20", "other"), "lacks a column ndcg_K"),
         ("segments.csv", SEGMENTS.replace("0.24", "much"), "has text in the column ndcg_20"),
+        ("segments.csv", SEGMENTS + SEGMENTS.splitlines()[-1] + "\n", "has a model's line of a segment twice"),
         ("segments.csv", SEGMENTS.replace("0.05", "much"), "has text in the column high"),
         ("comparison.csv", COMPARISON.replace("0.31", "much"), "has text in the column ndcg_20"),
         ("settings.yaml", "dataset: toys\n", "dataset: Input should be"),

@@ -52,7 +52,9 @@ def sleeper(sleepers: list[psutil.Popen], *words: str) -> psutil.Popen:
 def note(folder: Path, scratch: Path | str, mark: str, *processes: psutil.Popen) -> None:
     """A note as a driver leaves it, or as somebody prepared it."""
     children = [{"pid": process.pid, "started": process.create_time()} for process in processes]
-    (folder / NOTE).write_text(json.dumps({"scratch": str(scratch), "mark": mark, "children": children}))
+    place = f"{folder.stat().st_dev}:{folder.stat().st_ino}"
+    content = {"scratch": str(scratch), "mark": mark, "folder": place, "children": children}
+    (folder / NOTE).write_text(json.dumps(content))
 
 
 def mark_of(scratch: Path) -> str:
@@ -88,6 +90,23 @@ def test_a_number_that_was_given_again_is_left_alone(
     (tmp_path / NOTE).write_text(json.dumps(content))
     assert end_survivors(tmp_path) == 0
     assert process.poll() is None
+
+
+def test_the_copy_of_a_live_search_leaves_its_workers_alone(
+    tmp_path: Path, scratch: Path, sleepers: list[psutil.Popen]
+) -> None:
+    live, copy, moved = (tmp_path / name for name in ("live", "copy", "moved"))
+    live.mkdir()
+    process = sleeper(sleepers, f"--session-dir={scratch}/ray")
+    remember_children(live, scratch)
+    shutil.copytree(live, copy)
+    assert end_survivors(copy) == 0
+    assert process.poll() is None
+    assert scratch.is_dir()
+    assert not (copy / NOTE).exists()
+    live.rename(moved)  # after a kill
+    assert end_survivors(moved) == 1
+    assert not scratch.exists()
 
 
 @pytest.mark.parametrize(

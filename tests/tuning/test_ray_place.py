@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import stat
 import subprocess
@@ -111,6 +112,32 @@ def test_an_empty_token_is_made_anew(token: Path, tmp_path: Path, content: str) 
     assert len(token.read_text()) == 64
 
 
+@pytest.mark.parametrize("content", ["café", "ab\x01cd", "ab\tcd", "\udcff"])
+def test_a_token_that_would_end_rays_processes_is_not_used(token: Path, tmp_path: Path, content: str) -> None:
+    """Each of these ends the process that starts Ray, with "ASSERTION FAILED" and no exception."""
+    token.parent.mkdir()
+    token.write_bytes(os.fsencode(content))
+    assert private_token(tmp_path) == tmp_path / "token"
+    assert token.read_bytes() == os.fsencode(content)
+
+
+@pytest.mark.parametrize("content", ["abc\n", "ab cd\r\n", "one\nanother"])
+def test_a_token_as_an_editor_saves_it_is_one(token: Path, tmp_path: Path, content: str) -> None:
+    token.parent.mkdir()
+    token.write_text(content)
+    assert private_token(tmp_path) == token
+
+
+@pytest.mark.parametrize(("content", "told"), [("ab\ncd", True), ("ab\tcd", True), ("abcd\n", False), ("", False)])
+def test_a_token_in_the_shell_is_looked_at_before_anything_is_trained(
+    token: Path, monkeypatch: pytest.MonkeyPatch, content: str, told: bool
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", content)
+    problems = check_place()
+    assert [problem.field for problem in problems] == ["RAY_AUTH_TOKEN"] * told
+    assert all("ab" not in str(problem.value) for problem in problems)
+
+
 @pytest.mark.parametrize("named", ["/sys/fs/ray/token", ""])
 def test_a_home_that_cannot_be_written_leaves_the_token_beside_the_sockets(
     token: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
@@ -171,6 +198,24 @@ def test_only_a_named_gpu_is_offered(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert offered_gpus(device) == offered
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (RaySettings(memory_mb=10**9), "ray.memory_mb = 1000000000: this machine has"),
+        (RaySettings(dashboard_host="192.0.2.1"), "ray.dashboard_host = '192.0.2.1': is no address of this machine"),
+        (RaySettings(dashboard_host="no host"), "ray.dashboard_host = 'no host': is no address of this machine"),
+        (RaySettings(dashboard_host="." * 300), "is no address of this machine"),
+        (RaySettings(dashboard_host="localhost"), ""),
+    ],
+)
+def test_what_ray_would_end_by_is_told_before_anything_is_trained(settings: RaySettings, told: str) -> None:
+    if told:
+        with pytest.raises(ConfigError, match=re.escape(told)):
+            ray_session.check_ray(settings, dashboard=True)
+    else:
+        ray_session.check_ray(settings, dashboard=True)
 
 
 TIMED_OUT = "The current node timed out during startup."

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import random
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+import yaml
 
 from src.config.reading import read_settings
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
+from src.core.settings import deciding
 from src.distill.settings import terms
 from src.pipeline.settings import ExperimentSettings
+from src.student.models import closed_forms, student_settings
+from src.teacher.settings import training_settings
 from src.tuning.applied import plain
 from src.tuning.preflight import prepare_space
 from src.tuning.ranges import range_problem
 from src.tuning.read_keys import read_where
-from src.tuning.search_settings import TuneSettings, experiment
+from src.tuning.search_settings import SearchSettings, TuneSettings, experiment
 from src.tuning.search_space import (
     CategoricalParameter,
     FloatParameter,
@@ -43,6 +49,11 @@ def said(tmp_path: Path, settings: ExperimentSettings, parameters: str, stage: s
     except ConfigError as error:
         return str(error)
     return ""
+
+
+def plain_student(name: str) -> dict[str, Any]:
+    """The settings of a student by default."""
+    return asdict(student_settings(name))
 
 
 # ------------------------------------------------------------------------------------------------------------ ranges
@@ -145,6 +156,24 @@ def test_a_mutated_document_is_read_or_refused_and_nothing_else(tmp_path, settin
             "decides nothing of what a trial learns",
         ),
         ("distill", "  student.prior_folds: {type: int, low: 2, high: 5}\n", "is the same for every trial"),
+        ("distill", "  student.prior_minutes: {type: float, low: 1.0, high: 9.0}\n", "is the same for every trial"),
+        ("student", "  student.prior_gb: {type: float, low: 1.0, high: 9.0}\n", "is the same for every trial"),
+        ("teacher", "  teacher.memory_probe: {type: int, low: 1, high: 9}\n", "is the same for every trial"),
+        (
+            "student",
+            "  student.graphs: {type: categorical, choices: [auto, 'off']}\n",
+            "decides nothing of what a trial learns",
+        ),
+        (
+            "teacher",
+            "  teacher.compile: {type: categorical, choices: [true, false]}\n",
+            "decides nothing of what a trial learns",
+        ),
+        (
+            "teacher",
+            "  teacher.gradient_checkpointing: {type: categorical, choices: [true, false]}\n",
+            "decides nothing of what a trial learns",
+        ),
         ("student", "  student.prior: {type: categorical, choices: [none, linear]}\n", "is the same for every trial"),
         (
             "distill",
@@ -218,12 +247,43 @@ def test_a_key_that_some_trial_reads(tmp_path, settings, stage: str, parameters:
     assert said(tmp_path, settings, parameters, stage) == ""
 
 
+def test_what_decides_how_long_a_training_takes_may_be_searched_where_that_counts(tmp_path, settings) -> None:
+    path = tmp_path / "space.yaml"
+    parameters = {"student.graphs": {"type": "categorical", "choices": ["auto", "off"]}}
+    head = {"stage": "student", "metric": "ndcg_20", "also": {"seconds": "minimize"}}
+    path.write_text(yaml.safe_dump({**head, "parameters": parameters}))
+    assert list(load_search_space(path, plain(settings), ("ndcg_20",)).parameters) == ["student.graphs"]
+
+
+@pytest.mark.parametrize("stage", ["student", "teacher"])
+def test_what_no_key_of_a_stage_holds_is_not_searched(tmp_path, settings, stage: str) -> None:
+    decides = {"student": lambda: deciding(settings.student), "teacher": lambda: training_settings(settings.teacher)}
+    left_out = flatten(plain(settings)[stage]).keys() - flatten(decides[stage]()).keys()
+    assert {"student": "graphs", "teacher": "compile"}[stage] in left_out
+    accepted = [
+        key
+        for key in sorted(left_out)
+        if not said(tmp_path, settings, f"  {stage}.{key}: {{type: categorical, choices: [1]}}\n", stage)
+    ]
+    assert accepted == []
+
+
+@pytest.mark.parametrize(("weight", "told"), [("", "only where student.text_weight is above 0"), ("0.1", "")])
+def test_a_closed_forms_own_keys_are_looked_at_too(tmp_path, weight: str, told: str) -> None:
+    chosen = ["student=linear", *([f"student.text_weight={weight}"] if weight else [])]
+    linear = experiment(read_settings("tune_student", chosen, SearchSettings)[0])
+    found = said(tmp_path, linear, "  student.text_rarity: {type: float, low: 0.0, high: 1.0}\n")
+    assert told in found
+    assert bool(found) == bool(told)
+
+
 def test_every_key_that_is_read_here_and_there_exists(settings) -> None:
-    known = flatten(plain(settings))
+    known = {key for one in closed_forms() for key in flatten({"student": plain_student(one)})}
+    known |= flatten(plain(settings)).keys()
     groups = {key.rsplit(".", n)[0] for key in known for n in range(1, key.count(".") + 1)}
     found = read_where()
     switches = {switch.key for lists in found.values() for alternatives in lists for switch in alternatives}
-    assert (found.keys() | switches) - known.keys() - groups == set()
+    assert (found.keys() | switches) - known - groups == set()
 
 
 def test_a_key_of_another_architecture_is_no_key(tmp_path, settings) -> None:

@@ -61,6 +61,11 @@ def test_what_uploads_have_alike_is_kept_once(tmp_path: Path) -> None:
     assert len({(place / "weights").stat().st_ino for place in places}) == 3
     assert folder_bytes(tmp_path / "trials") == 2 * 1000 + 3 * 10
     assert sorted(path.name for path in (places[0] / "prior").iterdir()) == ["weights"]
+    # a damage is everybody's, and what is trained again does not take it over
+    (places[0] / "prior" / "weights").write_bytes(b"d" * 1000)
+    store.upload(tmp_path / "model 0", "0/model", alike="prior")
+    store.upload(tmp_path / "model 1", "1/model", alike="prior")
+    assert [(place / "prior" / "weights").read_bytes()[:1] for place in places] == [b"p", b"p", b"q"]
     # a trial whose model goes takes nothing from the others, and neither does the end of the search
     store.remove("0/model")
     store.remove(ALIKE)
@@ -208,7 +213,7 @@ def test_a_damaged_owner_is_told(tmp_path: Path, content: str) -> None:
         opened(result(tmp_path), "trials", str(tmp_path / "shared"))
 
 
-@pytest.mark.parametrize("link", ["trials", "trials/3", "trials/arm/3"])
+@pytest.mark.parametrize("link", ["trials", "trials/3", "trials/arm/3", "trials/arm/3/trial.log"])
 def test_links_out_of_the_trials_folder_are_refused(tmp_path: Path, link: str) -> None:
     (tmp_path / "theirs" / "project" / ".git").mkdir(parents=True)
     place = result(tmp_path) / link

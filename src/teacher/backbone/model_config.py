@@ -65,6 +65,9 @@ def read_model_config(name: str) -> PretrainedConfig:
     if config.get_text_config() is not config or getattr(config, "hidden_size", None) is None:
         raise ModelError.one(FIELD, name, f"{family} is no model of text alone", "name a text model of its family")
     check_numbers(name, config)
+    pad = getattr(config, "pad_token_id", None)
+    if isinstance(pad, int) and not -config.vocab_size <= pad < config.vocab_size:
+        config.pad_token_id = None  # any row serves as padding under the mask, and the table has none of that number
     if getattr(config, "num_attention_heads", None) is None:
         rule = f"{family} has no attention, by which the teacher reads a history"
         raise ModelError.one(FIELD, name, rule, "choose another family, such as LLaMA, Qwen, OPT or BERT")

@@ -41,8 +41,8 @@ _LARGEST = {
 def check_folder(folder: Path) -> None:
     """Raise ``ModelError`` for a folder that holds something else than a whole model which transformers knows.
 
-    That is: Git LFS pointers in place of files, a PEFT adapter, or a model with code of its own. A missing or damaged
-    file is for the reader of that file to tell.
+    That is: Git LFS pointers in place of files, a PEFT adapter, a folder around the model's own, a model in the form of
+    another program, or one with code of its own. A damaged file is for the reader of that file to tell.
     """
     name = str(folder)
     _refuse_pointers(folder, name)
@@ -51,9 +51,25 @@ def check_folder(folder: Path) -> None:
         step = f"name its base model, {base}," if isinstance(base, str) and base else "name its base model"
         rule = "is the folder of an adapter (adapter_config.json), not of a whole model"
         raise ModelError.one(FIELD, name, rule, f"{step} or merge the two (merge_and_unload) and save the result")
+    if not (folder / CONFIG).exists():
+        raise _without_config(folder)
     config = _content(folder / CONFIG)
     if config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING_NAMES:
         raise own_code(name, str(config.get("model_type")))
+
+
+def _without_config(folder: Path) -> Exception:
+    """The error for a folder that is no model's: a hub's cache or sentence-transformers' has the model further in."""
+    inner = [file.parent for depth in ("*", "*/*") for file in sorted(folder.glob(f"{depth}/{CONFIG}"))]
+    models = [str(place) for place in inner if "model_type" in _content(place / CONFIG)]
+    rule, step = f"has no {CONFIG}", f"name a folder with {CONFIG}, tokenizer and weights (save_pretrained writes one)"
+    if models:
+        step = f"the model lies further in: {FIELD}={models[0]}"
+    for pattern, whose in (("*.gguf", "llama.cpp's (GGUF)"), ("consolidated.*.pth", "its makers' own")):
+        if not models and any(folder.glob(pattern)):
+            rule = f"{rule}: its weights are in another form, {whose}"
+            step = "name the folder of the same model in the form of transformers, which can convert it"
+    return ModelError.one(FIELD, str(folder), rule, step)
 
 
 def own_code(name: str, family: str) -> Exception:

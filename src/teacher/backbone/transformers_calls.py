@@ -14,6 +14,8 @@ from src.core.memory import is_out_of_memory, reason_of
 
 #: what is wrong with a language model is said of this setting
 FIELD = "teacher.llm"
+#: how torch begins its refusal of a pickle that is more than numbers
+_PICKLED = "Weights only load failed"
 
 
 def hide_progress() -> None:
@@ -69,6 +71,9 @@ def explained(name: str, what: str) -> Iterator[None]:
             # nothing that another id or the network could help
             raise too_large(name, error) from error
         first = first_line(error)
+        if _PICKLED in first:  # torch advises to run what the file holds
+            rule = f"its {what} hold code beside numbers, which is not run, or are damaged"
+            raise ModelError.one(FIELD, name, rule, "get the model as safetensors") from None
         if is_local(name):
             step = "name a folder with config.json, tokenizer and weights (save_pretrained writes one)"
         else:
