@@ -20,21 +20,25 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from pydantic import ValidationError
 
 from src.core.data_utils import fingerprint
+from src.core.documents import read_yaml_mapping
 from src.core.errors import ConfigError, DataError, Problem
-from src.core.paths import atomic_folder, read_json, require_finished, require_writable
+from src.core.paths import atomic_folder, require_finished, require_writable
+from src.core.result_files import BEST_PARAMS, COMPARISON, FAIR, JOURNAL, REPORT, VERDICT, metrics_file
 from src.data.dataset import load_dataset
 from src.data.examples import SequenceData
 from src.data.frames import atomic_files
 from src.data.settings import DatasetSettings
 from src.data.tables import from_memory
+from src.evaluation.result_tables import read_comparison
+from src.evaluation.verdict import read_sentences
 from src.serving.catalogue import padded
 from src.serving.export import ExportStudentSettings, check_export, export_student
 from src.serving.new_items import add_items, read_new_items, require_takes_items
 from src.serving.students import ServedStudent, open_student, require_k
+from src.tuning.fair_document import load_answer
 
 __all__ = ["Dataset", "Result", "Student", "tune_distill"]
 
@@ -258,30 +262,34 @@ class Result:
 
     @cached_property
     def comparison(self) -> pd.DataFrame:
-        """Every model on validation and on the test split."""
-        return pd.read_csv(self.folder / "comparison.csv")
+        """Every model on validation and on the test split; raises ``ArtefactError`` where it cannot be read."""
+        return read_comparison(self.folder / COMPARISON)
 
     @property
     def study(self) -> Path:
         """The journal of the Optuna study."""
-        return self.folder / "study.journal"
+        return self.folder / JOURNAL
 
     @property
     def report(self) -> Path:
         """The page that tells everything."""
-        return self.folder / "report.html"
+        return self.folder / REPORT
 
     @cached_property
     def best_params(self) -> dict[str, Any]:
-        """The winner's settings, by their dotted names."""
-        found: dict[str, Any] = yaml.safe_load((self.folder / "best_params.yaml").read_text(encoding="utf-8"))
-        return found
+        """The winner's settings, by their dotted names; raises ``ArtefactError`` where they cannot be read."""
+        return read_yaml_mapping(self.folder / BEST_PARAMS)
 
     @cached_property
     def verdicts(self) -> list[str]:
-        """Of a search with ``protocol=fair``: whether each arm helped, in sentences."""
-        place = self.folder / "fair.json"
-        return [line["sentence"] for line in read_json(place)["comparisons"]] if place.is_file() else []
+        """Whether what was searched helped on the test split, in sentences; with ``protocol=fair`` for each arm.
+
+        Empty for a result that compares nothing; raises ``ArtefactError`` for a file that is damaged.
+        """
+        if (fair := self.folder / FAIR).is_file():
+            return [line["sentence"] for line in load_answer(fair).get("comparisons", [])]
+        single = metrics_file(self.folder, VERDICT)
+        return read_sentences(single) if single.is_file() else []
 
     @cached_property
     def best_student(self) -> Student:

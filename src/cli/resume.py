@@ -17,8 +17,9 @@ from src.config.replay import Origin
 from src.core.documents import PARTIAL, append_json_line, conform, read_mapping, read_yaml_mapping
 from src.core.errors import ArtefactError, ConfigError, Problem
 from src.core.logging import get_logger
-from src.core.paths import COMMAND_FILE, write_json
-from src.pipeline.run_folder import RESUMES, SETTINGS_FILE, SPACE_FILE, RunFolder, journal_locks
+from src.core.paths import write_json
+from src.core.result_files import COMMAND_FILE, RESUMES, SETTINGS_FILE, SPACE_FILE
+from src.pipeline.run_folder import RunFolder, journal_locks
 
 _log = get_logger(__name__)
 

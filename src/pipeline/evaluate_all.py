@@ -16,27 +16,25 @@ from src.core.errors import ArtefactError, ConfigError, Problem, ProblemsFound
 from src.core.hardware import resolve_device
 from src.core.memory import give_back
 from src.core.paths import MANIFEST, require_finished
+from src.core.result_files import BEST_STUDENT, CANDIDATES, SETTINGS_FILE, TEACHER
 from src.data.candidates import save_candidates
 from src.data.examples import Examples, sample
 from src.evaluation.comparison import Ranked, row
 from src.pipeline.cache import StageCache
 from src.pipeline.model_comparison import (
-    CANDIDATES,
     EvaluatedModel,
     closed_form_models,
     missing_rows,
     rank_models,
     write_comparison,
 )
-from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
-from src.pipeline.runs import BEST_STUDENT
+from src.pipeline.run_folder import RunFolder
 from src.pipeline.settings import EvaluateSettings, ExperimentSettings
 from src.pipeline.split_evaluation import repeated_share
 from src.pipeline.stages import Stages
 from src.student.settings import EvaluationSettings
 from src.teacher.operations.inference import load_trained
 
-TEACHER = "teacher"
 _NAME_A_RUN = "name a result of run_student_baseline, run_teacher, run_distill or tune_distill"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from src.core.result_files import EXAMPLES
 from src.data.examples import Examples, sample
 from src.data.tensor_examples import TensorExamples
 from src.evaluation.comparison import Ranked, row
@@ -21,8 +22,6 @@ from src.student.models import closed_forms
 if TYPE_CHECKING:
     from src.teacher.operations.teacher_check import RankedExamples
 
-#: the file's name under `metrics/`
-EXAMPLES = "examples"
 #: validation examples that are looked at where there is no sample that a teacher has ranked
 _POOL = 1000
 _LABELS_ALONE = "this run has the teacher's labels of training examples, and no word of it on these"

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from src.core.errors import ConfigError
 from src.core.logging import console, get_logger
 from src.core.paths import write_text
+from src.core.result_files import CANDIDATES, COMPARISON, RANKS, SEGMENTS
 from src.data.candidates import CandidateLists, save_candidates
 from src.data.examples import Examples, sample
 from src.data.tensor_examples import TensorExamples
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 
-COMPARISON = "comparison.csv"
-RANKS = "ranks.csv"
-CANDIDATES = "candidates"
-SEGMENTS = "segments.csv"
 _TEACHER = "teacher"
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from src.core.logging import console, epoch_bar, get_logger
+from src.core.result_files import BEST_STUDENT, TEACHER, TEACHER_CHECK, TEACHER_OUTPUTS, metrics_file
 from src.core.training import FitResult
 from src.core.watching import training
 from src.data.dataset import format_statistics
@@ -33,9 +34,7 @@ from src.student.models import require_network
 
 _log = get_logger(__name__)
 
-BEST_STUDENT = "best_student"
 BASELINE = "baseline"
-_TEACHER_CHECK = "teacher_check"
 #: targets up to which a run begins with the whole description: of more it would take longer than reading them again
 DESCRIBED = 2_000_000
 
@@ -81,8 +80,8 @@ def run_teacher(stages: Stages, folder: RunFolder, export: bool) -> None:
     describe_data(stages)
     run_teacher_check(stages, folder)
     outputs = stages.outputs
-    folder.copy_folder(stages.teacher.folder, "teacher")
-    folder.copy_folder(stages.outputs_record.folder, "teacher_outputs")
+    folder.copy_folder(stages.teacher.folder, TEACHER)
+    folder.copy_folder(stages.outputs_record.folder, TEACHER_OUTPUTS)
     if export:
         export_dllm2rec(folder.path / "dllm2rec", outputs, stages.data.train)
     comparison = ModelComparison(stages, [*closed_form_models(stages), baseline_model(stages)], with_teacher=True)
@@ -155,11 +154,11 @@ def run_teacher_check(stages: Stages, folder: RunFolder) -> None:
     if not stages.uses_own_teacher:
         return
     if stages.llm_is_gone:
-        kept = (folder.path / "metrics" / f"{_TEACHER_CHECK}.json").exists()
+        kept = metrics_file(folder.path, TEACHER_CHECK).exists()
         _log.warning("teacher check: %s, since %s", "that of before is kept" if kept else "left out", stages.why_gone)
         return
     found = stages.check_teacher()
-    folder.write_metrics(_TEACHER_CHECK, found.as_dict())
+    folder.write_metrics(TEACHER_CHECK, found.as_dict())
     _log.info("teacher check: %s", found.sentence())
 
 

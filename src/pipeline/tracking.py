@@ -7,7 +7,6 @@ what is trained again gives the same numbers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,16 +15,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from src.core.errors import ConfigError
+from src.core.documents import read_mapping
+from src.core.errors import ArtefactError, ConfigError
 from src.core.logging import get_logger, is_terminal
 from src.core.paths import write_json
 from src.core.progress_lines import Lines
+from src.core.result_files import CURVES
 from src.core.watching import Look, Watcher, Watchers, watched_by
 
 _log = get_logger(__name__)
-
-#: the folder of a result with TensorBoard's files
-CURVES = "tb"
 
 Tracking = Literal["tensorboard", "mlflow", "wandb", "none"]
 #: what a point is counted by: optimiser steps or epochs
@@ -93,7 +91,10 @@ class LastPoints:
 
     def __post_init__(self) -> None:
         if self.path.is_file():
-            self._known = json.loads(self.path.read_text(encoding="utf-8"))
+            try:
+                self._known = read_mapping(self.path, dict[str, dict[str, int]])
+            except ArtefactError as error:  # curves are no record: no training stops for them
+                _log.warning("curves may hold points twice: %s", error)
 
     def ahead(self, run: str, at: int, values: Mapping[str, float]) -> dict[str, float]:
         """The values that are ahead of their curves, which from here on end there.

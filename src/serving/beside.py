@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from src.core.documents import read_yaml_mapping
 from src.core.errors import ConfigError, ProblemsFound
 from src.core.logging import get_logger
 from src.core.paths import MANIFEST, require_finished
+from src.core.result_files import SETTINGS_FILE
 from src.data.examples import SequenceData
 from src.data.teacher_outputs import TeacherOutputs, load_teacher_outputs
 from src.serving.catalogue import Catalogue
@@ -24,7 +25,6 @@ _log = get_logger(__name__)
 
 #: kinds of stages in the cache, by the name under which a result's manifest lists them
 _BASELINE, _LABELS = ("student_baseline", "student"), ("teacher_outputs", "teacher_outputs")
-_SETTINGS = "settings.yaml"
 
 
 class LabelledTeacher(ServedStudent):
@@ -91,9 +91,8 @@ class _Result:
 
     def _cache(self) -> Path | None:
         try:
-            content = yaml.safe_load((self.folder / _SETTINGS).read_text(encoding="utf-8"))
-            return Path(content["runtime"]["cache"])
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+            return Path(read_yaml_mapping(self.folder / SETTINGS_FILE)["runtime"]["cache"])
+        except (ProblemsFound, KeyError, TypeError):
             return None
 
 

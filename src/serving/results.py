@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from src.core.documents import read_yaml_mapping
+from src.core.documents import read_document, read_yaml_mapping
 from src.core.errors import ArtefactError, ConfigError, ProblemsFound
 from src.core.paths import require_finished
+from src.core.result_files import BEST_STUDENT, COMPARISON, SETTINGS_FILE
 from src.data.dataset import load_dataset
 from src.data.examples import SequenceData
 from src.data.settings import DatasetSettings
 
-BEST_STUDENT = "best_student"
-_SETTINGS, _COMPARISON = "settings.yaml", "comparison.csv"
 _NAME_A_RESULT = "name a result of run_student_baseline, run_distill, tune_student or tune_distill"
 
 
 def comparison_rows(folder: Path) -> list[dict[str, str]]:
-    """The rows of a result's `comparison.csv` as text; none where nothing was compared."""
-    if not (folder / _COMPARISON).is_file():
-        return []
-    with (folder / _COMPARISON).open(encoding="utf-8", newline="") as handle:
-        return list(csv.DictReader(handle))
+    """The rows of a result's `comparison.csv` as text; none where nothing was compared.
+
+    Raises:
+        ArtefactError: the file cannot be read.
+    """
+    path = folder / COMPARISON
+    return list(csv.DictReader(io.StringIO(read_document(path), newline=""))) if path.exists() else []
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +70,7 @@ class StudentResult:
         return data
 
     def _dataset(self) -> DatasetSettings:
-        path = self.folder / _SETTINGS
+        path = self.folder / SETTINGS_FILE
         content = read_yaml_mapping(path, _NAME_A_RESULT)
         try:
             return TypeAdapter(DatasetSettings).validate_python(content["dataset"])

@@ -12,17 +12,18 @@ import numpy as np
 import onnxruntime
 import torch
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass as document
 
 from src.core.checkpoints import load_weights
 from src.core.checksums import verify_files
-from src.core.documents import conform, read_mapping
+from src.core.documents import PARTIAL, conform, read_mapping
 from src.core.errors import ArtefactError, ConfigError
-from src.core.paths import MANIFEST, read_json, require_finished
+from src.core.paths import MANIFEST, require_finished
+from src.core.result_files import BEST_STUDENT
 from src.data.id_map import IdMap
 from src.data.item_text import TextSource
 from src.serving.catalogue import Catalogue, padded
 from src.serving.graph_names import EXCLUDE_SEEN, HISTORY, ITEMS, LENGTH, SCORES, K
-from src.serving.results import BEST_STUDENT
 from src.student.artefact import ID_MAP, WEIGHTS, ModelFacts, load_student, text_source_of
 from src.student.base import Recommender, SequenceStudent, recent
 from src.student.models import build_closed_form, build_recommender, student_settings
@@ -35,6 +36,14 @@ GRAPH, CATALOGUE, CONFIG = "model.onnx", "id_map.parquet", "config.json"
 GROWING = "student"
 
 _EXPORT_AGAIN = "python -m src.exp.export result=FOLDER makes it again"
+
+
+@document(frozen=True, config=PARTIAL)
+class _Config:
+    """What is read of an export's `config.json`, where its student is not built again."""
+
+    name: str
+    fingerprints: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -111,10 +120,10 @@ class GraphStudent(ServedStudent):
     """An exported student, run by ONNX Runtime."""
 
     def __init__(self, folder: Path, threads: int) -> None:
-        config = read_json(folder / CONFIG)
+        config = read_mapping(folder / CONFIG, _Config, _EXPORT_AGAIN)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.name, self.fingerprints = str(config["name"]), dict(config["fingerprints"])
+        self.name, self.fingerprints = config.name, config.fingerprints
         self.catalogue = Catalogue.load(folder / CATALOGUE)
         self.session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
 
@@ -211,7 +220,7 @@ def open_student(folder: Path, threads: int = 0, field: str = "student", growing
     if manifest.get("kind") == EXPORTED:
         verify_export(folder, manifest)
         if growing and (folder / GROWING).is_dir():
-            grown = model_student(folder / GROWING, str(read_json(folder / CONFIG)["name"]))
+            grown = model_student(folder / GROWING, read_mapping(folder / CONFIG, _Config, _EXPORT_AGAIN).name)
             grown.catalogue = Catalogue.load(folder / CATALOGUE)
             return grown
         return GraphStudent(folder, threads)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
+from src.core.result_files import BEST_STUDENT
 from src.data.teacher_outputs import TeacherOutputs, Teachings
 from src.pipeline.curves import write_curves
 from src.pipeline.model_comparison import ModelComparison, closed_form_models
 from src.pipeline.run_folder import RunFolder, previous_resumes
-from src.pipeline.runs import (
-    BEST_STUDENT,
-    baseline_model,
-    run_teacher_check,
-    show_teacher,
-    teacher_facts,
-    tracker_of,
-)
+from src.pipeline.runs import baseline_model, run_teacher_check, show_teacher, teacher_facts, tracker_of
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
 from src.tuning.arms import arms_of, check_arms, teachers_of

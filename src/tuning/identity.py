@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from src.core.data_utils import fingerprint
+from src.core.result_files import JOURNAL
 from src.data.teacher_outputs import TeacherOutputs, Teachings
 from src.pipeline.settings import ExperimentSettings, without_places
 from src.pipeline.stages import Stages
-from src.tuning.journal import JOURNAL, read_journal
+from src.tuning.journal import read_journal
 from src.tuning.search_space import SearchSpace, Stage
 from src.tuning.settings import TuningSettings
 from src.tuning.study import require_content

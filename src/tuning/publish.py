@@ -11,13 +11,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from src.core.data_utils import fingerprint
 from src.core.logging import console, get_logger
+from src.core.result_files import BEST_STUDENT, DASHBOARD_FILES, REPORT, VERDICT
 from src.evaluation.comparison import Ranked, as_short_table, row
 from src.evaluation.example_histories import Role
 from src.evaluation.verdict import ONE_TRAINING, judge_search
 from src.pipeline.example_lists import strongest_closed_form, write_examples
 from src.pipeline.model_comparison import EvaluatedModel, ModelComparison, write_segments, write_tables
 from src.pipeline.run_folder import RunFolder
-from src.pipeline.runs import BASELINE, BEST_STUDENT, finish, fit_summary, tracker_of
+from src.pipeline.runs import BASELINE, finish, fit_summary, tracker_of
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
 from src.serving.measured import measured
@@ -26,7 +27,7 @@ from src.student.models import closed_forms, student_settings
 from src.tuning.applied import is_distilled
 from src.tuning.dispatch import states
 from src.tuning.finalists import finalist_lines
-from src.tuning.html_report import REPORT, write_report
+from src.tuning.html_report import write_report
 from src.tuning.report import write_outcomes
 from src.tuning.search import SearchOutcome
 from src.tuning.search_space import Value
@@ -34,8 +35,6 @@ from src.tuning.study import Record
 
 _log = get_logger(__name__)
 
-#: what optuna-dashboard is given as its --artifact-dir
-DASHBOARD_FILES = "dashboard_files"
 _CARD = "student_card.md"
 
 #: where the note of a study leads
@@ -130,7 +129,7 @@ def _write_verdict(
     for sentence in sentences:
         console.print(sentence, markup=False, style="bold")
     outcome.search.record.describe("\n\n".join([*sentences, f"Each on the test split; {ONE_TRAINING}.", BESIDE]))
-    folder.write_metrics("verdict", {"against": found, "strongest_without": strongest, "caveat": ONE_TRAINING})
+    folder.write_metrics(VERDICT, {"against": found, "strongest_without": strongest, "caveat": ONE_TRAINING})
     title = f"The student of trial {outcome.best.number}"
     attach_card(outcome.search.record, title, outcome.best, outcome.best.params, folder, sentences)
 

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from src.core.errors import Paused, TrainingFailed
 from src.core.logging import get_logger
 from src.core.memory import give_back
+from src.core.result_files import TRIALS
 from src.data.teacher_outputs import Teachings
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
@@ -46,15 +47,13 @@ from src.tuning.worker_trials import ORDERS
 
 _log = get_logger(__name__)
 
-TRIALS = "trials"
-
 
 # ---------------------------------------------------------------------------------------------------- the session
 
 
 @dataclass
 class SearchSession:
-    """A running Ray session with a search's data in place. The caller holds `journal.single_driver` of ``folder``."""
+    """A running Ray session with a search's data in place. The caller holds `single_driver` of ``folder``."""
 
     settings: SearchSettings
     folder: Path

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 from src.core.errors import ConfigError
 from src.core.paths import MANIFEST
+from src.core.result_files import SPACE_FILE
 from src.data.examples import already_open, openings
 from src.data.teacher_outputs import Teachings
-from src.pipeline.run_folder import SPACE_FILE, RunFolder
+from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import describe_data, tracker_of
 from src.pipeline.stages import Stages
 from src.tuning.preflight import Prepared, space_document

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from src.core.result_files import BEST_STUDENT
 from src.pipeline.model_comparison import ModelComparison, closed_form_models
 from src.pipeline.run_folder import RunFolder, previous_resumes
-from src.pipeline.runs import BEST_STUDENT, baseline_model
+from src.pipeline.runs import baseline_model
 from src.tuning.preflight import Prepared, check_search
 from src.tuning.publish import best_student, compare_winner, conclude, facts
 from src.tuning.search_settings import SearchSettings

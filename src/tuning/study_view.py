@@ -11,7 +11,8 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from src.tuning.journal import JOURNAL, read_journal
+from src.core.result_files import JOURNAL
+from src.tuning.journal import read_journal
 from src.tuning.study import SEARCH, ranked
 
 FINALS = "finals"

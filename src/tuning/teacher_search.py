@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from src.core.result_files import TEACHER
 from src.pipeline.model_comparison import ModelComparison, closed_form_models
 from src.pipeline.run_folder import RunFolder, previous_resumes
 from src.pipeline.runs import baseline_model
@@ -11,8 +12,6 @@ from src.tuning.preflight import Prepared, check_search
 from src.tuning.publish import compare_winner, conclude, facts
 from src.tuning.search_settings import SearchSettings
 from src.tuning.stage_search import alone_with_baseline, search_and_publish
-
-BEST_TEACHER = "teacher"
 
 
 def document(settings: SearchSettings) -> str:
@@ -39,9 +38,9 @@ def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None
     with alone_with_baseline(settings, stages, folder, document(settings)):
         # what the trials take from the cache is built here, once
         _, _ = stages.encoder, stages.llm_folder
-        outcome = search_and_publish(settings, prepared, folder, {}, BEST_TEACHER)
+        outcome = search_and_publish(settings, prepared, folder, {}, TEACHER)
         best, seed = outcome.settings.teacher, stages.settings.seed
-        teacher = load_trained(folder.path / BEST_TEACHER, best, stages.data, stages.device, seed)
+        teacher = load_trained(folder.path / TEACHER, best, stages.data, stages.device, seed)
         models = [*closed_form_models(stages), baseline_model(stages)]
         comparison = ModelComparison(stages, models, with_teacher=True, teacher=teacher)
         compare_winner(comparison, outcome, folder, "best teacher", settings.reopen_test)

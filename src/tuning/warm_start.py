@@ -8,8 +8,9 @@ import optuna
 from optuna.trial import TrialState
 
 from src.core.errors import ArtefactError
+from src.core.result_files import JOURNAL
 from src.tuning.applied import fitting
-from src.tuning.journal import JOURNAL, read_journal
+from src.tuning.journal import read_journal
 from src.tuning.search_space import SearchSpace, Value
 from src.tuning.study import SEARCH
 

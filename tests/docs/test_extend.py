@@ -23,8 +23,9 @@ import src.student.architectures as architectures_package
 from src.config.descriptions import describe_command
 from src.config.overrides import format_value
 from src.config.reading import read_settings
+from src.core.documents import read_json_document
 from src.core.errors import ConfigError
-from src.core.paths import REPOSITORY, read_json
+from src.core.paths import REPOSITORY
 from src.data.id_map import IdMap
 from src.data.tensor_examples import TensorExamples
 from src.evaluation import coverage
@@ -232,7 +233,7 @@ def test_a_file_and_its_option_are_a_new_model_in_closed_form(place: Path) -> No
     again = Stages(network, StageCache(network.runtime.cache, True))
     run_student_baseline(again, new_run(place / "network"))
     assert (place / "network" / "metrics" / "again.json").is_file()
-    kept = read_json(place / "network" / "best_student" / "prior" / "manifest.json")
+    kept = read_json_document(place / "network" / "best_student" / "prior" / "manifest.json")
     assert kept["settings"]["architecture"] == "again"
     outputs = again.outputs
     assert len(outputs.example_id) == len(again.data.train)
@@ -343,7 +344,7 @@ def test_an_objective_of_ones_own_from_the_command_line_to_labels(place: Path) -
     outputs = stages.outputs
     assert len(outputs.example_id) == 9
     assert outputs.check(stages.data.num_items) == []
-    kept = read_json(stages.teacher.folder / "manifest.json")
+    kept = read_json_document(stages.teacher.folder / "manifest.json")
     assert kept["settings"]["objective"] == "my_objective:factory"
     other = settings_in(place, *SMALL, *TEACHER, "teacher.head.fit_rows=30")
     assert Stages(other, StageCache(other.runtime.cache, True)).teacher.key != stages.teacher.key
@@ -404,7 +405,7 @@ def test_a_policy_of_ones_own_teaches_fewer_rows(place: Path) -> None:
     own = ["active.policy=my_policies:unsure", "active.kl_threshold=0.07"]
     taught = [
         run_distill(check_experiment(settings_in(place, *SMALL, given, *more), teacher=True), new_run(place / name))
-        or read_json(place / name / "best_student" / "manifest.json")["fit"]["history"][-1]["taught_share"]
+        or read_json_document(place / name / "best_student" / "manifest.json")["fit"]["history"][-1]["taught_share"]
         for name, more in (("all", ["active.policy=all"]), ("own", own))
     ]
     assert taught[0] == 1.0

@@ -33,6 +33,7 @@ from src.config.reading import nested_plain, read_settings
 from src.core.checkpoints import pack, unpack
 from src.core.errors import AnyoError
 from src.core.paths import MANIFEST, write_json
+from src.core.result_files import JOURNAL
 from src.core.training import FitResult
 from src.data.candidates import draw_candidate_lists, load_candidates, save_candidates
 from src.data.examples import openings
@@ -56,7 +57,7 @@ from src.teacher import factory
 from src.teacher.labelling.cache import LabelCache
 from src.teacher.settings import ExportSettings, TeacherSettings
 from src.tuning.html_report.sources import read_result
-from src.tuning.journal import JOURNAL, read_journal
+from src.tuning.journal import read_journal
 from src.tuning.processes import end_survivors
 from src.tuning.search_settings import SearchSettings
 from src.tuning.shared_data import SharedData

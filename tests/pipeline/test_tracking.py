@@ -84,6 +84,15 @@ def test_the_last_steps_are_kept_before_the_points_are_written(tmp_path: Path) -
     assert json.loads((tmp_path / "deep" / "last.json").read_text()) == {"run": {"a": 3, "b": 2}, "other": {"a": 1}}
 
 
+@pytest.mark.parametrize("content", [b"[1]", b'{"run": 3}', b"\xff", b"{"])
+def test_damaged_last_steps_stop_no_training(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "last.json").write_bytes(content)
+    last = LastPoints(tmp_path / "last.json")
+    assert "last.json" in caplog.text
+    assert last.ahead("run", 2, {"a": 1.0}) == {"a": 1.0}
+    assert LastPoints(tmp_path / "last.json").ahead("run", 2, {"a": 1.0}) == {}
+
+
 @pytest.mark.parametrize(("tracking", "package"), [("mlflow", "mlflow-skinny"), ("wandb", "wandb")])
 def test_a_tracker_that_is_not_installed_is_refused(
     monkeypatch: pytest.MonkeyPatch, tracking: Any, package: str

@@ -14,6 +14,7 @@ import pytest
 from optuna.artifacts import get_all_artifact_meta
 
 from src.core.errors import ConfigError
+from src.pipeline.run_folder import single_driver
 from src.pipeline.settings import ExperimentSettings
 from src.tuning import journal
 from src.tuning.dispatch import Dispatcher, Job, Search
@@ -77,7 +78,7 @@ class Toy:
     def run(self, trials: int = TRIALS) -> FairSearch:
         """Start, or go on."""
         self.folder.mkdir(exist_ok=True)
-        with journal.single_driver(self.folder):
+        with single_driver(self.folder):
             experiment = {one.name: getattr(settings(), one.name) for one in fields(settings())}
             asked = SearchSettings(**experiment, trials=trials, tuning=self.tuning)
             storage = journal.open_journal(self.folder)

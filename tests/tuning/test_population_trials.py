@@ -23,6 +23,7 @@ from src.core.stacked_members import Stack
 from src.core.training import FitResult, Fitting, LoopSettings
 from src.data.dataset import load_dataset
 from src.data.teacher_outputs import TeacherOutputs
+from src.pipeline.run_folder import single_driver
 from src.student.models import require_network
 from src.tuning import journal, member_trials, trainable
 from src.tuning import population as population_module
@@ -304,7 +305,7 @@ class ToyTrials:
     def run(self, trials: int = 5) -> Record:
         """Start, or go on, as the real driver does."""
         self.folder.mkdir(exist_ok=True)
-        with journal.single_driver(self.folder):
+        with single_driver(self.folder):
             first = [{"distill.lam": 0.0}]
             storage = journal.open_journal(self.folder)
             record = Record.open(storage, "search", SPACE, self.tuning, 7, EPOCHS, "identity", first, 1)

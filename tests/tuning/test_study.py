@@ -14,11 +14,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from src.core.errors import ArtefactError
+from src.core.result_files import JOURNAL
 from src.pipeline.settings import without_places
 from src.pipeline.tracking import tracker_for
 from src.tuning.dispatch import Search
 from src.tuning.identity import check_content
-from src.tuning.journal import JOURNAL, open_journal
+from src.tuning.journal import open_journal
 from src.tuning.progress import Baseline, Screen, epochs_left
 from src.tuning.report import trials_frame, write_outcomes
 from src.tuning.search_space import CategoricalParameter, FloatParameter, SearchSpace
