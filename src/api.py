@@ -193,13 +193,13 @@ class Student:
             ConfigError: the student reads no text, the language model is another one, or a column is not there.
             DataError: an item is known already, or has no title.
         """
-        from src.pipeline.new_texts import embedded_by
+        from src.pipeline.new_texts import text_embedder
 
         student = open_student(self.folder, growing=True)
         source = require_takes_items(student)
         new = read_new_items(from_memory("items", items), student.catalogue, source, item)
         grown = Student(self.folder, grown=True)
-        grown.__dict__["opened"] = add_items(student, new, embedded_by(encoder))
+        grown.__dict__["opened"] = add_items(student, new, text_embedder(encoder))
         return grown
 
     def save(self, folder: str | os.PathLike[str]) -> Path:

@@ -18,7 +18,7 @@ from rich.markup import escape
 
 from src.cli.help import CFG, HelpRequest, help_request, show_help, show_keys
 from src.cli.resume import log_resume, read_resumed, remember_command, resume_argument
-from src.config.base_configs import Named, description, loaded
+from src.config.base_configs import LazyClass, description, loaded
 from src.config.composition import RUN_DIR, groups
 from src.config.hydra_job import run_as_job
 from src.config.overrides import expand_params
@@ -28,7 +28,7 @@ from src.core.errors import HUNG_UP, TERMINATED, AnyoError, ConfigError, Paused,
 from src.core.logging import console, get_logger, log_to, say_last
 from src.core.paths import MANIFEST, disk_is_full, reserve_folder
 from src.core.result_files import RUN_LOG
-from src.core.streams import steady_standard_streams
+from src.core.standard_streams import steady_standard_streams
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.tracking import followed
 
@@ -65,7 +65,7 @@ class Entry(Generic[S]):
     command: str
     config_name: str
     description: str | None
-    schema: type[S] | Named[S]
+    schema: type[S] | LazyClass[S]
     work: Callable[[], Work[S, Any]]
     #: the keys that `resume=FOLDER` may change; empty where a run cannot be resumed
     resumable: frozenset[str] = frozenset()

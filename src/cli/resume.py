@@ -49,7 +49,7 @@ class StartedCommand:
 
 
 @dataclass(frozen=True)
-class Resumed(Generic[S]):
+class ResumedSearch(Generic[S]):
     """A folder to go on in, the settings, what was changed, and what the search was started from."""
 
     folder: Path
@@ -102,7 +102,7 @@ def read_begun(folder: Path, command: str) -> StartedCommand:
 
 def read_resumed(
     folder: Path, command: str, config_name: str, schema: type[S], allowed: Collection[str], arguments: Sequence[str]
-) -> Resumed[S]:
+) -> ResumedSearch[S]:
     """The settings of `settings.yaml` with the allowed changes; nothing is changed in the folder.
 
     Raises ``ConfigError`` for a folder of another command and for keys that are fixed, ``ArtefactError`` for one that
@@ -140,7 +140,7 @@ def read_resumed(
         saved["tuning"]["search_space"] = str(folder / SPACE_FILE)
         saved["warm_start"] = None  # its trials are in the study, and the earlier result may be gone
     settings = absolute(_conform(saved, schema, path), folder)
-    return Resumed(folder, settings, changes, Origin(begun.arguments, Path(begun.cwd)))
+    return ResumedSearch(folder, settings, changes, Origin(begun.arguments, Path(begun.cwd)))
 
 
 def _conform(saved: Mapping[str, Any], schema: type[S], path: Path) -> S:
@@ -154,7 +154,7 @@ def _copy(key: str, source: dict[str, Any], target: dict[str, Any]) -> None:
     target[leaf] = source[leaf]
 
 
-def log_resume(resumed: Resumed[Any]) -> None:
+def log_resume(resumed: ResumedSearch[Any]) -> None:
     """A line in `resumes.jsonl`, and the settings as they are now."""
     line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "changes": resumed.changes}
     append_json_line(resumed.folder / RESUMES, line)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config.base_configs import Named, loaded
+from src.config.base_configs import LazyClass, loaded
 from src.config.composition import compose_plain, dotted_keys
 from src.config.overrides import check_overrides, expand_params, format_value, gives_values, unknown
 from src.core.errors import ConfigError, Problem
@@ -19,7 +19,7 @@ from src.core.errors import ConfigError, Problem
 S = TypeVar("S")
 
 
-def read_settings(config_name: str, arguments: Sequence[str], schema: type[S] | Named[S]) -> tuple[S, Path]:
+def read_settings(config_name: str, arguments: Sequence[str], schema: type[S] | LazyClass[S]) -> tuple[S, Path]:
     """Settings and the wanted run folder from overrides.
 
     Args:

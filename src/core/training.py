@@ -19,7 +19,7 @@ from src.core.checkpoint_writer import CheckpointWriter
 from src.core.checkpoints import Checkpoint, NoCheckpoint, changing, restore
 from src.core.data_utils import shuffled_batches
 from src.core.errors import OutOfMemory, StopTraining, TrainingFailed
-from src.core.finite import FiniteWatch
+from src.core.finite import FiniteCheck
 from src.core.fit_state import FitState, Progress, Randomness, Stream
 from src.core.lazy_adam import LazyAdam, clip_gradients
 from src.core.logging import get_logger
@@ -179,7 +179,7 @@ class Fitting:
     streams: Sequence[Stream] = ()
     batches: Batches = shuffled_batches
     clock: Callable[[], float] = time.perf_counter
-    watch: FiniteWatch = field(init=False)
+    finite_check: FiniteCheck = field(init=False)
 
     def __post_init__(self) -> None:
         self.device = next(self.module.parameters()).device
@@ -215,9 +215,9 @@ class Fitting:
             self.progress = state.load(saved)
             _log.info("going on where it was saved: %s", self.progress.told())
         progress, settings, stopped = self.progress, self.settings, False
-        self.watch = FiniteWatch(self.module, progress)
+        self.finite_check = FiniteCheck(self.module, progress)
         writer = CheckpointWriter(
-            self.checkpoint, state, progress, 60 * settings.checkpoint_minutes, self.clock, self.watch
+            self.checkpoint, state, progress, 60 * settings.checkpoint_minutes, self.clock, self.finite_check
         )
         self._tell_steps(progress.steps)
         steps_in_all = settings.epochs * math.ceil(self.train_rows / settings.batch_size)
@@ -304,7 +304,7 @@ class AloneStep:
             # not to be repeated: a part of the parameters may have moved already
             norm = _descend(fit.optimiser, fit.settings.gradient_clip, fit.mean, fit.progress.steps)
         if norm is not None:
-            fit.watch.saw_norm(norm)
+            fit.finite_check.saw_norm(norm)
         return loss
 
     def _gradients(self, rows: Tensor) -> Tensor:

@@ -237,7 +237,7 @@ def already_open(record: Path) -> Problem:
 
 
 @dataclass(frozen=True)
-class Unseen:
+class UnseenCounts:
     """Counts of a held-out split: its targets, users and items, and how many of each never trained a model.
 
     An item is known when it is the target of a training example; ``users`` are None where the source names none.
@@ -251,7 +251,7 @@ class Unseen:
     new_users: int | None
 
     @classmethod
-    def of(cls, held_out: Examples, train: Examples) -> Unseen:
+    def of(cls, held_out: Examples, train: Examples) -> UnseenCounts:
         """Of a split against the training examples."""
         items, users = np.unique(held_out.target), np.unique(held_out.user)
         named = bool(len(users)) and users[0] >= 0
@@ -283,9 +283,9 @@ class SealedExamples:
         """As `Examples.columns`: for a file, which is as sealed as the source that it was read from."""
         return self._examples.columns()
 
-    def unseen(self, train: Examples) -> Unseen:
+    def unseen(self, train: Examples) -> UnseenCounts:
         """How many of its users and items never train a model: counts, which show no example."""
-        return Unseen.of(self._examples, train)
+        return UnseenCounts.of(self._examples, train)
 
     def open(self, reason: str, record: Path, judged: str = "", again: bool = False) -> Examples:
         """The test examples; one line with time, reason and fingerprint is appended to ``record`` first.

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from src.core.errors import DataError
 from src.data.arrow_columns import IDS, as_ids_or_text, plain_text
-from src.data.streams import DAMAGE, first_line, readable, stream, text_of
+from src.data.compressed_files import DAMAGE, first_line, readable, stream, text_of
 
 _JSON_ROWS = 50_000
 

@@ -18,9 +18,9 @@ import pyarrow.parquet
 
 from src.core.errors import DataError, Problem
 from src.data.arrow_columns import as_ids, plain_text
+from src.data.compressed_files import COMPRESSED, find, first_line, guarded, head, starts_with
 from src.data.delimited import limited, what_is_there
 from src.data.json_lines import JsonLines
-from src.data.streams import COMPRESSED, find, first_line, guarded, head, starts_with
 from src.data.text_file import TextFile, TextForm
 
 _ENDINGS = {

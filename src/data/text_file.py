@@ -15,8 +15,8 @@ import pyarrow.csv
 
 from src.core.errors import DataError, Problem
 from src.data.arrow_columns import IDS
+from src.data.compressed_files import DAMAGE, arrow_stream, first_line, guarded, head, marked, readable, stream, text_of
 from src.data.delimited import SHOWN, limited, split_records
-from src.data.streams import DAMAGE, arrow_stream, first_line, guarded, head, marked, readable, stream, text_of
 
 _BLOCK = 8 << 20
 #: bytes from which a text file is searched a few lines at a time

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from src.student.base import Rows, ScorePart, SequenceStudent
-from src.student.columns import Columns
 from src.student.new_items import TextMaps, summed
+from src.student.sampled_columns import Columns
 
 
 class Part(nn.Module):

@@ -38,7 +38,7 @@ def metric_title(name: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Ranked:
+class ModelRanks:
     """A model's 1-based target ranks ``[N]`` on the examples ``example_id`` ``[N]`` of users ``[N]``.
 
     ``more``: metrics over the same examples that do not come from the ranks (of answers that a teacher wrote).
@@ -54,7 +54,7 @@ class Ranked:
     @classmethod
     def of(
         cls, model: str, split: str, examples: Examples, ranks: Tensor, more: Mapping[str, float] | None = None
-    ) -> Ranked:
+    ) -> ModelRanks:
         """Ranks of a model over a split, or over a sample of one.
 
         Args:
@@ -66,10 +66,12 @@ class Ranked:
         """
         return cls(model, split, examples.example_id, examples.user, ranks.cpu(), more or {})
 
-    def on(self, other: Ranked) -> Ranked:
+    def on(self, other: ModelRanks) -> ModelRanks:
         """These ranks restricted to the examples that ``other`` holds, in that order (joined by example_id)."""
         place = pd.Series(range(len(self.example_id)), index=self.example_id).loc[other.example_id].to_numpy()
-        return Ranked(self.model, other.split, other.example_id, other.user, self.ranks[torch.from_numpy(place.copy())])
+        return ModelRanks(
+            self.model, other.split, other.example_id, other.user, self.ranks[torch.from_numpy(place.copy())]
+        )
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Row:
     missing: str = ""
 
 
-def row(ranked: Ranked, ks: Sequence[int], trials: int) -> Row:
+def row(ranked: ModelRanks, ks: Sequence[int], trials: int) -> Row:
     """A model's metrics on the examples it ranked.
 
     Args:
@@ -178,7 +180,7 @@ def explain_missing(table: Table, missing: Mapping[str, str]) -> Table:
     return table
 
 
-def ranks_frame(rankings: Sequence[Ranked]) -> pd.DataFrame:
+def ranks_frame(rankings: Sequence[ModelRanks]) -> pd.DataFrame:
     """Every target rank, one line an example and model: what paired comparisons are computed from."""
     return pd.concat(
         [

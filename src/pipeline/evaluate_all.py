@@ -19,7 +19,7 @@ from src.core.paths import MANIFEST, require_finished
 from src.core.result_files import BEST_STUDENT, CANDIDATES, SETTINGS_FILE, TEACHER
 from src.data.candidates import save_candidates
 from src.data.examples import Examples, sample
-from src.evaluation.comparison import Ranked, row
+from src.evaluation.comparison import ModelRanks, row
 from src.pipeline.cache import StageCache
 from src.pipeline.model_comparison import (
     EvaluatedModel,
@@ -175,7 +175,7 @@ def _teacher(
     stages: Stages,
     evaluation: EvaluationSettings,
     folder: RunFolder,
-) -> dict[str, Ranked]:
+) -> dict[str, ModelRanks]:
     """A result's teacher, loaded once, on its own sample of every split; the lists that it answered over are kept."""
     settings, seed = result.experiment.teacher, result.experiment.seed
     rows = {"validation": settings.validation_rows, "test": settings.test_rows}
@@ -189,7 +189,7 @@ def _teacher(
             save_candidates(place, ranking.candidates, stages.data.fingerprints())
         label = f"{split} ({result.folder.name}'s sample)"
         name = f"{result.folder.name}/teacher"
-        found[split] = Ranked.of(name, label, shown, ranking.ranks, ranking.answer_metrics())
+        found[split] = ModelRanks.of(name, label, shown, ranking.ranks, ranking.answer_metrics())
     return found
 
 

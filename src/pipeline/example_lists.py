@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from src.core.result_files import EXAMPLES
 from src.data.examples import Examples, sample
 from src.data.tensor_examples import TensorExamples
-from src.evaluation.comparison import Ranked, row
+from src.evaluation.comparison import ModelRanks, row
 from src.evaluation.example_histories import COUNT, LISTED, ModelLists, Role, choose_examples
 from src.pipeline.model_comparison import EvaluatedModel, ModelComparison
 from src.pipeline.run_folder import RunFolder
@@ -65,7 +65,7 @@ def write_examples(
     folder.write_metrics(EXAMPLES, asdict(chosen))
 
 
-def strongest_closed_form(comparison: ModelComparison, ranked: Sequence[Ranked]) -> dict[Role, EvaluatedModel]:
+def strongest_closed_form(comparison: ModelComparison, ranked: Sequence[ModelRanks]) -> dict[Role, EvaluatedModel]:
     """The model in closed form with the best NDCG at the largest K on validation, as the role that it has; none where
     none was computed.
 

@@ -17,7 +17,7 @@ from src.pipeline.stages import Stages
 from src.pipeline.tracking import check_tracking
 from src.student.least_memory import Task, require_fits
 from src.student.models import OwnStudentSettings, build_recommender
-from src.student.objectives import with_loss
+from src.student.objectives import resolve_loss
 from src.student.settings import NetworkSettings
 from src.student.trainer_baseline import require_closed_form_fits
 
@@ -43,7 +43,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool, labels_suffice
 
     def data() -> None:
         if isinstance(settings.student, NetworkSettings):
-            with_loss(settings.student, stages.data.num_items)
+            resolve_loss(settings.student, stages.data.num_items)
         _ = stages.data
 
     gather(

@@ -131,7 +131,7 @@ class RunFolder:
     path: Path
     replay_keys: Callable[[ExperimentSettings], Mapping[str, Any]] = field(default=_no_command, repr=False)
     started: float = field(default_factory=time.time)
-    watch: Stopwatch = field(default_factory=Stopwatch)
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
     _held: bool = field(default=False, repr=False)
 
     @contextmanager
@@ -196,7 +196,7 @@ class RunFolder:
         }
         for record in records:
             if record.name in names:
-                self.watch.add(names[record.name], record.seconds)
+                self.stopwatch.add(names[record.name], record.seconds)
 
     def finish(
         self,
@@ -217,8 +217,8 @@ class RunFolder:
         """
         from src.core.hardware import command_line, hardware, package_versions  # torch is not needed to begin a run
 
-        times = {name: self.watch.seconds.get(name, 0.0) for name in TIMES}
-        self.write_metrics(TIME, {**times, **self.watch.seconds, "wall_time": time.time() - self.started})
+        times = {name: self.stopwatch.seconds.get(name, 0.0) for name in TIMES}
+        self.write_metrics(TIME, {**times, **self.stopwatch.seconds, "wall_time": time.time() - self.started})
         manifest = {
             "kind": kind,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),

@@ -92,7 +92,7 @@ def run_distill(stages: Stages, folder: RunFolder) -> None:
     """Train one student with the teacher; compare it with the baseline on validation."""
     describe_data(stages)
     run = distil(stages)
-    folder.watch.add("distill_student_train_time", run.fit.seconds)
+    folder.stopwatch.add("distill_student_train_time", run.fit.seconds)
     data, settings = stages.data, stages.settings
     extra = {"fit": asdict(run.fit)}
     place, source = folder.path / BEST_STUDENT, stages.text_source

@@ -108,7 +108,7 @@ class EvaluateSettings:
 PLACES = ("runtime", "dataset.root", "teacher.llm", "distill.outputs_from")
 
 
-def without_places(settings: ExperimentSettings) -> dict[str, Any]:
+def without_paths(settings: ExperimentSettings) -> dict[str, Any]:
     """Settings as nested plain data, with null for the keys of `PLACES`: what an experiment is, wherever it runs."""
     nested: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
     for key in PLACES:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from src.core.errors import ProblemsFound
 from src.serving.beside import LabelledTeacher
 from src.serving.catalogue import padded
-from src.serving.meter import Meter
+from src.serving.server_metrics import ServerMetrics
 from src.serving.students import Recommendation, ServedStudent
 
 _WEB = Path(__file__).parent / "web"
@@ -109,7 +109,7 @@ def build_app(students: Sequence[ServedStudent], limits: Limits, token: str | No
         parallel: how many requests are computed at once; others wait.
     """
     app = FastAPI(title="Recommendations", description=__doc__.strip(), version="1", docs_url="/docs", redoc_url=None)
-    meter = Meter()
+    meter = ServerMetrics()
     by_name = {student.name: student for student in students}
     catalogue = students[0].catalogue
     turn = threading.BoundedSemaphore(parallel)
@@ -224,7 +224,7 @@ class _BodyTooLarge(BaseException):
 class _Gate:
     """Measures every request and turns away those without the token and those that are too large."""
 
-    def __init__(self, app: Any, limits: Limits, token: str | None, meter: Meter) -> None:
+    def __init__(self, app: Any, limits: Limits, token: str | None, meter: ServerMetrics) -> None:
         self.app, self.limit, self.token, self.meter = app, limits.body_kb * 1024, token, meter
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.serving.graph_names import EXCLUDE_SEEN, HISTORY, ITEMS, LENGTH, SCORES, K
-from src.serving.measured import measured
+from src.serving.metrics_table import measured
 
 #: what a reader of the card may copy: it needs onnxruntime, numpy and pyarrow, and nothing of this project
 EXAMPLE = f"""\

@@ -24,9 +24,9 @@ from src.core.logging import console, get_logger, progress_bar
 from src.core.paths import require_writable
 from src.core.settings import STRICT
 from src.data.examples import Histories
+from src.serving.approximate_index import IndexedStudent, InnerProduct, require_index
 from src.serving.catalogue import Catalogue
 from src.serving.histories import CSV, PARQUET, HistoryBatch, HistoryColumns, HistoryFile, format_of
-from src.serving.nearest import IndexedStudent, InnerProduct, require_index
 from src.serving.new_items import EmbedTexts, add_items, open_new_items, read_new_items, require_takes_items
 from src.serving.results import StudentResult, require_given
 from src.serving.students import ModelStudent, ServedStudent, as_model, open_student, require_k

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from src.core.errors import ConfigError
 from src.data.tensor_examples import TensorExamples
-from src.student.columns import Columns
+from src.student.sampled_columns import Columns
 from src.student.settings import NetworkSettings, StudentSettings
 
 M = TypeVar("M", bound="Recommender")

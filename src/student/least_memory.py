@@ -89,7 +89,7 @@ def _fitted(model: Recommender, num_items: int) -> float:
 
 
 def _samples(settings: NetworkSettings, task: Task) -> bool:
-    """Whether the loss looks at sampled items, as `with_loss` decides."""
+    """Whether the loss looks at sampled items, as `resolve_loss` decides."""
     return settings.loss in SAMPLED or (settings.loss == "auto" and task.num_items > FULL_CATALOGUE)
 
 

@@ -31,12 +31,12 @@ from src.teacher.backbone.gated_lora import (
     ADAPTER,
     GatedAdapters,
     attach,
-    both_names,
     checkpoint_activations,
     compile_forward,
     inject,
     probe_layouts,
     resolve_targets,
+    without_checkpointing_warnings,
 )
 from src.teacher.backbone.gates import build_gate
 from src.teacher.backbone.llm import LanguageModel, load_llm
@@ -268,7 +268,7 @@ def _find_llm(folder: Path, settings: TeacherSettings, manifest: _Manifest) -> s
 
 def _load_adapter(llm: LanguageModel, folder: Path) -> PeftModel:
     try:
-        with both_names():
+        with without_checkpointing_warnings():
             return PeftModel.from_pretrained(llm.model, str(folder), adapter_name=ADAPTER, is_trainable=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise ArtefactError.one("adapter", str(folder), f"cannot be read ({error})", _AGAIN) from None

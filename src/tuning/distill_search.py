@@ -16,7 +16,7 @@ from src.tuning.fair import (
     run_fair,
 )
 from src.tuning.fair_answer import fair_facts, publish_answer
-from src.tuning.preflight import Prepared, check_protocol, check_search
+from src.tuning.preflight import PreparedSearch, check_protocol, check_search
 from src.tuning.publish import best_student, compare_winner, conclude, facts, reproduces_baseline
 from src.tuning.report import write_outcomes, write_trials_table
 from src.tuning.search_settings import TuneSettings
@@ -28,7 +28,7 @@ def _document(settings: TuneSettings) -> str:
     return "fair" if settings.protocol == "fair" else "distill"
 
 
-def check(settings: TuneSettings) -> Prepared:
+def check(settings: TuneSettings) -> PreparedSearch:
     """Everything that can be known to be wrong before training."""
     check_protocol(settings)
     if settings.protocol == "fair":
@@ -36,7 +36,7 @@ def check(settings: TuneSettings) -> Prepared:
     return check_search(settings, "distill", "distill")
 
 
-def run(settings: TuneSettings, prepared: Prepared, folder: RunFolder) -> None:
+def run(settings: TuneSettings, prepared: PreparedSearch, folder: RunFolder) -> None:
     """Build the stages, search, publish the winner, look at the test split once, write the manifest.
 
     Args:
@@ -55,7 +55,7 @@ def run(settings: TuneSettings, prepared: Prepared, folder: RunFolder) -> None:
         work(settings, prepared, folder, outputs)
 
 
-def _teaching(settings: TuneSettings, prepared: Prepared, stages: Stages) -> dict[str, TeacherOutputs]:
+def _teaching(settings: TuneSettings, prepared: PreparedSearch, stages: Stages) -> dict[str, TeacherOutputs]:
     """What every set of teachers says that some trial reads."""
     wanted = [settings.distill.teachers]
     if settings.protocol == "fair":
@@ -66,10 +66,10 @@ def _teaching(settings: TuneSettings, prepared: Prepared, stages: Stages) -> dic
 # ------------------------------------------------------------------------------------------------------- one search
 
 
-def _run_single(settings: TuneSettings, prepared: Prepared, folder: RunFolder, outputs: Teachings) -> None:
+def _run_single(settings: TuneSettings, prepared: PreparedSearch, folder: RunFolder, outputs: Teachings) -> None:
     stages = prepared.stages
     outcome = search_and_publish(settings, prepared, folder, outputs, BEST_STUDENT)
-    folder.watch.add("distill_student_train_time", float(outcome.best.user_attrs["seconds"]))
+    folder.stopwatch.add("distill_student_train_time", float(outcome.best.user_attrs["seconds"]))
     distilled = best_student(outcome, stages, folder, "distilled")
     models = [*closed_form_models(stages), baseline_model(stages), distilled]
     comparison = ModelComparison(stages, models, with_teacher=stages.uses_own_teacher)
@@ -82,16 +82,16 @@ def _run_single(settings: TuneSettings, prepared: Prepared, folder: RunFolder, o
 # --------------------------------------------------------------------------------------------------- the fair protocol
 
 
-def _run_fair(settings: TuneSettings, prepared: Prepared, folder: RunFolder, outputs: Teachings) -> None:
+def _run_fair(settings: TuneSettings, prepared: PreparedSearch, folder: RunFolder, outputs: Teachings) -> None:
     stages = prepared.stages
-    with folder.watch.measure("search_time"):
+    with folder.stopwatch.measure("search_time"):
         fair, models = run_fair(settings, stages, prepared.space, outputs, folder.path)
     best = best_final(fair)
     arm, seed = str(best.params["arm"]), best.params["seed"]
     seeds = [trial.params["seed"] for trial in fair.finals_of(arm)]
     folder.copy_folder(models[arm][seeds.index(seed)], BEST_STUDENT)
     folder.write_best_params(fair.final_settings(best), "run_distill")
-    folder.watch.add("distill_student_train_time", float(best.user_attrs["seconds"]))
+    folder.stopwatch.add("distill_student_train_time", float(best.user_attrs["seconds"]))
     searches = [*fair.arms.values(), fair.finals]
     write_trials_table(folder.path, searches)
     for search in searches:

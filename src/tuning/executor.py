@@ -28,7 +28,7 @@ from src.tuning.lost_workers import WorkerLost, losses_as_deaths
 from src.tuning.processes import remember_children
 from src.tuning.resources import Resources
 from src.tuning.trainable import LOG, MESSAGE, Trainable
-from src.tuning.trial_curves import LOOKS, TrialCurves
+from src.tuning.trial_curves import POINTS, TrialCurves
 from src.tuning.worker_trials import WorkerTrials
 
 _log = get_logger(__name__)
@@ -144,7 +144,7 @@ class StudyScheduler(FIFOScheduler):
         report = self._without_retry(message, float(trial.config["share"]))
         start = worker.first.start
         self._draw(start, report)
-        if report.get("kind") == LOOKS:
+        if report.get("kind") == POINTS:
             running_search().dispatcher.on_change()
             return TrialScheduler.CONTINUE
         stop = running_search().dispatcher.on_report(start, report)

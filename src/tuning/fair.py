@@ -25,7 +25,6 @@ from src.data.teacher_outputs import Teachings
 from src.evaluation.paired import compare, gain, mean_interval, named_users
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
-from src.tuning.applied import apply_values, configured_trial
 from src.tuning.arms import STUDENT, Arm, arms_of, fixed_values, space_of
 from src.tuning.dispatch import Search
 from src.tuning.finalists import (
@@ -43,6 +42,7 @@ from src.tuning.search import SearchSession, open_search, open_session, winner
 from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import CategoricalParameter, IntParameter, SearchSpace, Value
 from src.tuning.settings import TuningSettings
+from src.tuning.trial_values import apply_values, configured_trial
 
 FINALS, ARM, SEED = "finals", "arm", "seed"
 
@@ -235,7 +235,7 @@ def _models(session: SearchSession, fair: FairSearch, arm: Arm, folder: Path) ->
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class ScoredModel:
     """A model of the answer: an arm, or one in closed form, which has no seeds.
 
     ``ranks`` ``[seeds, N]`` of the test targets; ``validation``: its mean there; ``trials``: configurations tried.
@@ -249,7 +249,9 @@ class Scored:
     uses_llm: bool
 
 
-def compare_arms(fair: FairSearch, models: Sequence[Scored], user: NDArray[np.int64], resamples: int) -> dict[str, Any]:
+def compare_arms(
+    fair: FairSearch, models: Sequence[ScoredModel], user: NDArray[np.int64], resamples: int
+) -> dict[str, Any]:
     """What came out on the test split, as `fair.json` holds it.
 
     Every arm is compared twice, paired by example and seed: with the student alone, and with the best model without a
@@ -283,14 +285,14 @@ def compare_arms(fair: FairSearch, models: Sequence[Scored], user: NDArray[np.in
     }
 
 
-def best_without_llm(models: Sequence[Scored]) -> Scored:
+def best_without_llm(models: Sequence[ScoredModel]) -> ScoredModel:
     """The model to beat: the best on validation of all in which no language model has a part."""
     return max((model for model in models if not model.uses_llm), key=lambda model: model.validation)
 
 
 def compare_with(
     reference: str,
-    models: Sequence[Scored],
+    models: Sequence[ScoredModel],
     scores: Mapping[str, NDArray[np.float64]],
     user: NDArray[np.int64],
     resamples: int,
@@ -319,7 +321,7 @@ def compare_with(
 
 
 def _arm_line(
-    fair: FairSearch, model: Scored, scores: NDArray[np.float64], user: NDArray[np.int64], resamples: int
+    fair: FairSearch, model: ScoredModel, scores: NDArray[np.float64], user: NDArray[np.int64], resamples: int
 ) -> dict[str, Any]:
     generator = numpy_generator(fair.settings.seed, "interval", model.name)
     mean, low, high = mean_interval(scores[: len(model.ranks)], user, resamples, generator)

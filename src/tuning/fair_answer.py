@@ -14,7 +14,7 @@ from src.core.data_utils import fingerprint
 from src.core.logging import console
 from src.core.metrics import summarise
 from src.data.examples import sample
-from src.evaluation.comparison import Ranked
+from src.evaluation.comparison import ModelRanks
 from src.evaluation.example_histories import Role
 from src.pipeline.example_lists import strongest_closed_form, write_examples
 from src.pipeline.model_comparison import (
@@ -29,7 +29,7 @@ from src.pipeline.run_folder import RunFolder
 from src.pipeline.stages import Stages
 from src.student.models import student_settings
 from src.tuning.arms import STUDENT
-from src.tuning.fair import ARM, FINALS, SEED, FairSearch, Scored, best_final, compare_arms, mean_validation
+from src.tuning.fair import ARM, FINALS, SEED, FairSearch, ScoredModel, best_final, compare_arms, mean_validation
 from src.tuning.fair_document import arms_table, save_answer
 from src.tuning.finalists import STUDENT_SEED
 from src.tuning.publish import BESIDE, attach_card
@@ -98,9 +98,9 @@ def _scored(
     fair: FairSearch,
     comparison: ModelComparison,
     owners: Mapping[str, str],
-    on_validation: Sequence[Ranked],
-    on_test: Sequence[Ranked],
-) -> list[Scored]:
+    on_validation: Sequence[ModelRanks],
+    on_test: Sequence[ModelRanks],
+) -> list[ScoredModel]:
     """The arms in their order, then the models in closed form, each with its ranks of the test targets by seed.
 
     Args:
@@ -117,13 +117,13 @@ def _scored(
     scored = []
     for arm in fair.described:
         mean, trials = mean_validation(fair, arm.name), fair.arms[arm.name].trials
-        scored.append(Scored(arm.name, arm.title, ranks[arm.name], mean, trials, arm.uses_llm))
+        scored.append(ScoredModel(arm.name, arm.title, ranks[arm.name], mean, trials, arm.uses_llm))
     metric, ks = fair.finals.record.space.metric, comparison.stages.settings.evaluation.ks
     trials_of = {model.name: model.trials for model in comparison.models}
     for shown in on_validation:
         if (name := shown.model) == owners[name]:  # a model in closed form: it has no seeds
             value, reads_text = summarise(shown.ranks, ks)[metric], student_settings(name).reads_text
-            scored.append(Scored(name, name, ranks[name], value, trials_of[name], reads_text))
+            scored.append(ScoredModel(name, name, ranks[name], value, trials_of[name], reads_text))
     return scored
 
 
@@ -151,7 +151,7 @@ def _write_examples(
     comparison: ModelComparison,
     owners: Mapping[str, str],
     folder: RunFolder,
-    ranked: Sequence[Ranked],
+    ranked: Sequence[ModelRanks],
 ) -> None:
     """A few histories with the lists of the student alone and of the arm that distils best, both of the first seed."""
     stages = comparison.stages

@@ -8,7 +8,7 @@ from pathlib import Path
 from src.core.data_utils import fingerprint
 from src.core.result_files import JOURNAL
 from src.data.teacher_outputs import TeacherOutputs, Teachings
-from src.pipeline.settings import ExperimentSettings, without_places
+from src.pipeline.settings import ExperimentSettings, without_paths
 from src.pipeline.stages import Stages
 from src.tuning.journal import read_journal
 from src.tuning.search_space import SearchSpace, Stage
@@ -30,7 +30,7 @@ def identity_of(experiment: ExperimentSettings, space: SearchSpace, tuning: Tuni
     ]  # fmt: skip
     shape = {key: str(parameter) for key, parameter in space.parameters.items()}
     described = {"stage": space.stage, "objectives": list(space.objectives.items()), "space": shape}
-    return fingerprint(described, without_places(experiment), rules)
+    return fingerprint(described, without_paths(experiment), rules)
 
 
 def content_of(stages: Stages, outputs: Teachings) -> dict[str, str]:

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from src.core.data_utils import fingerprint
 from src.core.logging import console, get_logger
 from src.core.result_files import BEST_STUDENT, DASHBOARD_FILES, REPORT, VERDICT
-from src.evaluation.comparison import Ranked, as_short_table, row
+from src.evaluation.comparison import ModelRanks, as_short_table, row
 from src.evaluation.example_histories import Role
 from src.evaluation.verdict import ONE_TRAINING, judge_search
 from src.pipeline.example_lists import strongest_closed_form, write_examples
@@ -21,10 +21,9 @@ from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import BASELINE, finish, fit_summary, tracker_of
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
-from src.serving.measured import measured
+from src.serving.metrics_table import measured
 from src.serving.results import comparison_rows
 from src.student.models import closed_forms, student_settings
-from src.tuning.applied import is_distilled
 from src.tuning.dispatch import states
 from src.tuning.finalists import finalist_lines
 from src.tuning.html_report import write_report
@@ -32,6 +31,7 @@ from src.tuning.report import write_outcomes
 from src.tuning.search import SearchOutcome
 from src.tuning.search_space import Value
 from src.tuning.study import Record
+from src.tuning.trial_values import is_distilled
 
 _log = get_logger(__name__)
 
@@ -88,7 +88,7 @@ def compare_winner(
 
 
 def _write_examples(
-    comparison: ModelComparison, outcome: SearchOutcome, folder: RunFolder, ranked: Sequence[Ranked]
+    comparison: ModelComparison, outcome: SearchOutcome, folder: RunFolder, ranked: Sequence[ModelRanks]
 ) -> None:
     """A few histories with the lists of baseline, winner, teacher and the best model in closed form."""
     stage = outcome.search.record.space.stage
@@ -100,7 +100,7 @@ def _write_examples(
 
 
 def _write_verdict(
-    comparison: ModelComparison, outcome: SearchOutcome, folder: RunFolder, ranked: Sequence[Ranked]
+    comparison: ModelComparison, outcome: SearchOutcome, folder: RunFolder, ranked: Sequence[ModelRanks]
 ) -> None:
     """Whether what was searched helped on the test split: against the baseline, and against the best model without it.
 

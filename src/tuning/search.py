@@ -22,13 +22,12 @@ from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
 from src.pipeline.tracking import tracker_for
 from src.student.settings import NetworkSettings
-from src.tuning.applied import apply_values, configured_trial, neutral_trial, trial_values
 from src.tuning.dispatch import MODEL, Dispatcher, Search
 from src.tuning.executor import execute
 from src.tuning.finalists import Finalist, final_space, final_values, finalists_of, has_finalists, rank_finalists
 from src.tuning.identity import identity_of, searched_content
 from src.tuning.journal import open_journal
-from src.tuning.population import Groups, decide_places
+from src.tuning.population_groups import PopulationGroups, decide_population_size
 from src.tuning.processes import end_survivors, graceful_signals
 from src.tuning.progress import Baseline, Screen
 from src.tuning.ray_session import check_shared, ray_session
@@ -42,6 +41,7 @@ from src.tuning.store import Store, folder_bytes, own_store
 from src.tuning.study import SEARCH, Record
 from src.tuning.trainable import TOKEN, Trainable
 from src.tuning.trial_curves import trial_curves
+from src.tuning.trial_values import apply_values, configured_trial, neutral_trial, trial_values
 from src.tuning.warm_start import warm_trials
 from src.tuning.worker_trials import ORDERS
 
@@ -61,8 +61,8 @@ class SearchSession:
     trainable: Trainable
     resources: Resources
     scratch: Path
-    groups: Groups
-    places: int = 1
+    groups: PopulationGroups
+    population_size: int = 1
     interrupted: str = ""
     #: the student alone, where trials are students, too
     baseline: Baseline | None = None
@@ -82,7 +82,14 @@ class SearchSession:
         screen = Screen(searches, first_name, self.baseline, then)
         retries = self.settings.tuning.retries
         self._dispatcher = Dispatcher(
-            searches, self.store, retries, screen.update, self._over_bound, self.interrupted, self.places, self.groups
+            searches,
+            self.store,
+            retries,
+            screen.update,
+            self._over_bound,
+            self.interrupted,
+            self.population_size,
+            self.groups,
         )
         with screen:
             elastic = bool(self.settings.ray.address)
@@ -154,12 +161,14 @@ def _session(
             if settings.ray.address:
                 check_shared(store)
             trainable = Trainable(stages.settings, space, store, token, tuning.stall_minutes)
-            groups = Groups(stages.settings, space.stage, stages.data.num_items)
+            groups = PopulationGroups(stages.settings, space.stage, stages.data.num_items)
             resources = Resources(tuning.cpu_per_trial, 0.0)
             session = SearchSession(settings, folder, store, trainable, resources, scratch, groups)
             session.baseline = _baseline(stages, space.stage)
             with graceful_signals(session.interrupt):
-                session.resources, session.places = decide_places(tuning, stages.settings, space, probe, store)
+                session.resources, session.population_size = decide_population_size(
+                    tuning, stages.settings, space, probe, store
+                )
                 yield session
                 if session.interrupted:  # while the winner was being published
                     raise Paused(session.interrupted)

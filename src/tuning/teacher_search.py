@@ -8,7 +8,7 @@ from src.pipeline.run_folder import RunFolder, previous_resumes
 from src.pipeline.runs import baseline_model
 from src.teacher.objective import objective_of
 from src.teacher.operations.inference import load_trained
-from src.tuning.preflight import Prepared, check_search
+from src.tuning.preflight import PreparedSearch, check_search
 from src.tuning.publish import compare_winner, conclude, facts
 from src.tuning.search_settings import SearchSettings
 from src.tuning.stage_search import alone_with_baseline, search_and_publish
@@ -19,12 +19,12 @@ def document(settings: SearchSettings) -> str:
     return objective_of(settings.teacher.objective).search_space
 
 
-def check(settings: SearchSettings) -> Prepared:
+def check(settings: SearchSettings) -> PreparedSearch:
     """Everything that can be known to be wrong before training."""
     return check_search(settings, "teacher", document(settings))
 
 
-def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None:
+def run(settings: SearchSettings, prepared: PreparedSearch, folder: RunFolder) -> None:
     """Build encoder and language model, search, publish the winner, look at the test split once, write the manifest.
 
     The teacher is compared on a sample of the test split.

@@ -1,8 +1,8 @@
 """One trial: a stage's plain training function in a worker, with a thread to the search and a checkpoint an epoch.
 
 What it reports (`kind`):
-  epoch   {epoch, objective, metrics, looks}   after each epoch, its checkpoint being saved already
-  looks   {looks}                       within a long epoch, for the curves alone
+  epoch   {epoch, objective, metrics, points}  after each epoch, its checkpoint being saved already
+  points  {points}                      within a long epoch, for the curves alone
   done    {values, attributes}          trained to the end; values follow the space's objectives
   failed  {reason}                      this configuration cannot be trained
   memory  {reason}                      its share of the GPU was too small
@@ -40,16 +40,16 @@ from src.core.memory import give_back, is_out_of_memory
 from src.core.paths import disk_is_full, write_json
 from src.core.seed import seed_everything
 from src.core.watching import watching
-from src.pipeline.settings import ExperimentSettings, training_seed, without_places
-from src.tuning.applied import apply_values, plain
+from src.pipeline.settings import ExperimentSettings, training_seed, without_paths
 from src.tuning.dispatch import CHECKPOINT, MODEL
-from src.tuning.probe import in_worker
+from src.tuning.gpu_probe import in_worker
 from src.tuning.search_space import SearchSpace, Value
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.stage_functions import train_stage
 from src.tuning.store import Store
-from src.tuning.trained import Trained
+from src.tuning.trained_model import TrainedModel
 from src.tuning.trial_curves import CurveReporter
+from src.tuning.trial_values import apply_values, plain
 
 _log = get_logger(__name__)
 
@@ -178,7 +178,7 @@ class Trainable:
 
     def checkpoint_of(self, settings: ExperimentSettings, folder: str) -> TrialCheckpoint:
         """Where a trial's state is kept."""
-        identity = fingerprint(self.stage, without_places(settings))
+        identity = fingerprint(self.stage, without_paths(settings))
         return TrialCheckpoint(self.store, f"{folder}/{CHECKPOINT}", identity, self.token)
 
     def _train(self, config: Mapping[str, Any], log: TrialLog) -> dict[str, Any]:
@@ -187,15 +187,15 @@ class Trainable:
         clean_worker(training_seed(settings), device, config)
         checkpoint = self.checkpoint_of(settings, str(config["folder"]))
         with self.stall_watch(log.stream) as alive, self.store.scratch() as scratch:
-            looks = CurveReporter(tell)
+            curves = CurveReporter(tell)
 
             def report(epoch: int, metrics: Mapping[str, float]) -> None:
-                tell({**self.epoch_report(epoch, metrics), **looks.taken(metrics)})
+                tell({**self.epoch_report(epoch, metrics), **curves.taken(metrics)})
                 log.keep()
                 alive()
 
             data = SharedData.load(self.store.download(FOLDER, Path(scratch)), device)
-            with watching(looks):
+            with watching(curves):
                 trained = train_stage(self.stage, settings, data, device, report, checkpoint)
             return self.finish(trained, config, checkpoint.note, Path(scratch))
 
@@ -227,7 +227,7 @@ class Trainable:
             raise TrainingFailed(f"{metric} of epoch {epoch} is {value}")
         return {"kind": "epoch", "epoch": epoch, "objective": value}
 
-    def finish(self, trained: Trained, config: Mapping[str, Any], note: str, scratch: Path) -> dict[str, Any]:
+    def finish(self, trained: TrainedModel, config: Mapping[str, Any], note: str, scratch: Path) -> dict[str, Any]:
         """Save the model, then say so: a trial is complete only when its model is on disk.
 
         Args:

@@ -9,10 +9,10 @@ from optuna.trial import TrialState
 
 from src.core.errors import ArtefactError
 from src.core.result_files import JOURNAL
-from src.tuning.applied import fitting
 from src.tuning.journal import read_journal
 from src.tuning.search_space import SearchSpace, Value
 from src.tuning.study import SEARCH
+from src.tuning.trial_values import fitting
 
 
 def warm_trials(folder: Path, space: SearchSpace, count: int) -> list[dict[str, Value]]:

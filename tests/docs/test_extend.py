@@ -42,13 +42,13 @@ from src.teacher.labelling.cache import asked_of_a_row
 from src.teacher.labelling.selection import choose_rows
 from src.teacher.settings import ExportSettings
 from src.teacher.title_lm.ranking_ways import ranking_way
-from src.tuning.applied import apply_values, plain
 from src.tuning.journal import open_journal
 from src.tuning.samplers import make_sampler, sampling_problems
 from src.tuning.search_space import FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.space_document import load_search_space
 from src.tuning.study import Record
+from src.tuning.trial_values import apply_values, plain
 from tests.fixtures import cycle_data, student_of
 from tests.pipeline.toy import BASELINES, WORLD, new_run, write_given_outputs
 from tests.teacher.builders import CPU
@@ -271,7 +271,7 @@ from src.student.datamodule import StudentData
 from src.student.settings import EvaluationSettings
 from src.student.trainer_baseline import train_student
 from src.core.training import LoopSettings
-from src.tuning.applied import no_distillation, plain
+from src.tuning.trial_values import no_distillation, plain
 from src.tuning.arms import arms_of, check_arms, fixed_values, space_of
 from src.tuning.read_keys import unread
 from src.tuning.space_document import load_search_space

@@ -21,7 +21,7 @@ from src.core.paths import MANIFEST
 from src.core.result_files import SETTINGS_FILE
 from src.data.describe import describe, format_description
 from src.data.examples import SealedExamples, sample
-from src.evaluation.comparison import Ranked, as_frame, ranks_frame, row
+from src.evaluation.comparison import ModelRanks, as_frame, ranks_frame, row
 from src.pipeline import runs as run_module
 from src.pipeline.cache import StageCache
 from src.pipeline.evaluate_all import EvaluateSettings, FinishedResult, check_results, run_eval_all
@@ -177,7 +177,7 @@ def test_a_run_that_fails_has_no_manifest(tmp_path: Path) -> None:
 
 def test_the_tables_values_by_hand() -> None:
     examples = cycle_examples(4, first_id=100)
-    ranked = Ranked.of("m", "validation", examples, torch.tensor([1, 3, 6, 20]))
+    ranked = ModelRanks.of("m", "validation", examples, torch.tensor([1, 3, 6, 20]))
     line = as_frame([row(ranked, (5, 10), trials=7)]).iloc[0]
     assert (line.model, line.split, line.examples, line.trials) == ("m", "validation", 4, 7)
     assert line.recall_5 == line.hit_ratio_5 == 2 / 4
@@ -189,9 +189,9 @@ def test_the_tables_values_by_hand() -> None:
 
 def test_rankings_are_joined_by_example_id() -> None:
     examples = cycle_examples(5, first_id=100)
-    full = Ranked.of("student", "test", examples, torch.tensor([10, 11, 12, 13, 14]))
+    full = ModelRanks.of("student", "test", examples, torch.tensor([10, 11, 12, 13, 14]))
     few = examples.take(np.array([3, 0]))
-    own = Ranked.of("teacher", "test sample", few, torch.tensor([1, 2]))
+    own = ModelRanks.of("teacher", "test sample", few, torch.tensor([1, 2]))
     assert full.on(own).ranks.tolist() == [13, 10]
     frame = ranks_frame([own, full.on(own)])
     assert frame.example_id.tolist() == [103, 100, 103, 100]

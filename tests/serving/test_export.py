@@ -21,7 +21,7 @@ from src.data.dataset import load_dataset
 from src.exp.export import ENTRY
 from src.serving.catalogue import Catalogue, padded
 from src.serving.export import ExportStudentSettings, all_weights, check_export, export_student, ndcg
-from src.serving.measured import measured
+from src.serving.metrics_table import measured
 from src.serving.results import StudentResult
 from src.serving.students import GraphStudent, open_student
 from tests.serving.finished import NUM_ITEMS, WORLD, finished, id_map, student

@@ -21,7 +21,7 @@ from src.tuning.dispatch import Dispatcher, Job, Search
 from src.tuning.fair import ARM, SEED, FairSearch, _open, best_final, work_arms
 from src.tuning.fair_answer import _tell_dashboard
 from src.tuning.finalists import STUDENT_SEED, TRIAL
-from src.tuning.population import Groups
+from src.tuning.population_groups import PopulationGroups
 from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
@@ -67,8 +67,8 @@ def value(values: Mapping[str, Any]) -> float:
 class Toy:
     """A fair comparison without Ray or training."""
 
-    def __init__(self, folder: Path, finalists: int = 3, places: int = 1) -> None:
-        self.folder, self.places = folder, places
+    def __init__(self, folder: Path, finalists: int = 3, population_size: int = 1) -> None:
+        self.folder, self.population_size = folder, population_size
         self.crews: list[list[Job]] = []
         self.tuning = TuningSettings(
             finalists=finalists, finalist_seeds=2, seeds=2, startup_trials=1, pruner="none", sampler="random"
@@ -87,9 +87,9 @@ class Toy:
         return fair
 
     def _work_through(self, searches: Sequence[Search]) -> None:
-        groups = Groups(settings(), "distill", 24)
+        groups = PopulationGroups(settings(), "distill", 24)
         store = Store(str(self.folder / "trials"))
-        dispatcher = Dispatcher(searches, store, retries=1, places=self.places, group=groups)
+        dispatcher = Dispatcher(searches, store, retries=1, population_size=self.population_size, group=groups)
         while jobs := dispatcher.together():
             self.crews.append(jobs)
             for job in jobs:
@@ -149,7 +149,7 @@ def test_every_arm_has_as_many_trainings(tmp_path: Path) -> None:
 
 
 def test_seeds_of_one_configuration_train_as_one_population(tmp_path: Path) -> None:
-    toy = Toy(tmp_path / "a", places=8)
+    toy = Toy(tmp_path / "a", population_size=8)
     fair = toy.run()
     finals = [[job.number for job in crew] for crew in toy.crews if crew[0].folder.startswith("finals/")]
     # trial 0 is always alone; the arms are two forms: the student with seed 44, then the other arm with both seeds
@@ -171,13 +171,13 @@ def test_without_finalists_the_best_value_decides(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("places", [1, 8])
-def test_a_comparison_killed_at_any_record_comes_to_the_same(tmp_path: Path, places: int) -> None:
-    whole = Toy(tmp_path / "whole", places=places)
+def test_a_comparison_killed_at_any_record_comes_to_the_same(tmp_path: Path, population_size: int) -> None:
+    whole = Toy(tmp_path / "whole", population_size=population_size)
     expected = everything(whole.run())
     records = DyingBackend.written
     assert records > 50
     for at in range(1, records + 1):
-        toy = Toy(tmp_path / f"{at}", places=places)
+        toy = Toy(tmp_path / f"{at}", population_size=population_size)
         DyingBackend.at, DyingBackend.partial, DyingBackend.written = at, at % 2 == 0, 0
         with pytest.raises(Killed):
             toy.run()

@@ -13,7 +13,6 @@ from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
 from src.distill.settings import terms
 from src.pipeline.settings import ExperimentSettings
-from src.tuning.applied import plain
 from src.tuning.preflight import prepare_space
 from src.tuning.ranges import range_problem
 from src.tuning.read_keys import read_where
@@ -27,6 +26,7 @@ from src.tuning.search_space import (
 )
 from src.tuning.settings import TuningSettings
 from src.tuning.space_document import load_search_space
+from src.tuning.trial_values import plain
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,13 @@ from src.config.reading import read_settings
 from src.core.errors import ConfigError
 from src.core.metrics import metric_names
 from src.pipeline.settings import ExperimentSettings
-from src.tuning.applied import configured_trial, plain
 from src.tuning.arms import check_arms
 from src.tuning.preflight import check_resources, prepare_space
 from src.tuning.search_settings import TuneSettings, experiment
 from src.tuning.search_space import FloatParameter, IntParameter
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.space_document import load_search_space
+from src.tuning.trial_values import configured_trial, plain
 
 HEAD = "stage: distill\nmetric: ndcg_20\nparameters:\n"
 

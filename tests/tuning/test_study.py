@@ -15,7 +15,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from src.core.errors import ArtefactError
 from src.core.result_files import JOURNAL
-from src.pipeline.settings import without_places
+from src.pipeline.settings import without_paths
 from src.pipeline.tracking import tracker_for
 from src.tuning.dispatch import Search
 from src.tuning.identity import check_content
@@ -350,10 +350,10 @@ def test_a_search_over_other_content_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_search_is_not_known_by_where_things_lie(tmp_path: Path) -> None:
     first = toy_settings(tmp_path, "dataset.root=a", "teacher.llm=./a", "distill.outputs_from=a")
     moved = toy_settings(tmp_path / "x", "dataset.root=b", "teacher.llm=./b", "distill.outputs_from=b")
-    assert without_places(first) == without_places(moved)
+    assert without_paths(first) == without_paths(moved)
     assert first != moved
     other = toy_settings(tmp_path, "student.width=10")
-    assert without_places(other) != without_places(first)
+    assert without_paths(other) != without_paths(first)
 
 
 def test_a_result_that_is_no_search_cannot_warm_one(tmp_path: Path) -> None:

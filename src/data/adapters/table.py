@@ -11,11 +11,11 @@ from src.core.errors import ConfigError, DataError, Problem
 from src.core.logging import get_logger
 from src.data.adapters.registry import Adapter, register
 from src.data.columns import guess, plain_name, resolve
+from src.data.compressed_files import bare_name, find
 from src.data.delimited import what_is_there
 from src.data.event_log import READS, item_column, read_items, read_log
 from src.data.interactions import Interactions
 from src.data.settings import DatasetSettings
-from src.data.streams import bare_name, find
 from src.data.tables import Table, from_memory, is_table, open_table
 from src.data.text_file import TextFile, TextForm
 

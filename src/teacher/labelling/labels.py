@@ -143,7 +143,7 @@ class Labeller(Protocol):
         """Embed all items, and say what scores and distances mean."""
 
 
-class Best(NamedTuple):
+class TopItems(NamedTuple):
     """The best N items of B histories, best first: ``items`` ``[B, N]`` int64, ``scores`` ``[B, N]`` float32."""
 
     items: Tensor
@@ -159,7 +159,7 @@ class CatalogueLabeller:
 
     teacher: Teacher
     settings: ExportSettings
-    best: Callable[[Tensor, int], Best]
+    best: Callable[[Tensor, int], TopItems]
     facts: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -207,10 +207,10 @@ def item_head_labeller(teacher: Teacher, settings: ExportSettings) -> CatalogueL
     return CatalogueLabeller(teacher, settings, likeliest, facts)
 
 
-def likeliest(logits: Tensor, n: int) -> Best:
+def likeliest(logits: Tensor, n: int) -> TopItems:
     """The n most probable items of logits ``[B, V]``, with log-probabilities."""
     top = logits.log_softmax(dim=1).topk(n, dim=1)
-    return Best(top.indices, top.values)
+    return TopItems(top.indices, top.values)
 
 
 def teacher_outputs(

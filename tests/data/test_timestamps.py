@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from src.core.errors import ConfigError, DataError
-from src.data.clock import Times, read_times
+from src.data.timestamps import Times, read_times
 
 MOMENT = 1_500_000_319.0  # 2017-07-14 02:45:19 UTC
 DAY = 1_499_990_400.0
