@@ -22,12 +22,13 @@ from src.config.base_configs import LazyClass, description, loaded
 from src.config.composition import RUN_DIR, groups
 from src.config.hydra_job import run_as_job
 from src.config.overrides import expand_params
-from src.config.reading import nested_plain, read_config, read_settings
+from src.config.reading import read_config, read_settings
 from src.config.replay import Origin
 from src.core.errors import HUNG_UP, TERMINATED, AnyoError, ConfigError, Paused, ProblemsFound
 from src.core.logging import console, get_logger, log_to, say_last
 from src.core.paths import MANIFEST, disk_is_full, reserve_folder
 from src.core.result_files import RUN_LOG
+from src.core.settings import nested_plain
 from src.core.standard_streams import steady_standard_streams
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.tracking import followed

@@ -12,13 +12,14 @@ from typing import Any, Generic, TypeVar
 from pydantic.dataclasses import dataclass as document
 
 from src.config.composition import RUN_DIR
-from src.config.reading import absolute, nested_plain, read_settings
+from src.config.reading import absolute, read_settings
 from src.config.replay import Origin
 from src.core.documents import PARTIAL, append_json_line, conform, read_mapping, read_yaml_mapping
 from src.core.errors import ArtefactError, ConfigError, Problem
 from src.core.logging import get_logger
 from src.core.paths import write_json
 from src.core.result_files import COMMAND_FILE, RESUMES, SETTINGS_FILE, SPACE_FILE
+from src.core.settings import nested_plain
 from src.pipeline.run_folder import RunFolder, journal_locks
 
 _log = get_logger(__name__)

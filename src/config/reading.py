@@ -120,14 +120,6 @@ def to_settings(content: Mapping[str, Any], schema: type[S], base: str) -> S:
     return absolute(settings, Path(base))
 
 
-def nested_plain(settings: Any) -> dict[str, Any]:
-    """Settings as nested plain data, as YAML shows them (paths as text, tuples as lists)."""
-    from src.config.descriptions import plain
-
-    nested: dict[str, Any] = plain(settings)
-    return nested
-
-
 def absolute(settings: S, base: Path) -> S:
     """Settings whose paths do not depend on the working directory (Hydra changes it).
 

@@ -6,6 +6,7 @@ the dataclass is built, in a test as well as at the command line, and refuses un
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -16,6 +17,32 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed
 
 #: how often a training is saved and how its kernels are launched (`student.graphs`) decide nothing of what it learns
 _NOT_DECIDING = frozenset({"checkpoint_minutes", "graphs"})
+
+
+def plain_value(value: Any) -> Any:
+    """Settings, or a value of theirs, as YAML shows them: nested mappings, paths as text, tuples as lists."""
+    held = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    return json.loads(json.dumps(held, default=str))
+
+
+def nested_plain(settings: Any) -> dict[str, Any]:
+    """Settings as nested plain data, as YAML shows them."""
+    nested: dict[str, Any] = plain_value(settings)
+    return nested
+
+
+def set_dotted(nested: dict[str, Any], key: str, value: Any) -> None:
+    """Set what stands at a dotted key.
+
+    Args:
+        nested: plain settings, changed in place.
+        key: such as ``student.loop.epochs``; its groups must be there.
+        value: what stands there from now on.
+    """
+    *groups, field = key.split(".")
+    for group in groups:
+        nested = nested[group]
+    nested[field] = value
 
 
 def deciding(settings: Any) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
 from src.tuning.arms import arms_of, check_arms, teachers_of
 from src.tuning.fair import (
+    ARM,
+    SEED,
     best_final,
     run_fair,
 )
@@ -87,8 +89,8 @@ def _run_fair(settings: TuneSettings, prepared: PreparedSearch, folder: RunFolde
     with folder.stopwatch.measure("search_time"):
         fair, models = run_fair(settings, stages, prepared.space, outputs, folder.path)
     best = best_final(fair)
-    arm, seed = str(best.params["arm"]), best.params["seed"]
-    seeds = [trial.params["seed"] for trial in fair.finals_of(arm)]
+    arm, seed = str(best.params[ARM]), best.params[SEED]
+    seeds = [trial.params[SEED] for trial in fair.finals_of(arm)]
     folder.copy_folder(models[arm][seeds.index(seed)], BEST_STUDENT)
     folder.write_best_params(fair.final_settings(best), "run_distill")
     folder.stopwatch.add("distill_student_train_time", float(best.user_attrs["seconds"]))

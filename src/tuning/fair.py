@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +29,19 @@ from src.tuning.dispatch import Search
 from src.tuning.finalists import (
     STUDENT_SEED,
     Finalist,
-    final_space,
-    final_values,
     finalist_lines,
-    finalists_of,
     rank_finalists,
 )
 from src.tuning.identity import content_of
 from src.tuning.journal import open_journal
-from src.tuning.search import SearchSession, open_search, open_session, winner
+from src.tuning.search import SearchSession, open_finalists, open_search, open_session, winner
 from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import CategoricalParameter, IntParameter, SearchSpace, Value
 from src.tuning.settings import TuningSettings
+from src.tuning.study import FINALS
 from src.tuning.trial_values import apply_values, configured_trial
 
-FINALS, ARM, SEED = "finals", "arm", "seed"
+ARM, SEED = "arm", "seed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +130,9 @@ def work_arms(
         winner(search)
     judged = _open_finalists(fair, tuning, content, storage)
     if judged:
-        work_through([finals for _, finals in judged.values()])
-    for arm, (finalists, finals) in judged.items():
-        fair.finalists[arm] = rank_finalists(fair.arms[arm], finals, finalists)
+        work_through([retrained for _, retrained in judged.values()])
+    for arm, (finalists, retrained) in judged.items():
+        fair.finalists[arm] = rank_finalists(fair.arms[arm], retrained, finalists)
     work_through([fair.finals])
 
 
@@ -144,21 +141,14 @@ def _open_finalists(
 ) -> dict[str, tuple[list[FrozenTrial], Search]]:
     """For each arm its best trials and the search that trains them again; nothing where the first value decides.
 
-    Their seeds are neither the one that the trials had nor one of the final trainings'. Trials that are added to the
-    arms get finalists of their own.
+    Their seeds are neither the one that the trials had nor one of the final trainings'.
     """
     found = {}
     for arm, search in fair.arms.items():
-        finalists = finalists_of(search, tuning.finalists)
-        if not finalists:
-            continue
-        space = final_space(search, finalists, fair.settings.seed + tuning.seeds, tuning.finalist_seeds)
-        grid, trials = space.grid(), len(search.record.trials())
-        name, folder = f"finalists of {trials} trials: {arm}", f"finalists/{arm}_{trials}_"
-        values, count = partial(final_values, search), len(grid)
-        finals = open_search(storage, fair.settings, tuning, content, name, space, grid, values, count, count, folder)
-        finals.keep, finals.what, finals.unit = 0, "finalists", "training"
-        found[arm] = (finalists, finals)
+        last_used = fair.settings.seed + tuning.seeds
+        opened = open_finalists(storage, fair.settings, tuning, content, search, last_used, arm)
+        if opened is not None:
+            found[arm] = opened
     return found
 
 

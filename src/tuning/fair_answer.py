@@ -29,10 +29,11 @@ from src.pipeline.run_folder import RunFolder
 from src.pipeline.stages import Stages
 from src.student.models import student_settings
 from src.tuning.arms import STUDENT
-from src.tuning.fair import ARM, FINALS, SEED, FairSearch, ScoredModel, best_final, compare_arms, mean_validation
+from src.tuning.fair import ARM, SEED, FairSearch, ScoredModel, best_final, compare_arms, mean_validation
 from src.tuning.fair_document import arms_table, save_answer
 from src.tuning.finalists import STUDENT_SEED
 from src.tuning.publish import BESIDE, attach_card
+from src.tuning.study import FINALS
 
 #: of the answer: every arm against the student alone, and against the best model without a language model
 _FAMILIES = ("comparisons", "comparisons_with_best")

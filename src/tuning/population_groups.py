@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from src.core.data_utils import fingerprint
 from src.core.errors import AnyoError, ConfigError
 from src.core.logging import get_logger
+from src.core.settings import nested_plain
 from src.pipeline.settings import ExperimentSettings
 from src.student.objectives import SAMPLED, resolve_loss
 from src.student.settings import NetworkSettings
@@ -20,7 +21,7 @@ from src.tuning.resources import CONTEXT_BYTES, TIMED, Resources, decide, measur
 from src.tuning.search_space import SearchSpace, Stage, Value, flatten
 from src.tuning.settings import TuningSettings
 from src.tuning.store import Store
-from src.tuning.trial_values import apply_values, plain
+from src.tuning.trial_values import apply_values
 
 _log = get_logger(__name__)
 
@@ -107,7 +108,7 @@ class PopulationGroups:
             return ""
         if student.loop.adapt_micro_batch:  # how many forward passes a step takes is a training's own
             return ""
-        return fingerprint({key: _form(key, value) for key, value in flatten(plain(settings)).items()})
+        return fingerprint({key: _form(key, value) for key, value in flatten(nested_plain(settings)).items()})
 
 
 def _form(key: str, value: Any) -> Any:

@@ -11,6 +11,7 @@ from src.core.errors import ConfigError, Problem, ProblemsFound, gather
 from src.core.logging import get_logger
 from src.core.metrics import metric_names
 from src.core.paths import REPOSITORY
+from src.core.settings import nested_plain
 from src.distill.settings import priors_beside, terms
 from src.distill.teachers import LLM, TITLES
 from src.pipeline.preflight import check_experiment, check_sizes, check_trial_priors
@@ -27,7 +28,7 @@ from src.tuning.search_space import CategoricalParameter, SearchSpace, Stage
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.space_document import load_search_space
 from src.tuning.store import Store
-from src.tuning.trial_values import apply_values, check_values, neutral_trial, plain
+from src.tuning.trial_values import apply_values, check_values, neutral_trial
 from src.tuning.warm_start import warm_trials
 
 _log = get_logger(__name__)
@@ -203,7 +204,7 @@ def prepare_space(settings: ExperimentSettings, tuning: TuningSettings, stage: S
         problems.append(Problem("tuning.metric", tuning.metric, f"must be one of {', '.join(names)}"))
     try:
         path = space_document(tuning, document)
-        space = load_search_space(path, plain(settings), names)
+        space = load_search_space(path, nested_plain(settings), names)
         if unsaid := _unsaid(settings, space):
             if tuning.search_space is not None:
                 rule, step = "no teacher has embeddings", "leave it out, or name llm among distill.teachers"

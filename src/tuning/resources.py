@@ -15,12 +15,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from src.core.errors import ConfigError, Problem, ProblemsFound
 from src.core.hardware import resolve_device
 from src.core.logging import get_logger
+from src.core.settings import nested_plain
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.gpu_probe import GpuNeed, GpuProbe
 from src.tuning.search_space import SearchSpace, Value
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.store import Store
-from src.tuning.trial_values import plain
 
 _log = get_logger(__name__)
 
@@ -143,7 +143,7 @@ def decide(
         return Resources(max(tuning.cpu_per_trial, _cores_of_a_node()), 1.0 if gpus else 0.0)
     if not gpus or tuning.gpu_per_trial == 1:
         return Resources(tuning.cpu_per_trial, 1.0 if gpus else 0.0)
-    with _probes(plain(settings), space.stage, dict(values), store) as take:
+    with _probes(nested_plain(settings), space.stage, dict(values), store) as take:
         (alone,) = take(1)
         measured: GpuNeed = ray.get(alone.measure.remote())
         if tuning.gpu_per_trial != "auto":
@@ -172,7 +172,7 @@ def measure_alone(
         values: of the trial that is measured.
         store: where it finds its data.
     """
-    with _probes(plain(settings), space.stage, dict(values), store) as take:
+    with _probes(nested_plain(settings), space.stage, dict(values), store) as take:
         measured: GpuNeed = ray.get(take(1)[0].measure.remote())
         return measured
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from optuna.storages import BaseStorage
@@ -24,7 +25,7 @@ from src.pipeline.tracking import tracker_for
 from src.student.settings import NetworkSettings
 from src.tuning.dispatch import MODEL, Dispatcher, Search
 from src.tuning.executor import execute
-from src.tuning.finalists import Finalist, final_space, final_values, finalists_of, has_finalists, rank_finalists
+from src.tuning.finalists import Finalist, finalist_space, finalist_values, finalists_of, has_finalists, rank_finalists
 from src.tuning.identity import identity_of, searched_content
 from src.tuning.journal import open_journal
 from src.tuning.population_groups import PopulationGroups, decide_population_size
@@ -38,7 +39,7 @@ from src.tuning.search_space import SearchSpace, Stage, Value
 from src.tuning.settings import TuningSettings
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.store import Store, folder_bytes, own_store
-from src.tuning.study import SEARCH, Record
+from src.tuning.study import FINALISTS, SEARCH, Record
 from src.tuning.trainable import TOKEN, Trainable
 from src.tuning.trial_curves import trial_curves
 from src.tuning.trial_values import apply_values, configured_trial, neutral_trial, trial_values
@@ -252,6 +253,45 @@ def open_search(
     return Search(record, trials, tuning.keep_top, values, place)
 
 
+def open_finalists(
+    storage: BaseStorage,
+    experiment: ExperimentSettings,
+    tuning: TuningSettings,
+    content: Mapping[str, str],
+    search: Search,
+    seed: int,
+    arm: str = "",
+) -> tuple[list[FrozenTrial], Search] | None:
+    """A search's best trials, and the search that trains them again on other seeds; None where the first value decides.
+
+    Trials that are added to the search later get finalists of their own.
+
+    Args:
+        storage: the journal.
+        experiment: what trials are trained with, apart from what is searched.
+        tuning: how many finalists, on how many seeds.
+        content: fingerprints of what the trials learn from.
+        search: whose trials they are.
+        seed: the last one that is used elsewhere: finalists have those after it.
+        arm: whose search it is in the fair protocol.
+
+    Raises:
+        ArtefactError: the journal is another search's.
+    """
+    finalists, count = finalists_of(search, tuning.finalists), len(search.record.trials())
+    if not finalists:
+        return None
+    space = finalist_space(search, finalists, seed, tuning.finalist_seeds)
+    grid, values = space.grid(), partial(finalist_values, search)
+    name = f"{FINALISTS} of {count} trials" + (f": {arm}" if arm else "")
+    place = f"{FINALISTS}/{arm}_{count}_" if arm else f"{FINALISTS}/{count}_"
+    retrained = open_search(
+        storage, experiment, tuning, content, name, space, grid, values, len(grid), len(grid), place
+    )
+    retrained.keep, retrained.what, retrained.unit = 0, "finalists", "training"
+    return finalists, retrained
+
+
 def epochs_of(settings: ExperimentSettings, stage: Stage) -> int:
     """How many epochs a trial of this stage trains at most."""
     if stage == "teacher":
@@ -334,20 +374,14 @@ def _what_follows(search: Search, tuning: TuningSettings) -> str:
 def _finalists(
     session: SearchSession, experiment: ExperimentSettings, content: Mapping[str, str], search: Search
 ) -> list[Finalist]:
-    """Train the best trials on other seeds; the best mean first. Trials that are added get finals of their own."""
-    tuning, count = session.settings.tuning, len(search.record.trials())
-    chosen = finalists_of(search, tuning.finalists)
-    if not chosen:
+    """Train the best trials on other seeds; the best mean first."""
+    storage, tuning = open_journal(session.folder), session.settings.tuning
+    opened = open_finalists(storage, experiment, tuning, content, search, experiment.seed)
+    if opened is None:
         return []
-    space = final_space(search, chosen, experiment.seed, tuning.finalist_seeds)
-    grid = space.grid()
-    finals = open_search(
-        open_journal(session.folder), experiment, tuning, content, f"finalists of {count} trials", space, grid,
-        lambda trial: final_values(search, trial), len(grid), len(grid), f"finalists/{count}_",
-    )  # fmt: skip
-    finals.keep, finals.what, finals.unit = 0, "finalists", "training"
-    session.work_through([finals])
-    return rank_finalists(search, finals, chosen)
+    finalists, retrained = opened
+    session.work_through([retrained])
+    return rank_finalists(search, retrained, finalists)
 
 
 def published(store: Store, search: Search, finalists: Sequence[Finalist]) -> FrozenTrial:

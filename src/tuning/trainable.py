@@ -39,6 +39,7 @@ from src.core.logging import get_logger
 from src.core.memory import give_back, is_out_of_memory
 from src.core.paths import disk_is_full, write_json
 from src.core.seed import seed_everything
+from src.core.settings import nested_plain
 from src.core.watching import watching
 from src.pipeline.settings import ExperimentSettings, training_seed, without_paths
 from src.tuning.dispatch import CHECKPOINT, MODEL
@@ -49,7 +50,7 @@ from src.tuning.stage_functions import train_stage
 from src.tuning.store import Store
 from src.tuning.trained_model import TrainedModel
 from src.tuning.trial_curves import CurveReporter
-from src.tuning.trial_values import apply_values, plain
+from src.tuning.trial_values import apply_values
 
 _log = get_logger(__name__)
 
@@ -137,7 +138,7 @@ class Trainable:
     ) -> None:
         """``stall_minutes``: a worker that reports nothing for so long ends itself; 0: never."""
         # plain data: pydantic's generated classes do not all survive pickling between processes
-        self.settings = plain(settings)
+        self.settings = nested_plain(settings)
         self.stage, self.objectives = space.stage, list(space.objectives)
         self.store, self.token, self.stall_minutes = store, token, stall_minutes
 

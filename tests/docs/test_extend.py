@@ -26,6 +26,7 @@ from src.config.reading import read_settings
 from src.core.documents import read_json_document
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
+from src.core.settings import nested_plain
 from src.data.id_map import IdMap
 from src.data.tensor_examples import TensorExamples
 from src.evaluation import coverage
@@ -48,7 +49,7 @@ from src.tuning.search_space import FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.space_document import load_search_space
 from src.tuning.study import Record
-from src.tuning.trial_values import apply_values, plain
+from src.tuning.trial_values import apply_values
 from tests.fixtures import cycle_data, student_of
 from tests.pipeline.toy import BASELINES, WORLD, new_run, write_given_outputs
 from tests.teacher.builders import CPU
@@ -141,7 +142,7 @@ def test_its_options_can_be_searched(place: Path) -> None:
     settings = settings_in(place, *OWN, *SMALL)
     content = "stage: student\nmetric: ndcg_20\nparameters:\n  student.options.depth: {type: int, low: 1, high: 3}\n"
     (place / "space.yaml").write_text(content, encoding="utf-8")
-    load_search_space(place / "space.yaml", plain(settings), ("ndcg_20",))
+    load_search_space(place / "space.yaml", nested_plain(settings), ("ndcg_20",))
     deeper = apply_values(settings, {"student.options.depth": 3}).student
     assert len(build_student(deeper, 12, 5).layers) == 3  # type: ignore[arg-type]
 
@@ -226,7 +227,7 @@ def test_a_file_and_its_option_are_a_new_model_in_closed_form(place: Path) -> No
     stages = check_experiment(alone, teacher=False)
     run_student_baseline(stages, new_run(place / "alone"))
     assert type(load_student(place / "alone" / "best_student", stages.data)[0]).__name__ == "Again"
-    load_search_space(place / "search_spaces" / "again.yaml", plain(alone), ("ndcg_20",))
+    load_search_space(place / "search_spaces" / "again.yaml", nested_plain(alone), ("ndcg_20",))
     # in every table, as a network's prior, and as a teacher
     more = ["baselines.models=[again]", "baselines.trials=2", "student.prior=again", "distill.teachers=[again]"]
     network = settings_in(place, *SMALL, *more)
@@ -271,7 +272,8 @@ from src.student.datamodule import StudentData
 from src.student.settings import EvaluationSettings
 from src.student.trainer_baseline import train_student
 from src.core.training import LoopSettings
-from src.tuning.trial_values import no_distillation, plain
+from src.core.settings import nested_plain
+from src.tuning.trial_values import no_distillation
 from src.tuning.arms import arms_of, check_arms, fixed_values, space_of
 from src.tuning.read_keys import unread
 from src.tuning.space_document import load_search_space
@@ -284,7 +286,7 @@ settings = read_settings("config", [*off, "distill.margin=0.5"], ExperimentSetti
 assert (settings.distill.margin_weight, settings.distill.margin) == (0.0, 0.5)
 assert no_distillation(settings)["distill.margin_weight"] == 0.0
 
-space = load_search_space(place / "search_spaces" / "margin.yaml", plain(settings), ("ndcg_20",))
+space = load_search_space(place / "search_spaces" / "margin.yaml", nested_plain(settings), ("ndcg_20",))
 check_arms(space, settings)
 arms = {arm.name: arm for arm in arms_of(space, settings)}
 assert set(arms) == {"student", "margin", "labels_of_self", "labels_of_linear"}, set(arms)

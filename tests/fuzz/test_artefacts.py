@@ -29,11 +29,12 @@ from pydantic import TypeAdapter
 
 from src.cli.resume import RESUMABLE, read_begun, read_resumed
 from src.config.overrides import expand_params
-from src.config.reading import nested_plain, read_settings
+from src.config.reading import read_settings
 from src.core.checkpoints import pack, unpack
 from src.core.errors import AnyoError
 from src.core.paths import MANIFEST, write_json
 from src.core.result_files import JOURNAL
+from src.core.settings import nested_plain
 from src.core.training import FitResult
 from src.data.candidates import draw_candidate_lists, load_candidates, save_candidates
 from src.data.examples import openings

@@ -14,11 +14,11 @@ import pytest
 import torch
 import yaml
 
-from src.config.reading import nested_plain
 from src.core.documents import read_json_document
 from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import MANIFEST
 from src.core.result_files import SETTINGS_FILE
+from src.core.settings import nested_plain
 from src.data.describe import describe, format_description
 from src.data.examples import SealedExamples, sample
 from src.evaluation.comparison import ModelRanks, as_frame, ranks_frame, row

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.config.reading import nested_plain
 from src.core.paths import require_finished
 from src.core.result_files import SETTINGS_FILE
+from src.core.settings import nested_plain
 from src.data.candidates import draw_candidate_lists, load_candidates
 from src.data.teacher_outputs import load_teacher_outputs
 from src.pipeline import evaluate_all

@@ -170,7 +170,7 @@ def test_without_finalists_the_best_value_decides(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("places", [1, 8])
+@pytest.mark.parametrize("population_size", [1, 8])
 def test_a_comparison_killed_at_any_record_comes_to_the_same(tmp_path: Path, population_size: int) -> None:
     whole = Toy(tmp_path / "whole", population_size=population_size)
     expected = everything(whole.run())

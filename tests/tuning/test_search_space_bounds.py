@@ -11,6 +11,7 @@ import pytest
 from src.config.reading import read_settings
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
+from src.core.settings import nested_plain
 from src.distill.settings import terms
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.preflight import prepare_space
@@ -26,7 +27,6 @@ from src.tuning.search_space import (
 )
 from src.tuning.settings import TuningSettings
 from src.tuning.space_document import load_search_space
-from src.tuning.trial_values import plain
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def said(tmp_path: Path, settings: ExperimentSettings, parameters: str, stage: s
     path = tmp_path / "space.yaml"
     path.write_text(f"stage: {stage}\nmetric: ndcg_20\nparameters:\n{parameters}", encoding="utf-8")
     try:
-        load_search_space(path, plain(settings), ("ndcg_20",))
+        load_search_space(path, nested_plain(settings), ("ndcg_20",))
     except ConfigError as error:
         return str(error)
     return ""
@@ -94,7 +94,7 @@ def test_an_endless_document_is_read_no_further_than_its_bound(tmp_path, setting
     path = tmp_path / "space.yaml"
     path.write_text("# " + "x" * 3_000_000, encoding="utf-8")
     with pytest.raises(ConfigError, match="must not be longer than"):
-        load_search_space(path, plain(settings), ("ndcg_20",))
+        load_search_space(path, nested_plain(settings), ("ndcg_20",))
 
 
 def test_an_alias_bomb_is_a_finding_like_any_other(tmp_path, settings) -> None:
@@ -113,7 +113,7 @@ _FOREIGN = (
 
 
 def test_a_mutated_document_is_read_or_refused_and_nothing_else(tmp_path, settings) -> None:
-    draws, config, path = random.Random(0), plain(settings), tmp_path / "space.yaml"
+    draws, config, path = random.Random(0), nested_plain(settings), tmp_path / "space.yaml"
     shipped = [file.read_text(encoding="utf-8") for file in sorted((REPOSITORY / "search_spaces").glob("*.yaml"))]
     refused = 0
     for _ in range(300):
@@ -219,7 +219,7 @@ def test_a_key_that_some_trial_reads(tmp_path, settings, stage: str, parameters:
 
 
 def test_every_key_that_is_read_here_and_there_exists(settings) -> None:
-    known = flatten(plain(settings))
+    known = flatten(nested_plain(settings))
     groups = {key.rsplit(".", n)[0] for key in known for n in range(1, key.count(".") + 1)}
     found = read_where()
     switches = {switch.key for lists in found.values() for alternatives in lists for switch in alternatives}
@@ -284,7 +284,7 @@ def test_a_document_without_its_head_is_shown_where_one_is(tmp_path, settings) -
     path = tmp_path / "space.yaml"
     path.write_text("student.dropout: {type: float, low: 0, high: 0.5}\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        load_search_space(path, plain(settings), ("ndcg_20",))
+        load_search_space(path, nested_plain(settings), ("ndcg_20",))
     assert "space.yaml: stage = None: is missing → see search_spaces/student.yaml" in str(caught.value)
 
 
