@@ -138,7 +138,7 @@ class Student:
 
     @cached_property
     def opened(self) -> ServedStudent:
-        """What answers."""
+        """The student that answers, read from its folder when it is first asked."""
         return open_student(self.folder)
 
     def recommend(
@@ -293,7 +293,7 @@ class Result:
 
     @cached_property
     def best_student(self) -> Student:
-        """The winner."""
+        """The student that won."""
         return Student.load(self.folder)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:

@@ -42,7 +42,7 @@ class LazyClass(Generic[S]):
     path: str
 
     def load(self) -> type[S]:
-        """The class."""
+        """Import the class."""
         module, _, name = self.path.partition(":")
         found: type[S] = getattr(importlib.import_module(module), name)
         return found

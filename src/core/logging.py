@@ -40,7 +40,7 @@ class _Lines(logging.Handler):
     """A message a line, of any length: what is no terminal is searched and cut by other programs."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print it."""
+        """Print a record on the console."""
         said = time.strftime(_TIME, time.localtime(record.created))
         console.print(f"{said} {record.getMessage()}", markup=False, soft_wrap=True)
 

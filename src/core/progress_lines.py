@@ -35,7 +35,7 @@ class ProgressLines:
         self._loss: float | None = None
 
     def update(self, status: TrainingStatus) -> None:
-        """Perhaps a line."""
+        """Say a line where the last one was said long enough ago."""
         self._loss = status.values.get("loss", self._loss)
         now = self.clock()
         if now - self._said < LINE_SECONDS:

@@ -51,7 +51,7 @@ def deciding(settings: Any) -> dict[str, Any]:
 
 
 def _deciding(settings: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Of declared fields alone: an own student's option may be called like one of them."""
+    """As `deciding`, of declared fields alone: an own student's option may be called like one of them."""
     kept = {name: value for name, value in values.items() if name not in _NOT_DECIDING}
     for name in kept:
         if is_dataclass(part := getattr(settings, name)):

@@ -182,7 +182,7 @@ class TrainingObserver:
             self._mark(self.clock())
 
     def step_done(self, rows: int) -> None:
-        """After each step of so many rows."""
+        """Count a step of so many rows; tell the watcher where enough time has passed."""
         if self.watcher is None:
             return
         self._rows += rows

@@ -29,7 +29,7 @@ class Quartiles:
 
     @classmethod
     def of(cls, values: NDArray[np.float64] | NDArray[np.int64]) -> Quartiles | None:
-        """Of values; None where there are none."""
+        """The quartiles of some values; None where there are none."""
         if not len(values):
             return None
         return cls(*(float(part) for part in np.quantile(values, [0, 0.25, 0.5, 0.75, 1])))

@@ -35,7 +35,7 @@ class Histories:
 
     @classmethod
     def of_rows(cls, history: NDArray[Any], length: NDArray[Any], padding_id: int) -> Histories:
-        """From a table ``[N, L]``, left-aligned, of which each row's first ``length`` cells are real.
+        """Histories from a table ``[N, L]``, left-aligned, of which each row's first ``length`` cells are real.
 
         Args:
             history: ``[N, L]`` item ids, oldest first.
@@ -103,7 +103,7 @@ class Examples:
         target: NDArray[np.int64],
         timestamp: NDArray[np.float64],
     ) -> Examples:
-        """From histories as a table ``[N, L]``, padded on the right with V, and their lengths ``[N]``.
+        """Examples from histories as a table ``[N, L]``, padded on the right with V, and their lengths ``[N]``.
 
         Args:
             example_id: ``[N]``, unique over all splits.
@@ -252,7 +252,7 @@ class UnseenCounts:
 
     @classmethod
     def of(cls, held_out: Examples, train: Examples) -> UnseenCounts:
-        """Of a split against the training examples."""
+        """Count a split against the training examples."""
         items, users = np.unique(held_out.target), np.unique(held_out.user)
         named = bool(len(users)) and users[0] >= 0
         return cls(

@@ -149,7 +149,7 @@ class RunFolder:
 
     @property
     def test_record(self) -> Path:
-        """Where each opening of the test split is logged."""
+        """The file in which each opening of the test split is logged."""
         return self.path / TEST_OPENINGS
 
     def write_metrics(self, name: str, metrics: Mapping[str, Any]) -> None:

@@ -230,6 +230,20 @@ def followed(tracking: Tracking, folder: Path) -> Iterator[None]:
         yield
 
 
+def write_curves(tracker: Tracker, name: str, history: Sequence[Mapping[str, float]]) -> None:
+    """Draw a training that is over; points that were drawn while it ran stay as they are.
+
+    Args:
+        tracker: keeps the curves.
+        name: of the training's run.
+        history: the metrics of each epoch, the first epoch's first.
+    """
+    run = tracker.run(name)
+    for epoch, metrics in enumerate(history, start=1):
+        run.log("epoch", epoch, by_epoch(metrics))
+    run.close()
+
+
 def by_epoch(metrics: Mapping[str, float]) -> dict[str, float]:
     """The curves of an epoch's metrics: viewers show those of one prefix as one group."""
     return {OF_TRAINING.get(name, f"validation/{name}"): value for name, value in metrics.items()}

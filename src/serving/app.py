@@ -185,7 +185,7 @@ def build_app(students: Sequence[ServedStudent], limits: Limits, token: str | No
 
     for address, file in {"/": "page.html", "/page.js": "page.js", "/style.css": "style.css"}.items():
         app.add_api_route(address, _file(_WEB / file), include_in_schema=False)
-    app.add_middleware(_Gate, limits=limits, token=token, meter=meter)
+    app.add_middleware(_RequestGuard, limits=limits, token=token, meter=meter)
     return app
 
 
@@ -221,7 +221,7 @@ class _BodyTooLarge(BaseException):
     """A body that is longer than allowed. No `Exception`: the framework would tell it as a body it cannot parse."""
 
 
-class _Gate:
+class _RequestGuard:
     """Measures every request and turns away those without the token and those that are too large."""
 
     def __init__(self, app: Any, limits: Limits, token: str | None, meter: ServerMetrics) -> None:

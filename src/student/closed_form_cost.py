@@ -31,7 +31,7 @@ class Cost:
 
 
 def fit_cost(num_items: int, met: int) -> Cost:
-    """Of one fit of a model with a weight for each pair of items.
+    """The cost of one fit of a model with a weight for each pair of items.
 
     Args:
         num_items: V.
@@ -41,7 +41,7 @@ def fit_cost(num_items: int, met: int) -> Cost:
 
 
 def prior_cost(num_items: int, met: int, rows: int, window: int, folds: int) -> Cost:
-    """Of a prior: a fit for each fold and one for use, and the scores of every training row.
+    """The cost of a prior: a fit for each fold and one for use, and the scores of every training row.
 
     Everybody's sums stay beside those of a fold, and the folds' models beside each other.
 

@@ -141,7 +141,7 @@ def prepare_student(
 
 
 def remember_new_items(student: SequenceStudent, data: StudentData) -> None:
-    """Where its prior scores new items from their texts, a network must hold something of them, too."""
+    """Let a network hold something of new items, too, where its prior scores them from their texts."""
     if student.prior is not None and student.prior.from_text and not student.from_text:
         width = len(student.prior.from_text["mean"])
         student.from_text = constant_maps(student, data.item_counts, width).tensors()

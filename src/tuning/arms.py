@@ -33,7 +33,7 @@ class Arm:
 
     @property
     def own(self) -> tuple[Term, ...]:
-        """Its terms."""
+        """The terms that are this arm's own."""
         return tuple(term for term in terms() if term.name in self.terms)
 
     @property

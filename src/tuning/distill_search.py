@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from src.core.result_files import BEST_STUDENT
 from src.data.teacher_outputs import TeacherOutputs, Teachings
-from src.pipeline.curves import write_curves
 from src.pipeline.model_comparison import ModelComparison, closed_form_models
 from src.pipeline.run_folder import RunFolder, previous_resumes
 from src.pipeline.runs import baseline_model, run_teacher_check, show_teacher, teacher_facts, tracker_of
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
+from src.pipeline.tracking import write_curves
 from src.tuning.arms import arms_of, check_arms, teachers_of
 from src.tuning.fair import (
     ARM,
@@ -19,7 +19,7 @@ from src.tuning.fair import (
 )
 from src.tuning.fair_answer import fair_facts, publish_answer
 from src.tuning.preflight import PreparedSearch, check_protocol, check_search
-from src.tuning.publish import best_student, compare_winner, conclude, facts, reproduces_baseline
+from src.tuning.publish import best_student, compare_winner, finish_search, reproduces_baseline, search_facts
 from src.tuning.report import write_outcomes, write_trials_table
 from src.tuning.search_settings import TuneSettings
 from src.tuning.shared_data import teaching_key
@@ -77,8 +77,11 @@ def _run_single(settings: TuneSettings, prepared: PreparedSearch, folder: RunFol
     comparison = ModelComparison(stages, models, with_teacher=stages.uses_own_teacher)
     compare_winner(comparison, outcome, folder, "best distilled student", settings.reopen_test)
     same = {"first_trial_reproduces_baseline": reproduces_baseline(stages, outcome.search.record)}
-    found = {"search": {**facts(outcome, stages, previous_resumes(folder.path)), **same}, **teacher_facts(stages)}
-    conclude(stages, folder, "tune_distill", found)
+    found = {
+        "search": {**search_facts(outcome, stages, previous_resumes(folder.path)), **same},
+        **teacher_facts(stages),
+    }
+    finish_search(stages, folder, "tune_distill", found)
 
 
 # --------------------------------------------------------------------------------------------------- the fair protocol
@@ -99,4 +102,4 @@ def _run_fair(settings: TuneSettings, prepared: PreparedSearch, folder: RunFolde
     for search in searches:
         write_outcomes(tracker_of(stages, folder), search.record)
     publish_answer(stages, fair, models, folder, settings.tuning.resamples, settings.reopen_test)
-    conclude(stages, folder, "tune_distill", {"search": fair_facts(fair, arm, seed), **teacher_facts(stages)})
+    finish_search(stages, folder, "tune_distill", {"search": fair_facts(fair, arm, seed), **teacher_facts(stages)})

@@ -191,7 +191,7 @@ def _error_of(trial: Trial) -> object:
 
 
 class TuneCallback(TrialProgressCallback):
-    """In place of Tune's own lines about trials; and the place where a halted search leaves Tune's loop."""
+    """Stands in place of Tune's own lines about trials, and is where a halted search leaves Tune's loop."""
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Leave when the search was halted."""

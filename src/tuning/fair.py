@@ -139,7 +139,7 @@ def work_arms(
 def _open_finalists(
     fair: FairSearch, tuning: TuningSettings, content: Mapping[str, str], storage: BaseStorage
 ) -> dict[str, tuple[list[FrozenTrial], Search]]:
-    """For each arm its best trials and the search that trains them again; nothing where the first value decides.
+    """Each arm's best trials and the search that trains them again; nothing where the first value decides.
 
     Their seeds are neither the one that the trials had nor one of the final trainings'.
     """

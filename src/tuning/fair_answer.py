@@ -32,7 +32,7 @@ from src.tuning.arms import STUDENT
 from src.tuning.fair import ARM, SEED, FairSearch, ScoredModel, best_final, compare_arms, mean_validation
 from src.tuning.fair_document import arms_table, save_answer
 from src.tuning.finalists import STUDENT_SEED
-from src.tuning.publish import BESIDE, attach_card
+from src.tuning.publish import STUDY_NOTE, attach_card
 from src.tuning.study import FINALS
 
 #: of the answer: every arm against the student alone, and against the best model without a language model
@@ -129,7 +129,7 @@ def _scored(
 
 
 def _tell_dashboard(fair: FairSearch, answer: Mapping[str, Any], folder: RunFolder) -> None:
-    """In optuna-dashboard: what was found, as the note of each study, and the published student's card."""
+    """Tell optuna-dashboard what was found, as the note of each study, and the published student's card."""
     lines = [line for family in _FAMILIES for line in answer[family]]
     said = {
         arm.name: list(dict.fromkeys(line["sentence"] for line in lines if line["name"] == arm.name))
@@ -139,7 +139,7 @@ def _tell_dashboard(fair: FairSearch, answer: Mapping[str, Any], folder: RunFold
         note = [f"**{arm.title}**", *said[arm.name], f"Trained again on other seeds in the study `{FINALS}`."]
         fair.arms[arm.name].record.describe("\n\n".join(note))
     sentences, means = list(dict.fromkeys(line["sentence"] for line in lines)), "Means over seeds, on the test split."
-    fair.finals.record.describe("\n\n".join([*sentences, means, BESIDE]))
+    fair.finals.record.describe("\n\n".join([*sentences, means, STUDY_NOTE]))
     best = best_final(fair)
     winner, seed = str(best.params[ARM]), best.params[SEED]
     values = {**fair.chosen(winner).params, STUDENT_SEED: seed}

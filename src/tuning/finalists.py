@@ -33,7 +33,7 @@ class Finalist:
 
     @property
     def mean(self) -> float:
-        """Their mean."""
+        """The mean over the seeds."""
         return float(np.mean(self.values))
 
 
@@ -101,5 +101,5 @@ def rank_finalists(search: Search, retrained: Search, finalists: Sequence[Frozen
 
 
 def finalist_lines(finalists: Sequence[Finalist]) -> list[Mapping[str, Any]]:
-    """For the manifest: each finalist's trial, its values and their mean."""
+    """What the manifest says of each finalist: its trial, its values and their mean."""
     return [{"trial": one.number, "values": list(one.values), "mean": one.mean} for one in finalists]

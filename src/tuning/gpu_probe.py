@@ -16,7 +16,6 @@ from src.core.errors import OutOfMemory, StopTraining
 from src.core.hardware import resolve_device
 from src.core.memory import give_back, is_out_of_memory
 from src.core.training import LoopSettings, Report
-from src.data.tensor_examples import TensorExamples
 from src.pipeline.settings import ExperimentSettings
 from src.student.settings import NetworkSettings
 from src.tuning.search_space import Stage, Value
@@ -136,10 +135,6 @@ def without_end(settings: ExperimentSettings) -> ExperimentSettings:
 def _first(data: SharedData, train: int, validation: int) -> SharedData:
     """The first rows of both splits, as views: what lies on the GPU stays there."""
 
-    def cut(examples: TensorExamples, rows: int) -> TensorExamples:
-        names = ("end", "earlier", "target", "example_id", "timestamp")
-        return replace(examples, **{name: getattr(examples, name)[:rows] for name in names})
-
     students = data.students
-    few = replace(students, train=cut(students.train, train), validation=cut(students.validation, validation))
+    few = replace(students, train=students.train.first(train), validation=students.validation.first(validation))
     return replace(data, students=few)

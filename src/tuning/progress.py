@@ -124,7 +124,7 @@ class Screen:
         return self.searches[0].what if self.searches else "search"
 
     def _now(self) -> str:
-        """Where the searches are, in one line."""
+        """How far the searches are, in one line."""
         running = [
             f"{self._name(search, trial)} {self._place(trial, search.record.epochs, 'at ')}{self._last(trial, ' ({})')}"
             for search, trial in self._running()
@@ -250,7 +250,7 @@ class Screen:
         return epochs / seconds if seconds > 0 and epochs >= max(1, len(list(self._running()))) else None
 
     def _time_left(self) -> str:
-        """Of these searches; measured, or else estimated from the baseline."""
+        """The time that these searches still take; measured, or else estimated from the baseline."""
         pace, how = self._pace(), ""
         if pace is None and self.baseline is not None and min(self.baseline.epochs, self.baseline.seconds) > 0:
             at_once = max(1, len(list(self._running())))

@@ -18,7 +18,7 @@ from src.evaluation.verdict import ONE_TRAINING, judge_search
 from src.pipeline.example_lists import strongest_closed_form, write_examples
 from src.pipeline.model_comparison import EvaluatedModel, ModelComparison, write_segments, write_tables
 from src.pipeline.run_folder import RunFolder
-from src.pipeline.runs import BASELINE, finish, fit_summary, tracker_of
+from src.pipeline.runs import BASELINE, finish_run, fit_summary, tracker_of
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
 from src.serving.metrics_table import measured
@@ -38,7 +38,7 @@ _log = get_logger(__name__)
 _CARD = "student_card.md"
 
 #: where the note of a study leads
-BESIDE = "The student's card is among the artifacts. `report.html` and `comparison.csv` lie beside this journal."
+STUDY_NOTE = "The student's card is among the artifacts. `report.html` and `comparison.csv` lie beside this journal."
 
 
 def best_student(outcome: SearchOutcome, stages: Stages, folder: RunFolder, name: str) -> EvaluatedModel:
@@ -128,7 +128,7 @@ def _write_verdict(
     sentences = list(dict.fromkeys(str(verdict["sentence"]) for verdict in found.values()))  # alike where nothing won
     for sentence in sentences:
         console.print(sentence, markup=False, style="bold")
-    outcome.search.record.describe("\n\n".join([*sentences, f"Each on the test split; {ONE_TRAINING}.", BESIDE]))
+    outcome.search.record.describe("\n\n".join([*sentences, f"Each on the test split; {ONE_TRAINING}.", STUDY_NOTE]))
     folder.write_metrics(VERDICT, {"against": found, "strongest_without": strongest, "caveat": ONE_TRAINING})
     title = f"The student of trial {outcome.best.number}"
     attach_card(outcome.search.record, title, outcome.best, outcome.best.params, folder, sentences)
@@ -164,7 +164,7 @@ def attach_card(
     record.attach(_CARD, "\n\n".join(parts) + "\n", folder.path / DASHBOARD_FILES)
 
 
-def facts(outcome: SearchOutcome, stages: Stages, resumed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def search_facts(outcome: SearchOutcome, stages: Stages, resumed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the manifest says about the search.
 
     Args:
@@ -188,7 +188,7 @@ def facts(outcome: SearchOutcome, stages: Stages, resumed: Sequence[Mapping[str,
     }
 
 
-def conclude(stages: Stages, folder: RunFolder, kind: str, found: Mapping[str, Any]) -> None:
+def finish_search(stages: Stages, folder: RunFolder, kind: str, found: Mapping[str, Any]) -> None:
     """Write times, `report.html`, and the manifest last; then say where to read all of it.
 
     Args:
@@ -201,7 +201,7 @@ def conclude(stages: Stages, folder: RunFolder, kind: str, found: Mapping[str, A
     def last(manifest: Mapping[str, Any]) -> None:
         write_report(folder.path, manifest)
 
-    finish(stages, folder, kind, found, last)
+    finish_run(stages, folder, kind, found, last)
     console.print(f"report: {folder.path / REPORT}", markup=False, soft_wrap=True)
 
 

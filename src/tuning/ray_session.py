@@ -105,7 +105,7 @@ def _refusal(address: str) -> tuple[str, str] | None:
 
 
 def _known_clusters() -> list[str]:
-    """Where `auto` would look: by the environment, or by what `ray start` noted on this machine."""
+    """Clusters that `auto` would find: by the environment, or by what `ray start` noted on this machine."""
     named = os.environ.get("RAY_ADDRESS", "")
     if named and named not in ("auto", "local"):
         return [named]

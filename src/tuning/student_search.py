@@ -7,7 +7,7 @@ from src.pipeline.model_comparison import ModelComparison, closed_form_models
 from src.pipeline.run_folder import RunFolder, previous_resumes
 from src.pipeline.runs import baseline_model
 from src.tuning.preflight import PreparedSearch, check_search
-from src.tuning.publish import best_student, compare_winner, conclude, facts
+from src.tuning.publish import best_student, compare_winner, finish_search, search_facts
 from src.tuning.search_settings import SearchSettings
 from src.tuning.stage_search import alone_with_baseline, search_and_publish
 
@@ -33,4 +33,6 @@ def run(settings: SearchSettings, prepared: PreparedSearch, folder: RunFolder) -
         compare_winner(
             ModelComparison(stages, models, with_teacher=False), outcome, folder, "best student", settings.reopen_test
         )
-        conclude(stages, folder, "tune_student", {"search": facts(outcome, stages, previous_resumes(folder.path))})
+        finish_search(
+            stages, folder, "tune_student", {"search": search_facts(outcome, stages, previous_resumes(folder.path))}
+        )

@@ -9,7 +9,7 @@ from src.pipeline.runs import baseline_model
 from src.teacher.objective import objective_of
 from src.teacher.operations.inference import load_trained
 from src.tuning.preflight import PreparedSearch, check_search
-from src.tuning.publish import compare_winner, conclude, facts
+from src.tuning.publish import compare_winner, finish_search, search_facts
 from src.tuning.search_settings import SearchSettings
 from src.tuning.stage_search import alone_with_baseline, search_and_publish
 
@@ -44,4 +44,6 @@ def run(settings: SearchSettings, prepared: PreparedSearch, folder: RunFolder) -
         models = [*closed_form_models(stages), baseline_model(stages)]
         comparison = ModelComparison(stages, models, with_teacher=True, teacher=teacher)
         compare_winner(comparison, outcome, folder, "best teacher", settings.reopen_test)
-        conclude(stages, folder, "tune_teacher", {"search": facts(outcome, stages, previous_resumes(folder.path))})
+        finish_search(
+            stages, folder, "tune_teacher", {"search": search_facts(outcome, stages, previous_resumes(folder.path))}
+        )

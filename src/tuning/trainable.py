@@ -178,7 +178,7 @@ class Trainable:
         return in_worker(apply_values(base, values), share)
 
     def checkpoint_of(self, settings: ExperimentSettings, folder: str) -> TrialCheckpoint:
-        """Where a trial's state is kept."""
+        """What keeps a trial's state."""
         identity = fingerprint(self.stage, without_paths(settings))
         return TrialCheckpoint(self.store, f"{folder}/{CHECKPOINT}", identity, self.token)
 

@@ -108,10 +108,10 @@ def trial_curves(tracker: Tracker) -> Iterator[TrialCurves]:
 
 
 def table_name(study: str) -> str:
-    """Of a study's table and, as a folder, of its trials' runs; the single search's is the tracker's own."""
+    """The name of a study's table and, as a folder, of its trials' runs; the single search's is the tracker's own."""
     return "" if study == SEARCH else study.replace(" ", "_")
 
 
 def run_name(study: str, number: int) -> str:
-    """Of a trial's run."""
+    """The name of a trial's run."""
     return f"{table_name(study)}/trial_{number:04d}".lstrip("/")

@@ -52,7 +52,6 @@ class Step:
     taught_rows: Any = field(default=None, repr=False)
     #: draws the items that all rows share, for a loss over sampled items
     shared: DrawShared | None = None
-    #: whether terms look at the teacher's candidates, and at a negative of each row's own
     #: how training rows share forward passes; None where each has its own
     shared_passes: SharedPasses | None = None
     reads_candidates: bool = True

@@ -94,7 +94,7 @@ def _never_in_the_way() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class MLflowRun:
-    """One run."""
+    """One run of MLflow."""
 
     client: Any
     id: str

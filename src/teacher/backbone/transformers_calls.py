@@ -42,7 +42,7 @@ def heads_are_expected() -> Iterator[None]:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without transformers' own report on what it reads."""
+    """The block runs without transformers' own report on what it reads."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -88,7 +88,7 @@ def too_large(name: str, error: BaseException) -> OutOfMemory:
 
 
 @contextmanager
-def runs(name: str) -> Iterator[None]:
+def named_errors(name: str) -> Iterator[None]:
     """Turn whatever a model's own layers raise into an error that names the model."""
     try:
         yield

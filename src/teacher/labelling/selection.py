@@ -134,8 +134,10 @@ class MostRecent:
 
 
 class StudentUncertain:
-    """Where the student's softmax over the catalogue has the highest entropy first (uncertainty sampling, Lewis and
-    Gale 1994). A student trained with BCE has a softmax too, but nothing calibrated it: its order is rougher.
+    """Rows where the student's softmax over the catalogue has the highest entropy come first.
+
+    This is uncertainty sampling (Lewis and Gale 1994). A student trained with BCE has a softmax too, but
+    nothing calibrated it: its order is rougher.
     """
 
     needs_student = True
@@ -146,7 +148,7 @@ class StudentUncertain:
 
 
 class StudentWrong:
-    """Where the student ranks the target worst first.
+    """Rows whose target the student ranks worst come first.
 
     The risk: a target that nothing in the history speaks for (an accident, a shared account) is ranked worst of all,
     by any model. A small budget spent here buys labels for noise: the teacher cannot know these targets either.

@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 from src.core.logging import progress_bar
 from src.core.memory import in_parts
 from src.data.tensor_examples import TensorExamples
-from src.teacher.labelling.labels import AT_ONCE, TOO_LARGE
+from src.teacher.labelling.labels import BATCH_SIZE_KEY, OUT_OF_MEMORY_ADVICE
 from src.teacher.title_lm.model import TitleTeacher
 from src.teacher.title_lm.prompts import Question
 from src.teacher.title_lm.text import AnswerShares, Judgement, answer_hit_ratio, first_line, judge_answer
@@ -85,7 +85,7 @@ def answer_all(
             if bar is not None:
                 bar.advance(bar.task_ids[0], len(rows))
 
-        in_parts(order, batch_size, write, AT_ONCE, TOO_LARGE)
+        in_parts(order, batch_size, write, BATCH_SIZE_KEY, OUT_OF_MEMORY_ADVICE)
     return answers
 
 

@@ -76,7 +76,7 @@ class TitleScorer:
 
     @property
     def device(self) -> torch.device:
-        """Where histories are expected."""
+        """The device that histories are expected on."""
         return self.writer.device
 
     def cost(self, history: Tensor, length: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from src.core.errors import ConfigError, TrainingFailed
 from src.core.logging import get_logger
 from src.teacher.title_lm.decoding.continuation import (
-    Beams,
+    CacheMode,
     Continuation,
     GateContext,
     SharedCache,
@@ -72,7 +72,7 @@ def beam_search(
     top_n: int,
     beams: int,
     gate: GateContext = no_gate,
-    hold: Beams = "auto",
+    cache_mode: CacheMode = "auto",
     at_once: int = 0,
 ) -> BeamResult:
     """Rank a catalogue for prompts by beam search along the tree of all titles.
@@ -93,7 +93,7 @@ def beam_search(
         top_n: N, items that are listed for each prompt.
         beams: unfinished titles that are followed at once.
         gate: the context of the model's passes.
-        hold: how beams are held; that is told once a process.
+        cache_mode: how beams are held; that is told once a process.
         at_once: where each beam holds a copy of its prompt's cache, as many prompts are searched at a time as have so
             many beams together, one at least; 0: all of them. All are read at once.
 
@@ -105,7 +105,7 @@ def beam_search(
     _check(tree, top_n, beams)
     with asking(llm), sharing(llm):
         room = beams * tree.depth
-        start = read_prompts(llm, inputs_embeds, attention_mask, gate, hold, room)
+        start = read_prompts(llm, inputs_embeds, attention_mask, gate, cache_mode, room)
         copies = not isinstance(start.continuation, SharedCache)
         prompts = max(1, at_once // beams) if copies and at_once else len(attention_mask)
         _tell_once(causal_model(llm).config.model_type, prompts if copies else 0)
