@@ -28,7 +28,7 @@ def test_beams_read_one_cache_of_their_prompt_or_each_its_own(
     watched.seen.clear()
     embedded, mask = torch.randn(2, 5, 64), torch.ones(2, 5, dtype=torch.int64)
     with watched.watching(), torch.no_grad():
-        _, continuation = read_prompts(watched.model, embedded, mask, gate=no_gate, beams=cache_mode)
+        _, continuation = read_prompts(watched.model, embedded, mask, gate=no_gate, cache_mode=cache_mode)
         for parents in (torch.zeros(2, 3, dtype=torch.int64), torch.arange(3).expand(2, -1)):
             continuation.step(parents, torch.ones(2, 3, dtype=torch.int64))
     (prompt,) = watched.of("prompt")
