@@ -1,4 +1,4 @@
-"""What was measured of a student, as its cards show it; apart from the graph, which a search never makes."""
+"""A student's metrics as its cards show them; apart from the graph, which a search never makes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from src.core.result_files import COMPARISON
 _NEEDED, _SHOWN = ("model", "split", "examples"), ("ndcg_", "recall_")
 
 
-def measured(comparison: Sequence[Mapping[str, str]]) -> str:
+def metrics_table(comparison: Sequence[Mapping[str, str]]) -> str:
     """Markdown of the rows over whole splits; a teacher's sample would not be comparable with them.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from src.core.result_files import BEST_STUDENT
-from src.data.teacher_outputs import TeacherOutputs, Teachings
+from src.data.teacher_outputs import OutputsByTeachers, TeacherOutputs
 from src.pipeline.model_comparison import ModelComparison, closed_form_models
 from src.pipeline.run_folder import RunFolder, previous_resumes
 from src.pipeline.runs import baseline_model, run_teacher_check, show_teacher, teacher_facts, tracker_of
@@ -49,7 +49,7 @@ def run(settings: TuneSettings, prepared: PreparedSearch, folder: RunFolder) -> 
     stages = prepared.stages
     with alone_with_baseline(settings, stages, folder, _document(settings)):
         run_teacher_check(stages, folder)
-        outputs = _teaching(settings, prepared, stages)
+        outputs = _outputs_by_teachers(settings, prepared, stages)
         show_teacher(teacher_facts(stages))
         stages.release_teacher()
         write_curves(tracker_of(stages, folder), "student_baseline", fit_of(stages.baseline).history)
@@ -57,7 +57,7 @@ def run(settings: TuneSettings, prepared: PreparedSearch, folder: RunFolder) -> 
         work(settings, prepared, folder, outputs)
 
 
-def _teaching(settings: TuneSettings, prepared: PreparedSearch, stages: Stages) -> dict[str, TeacherOutputs]:
+def _outputs_by_teachers(settings: TuneSettings, prepared: PreparedSearch, stages: Stages) -> dict[str, TeacherOutputs]:
     """What every set of teachers says that some trial reads."""
     wanted = [settings.distill.teachers]
     if settings.protocol == "fair":
@@ -68,7 +68,9 @@ def _teaching(settings: TuneSettings, prepared: PreparedSearch, stages: Stages) 
 # ------------------------------------------------------------------------------------------------------- one search
 
 
-def _run_single(settings: TuneSettings, prepared: PreparedSearch, folder: RunFolder, outputs: Teachings) -> None:
+def _run_single(
+    settings: TuneSettings, prepared: PreparedSearch, folder: RunFolder, outputs: OutputsByTeachers
+) -> None:
     stages = prepared.stages
     outcome = search_and_publish(settings, prepared, folder, outputs, BEST_STUDENT)
     folder.stopwatch.add("distill_student_train_time", float(outcome.best.user_attrs["seconds"]))
@@ -87,7 +89,7 @@ def _run_single(settings: TuneSettings, prepared: PreparedSearch, folder: RunFol
 # --------------------------------------------------------------------------------------------------- the fair protocol
 
 
-def _run_fair(settings: TuneSettings, prepared: PreparedSearch, folder: RunFolder, outputs: Teachings) -> None:
+def _run_fair(settings: TuneSettings, prepared: PreparedSearch, folder: RunFolder, outputs: OutputsByTeachers) -> None:
     stages = prepared.stages
     with folder.stopwatch.measure("search_time"):
         fair, models = run_fair(settings, stages, prepared.space, outputs, folder.path)

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial
 
 from src.core.errors import ConfigError, TrainingFailed
 from src.core.seed import numpy_generator
-from src.data.teacher_outputs import Teachings
+from src.data.teacher_outputs import OutputsByTeachers
 from src.evaluation.paired import compare, gain, mean_interval, named_users
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
@@ -80,7 +80,7 @@ class FairSearch:
 
 
 def run_fair(
-    settings: SearchSettings, stages: Stages, space: SearchSpace, outputs: Teachings, folder: Path
+    settings: SearchSettings, stages: Stages, space: SearchSpace, outputs: OutputsByTeachers, folder: Path
 ) -> tuple[FairSearch, dict[str, list[Path]]]:
     """Search every arm, then train the finals.
 

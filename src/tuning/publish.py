@@ -21,7 +21,7 @@ from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import BASELINE, finish_run, fit_summary, tracker_of
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
-from src.serving.metrics_table import measured
+from src.serving.metrics_table import metrics_table
 from src.serving.results import comparison_rows
 from src.student.models import closed_forms, student_settings
 from src.tuning.dispatch import states
@@ -158,7 +158,7 @@ def attach_card(
         f"# {title}",
         " ".join(sentences),
         "\n".join(f"- `{key}`: {value}" for key, value in told.items() if value is not None),
-        measured(comparison_rows(folder.path)),
+        metrics_table(comparison_rows(folder.path)),
         f"`python -m src.exp.export result={folder.path}` makes it a folder that anybody can run.",
     ]
     record.attach(_CARD, "\n\n".join(parts) + "\n", folder.path / DASHBOARD_FILES)

@@ -17,7 +17,7 @@ from src.core.errors import Paused, TrainingFailed
 from src.core.logging import get_logger
 from src.core.memory import give_back
 from src.core.result_files import TRIALS
-from src.data.teacher_outputs import Teachings
+from src.data.teacher_outputs import OutputsByTeachers
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
@@ -121,7 +121,7 @@ def open_session(
     settings: SearchSettings,
     folder: Path,
     stages: Stages,
-    outputs: Teachings,
+    outputs: OutputsByTeachers,
     space: SearchSpace,
     probe: Mapping[str, Value],
 ) -> Iterator[SearchSession]:
@@ -145,7 +145,7 @@ def open_session(
 
 @contextmanager
 def _session(
-    settings: SearchSettings, folder: Path, stages: Stages, outputs: Teachings, space: SearchSpace,
+    settings: SearchSettings, folder: Path, stages: Stages, outputs: OutputsByTeachers, space: SearchSpace,
     probe: Mapping[str, Value], store: Store,
 ) -> Iterator[SearchSession]:  # fmt: skip
     token = secrets.token_hex(16)
@@ -324,7 +324,7 @@ def run_search(
     stages: Stages,
     space: SearchSpace,
     first: Sequence[Mapping[str, Value]],
-    outputs: Teachings,
+    outputs: OutputsByTeachers,
     folder: Path,
 ) -> Iterator[SearchOutcome]:
     """Search, and yield the outcome while the models are still in reach.

@@ -10,7 +10,7 @@ from src.core.errors import ConfigError
 from src.core.paths import MANIFEST
 from src.core.result_files import SPACE_FILE
 from src.data.examples import already_open, openings
-from src.data.teacher_outputs import Teachings
+from src.data.teacher_outputs import OutputsByTeachers
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import describe_data, tracker_of
 from src.pipeline.stages import Stages
@@ -50,7 +50,7 @@ def alone_with_baseline(settings: SearchSettings, stages: Stages, folder: RunFol
 
 
 def search_and_publish(
-    settings: SearchSettings, prepared: PreparedSearch, folder: RunFolder, outputs: Teachings, name: str
+    settings: SearchSettings, prepared: PreparedSearch, folder: RunFolder, outputs: OutputsByTeachers, name: str
 ) -> SearchOutcome:
     """The single search of a stage: the winner's model (as ``name``) and keys, the trials table, the curves."""
     stages, space = prepared.stages, prepared.space

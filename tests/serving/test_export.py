@@ -21,7 +21,7 @@ from src.data.dataset import load_dataset
 from src.exp.export import ENTRY
 from src.serving.catalogue import Catalogue, padded
 from src.serving.export import ExportStudentSettings, all_weights, check_export, export_student, ndcg
-from src.serving.metrics_table import measured
+from src.serving.metrics_table import metrics_table
 from src.serving.results import StudentResult
 from src.serving.students import GraphStudent, open_student
 from tests.serving.finished import NUM_ITEMS, WORLD, finished, id_map, student
@@ -52,11 +52,11 @@ def test_the_card_tells_what_was_measured_and_leaves_the_licence_to_its_owner(tr
 
 def test_a_damaged_comparison_is_named() -> None:
     row = {"model": "baseline", "split": "test", "examples": "10", "ndcg_20": "0.24"}
-    assert measured([row]).endswith("| baseline | test | 10 | 0.2400 |")
+    assert metrics_table([row]).endswith("| baseline | test | 10 | 0.2400 |")
     with pytest.raises(ArtefactError, match=r"comparison.csv ndcg_20 = 'much': is no number"):
-        measured([{**row, "ndcg_20": "much"}])
+        metrics_table([{**row, "ndcg_20": "much"}])
     with pytest.raises(ArtefactError, match="lacks the columns split"):
-        measured([{name: value for name, value in row.items() if name != "split"}])
+        metrics_table([{name: value for name, value in row.items() if name != "split"}])
 
 
 def test_the_example_of_the_card_runs_with_nothing_of_this_project(transitions: Path, tmp_path: Path) -> None:
