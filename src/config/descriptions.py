@@ -75,12 +75,12 @@ def describe(settings: type) -> SettingsDescription:
         base, kinds = settings_kinds(plain_hints[field.name])
         described[field.name] = {
             "note": note(hints[field.name]),
-            "about": first_line(base) if base else "",
+            "about": docstring_summary(base) if base else "",
             "kinds": {name: describe(kind) for name, kind in kinds.items()},
         }
         if (default := _default(field)) is not MISSING:
             described[field.name]["default"] = plain_value(default)
-    return {"about": first_line(settings), "fields": described}
+    return {"about": docstring_summary(settings), "fields": described}
 
 
 def settings_kinds(hint: Any) -> tuple[type | None, dict[str, type]]:
@@ -114,6 +114,6 @@ def note(annotation: Any) -> str:
     return ""
 
 
-def first_line(settings: type) -> str:
+def docstring_summary(settings: type) -> str:
     """The first line of a class's docstring."""
     return str(settings.__doc__).strip().splitlines()[0]

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src.config.base_configs import LazyClass, loaded
 from src.config.composition import compose_plain, dotted_keys
 from src.config.overrides import check_overrides, expand_params, format_value, gives_values, unknown
-from src.core.errors import ConfigError, Problem
+from src.core.errors import ConfigError, Problem, first_line
 
 S = TypeVar("S")
 
@@ -60,7 +60,7 @@ def _compose_sound(config_name: str, accepted: Sequence[str], problems: list[Pro
     try:
         return compose_plain(config_name, accepted)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError([*problems, Problem("overrides", " ".join(accepted), str(error).splitlines()[0])]) from None
+        raise ConfigError([*problems, Problem("overrides", " ".join(accepted), first_line(error))]) from None
 
 
 def _validate(content: Mapping[str, Any], schema: type[S], problems: list[Problem]) -> S | None:

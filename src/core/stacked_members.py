@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from src.core.differences import Differences, DifferingValue, NotBatchable
+from src.core.errors import first_line
 from src.core.member_draws import MemberDraws
 from src.core.memory import is_out_of_memory
 from src.core.training import Fitting
@@ -268,7 +269,7 @@ class StackedMembers:
         except (RuntimeError, TypeError, ValueError) as error:  # whatever has something against tensors for numbers
             if is_out_of_memory(error):
                 raise
-            raise NotBatchable((str(error).splitlines() or [type(error).__name__])[0]) from error
+            raise NotBatchable(first_line(error)) from error
         put_back()
         for place, (member, own, loss) in enumerate(zip(self.members, rows, together.tolist(), strict=True)):
             with MemberDraws(torch.tensor(0), [member.stream], {}):

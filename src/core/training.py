@@ -24,7 +24,7 @@ from src.core.fit_state import FitState, Progress, Randomness, Stream
 from src.core.lazy_adam import LazyAdam, clip_gradients
 from src.core.logging import get_logger
 from src.core.loop_settings import LoopSettings as LoopSettings  # the loop and its settings are imported together
-from src.core.memory import give_back, is_out_of_memory, reason_of
+from src.core.memory import give_back, is_out_of_memory, torch_reason
 from src.core.watching import TrainingObserver
 from src.core.weight_mean import WeightMean, averaged, weight_mean
 
@@ -330,7 +330,7 @@ class AloneStep:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = reason_of(error)
+                reason = torch_reason(error)
                 if size == 1:
                     advice = "take a smaller or quantised model, or shorter rows"
                     raise OutOfMemory(f"out of memory with one row per forward pass ({reason}): {advice}") from error
@@ -352,7 +352,7 @@ def _out_of_memory_explained(where: str, advice: str) -> Iterator[None]:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemory(f"the device is out of memory {where} ({reason_of(error)}): {advice}") from error
+        raise OutOfMemory(f"the device is out of memory {where} ({torch_reason(error)}): {advice}") from error
 
 
 def _evaluate(

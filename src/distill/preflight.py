@@ -14,7 +14,7 @@ from src.student.objectives import resolve_loss
 from src.student.settings import StudentSettings
 
 
-def preflight(
+def check_distill_settings(
     settings: DistillSettings,
     active: ActiveSettings,
     student: StudentSettings,

@@ -146,7 +146,7 @@ class DistillRun:
     fit: FitResult
 
 
-def validation_scores(model: TaughtStudent, data: StudentData) -> ScoreRows | None:
+def taught_validation_scores(model: TaughtStudent, data: StudentData) -> ScoreRows | None:
     """As `src.student.trainer_baseline.validation_scores`, for a student that is being taught."""
     prior, validation = data.prior, data.validation
     if model.student.prior is None or prior is None:
@@ -245,7 +245,7 @@ def prepare_distilled(
         model, data, teaching, student_settings, settings, build_policy(active), draw, shared=shared,
         shared_passes=shared_passes, left_out=left_out,
     )  # fmt: skip
-    score = validation_scores(model, data)
+    score = taught_validation_scores(model, data)
 
     def evaluate() -> dict[str, float]:
         found = evaluate_model(model, data.validation, evaluation, score)

@@ -333,7 +333,7 @@ def _writing(path: Path, kind: str) -> Iterator[Any]:
         Path(name).unlink(missing_ok=True)
 
 
-def tell(counts: Counts, out: Path) -> None:
+def report_counts(counts: Counts, out: Path) -> None:
     """What was done, on the terminal."""
     rate = counts.users / counts.seconds if counts.seconds else 0.0
     console.print(f"{counts.users:,} users in {counts.seconds:.1f} s ({rate:,.0f} a second) → {out}", markup=False)

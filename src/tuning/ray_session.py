@@ -16,7 +16,7 @@ import ray
 from ray._private import services
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from src.core.errors import ConfigError, Paused, Problem
+from src.core.errors import ConfigError, Paused, Problem, first_line
 from src.core.logging import get_logger
 from src.core.paths import REPOSITORY
 from src.tuning.processes import forget_children, remember_children
@@ -212,7 +212,7 @@ def _join(address: str) -> None:
             runtime_env={"py_modules": [str(REPOSITORY / "src")]},
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        rule = f"the cluster cannot be joined ({str(error).splitlines()[0]})"
+        rule = f"the cluster cannot be joined ({first_line(error)})"
         raise ConfigError.one("ray.address", address, rule, "see cmd/cluster.yaml") from None
 
 

@@ -20,7 +20,7 @@ from src.core.errors import ArtefactError, ConfigError, DamagedArtefact
 from src.data.dataset import load_dataset
 from src.exp.export import ENTRY
 from src.serving.catalogue import Catalogue, padded
-from src.serving.export import ExportStudentSettings, all_weights, check_export, export_student, ndcg
+from src.serving.export import ExportStudentSettings, all_weights, check_export, export_student, served_ndcg
 from src.serving.metrics_table import metrics_table
 from src.serving.results import StudentResult
 from src.serving.students import GraphStudent, open_student
@@ -119,7 +119,7 @@ def test_eight_bits_cost_what_the_card_says(result: Path, tmp_path: Path) -> Non
     opened = open_student(tmp_path / "small")
     assert isinstance(opened, GraphStudent)
     told = config["quantisation"]
-    assert told["int8"] == ndcg(opened.best, data.validation, 20)
+    assert told["int8"] == served_ndcg(opened.best, data.validation, 20)
     assert told["float32"] > 0
     assert told["change"] == told["int8"] / told["float32"] - 1
     assert "8-bit" in (tmp_path / "small" / "README.md").read_text()
@@ -141,7 +141,7 @@ def test_ndcg_is_the_mean_gain_of_the_place() -> None:
         return rows, None
 
     best.seen = 0  # type: ignore[attr-defined]
-    assert ndcg(best, data.validation, 3) == pytest.approx(1 / np.log2(3))
+    assert served_ndcg(best, data.validation, 3) == pytest.approx(1 / np.log2(3))
 
 
 # ------------------------------------------------------------------------------------------------------- bad input

@@ -60,7 +60,7 @@ class Judgement(NamedTuple):
     correct: bool
 
 
-def first_line(text: str) -> str:
+def answer_of(text: str) -> str:
     """What of a generated text is the answer."""
     return text.strip().split(ANSWER_END)[0]
 
