@@ -75,7 +75,7 @@ class ModelRanks:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One line of the comparison; ``trials`` is how many configurations were tried to find this model.
 
     ``missing``: why the model could not be computed; it has no metrics then.
@@ -89,7 +89,7 @@ class Row:
     missing: str = ""
 
 
-def row(ranked: ModelRanks, ks: Sequence[int], trials: int) -> Row:
+def comparison_row(ranked: ModelRanks, ks: Sequence[int], trials: int) -> ComparisonRow:
     """A model's metrics on the examples it ranked.
 
     Args:
@@ -98,10 +98,10 @@ def row(ranked: ModelRanks, ks: Sequence[int], trials: int) -> Row:
         trials: how many configurations were tried to find the model.
     """
     metrics = {**summarise(ranked.ranks, ks), **ranked.more}
-    return Row(ranked.model, ranked.split, len(ranked.ranks), trials, metrics)
+    return ComparisonRow(ranked.model, ranked.split, len(ranked.ranks), trials, metrics)
 
 
-def missing_row(model: str, split: str, reason: str) -> Row:
+def missing_row(model: str, split: str, reason: str) -> ComparisonRow:
     """The line of a model that could not be computed.
 
     Args:
@@ -109,10 +109,10 @@ def missing_row(model: str, split: str, reason: str) -> Row:
         split: where the others of the table were ranked.
         reason: why it is missing, as a reader is told.
     """
-    return Row(model, split, 0, 0, {}, reason)
+    return ComparisonRow(model, split, 0, 0, {}, reason)
 
 
-def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
+def as_frame(rows: Sequence[ComparisonRow]) -> pd.DataFrame:
     """The comparison as a table of plain columns, for CSV; where models are missing, a last column says why."""
     frame = pd.DataFrame(
         [{"model": r.model, "split": r.split, "examples": r.examples, "trials": r.trials, **r.metrics} for r in rows]
@@ -120,7 +120,7 @@ def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
     return frame.assign(missing=[r.missing or None for r in rows]) if any(r.missing for r in rows) else frame
 
 
-def as_table(rows: Sequence[Row], ks: Sequence[int], title: str) -> Table:
+def as_table(rows: Sequence[ComparisonRow], ks: Sequence[int], title: str) -> Table:
     """The comparison for the terminal; with one target a row HitRatio is Recall, so it is not shown.
 
     What only some models have (a teacher's answers) has a column where any of them is in the table.
@@ -146,7 +146,7 @@ def as_table(rows: Sequence[Row], ks: Sequence[int], title: str) -> Table:
     return explain_missing(table, {r.model: r.missing for r in rows if r.missing})
 
 
-def as_short_table(rows: Sequence[Row], k: int, title: str, winner: str) -> Table:
+def as_short_table(rows: Sequence[ComparisonRow], k: int, title: str, winner: str) -> Table:
     """What a search found, for the terminal: one line a model, the winner's stands out.
 
     Args:

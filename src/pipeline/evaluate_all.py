@@ -19,7 +19,7 @@ from src.core.paths import MANIFEST, require_finished
 from src.core.result_files import BEST_STUDENT, CANDIDATES, SETTINGS_FILE, TEACHER
 from src.data.candidates import save_candidates
 from src.data.examples import Examples, sample
-from src.evaluation.comparison import ModelRanks, row
+from src.evaluation.comparison import ModelRanks, comparison_row
 from src.pipeline.cache import StageCache
 from src.pipeline.model_comparison import (
     EvaluatedModel,
@@ -162,7 +162,7 @@ def run_eval_all(settings: EvaluateSettings, compared: ComparedResults, folder: 
             give_back(device)
     every = [one for split in splits for one in ranked[split]]
     trials = {f"{r.folder.name}/student": r.trials() for r in results}
-    rows = [row(r, settings.evaluation.ks, trials.get(r.model, 1)) for r in every]
+    rows = [comparison_row(r, settings.evaluation.ks, trials.get(r.model, 1)) for r in every]
     rows += missing_rows(listed, every)
     write_comparison(folder, rows, every, settings.evaluation.ks, "results side by side")
     told = {"results": [str(result.folder) for result in results]}

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from src.core.result_files import EXAMPLES
 from src.data.examples import Examples, sample
 from src.data.tensor_examples import TensorExamples
-from src.evaluation.comparison import ModelRanks, row
+from src.evaluation.comparison import ModelRanks, comparison_row
 from src.evaluation.example_histories import COUNT, LISTED, ModelLists, Role, choose_examples
 from src.pipeline.model_comparison import EvaluatedModel, ModelComparison
 from src.pipeline.run_folder import RunFolder
@@ -78,7 +78,7 @@ def strongest_closed_form(comparison: ModelComparison, ranked: Sequence[ModelRan
     models = [model for model in comparison.models if model.name in closed_forms()]
     if not models:
         return {}
-    return {"closed form": max(models, key=lambda model: row(on[model.name], (k,), 1).metrics[f"ndcg_{k}"])}
+    return {"closed form": max(models, key=lambda model: comparison_row(on[model.name], (k,), 1).metrics[f"ndcg_{k}"])}
 
 
 def _teacher_lists(rows: Mapping[int, NDArray[np.int64]], pool: Examples, seen_left_out: bool) -> NDArray[np.int64]:

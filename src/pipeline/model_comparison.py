@@ -18,7 +18,15 @@ from src.core.result_files import CANDIDATES, COMPARISON, RANKS, SEGMENTS
 from src.data.candidates import CandidateLists, save_candidates
 from src.data.examples import Examples, sample
 from src.data.tensor_examples import TensorExamples
-from src.evaluation.comparison import ModelRanks, Row, as_frame, as_table, missing_row, ranks_frame, row
+from src.evaluation.comparison import (
+    ComparisonRow,
+    ModelRanks,
+    as_frame,
+    as_table,
+    comparison_row,
+    missing_row,
+    ranks_frame,
+)
 from src.evaluation.segments import ExampleFacts, segments_frame
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.split_evaluation import evaluate_split, facts_of, repeated_share
@@ -129,10 +137,10 @@ class ModelComparison:
         restricted = [other.on(own) for other in others]
         return [own, *restricted]
 
-    def rows(self, ranked: Sequence[ModelRanks]) -> list[Row]:
+    def rows(self, ranked: Sequence[ModelRanks]) -> list[ComparisonRow]:
         """Metrics of each ranking, and the rows of the missing models."""
         trials = {model.name: model.trials for model in self.models}
-        rows = [row(r, self.stages.settings.evaluation.ks, trials.get(r.model, 1)) for r in ranked]
+        rows = [comparison_row(r, self.stages.settings.evaluation.ks, trials.get(r.model, 1)) for r in ranked]
         teacher = [MissingModel(_TEACHER, self.stages.why_gone)] if self._lacks_teacher else []
         return [*rows, *missing_rows([*self.listed, *teacher], ranked)]
 
@@ -180,14 +188,14 @@ def closed_form_models(stages: Stages) -> list[EvaluatedModel | MissingModel]:
     return found
 
 
-def missing_rows(listed: Sequence[EvaluatedModel | MissingModel], ranked: Sequence[ModelRanks]) -> list[Row]:
+def missing_rows(listed: Sequence[EvaluatedModel | MissingModel], ranked: Sequence[ModelRanks]) -> list[ComparisonRow]:
     """The rows of the missing ones among some models: one for each split that the others are ranked on."""
     missing, splits = [model for model in listed if isinstance(model, MissingModel)], [one.split for one in ranked]
     return [missing_row(model.name, split, model.reason) for split in dict.fromkeys(splits) for model in missing]
 
 
 def write_comparison(
-    folder: RunFolder, rows: Sequence[Row], ranked: Sequence[ModelRanks], ks: Sequence[int], title: str
+    folder: RunFolder, rows: Sequence[ComparisonRow], ranked: Sequence[ModelRanks], ks: Sequence[int], title: str
 ) -> None:
     """The files of `write_tables`, and the table on the terminal.
 
@@ -231,7 +239,7 @@ def write_segments(
     write_text(folder.path / SEGMENTS, pd.concat(frames).to_csv(index=False))
 
 
-def write_tables(folder: RunFolder, rows: Sequence[Row], ranked: Sequence[ModelRanks]) -> None:
+def write_tables(folder: RunFolder, rows: Sequence[ComparisonRow], ranked: Sequence[ModelRanks]) -> None:
     """`comparison.csv`, `ranks.csv`, one JSON a model under `metrics/`.
 
     Args:

@@ -59,7 +59,7 @@ def epochs_left(search: Search, baseline: Baseline | None) -> float:
 
 
 @dataclass
-class Screen:
+class SearchDisplay:
     """Follows searches; on a terminal as a live display, elsewhere as a line for each ended trial and one now and then.
 
     Args:
@@ -95,7 +95,7 @@ class Screen:
         self._epochs_before = self._epochs()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> SearchDisplay:
         if self._told:
             _log.info("going on after %d ended trials", len(self._told))
         if is_terminal():

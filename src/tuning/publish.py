@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from src.core.data_utils import fingerprint
 from src.core.logging import console, get_logger
 from src.core.result_files import BEST_STUDENT, DASHBOARD_FILES, REPORT, VERDICT
-from src.evaluation.comparison import ModelRanks, as_short_table, row
+from src.evaluation.comparison import ModelRanks, as_short_table, comparison_row
 from src.evaluation.example_histories import Role
 from src.evaluation.verdict import ONE_TRAINING, judge_search
 from src.pipeline.example_lists import strongest_closed_form, write_examples
@@ -81,7 +81,7 @@ def compare_winner(
     own = comparison.models[-1].name
     opened = next((one for one in ranked if (one.model, one.split) == (own, "test")), None)
     if opened is not None and outcome.search.record.space.stage != "teacher":
-        metrics = row(opened, stages.settings.evaluation.ks, 1).metrics
+        metrics = comparison_row(opened, stages.settings.evaluation.ks, 1).metrics
         write_outcomes(tracker_of(stages, folder), outcome.search.record, {outcome.best.number: metrics})
     if outcome.search.record.space.stage != "teacher":
         _write_verdict(comparison, outcome, folder, ranked)
@@ -116,7 +116,7 @@ def _write_verdict(
     own, *others = [model.name for model in reversed(comparison.models)]
     # drawn towards texts, a model in closed form has something of the language model, too
     others = [name for name in others if name not in closed_forms() or not student_settings(name).reads_text]
-    strongest = max(others, key=lambda name: row(on[name, "validation"], (k,), 1).metrics[f"ndcg_{k}"])
+    strongest = max(others, key=lambda name: comparison_row(on[name, "validation"], (k,), 1).metrics[f"ndcg_{k}"])
     winner, distils = on[own, "test"], outcome.search.record.space.stage == "distill"
     changed = not distils or is_distilled(outcome.settings, stages.settings)
     found = {}

@@ -30,7 +30,7 @@ from src.tuning.identity import identity_of, searched_content
 from src.tuning.journal import open_journal
 from src.tuning.population_groups import PopulationGroups, decide_population_size
 from src.tuning.processes import end_survivors, graceful_signals
-from src.tuning.progress import Baseline, Screen
+from src.tuning.progress import Baseline, SearchDisplay
 from src.tuning.ray_session import check_shared, ray_session
 from src.tuning.resources import Resources
 from src.tuning.samplers import sampler_note
@@ -80,7 +80,7 @@ class SearchSession:
         Raises:
             Paused: something stopped it before the end.
         """
-        screen = Screen(searches, first_name, self.baseline, then)
+        screen = SearchDisplay(searches, first_name, self.baseline, then)
         retries = self.settings.tuning.retries
         self._dispatcher = Dispatcher(
             searches,

@@ -21,7 +21,7 @@ from src.core.result_files import SETTINGS_FILE
 from src.core.settings import nested_plain
 from src.data.describe import describe, format_description
 from src.data.examples import SealedExamples, sample
-from src.evaluation.comparison import ModelRanks, as_frame, ranks_frame, row
+from src.evaluation.comparison import ModelRanks, as_frame, comparison_row, ranks_frame
 from src.pipeline import runs as run_module
 from src.pipeline.cache import StageCache
 from src.pipeline.evaluate_all import EvaluateSettings, FinishedResult, check_results, run_eval_all
@@ -178,7 +178,7 @@ def test_a_run_that_fails_has_no_manifest(tmp_path: Path) -> None:
 def test_the_tables_values_by_hand() -> None:
     examples = cycle_examples(4, first_id=100)
     ranked = ModelRanks.of("m", "validation", examples, torch.tensor([1, 3, 6, 20]))
-    line = as_frame([row(ranked, (5, 10), trials=7)]).iloc[0]
+    line = as_frame([comparison_row(ranked, (5, 10), trials=7)]).iloc[0]
     assert (line.model, line.split, line.examples, line.trials) == ("m", "validation", 4, 7)
     assert line.recall_5 == line.hit_ratio_5 == 2 / 4
     assert line.recall_10 == 3 / 4

@@ -20,7 +20,7 @@ from src.pipeline.tracking import tracker_for
 from src.tuning.dispatch import Search
 from src.tuning.identity import check_content
 from src.tuning.journal import open_journal
-from src.tuning.progress import Baseline, Screen, epochs_left
+from src.tuning.progress import Baseline, SearchDisplay, epochs_left
 from src.tuning.report import trials_frame, write_outcomes
 from src.tuning.search_space import CategoricalParameter, FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
@@ -126,7 +126,7 @@ def test_the_terminal_counts_trials_as_every_table_does(tmp_path: Path) -> None:
     for _ in range(2):
         record.ask()
     _finish(record, 0, 0.25)
-    screen = Screen([Search(record, trials=7, keep=1)], "no distillation")
+    screen = SearchDisplay([Search(record, trials=7, keep=1)], "no distillation")
     record.fail(1, "no luck")
     (search, trial), *rest = screen._untold()
     assert rest == []
@@ -142,7 +142,7 @@ def test_without_a_terminal_a_line_every_half_minute_says_where_the_search_is(
     for _ in range(2):
         record.ask()
     # the baseline trained four epochs of 15 seconds
-    screen = Screen(
+    screen = SearchDisplay(
         [Search(record, trials=4, keep=1)], "no distillation", Baseline({"ndcg_20": 0.26}, 4, 60.0), "then more",
         clock=lambda: now[0],
     )  # fmt: skip
@@ -179,9 +179,9 @@ def test_the_time_left_is_unknown_where_there_is_nothing_to_tell_it_from(tmp_pat
     record = _record(tmp_path)
     record.ask()
     search = Search(record, trials=2, keep=1)
-    assert "time left: unknown" in Screen([search])._now()
+    assert "time left: unknown" in SearchDisplay([search])._now()
     # a model in closed form has no epochs
-    assert "time left: unknown" in Screen([search], baseline=Baseline({}, 0, 0.1))._now()
+    assert "time left: unknown" in SearchDisplay([search], baseline=Baseline({}, 0, 0.1))._now()
     # nobody knows better: as many epochs as a trial may have
     assert epochs_left(search, None) == 2 * 9
 
@@ -190,7 +190,7 @@ def test_the_terminal_shows_every_running_trial_and_the_best_beside_the_baseline
     record, now = _record(tmp_path), [0.0]
     for _ in range(12):
         record.ask()
-    screen = Screen(
+    screen = SearchDisplay(
         [Search(record, trials=20, keep=1)], "no distillation", Baseline({"ndcg_20": 0.26}, 4, 60.0),
         clock=lambda: now[0],
     )  # fmt: skip

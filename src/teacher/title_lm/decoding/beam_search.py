@@ -16,15 +16,15 @@ from src.teacher.title_lm.decoding.continuation import (
     CacheMode,
     Continuation,
     GateContext,
+    ReadPrompts,
     SharedCache,
-    Start,
     asking,
     causal_model,
     no_gate,
     read_prompts,
     sharing,
 )
-from src.teacher.title_lm.decoding.subtrees import Below, read_order
+from src.teacher.title_lm.decoding.subtrees import NodesBelow, read_order
 from src.teacher.title_lm.decoding.title_tree import TitleTree
 
 _log = get_logger(__name__)
@@ -61,7 +61,7 @@ class _Found(NamedTuple):
     score: Tensor
 
 
-_T = TypeVar("_T", _Beams, _Found, Below)
+_T = TypeVar("_T", _Beams, _Found, NodesBelow)
 
 
 def beam_search(
@@ -123,7 +123,7 @@ def _tell_once(family: str, prompts: int) -> None:
         _log.info("constrained: beams share their %s prompt", family)
 
 
-def _part(start: Start, rows: Tensor) -> tuple[Tensor, Continuation]:
+def _part(start: ReadPrompts, rows: Tensor) -> tuple[Tensor, Continuation]:
     """Logits and continuation of some of the prompts; those of all are left as they are."""
     if len(rows) == len(start.logits):
         return start.logits, start.continuation
@@ -185,7 +185,7 @@ def _finish(live: _Beams, found: _Found, continuation: SharedCache, rows: Tensor
     return _Found(*(torch.cat(parts) for parts in zip(*done, strict=True)))
 
 
-def _read_leaves(live: _Beams, below: Below, ending: SharedCache, tree: TitleTree) -> _Beams:
+def _read_leaves(live: _Beams, below: NodesBelow, ending: SharedCache, tree: TitleTree) -> _Beams:
     """The children of all nodes below the beams, with their scores, from one pass."""
     origin = below.origin
     logits = ending.read_below(live.parent.gather(1, origin), tree.token[below.node].clamp(min=0), below.above)

@@ -61,7 +61,7 @@ class Continuation(Protocol):
         """A second continuation from the same place; steps of one leave the other as it is."""
 
 
-class Start(NamedTuple):
+class ReadPrompts(NamedTuple):
     """``logits`` ``[B, vocabulary]`` of each prompt's next token, in the model's dtype, and how to go on."""
 
     logits: Tensor
@@ -118,7 +118,7 @@ def read_prompts(
     gate: GateContext,
     cache_mode: CacheMode = "auto",
     room: int = 0,
-) -> Start:
+) -> ReadPrompts:
     """Read prompts once each, so that many continuations can follow.
 
     Args:
@@ -157,7 +157,7 @@ def read_prompts(
             **_positions(model, positions),
         )
     kind: Callable[..., Continuation] = SharedCache if shares and cache_mode != "expanded" else ExpandedCache
-    return Start(output.logits[:, -1], kind(model, output.past_key_values, mask, sequences, gate))
+    return ReadPrompts(output.logits[:, -1], kind(model, output.past_key_values, mask, sequences, gate))
 
 
 def can_share(model: PreTrainedModel, length: int) -> bool:
