@@ -32,7 +32,7 @@ from src.data.dataset import load_dataset
 from src.data.examples import SequenceData
 from src.data.settings import DatasetSettings
 from src.serving.catalogue import Catalogue
-from src.serving.export import ndcg
+from src.serving.export import served_ndcg
 from src.serving.graph import export_graph
 from src.serving.quantise import quantise_graph
 from src.serving.students import CATALOGUE, CONFIG, GRAPH, GraphStudent, ModelStudent, ServedStudent
@@ -132,10 +132,10 @@ def quantised(
 ) -> list[str]:
     """The cells of a network whose graph is replaced by its int8 form."""
     examples = data.validation.take(np.arange(min(len(data.validation), options.examples)))
-    before, size = ndcg(GraphStudent(folder, 1).best, examples, options.k), size_of(folder)
+    before, size = served_ndcg(GraphStudent(folder, 1).best, examples, options.k), size_of(folder)
     quantise_graph(folder / GRAPH)
     small = GraphStudent(folder, 1)
-    after, found = ndcg(small.best, examples, options.k), compared(small, model, asking, options.k)
+    after, found = served_ndcg(small.best, examples, options.k), compared(small, model, asking, options.k)
     change = f"{after / before - 1:+.2%}" if before else "–"
     sizes = (f"{size / 1e6:.2f}", f"{size_of(folder) / 1e6:.2f}")
     return [*found.cells, f"{before:.4f}", f"{after:.4f}", change, *sizes]

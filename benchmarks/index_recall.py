@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from src.data.id_map import IdMap
+from src.serving.approximate_index import COMPARED, IndexedStudent, as_inner_product
 from src.serving.catalogue import Catalogue, padded
-from src.serving.nearest import COMPARED, IndexedStudent, as_inner_product
 from src.serving.students import ModelStudent
 from src.student.base import SequenceStudent
 from src.student.models import build_recommender, student_settings

@@ -50,7 +50,7 @@ from src.teacher.ilora_model import ILoRATeacher
 from src.teacher.labelling.labels import item_head_labeller
 from src.teacher.settings import ExportSettings
 from src.teacher.title_lm.decoding.beam_search import beam_search
-from src.teacher.title_lm.decoding.continuation import Beams
+from src.teacher.title_lm.decoding.continuation import CacheMode
 from src.teacher.title_lm.decoding.grounding import embed_texts, ground
 from src.teacher.title_lm.decoding.title_tree import TitleTree
 from src.teacher.title_lm.model import TitleTeacher
@@ -139,7 +139,7 @@ def part(passes: Sequence[Pass], flops: int) -> Part:
     return Part(len(passes), sum(one.seconds for one in passes), flops)
 
 
-def constrained_answer(teacher: TitleTeacher, hold: Beams, options: argparse.Namespace) -> Answer:
+def constrained_answer(teacher: TitleTeacher, cache_mode: CacheMode, options: argparse.Namespace) -> Answer:
     """Beam search along the titles."""
     tree = TitleTree.of(teacher.title_token_ids(), teacher.prompts.end_id).to(teacher.device)
 
@@ -147,7 +147,7 @@ def constrained_answer(teacher: TitleTeacher, hold: Beams, options: argparse.Nam
     def answer(history: Tensor, length: Tensor) -> object:
         embedded, mask = teacher.prompt_embeddings(history, length)
         gate = teacher.gate_for(history, length)
-        return beam_search(teacher.llm, embedded, mask, tree, options.top_n, options.beams, gate, hold=hold)
+        return beam_search(teacher.llm, embedded, mask, tree, options.top_n, options.beams, gate, cache_mode=cache_mode)
 
     return answer
 
@@ -203,8 +203,8 @@ def with_titles(options: argparse.Namespace, place: Place, examples: Examples) -
     def ask(name: str, make: Callable[[], Answer]) -> Asked | str:
         return within_memory(name, lambda: ask_by_decoding(name, teacher, examples, shape, options, make()), place)
 
-    for hold in options.holds if "constrained" in wanted else ():
-        yield ask(f"constrained, {hold} prompts", partial(constrained_answer, teacher, hold, options))
+    for cache_mode in options.holds if "constrained" in wanted else ():
+        yield ask(f"constrained, {cache_mode} prompts", partial(constrained_answer, teacher, cache_mode, options))
     if "grounded" in wanted:
         yield ask("grounded", partial(grounded_answer, teacher, options))
 

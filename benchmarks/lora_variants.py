@@ -20,9 +20,9 @@ from src.teacher.backbone.gated_lora import (
     ADAPTER,
     GatedAdapters,
     adaptable_layers,
-    both_names,
     checkpoint_activations,
     inject,
+    without_checkpointing_warnings,
 )
 from src.teacher.settings import LoraSettings
 
@@ -116,7 +116,7 @@ def same_weights(llm: LlamaModel) -> LlamaModel:
 def plain_model(llm: LlamaModel, lora: LoraSettings, checkpointing: bool) -> PeftModel:
     """PEFT's LoRA on the layers that the project adapts."""
     names = sorted({name.rsplit(".", 1)[-1] for name in adaptable_layers(llm)[0]})
-    with both_names():
+    with without_checkpointing_warnings():
         model = get_peft_model(llm, LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=names))
         if checkpointing:
             llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

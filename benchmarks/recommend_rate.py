@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 import torch
 
 from src.core.paths import write_json
+from src.core.result_files import BEST_STUDENT
 from src.data.id_map import IdMap
 from src.serving.export import ExportStudentSettings, check_export, export_student
 from src.serving.recommend import RecommendSettings, check_recommend, recommend_file
-from src.serving.results import BEST_STUDENT
 from src.student.artefact import save_student
 from src.student.models import build_recommender, student_settings
 

@@ -20,7 +20,7 @@ from src.student.base import Recommender
 from src.student.datamodule import StudentData
 from src.student.losses import propensity
 from src.student.models import student_settings
-from src.student.objectives import StudentObjective, negative_sampler, with_loss
+from src.student.objectives import StudentObjective, negative_sampler, resolve_loss
 from src.student.prior import fit_prior
 from src.student.settings import NetworkSettings
 from src.student.trainer_baseline import new_student, optimiser_for, sampler_and_streams
@@ -53,7 +53,7 @@ def main() -> None:
     settings = student_settings(asked.pop("architecture", "transformer"), **asked)
     assert isinstance(settings, NetworkSettings)
     loop = replace(settings.loop, epochs=task.epochs, patience=task.patience)
-    settings = with_loss(replace(settings, loop=loop), task.num_items)
+    settings = resolve_loss(replace(settings, loop=loop), task.num_items)
     train, validation = examples(task.train, task.num_items), examples(task.validation, task.num_items)
     counts = torch.bincount(train.target, minlength=task.num_items)
     data = StudentData(train, validation, task.num_items, _WINDOW, propensity(counts).float(), counts)

@@ -24,16 +24,17 @@ from functools import partial
 import torch
 
 from src.core.seed import torch_generator
-from src.core.training import LoopSettings, train_step
+from src.core.training import LoopSettings
 from src.core.weight_mean import weight_mean
 from src.data.tensor_examples import TensorExamples
 from src.student.datamodule import StudentData
 from src.student.evaluator import evaluate_model
 from src.student.losses import propensity
 from src.student.models import student_settings
-from src.student.objectives import StudentObjective, negative_sampler, with_loss
+from src.student.objectives import StudentObjective, negative_sampler, resolve_loss
 from src.student.settings import EvaluationSettings, NetworkSettings
 from src.student.trainer_baseline import new_student, optimiser_for, sampler_and_streams
+from tests.core.one_step import train_step
 
 ITEMS = (1_700, 20_000, 200_000, 1_000_000)
 LOSSES = ("ce", "bce", "sampled", "gbce")
@@ -74,7 +75,7 @@ def cost(
         architecture, loss=loss, prior="none", width=64, window=WINDOW, loop=LoopSettings(ema=ema)
     )
     assert isinstance(settings, NetworkSettings)
-    settings = with_loss(settings, num_items)
+    settings = resolve_loss(settings, num_items)
     student = new_student(settings, data, 0).train()
     draw = negative_sampler(data, settings.negatives, torch_generator(0, "negatives"))
     objective = StudentObjective(student, data, settings, draw, sampler_and_streams(data, settings, 0)[0])

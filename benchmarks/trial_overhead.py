@@ -32,7 +32,6 @@ from src.core.checkpoints import FileCheckpoint
 from src.core.logging import log_to
 from src.pipeline.cache import StageCache
 from src.pipeline.stages import Stages
-from src.tuning.applied import apply_values
 from src.tuning.preflight import prepare_space
 from src.tuning.search import run_search
 from src.tuning.search_settings import SearchSettings, experiment
@@ -40,6 +39,7 @@ from src.tuning.search_space import SearchSpace, Value
 from src.tuning.settings import TuningSettings
 from src.tuning.shared_data import SharedData
 from src.tuning.stage_functions import train_stage
+from src.tuning.trial_values import apply_values
 
 #: a space, and the same points of it for every measurement
 Trials = tuple[SearchSpace, Sequence[Mapping[str, Value]]]

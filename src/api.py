@@ -26,12 +26,14 @@ from src.core.data_utils import fingerprint
 from src.core.documents import read_yaml_mapping
 from src.core.errors import ConfigError, DataError, Problem
 from src.core.paths import atomic_folder, require_finished, require_writable
+from src.core.result_files import BEST_PARAMS, COMPARISON, FAIR, JOURNAL, REPORT, VERDICT, metrics_file
 from src.data.dataset import load_dataset
 from src.data.examples import SequenceData
 from src.data.frames import atomic_files
 from src.data.settings import DatasetSettings
 from src.data.tables import from_memory
 from src.evaluation.result_tables import read_comparison
+from src.evaluation.verdict import read_sentences
 from src.serving.catalogue import padded
 from src.serving.export import ExportStudentSettings, check_export, export_student
 from src.serving.new_items import add_items, read_new_items, require_takes_items
@@ -136,7 +138,7 @@ class Student:
 
     @cached_property
     def opened(self) -> ServedStudent:
-        """What answers."""
+        """The student that answers, read from its folder when it is first asked."""
         return open_student(self.folder)
 
     def recommend(
@@ -191,13 +193,13 @@ class Student:
             ConfigError: the student reads no text, the language model is another one, or a column is not there.
             DataError: an item is known already, or has no title.
         """
-        from src.pipeline.new_texts import embedded_by
+        from src.pipeline.new_texts import text_embedder
 
         student = open_student(self.folder, growing=True)
         source = require_takes_items(student)
         new = read_new_items(from_memory("items", items), student.catalogue, source, item)
         grown = Student(self.folder, grown=True)
-        grown.__dict__["opened"] = add_items(student, new, embedded_by(encoder))
+        grown.__dict__["opened"] = add_items(student, new, text_embedder(encoder))
         return grown
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -260,33 +262,38 @@ class Result:
 
     @cached_property
     def comparison(self) -> pd.DataFrame:
-        """Every model on validation and on the test split."""
-        return read_comparison(self.folder / "comparison.csv")
+        """Every model on validation and on the test split; raises ``ArtefactError`` where it cannot be read."""
+        return read_comparison(self.folder / COMPARISON)
 
     @property
     def study(self) -> Path:
         """The journal of the Optuna study."""
-        return self.folder / "study.journal"
+        return self.folder / JOURNAL
 
     @property
     def report(self) -> Path:
         """The page that tells everything."""
-        return self.folder / "report.html"
+        return self.folder / REPORT
 
     @cached_property
     def best_params(self) -> dict[str, Any]:
-        """The winner's settings, by their dotted names."""
-        return read_yaml_mapping(self.folder / "best_params.yaml")
+        """The winner's settings, by their dotted names; raises ``ArtefactError`` where they cannot be read."""
+        return read_yaml_mapping(self.folder / BEST_PARAMS)
 
     @cached_property
     def verdicts(self) -> list[str]:
-        """Of a search with ``protocol=fair``: whether each arm helped, in sentences."""
-        place = self.folder / "fair.json"
-        return [line["sentence"] for line in load_answer(place).get("comparisons", [])] if place.is_file() else []
+        """Whether what was searched helped on the test split, in sentences; with ``protocol=fair`` for each arm.
+
+        Empty for a result that compares nothing; raises ``ArtefactError`` for a file that is damaged.
+        """
+        if (fair := self.folder / FAIR).is_file():
+            return [line["sentence"] for line in load_answer(fair).get("comparisons", [])]
+        single = metrics_file(self.folder, VERDICT)
+        return read_sentences(single) if single.is_file() else []
 
     @cached_property
     def best_student(self) -> Student:
-        """The winner."""
+        """The student that won."""
         return Student.load(self.folder)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:

@@ -18,16 +18,18 @@ from rich.markup import escape
 
 from src.cli.help import CFG, HelpRequest, help_request, show_help, show_keys
 from src.cli.resume import go_on, log_resume, read_resumed, remember_command, resume_argument
-from src.config.base_configs import Named, description, loaded
+from src.config.base_configs import LazyClass, description, loaded
 from src.config.composition import RUN_DIR, groups
 from src.config.hydra_job import run_as_job
 from src.config.overrides import expand_params
-from src.config.reading import nested_plain, read_config, read_settings
+from src.config.reading import read_config, read_settings
 from src.config.replay import Origin
 from src.core.errors import HUNG_UP, TERMINATED, AnyoError, ConfigError, Paused, ProblemsFound
 from src.core.logging import console, get_logger, log_to, say_last
 from src.core.paths import MANIFEST, disk_is_full, place_is_at_fault, reserve_folder
-from src.core.streams import steady_standard_streams
+from src.core.result_files import RUN_LOG
+from src.core.settings import nested_plain
+from src.core.standard_streams import steady_standard_streams
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.tracking import followed
 
@@ -38,7 +40,6 @@ _log = get_logger(__name__)
 
 S = TypeVar("S")
 P = TypeVar("P")
-LOG = "run.log"
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Entry(Generic[S]):
     command: str
     config_name: str
     description: str | None
-    schema: type[S] | Named[S]
+    schema: type[S] | LazyClass[S]
     work: Callable[[], Work[S, Any]]
     #: the keys that `resume=FOLDER` may change; empty where a run cannot be resumed
     resumable: frozenset[str] = frozenset()
@@ -142,7 +143,7 @@ class Entry(Generic[S]):
         prepared = self.check(settings)
         origin = Origin(arguments, Path.cwd())
         folder = RunFolder(_own_folder(folder_wanted, arguments), replay_keys=origin.replay_keys)
-        log_to(folder.path / LOG)
+        log_to(folder.path / RUN_LOG)
         folder.write_settings(nested_plain(settings))
         if self.resumable:
             remember_command(folder.path, self.command, arguments)
@@ -159,7 +160,7 @@ class Entry(Generic[S]):
         with folder.alone():  # before anything is written: another process may be at work here
             prepared = self.check(resumed.settings)
             self.check_resumed(wanted, prepared)
-            log_to(wanted / LOG)
+            log_to(wanted / RUN_LOG)
             log_resume(resumed)
             return self._work(_in_folder, resumed.settings, prepared, folder)
 
@@ -244,7 +245,7 @@ def _own_folder(wanted: Path, arguments: list[str]) -> Path:
         empty = not any(wanted.iterdir())
         if empty:
             # of two runs that name the same empty folder, only one can make this file
-            (wanted / LOG).touch(exist_ok=False)
+            (wanted / RUN_LOG).touch(exist_ok=False)
     except OSError as error:
         raise ConfigError.one(RUN_DIR, str(wanted), f"cannot be used ({error.strerror})", "name a new folder") from None
     if not empty:

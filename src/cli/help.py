@@ -161,7 +161,7 @@ def rows(
 
 
 def _kind_of(content: Mapping[str, Any], kinds: Mapping[str, SettingsDescription]) -> SettingsDescription:
-    """Of the settings that a field can hold, those that the config names, or those that have its keys."""
+    """The settings among those that a field can hold which the config names, or those that have its keys."""
     named = [kind for name, kind in kinds.items() if name[1:] in content.values()]
     fitting = [kind for kind in kinds.values() if kind["fields"].keys() == content.keys()]
     return [*named, *fitting, *kinds.values()][0]

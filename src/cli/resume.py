@@ -13,13 +13,15 @@ from typing import Any, Generic, TypeVar
 from pydantic.dataclasses import dataclass as document
 
 from src.config.composition import RUN_DIR
-from src.config.reading import absolute, nested_plain, read_settings
+from src.config.reading import absolute, read_settings
 from src.config.replay import Origin
 from src.core.documents import PARTIAL, append_json_line, conform, read_mapping, read_yaml_mapping
 from src.core.errors import ArtefactError, ConfigError, Problem
 from src.core.logging import get_logger
-from src.core.paths import COMMAND_FILE, strange_entries, write_json
-from src.pipeline.run_folder import RESUMES, SETTINGS_FILE, SPACE_FILE, RunFolder, journal_locks
+from src.core.paths import strange_entries, write_json
+from src.core.result_files import COMMAND_FILE, RESUMES, SETTINGS_FILE, SPACE_FILE
+from src.core.settings import nested_plain
+from src.pipeline.run_folder import RunFolder, journal_locks
 
 _log = get_logger(__name__)
 
@@ -55,7 +57,7 @@ class StartedCommand:
 
 
 @dataclass(frozen=True)
-class Resumed(Generic[S]):
+class ResumedSearch(Generic[S]):
     """A folder to go on in, the settings, what was changed, and what the search was started from."""
 
     folder: Path
@@ -109,7 +111,7 @@ def read_begun(folder: Path, command: str) -> StartedCommand:
 
 def read_resumed(
     folder: Path, command: str, config_name: str, schema: type[S], allowed: Collection[str], arguments: Sequence[str]
-) -> Resumed[S]:
+) -> ResumedSearch[S]:
     """The settings of `settings.yaml` with the allowed changes; nothing is changed in the folder.
 
     Raises ``ConfigError`` for a folder of another command and for keys that are fixed, ``ArtefactError`` for one that
@@ -152,7 +154,7 @@ def read_resumed(
         rule = "is the cluster of who started this search: its trials would run there, and its answers here as code"
         step = f"if you trust it, name it yourself: ray.address={address}; else ray.address= for this machine"
         raise ConfigError.one("ray.address", address, rule, step)
-    return Resumed(folder, settings, changes, Origin(begun.arguments, Path(begun.cwd)))
+    return ResumedSearch(folder, settings, changes, Origin(begun.arguments, Path(begun.cwd)))
 
 
 def _address(settings: object) -> str:
@@ -184,7 +186,7 @@ def _copy(key: str, source: dict[str, Any], target: dict[str, Any]) -> None:
     target[leaf] = source[leaf]
 
 
-def log_resume(resumed: Resumed[Any]) -> None:
+def log_resume(resumed: ResumedSearch[Any]) -> None:
     """A line in `resumes.jsonl`, and the settings as they are now."""
     line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "changes": resumed.changes}
     append_json_line(resumed.folder / RESUMES, line)

@@ -36,39 +36,39 @@ SOURCES = REPOSITORY / "src"
 
 
 @dataclass(frozen=True)
-class Named(Generic[S]):
+class LazyClass(Generic[S]):
     """A settings class by its name, ``module:class``, imported when it is needed."""
 
     path: str
 
     def load(self) -> type[S]:
-        """The class."""
+        """Import the class."""
         module, _, name = self.path.partition(":")
         found: type[S] = getattr(importlib.import_module(module), name)
         return found
 
 
 #: the settings of every config in `conf/` that a command starts from
-SCHEMAS: Mapping[str, Named[Any]] = {
-    "config": Named("src.pipeline.settings:ExperimentSettings"),
-    "describe": Named("src.data.settings:DescribeSettings"),
-    "evaluate": Named("src.pipeline.settings:EvaluateSettings"),
-    "teach": Named("src.pipeline.settings:TeachSettings"),
-    "tune": Named("src.tuning.search_settings:TuneSettings"),
-    "tune_student": Named("src.tuning.search_settings:SearchSettings"),
-    "tune_teacher": Named("src.tuning.search_settings:SearchSettings"),
-    "use/export": Named("src.serving.export:ExportStudentSettings"),
-    "use/recommend": Named("src.serving.recommend:RecommendSettings"),
-    "use/serve": Named("src.serving.serve:ServeSettings"),
+SCHEMAS: Mapping[str, LazyClass[Any]] = {
+    "config": LazyClass("src.pipeline.settings:ExperimentSettings"),
+    "describe": LazyClass("src.data.settings:DescribeSettings"),
+    "evaluate": LazyClass("src.pipeline.settings:EvaluateSettings"),
+    "teach": LazyClass("src.pipeline.settings:TeachSettings"),
+    "tune": LazyClass("src.tuning.search_settings:TuneSettings"),
+    "tune_student": LazyClass("src.tuning.search_settings:SearchSettings"),
+    "tune_teacher": LazyClass("src.tuning.search_settings:SearchSettings"),
+    "use/export": LazyClass("src.serving.export:ExportStudentSettings"),
+    "use/recommend": LazyClass("src.serving.recommend:RecommendSettings"),
+    "use/serve": LazyClass("src.serving.serve:ServeSettings"),
 }
 
 #: what stands in Hydra's store for the command at hand, by name, and what it was made of
 _registered: dict[str, CommandDescription] = {}
 
 
-def loaded(schema: type[S] | Named[S]) -> type[S]:
+def loaded(schema: type[S] | LazyClass[S]) -> type[S]:
     """A settings class, however it was given."""
-    return schema.load() if isinstance(schema, Named) else schema
+    return schema.load() if isinstance(schema, LazyClass) else schema
 
 
 def register(described: CommandDescription) -> None:

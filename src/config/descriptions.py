@@ -5,13 +5,14 @@ Describing imports every settings class, and with them torch; `src.config.base_c
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, asdict, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, NotRequired, TypedDict, get_args, get_type_hints
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+
+from src.core.settings import plain_value
 
 #: what a defaults list in `conf/` calls the config of settings of which there is one kind
 BASE = "base"
@@ -74,12 +75,12 @@ def describe(settings: type) -> SettingsDescription:
         base, kinds = settings_kinds(plain_hints[field.name])
         described[field.name] = {
             "note": note(hints[field.name]),
-            "about": first_line(base) if base else "",
+            "about": docstring_summary(base) if base else "",
             "kinds": {name: describe(kind) for name, kind in kinds.items()},
         }
         if (default := _default(field)) is not MISSING:
-            described[field.name]["default"] = plain(default)
-    return {"about": first_line(settings), "fields": described}
+            described[field.name]["default"] = plain_value(default)
+    return {"about": docstring_summary(settings), "fields": described}
 
 
 def settings_kinds(hint: Any) -> tuple[type | None, dict[str, type]]:
@@ -113,12 +114,6 @@ def note(annotation: Any) -> str:
     return ""
 
 
-def first_line(settings: type) -> str:
+def docstring_summary(settings: type) -> str:
     """The first line of a class's docstring."""
     return str(settings.__doc__).strip().splitlines()[0]
-
-
-def plain(value: Any) -> Any:
-    """Settings, or a value of theirs, as YAML shows them: nested mappings, paths as text, tuples as lists."""
-    held = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-    return json.loads(json.dumps(held, default=str))

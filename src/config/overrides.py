@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from src.config.composition import OPEN, RUN_DIR, groups, is_open, known_keys
 from src.core.code_places import require_no_code_beside
 from src.core.documents import parse_yaml, read_document
-from src.core.errors import ArtefactError, ConfigError, Problem
+from src.core.errors import ArtefactError, ConfigError, Problem, first_line
 
 PARAMS = "params"
 
@@ -121,7 +121,7 @@ def _parse(text: str, problems: list[Problem]) -> Override | None:
             problems.append(Problem("override", text, "names no value", "write key=value, --help lists the keys"))
             return None
         step = "write key=value, and quotes around a value with special characters: 'key=\"~/a b\"'"
-        problems.append(Problem("override", text, str(error).splitlines()[0], step))
+        problems.append(Problem("override", text, first_line(error), step))
         return None
     if override.is_sweep_override():
         problems.append(Problem("override", text, "names several values", "give one value a run, or use tune_distill"))

@@ -11,15 +11,15 @@ from typing import Any, TypeVar, cast
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config.base_configs import Named, loaded
+from src.config.base_configs import LazyClass, loaded
 from src.config.composition import compose_plain, dotted_keys
 from src.config.overrides import check_overrides, expand_params, format_value, gives_values, unknown
-from src.core.errors import ConfigError, Problem
+from src.core.errors import ConfigError, Problem, first_line
 
 S = TypeVar("S")
 
 
-def read_settings(config_name: str, arguments: Sequence[str], schema: type[S] | Named[S]) -> tuple[S, Path]:
+def read_settings(config_name: str, arguments: Sequence[str], schema: type[S] | LazyClass[S]) -> tuple[S, Path]:
     """Settings and the wanted run folder from overrides.
 
     Args:
@@ -60,7 +60,7 @@ def _compose_sound(config_name: str, accepted: Sequence[str], problems: list[Pro
     try:
         return compose_plain(config_name, accepted)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError([*problems, Problem("overrides", " ".join(accepted), str(error).splitlines()[0])]) from None
+        raise ConfigError([*problems, Problem("overrides", " ".join(accepted), first_line(error))]) from None
 
 
 def _validate(content: Mapping[str, Any], schema: type[S], problems: list[Problem]) -> S | None:
@@ -118,14 +118,6 @@ def to_settings(content: Mapping[str, Any], schema: type[S], base: str) -> S:
     if settings is None:
         raise ConfigError(problems)
     return absolute(settings, Path(base))
-
-
-def nested_plain(settings: Any) -> dict[str, Any]:
-    """Settings as nested plain data, as YAML shows them (paths as text, tuples as lists)."""
-    from src.config.descriptions import plain
-
-    nested: dict[str, Any] = plain(settings)
-    return nested
 
 
 def absolute(settings: S, base: Path) -> S:

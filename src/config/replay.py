@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config.composition import compose_choices, compose_plain, groups
-from src.config.reading import nested_plain, to_settings
+from src.config.reading import to_settings
+from src.core.settings import nested_plain
 
 if TYPE_CHECKING:
     from src.pipeline.settings import ExperimentSettings

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from src.core.checkpoints import Checkpoint
-from src.core.finite import FiniteWatch
+from src.core.finite import FiniteCheck
 from src.core.fit_state import FitState, Progress
 
 #: a state of at most so many bytes is written in a fraction of a second: after every epoch
@@ -28,7 +28,7 @@ class CheckpointWriter:
     progress: Progress
     interval: float
     clock: Callable[[], float]
-    watch: FiniteWatch
+    finite_check: FiniteCheck
     _owed: bool = False
 
     def begin(self) -> None:
@@ -40,13 +40,13 @@ class CheckpointWriter:
 
     def step_done(self) -> None:
         """Save when the last time is long ago."""
-        self.watch.step_done()
+        self.finite_check.step_done()
         if self.interval > 0 and self.clock() - self._saved >= self.interval:
             self.save()
 
     def trained(self) -> None:
         """Save before the evaluation, in which much can happen; not after an epoch that is quickly made again."""
-        self.watch.look_at_all()
+        self.finite_check.check_all()
         unsaved = self.progress.epoch_steps > self._kept
         if unsaved and self.interval > 0 and self.clock() - self._begun >= self.interval:
             self.save()
@@ -66,7 +66,7 @@ class CheckpointWriter:
         Raises:
             TrainingFailed: it is not finite, and the state that was saved before is still there.
         """
-        self.watch.look_at_all()
+        self.finite_check.check_all()
         self._count()
         self.checkpoint.save(self.state.save(self.progress))
         self._saved = self._counted = self.clock()

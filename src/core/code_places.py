@@ -81,5 +81,5 @@ def _shared_folder(document: Path, module: str) -> Path | None:
 
 
 def _above(place: Path) -> Path:
-    """From which folder a module is imported, or a package with its `__init__.py`."""
+    """The folder from which a module is imported, or a package with its `__init__.py`."""
     return place.parent.parent if place.name == "__init__.py" else place.parent

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 _FUNCTIONS = (FunctionType, MethodType, BuiltinFunctionType, partial)
 
 
-class NotAlike(Exception):
+class NotBatchable(Exception):
     """Some objects cannot stand for each other; the message says why."""
 
 
 @dataclass(frozen=True, eq=False)
-class Slot:
+class DifferingValue:
     """A place in the first object, ``owner[key]``, and what stands there in each of them."""
 
     owner: dict[str, Any]
@@ -31,8 +31,8 @@ class Slot:
 class Differences:
     """Where objects differ; ``looked_at`` are the first one's attributes, and those of all that belongs to it."""
 
-    numbers: list[Slot] = field(default_factory=list)
-    functions: list[Slot] = field(default_factory=list)
+    numbers: list[DifferingValue] = field(default_factory=list)
+    functions: list[DifferingValue] = field(default_factory=list)
     looked_at: list[dict[str, Any]] = field(default_factory=list)
     _seen: set[int] = field(default_factory=set)
 
@@ -46,7 +46,7 @@ class Differences:
         step's scratch, unless it is a single number.
 
         Raises:
-            NotAlike: they differ in something else.
+            NotBatchable: they differ in something else.
         """
         found = cls()
         path, module = type(things[0]).__name__, isinstance(things[0], nn.Module)
@@ -59,7 +59,7 @@ class Differences:
         self.looked_at.append(owners[0])
         names = set(owners[0])
         if any(set(owner) != names for owner in owners):
-            raise NotAlike(f"{path} does not have the same parts in all of them")
+            raise NotBatchable(f"{path} does not have the same parts in all of them")
         for name in sorted(names - set(ignore)):
             self._compare([owner[name] for owner in owners], owners[0], name, f"{path}.{name}", module)
 
@@ -73,11 +73,11 @@ class Differences:
             _require_same(things, path, module)
             return
         if len({type(thing) for thing in things}) > 1 or isinstance(first, type):
-            raise NotAlike(f"{path} is of another kind")
+            raise NotBatchable(f"{path} is of another kind")
         if isinstance(first, (int, float)) and not isinstance(first, bool):
             self._number(things, owner, key, path)
         elif isinstance(first, _FUNCTIONS):
-            self.functions.append(Slot(_held(owner, path), key, things))
+            self.functions.append(DifferingValue(_held(owner, path), key, things))
         elif id(first) in self._seen:
             return
         elif isinstance(first, Mapping):
@@ -85,25 +85,25 @@ class Differences:
             self._attributes(list(things), path, module=module)
         elif isinstance(first, (list, tuple)):
             if len({len(thing) for thing in things}) > 1:
-                raise NotAlike(f"{path} has another length")
+                raise NotBatchable(f"{path} has another length")
             for place, parts in enumerate(zip(*things, strict=True)):
                 self._compare(parts, None, "", f"{path}[{place}]", module)
         elif hasattr(first, "__dict__"):
             self._seen.add(id(first))
             self._attributes([vars(thing) for thing in things], path, module=isinstance(first, nn.Module))
         elif any(thing != first for thing in things):
-            raise NotAlike(f"{path} differs")
+            raise NotBatchable(f"{path} differs")
 
     def _number(self, things: Sequence[float], owner: dict[str, Any] | None, key: str, path: str) -> None:
         if all(thing == things[0] for thing in things):
             return
         if len({(thing > 0) - (thing < 0) for thing in things}) > 1:
-            raise NotAlike(f"{path} is 0 in some of them")
-        self.numbers.append(Slot(_held(owner, path), key, things))
+            raise NotBatchable(f"{path} is 0 in some of them")
+        self.numbers.append(DifferingValue(_held(owner, path), key, things))
 
 
 def _require_same(things: Sequence[Any], path: str, module: bool) -> None:
-    """Raises ``NotAlike`` for tensors that are not the same; of a module's only single numbers are looked at."""
+    """Raises ``NotBatchable`` for tensors that are not the same; of a module's only single numbers are looked at."""
     tensors = [thing for thing in things if isinstance(thing, Tensor)]
     if module and (len(tensors) < len(things) or any(one.dim() or isinstance(one, nn.Parameter) for one in tensors)):
         return
@@ -112,10 +112,10 @@ def _require_same(things: Sequence[Any], path: str, module: bool) -> None:
         (one.shape, one.dtype, one.device) != (first.shape, first.dtype, first.device) or not torch.equal(one, first)
         for one in tensors
     ):
-        raise NotAlike(f"{path} holds other numbers")
+        raise NotBatchable(f"{path} holds other numbers")
 
 
 def _held(owner: dict[str, Any] | None, path: str) -> dict[str, Any]:
     if owner is None:
-        raise NotAlike(f"{path} differs, in a list")
+        raise NotBatchable(f"{path} differs, in a list")
     return owner

@@ -83,6 +83,16 @@ class StopTraining(Exception):
     """Raised by a report callback to end the loop after the reported epoch (a pruned trial)."""
 
 
+def first_line(error: BaseException, most: int | None = None) -> str:
+    """The first line of what an error says, or its kind where it says nothing.
+
+    Args:
+        error: of whatever library.
+        most: characters that are kept.
+    """
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:most]
+
+
 def gather(*checks: Callable[[], object]) -> None:
     """Run every check and raise one ``ConfigError`` that holds the problems of all, each once, in their order."""
     problems: list[Problem] = []

@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from src.core.errors import TrainingFailed
 from src.core.fit_state import Progress
 
-#: optimiser steps between two looks: a look waits for the device, and what is lost is at most so many steps
-LOOK_EVERY = 16
+#: optimiser steps between two checks: a check waits for the device, and what is lost is at most so many steps
+CHECK_EVERY = 16
 
 _ADVICE = "lower the learning rate or the weights of the loss"
 
 
-class FiniteWatch:
+class FiniteCheck:
     """Ends a training whose loss, gradient norm or weights are not finite, before any of it is saved or evaluated.
 
     Losses and norms are added up on the device: a sum that has taken in NaN or an infinity never becomes finite again,
-    so that one look tells of all steps before it.
+    so that one check tells of all steps before it.
     """
 
     def __init__(self, module: nn.Module, progress: Progress) -> None:
@@ -32,16 +32,16 @@ class FiniteWatch:
         self._norms = norm if self._norms is None else self._norms + norm
 
     def step_done(self) -> None:
-        """Look after every `LOOK_EVERY` steps of an epoch.
+        """Check after every `CHECK_EVERY` steps of an epoch.
 
         Raises:
             TrainingFailed: a loss or a gradient norm was not finite.
         """
-        if self._progress.epoch_steps % LOOK_EVERY == 0:
-            self.look()
+        if self._progress.epoch_steps % CHECK_EVERY == 0:
+            self.check()
 
-    def look(self) -> None:
-        """Look at the losses of this epoch and at the gradient norms since the last look.
+    def check(self) -> None:
+        """Check the losses of this epoch and the gradient norms since the last check.
 
         Raises:
             TrainingFailed: one of them was not finite.
@@ -54,13 +54,13 @@ class FiniteWatch:
             if not math.isfinite(value):
                 raise TrainingFailed(f"the {name} of epoch {self._where()} is {value}: {_ADVICE}")
 
-    def look_at_all(self) -> None:
-        """Look at the trained weights as well: the last step's gradients are seen in no loss yet.
+    def check_all(self) -> None:
+        """Check the trained weights as well: the last step's gradients are seen in no loss yet.
 
         Raises:
             TrainingFailed: a loss, a gradient norm or a weight is not finite.
         """
-        self.look()
+        self.check()
         trained = {name: value.detach() for name, value in self._module.named_parameters() if value.requires_grad}
         filled = {name: value for name, value in trained.items() if value.numel()}
         if not filled:

@@ -19,7 +19,7 @@ class Stream(Protocol):
     """Something that an objective draws from, or counts in, besides the module: a `torch.Generator`, for one."""
 
     def get_state(self) -> Tensor:
-        """Where it stands, as a tensor of its own."""
+        """The generator's state, as a tensor of its own."""
 
     def set_state(self, state: Tensor, /) -> object:
         """Put it where it stood."""
@@ -104,7 +104,7 @@ class Randomness:
     own: torch.Generator | None = None
 
     def save(self) -> dict[str, Any]:
-        """Where they stand."""
+        """The state of each stream."""
         on_gpu = self.device.type == "cuda"
         own = None if self.own is None else self.own.get_state()
         return {

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.core.errors import first_line
 from src.core.logging import get_logger
 from src.core.training import AloneStep, Fitting
 
@@ -84,7 +85,7 @@ class GraphedStep(AloneStep):
         except RuntimeError as error:  # whatever a device, a driver or an operation has against it
             self._possible = False
             fit.randomness.load(drawn)
-            _log.debug("steps are not captured: %s", str(error).splitlines()[0])
+            _log.debug("steps are not captured: %s", first_line(error))
         finally:
             own.update(before)
 

@@ -94,7 +94,7 @@ class LazyAdam(torch.optim.Optimizer):
             group["lr"] = rate
 
     def held(self) -> list[Tensor]:
-        """The moments."""
+        """Tensors that hold the moments."""
         states = (*self._dense.state.values(), *self._lazy.state.values())
         return [value for state in states for value in state.values() if isinstance(value, Tensor)]
 

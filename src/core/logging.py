@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from src.core.streams import lost_because
+from src.core.standard_streams import lost_because
 
 
 def is_terminal() -> bool:
@@ -22,7 +22,8 @@ def is_terminal() -> bool:
 
 
 #: Everything meant for a person goes through this console, so that bars and lines do not tear each other.
-#: It writes to `sys.stdout` as that is when it writes (see `src.core.streams`); emoji: `:factory:` is part of a text.
+#: It writes to `sys.stdout` as that is when it writes (see `src.core.standard_streams`).
+#: emoji: `:factory:` is part of a text.
 console = Console(highlight=False, soft_wrap=True, emoji=False, width=None if is_terminal() else 120)
 
 _NOISY = (
@@ -39,7 +40,7 @@ class _Lines(logging.Handler):
     """A message a line, of any length: what is no terminal is searched and cut by other programs."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print it."""
+        """Print a record on the console."""
         said = time.strftime(_TIME, time.localtime(record.created))
         console.print(f"{said} {record.getMessage()}", markup=False, soft_wrap=True)
 

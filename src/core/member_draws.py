@@ -128,7 +128,7 @@ class _Each(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: Any, functions: Sequence[Callable[..., Tensor]], member: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, int]:
-        """Of all members, ``[P, …]``."""
+        """The value of all members, ``[P, …]``."""
         dims = in_dims[2:]
 
         def own(place: int) -> list[Tensor]:
@@ -159,7 +159,7 @@ class _Masks(torch.autograd.Function):
         info: Any, in_dims: Any, streams: Sequence[torch.Generator], member: Tensor, rate: float | Tensor,
         shape: tuple[int, ...], like: Tensor,
     ) -> tuple[Tensor, int]:  # fmt: skip
-        """Of all members, ``[P, …]``."""
+        """The value of all members, ``[P, …]``."""
         return _masks(streams, rate, shape, like), 0
 
 

@@ -72,7 +72,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and _SAID_BY_OTHERS.search(str(error)) is not None
 
 
-def reason_of(error: BaseException) -> str:
+def torch_reason(error: BaseException) -> str:
     """The first sentence of what torch says: the rest is advice about its allocator, or how to debug a kernel."""
     return str(error).split("\n")[0].split(". ")[0]
 
@@ -99,7 +99,7 @@ def in_parts(rows: Tensor, size: int, work: Callable[[Tensor], None], setting: s
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            reason = reason_of(error)
+            reason = torch_reason(error)
             if len(part) == 1:
                 raise OutOfMemory(
                     f"the device is out of memory with a single row at once ({reason}): {advice}"

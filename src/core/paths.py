@@ -12,16 +12,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from src.core.documents import read_json_document, read_mapping
+from src.core.documents import read_mapping
 from src.core.errors import ArtefactError, ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 #: The last file written into an artefact folder; a folder without it is unfinished.
 MANIFEST = "manifest.json"
-
-#: What a search was started with; it is there from the beginning.
-COMMAND_FILE = "command.json"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -104,11 +101,6 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, indented, with keys in the given order; NaN and infinity raise ``ValueError``."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file; raises ``ArtefactError`` when it is missing or damaged."""
-    return read_json_document(path)
 
 
 @contextmanager

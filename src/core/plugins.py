@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from src.core.code_places import module_places
 from src.core.errors import ConfigError
-from src.core.paths import COMMAND_FILE, MANIFEST
+from src.core.paths import MANIFEST
+from src.core.result_files import COMMAND_FILE
 
 S = TypeVar("S")
 P = TypeVar("P")

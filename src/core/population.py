@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from src.core.differences import NotAlike
+from src.core.differences import NotBatchable
 from src.core.logging import get_logger
-from src.core.stacked_members import Stack
+from src.core.stacked_members import StackedMembers
 from src.core.training import AloneStep, FitResult, Fitting
 
 _log = get_logger(__name__)
@@ -73,7 +73,7 @@ class Population:
     def __init__(self) -> None:
         #: why members train in turns; empty where they train as one
         self.in_turns = ""
-        self._stack: Stack | None = None
+        self._stack: StackedMembers | None = None
         self._verified = False
 
     def epoch(self, members: Sequence[Member]) -> None:
@@ -95,15 +95,15 @@ class Population:
             return [member.step_alone() for member in members]
         return stack.step(torch.stack([member.rows for member in members if member.rows is not None])).unbind()
 
-    def _stacked(self, members: Sequence[Member]) -> Stack | None:
+    def _stacked(self, members: Sequence[Member]) -> StackedMembers | None:
         if self._stack is not None and self._stack.members == list(members):
             return self._stack
         try:
-            self._stack = Stack(members)
+            self._stack = StackedMembers(members)
             if not self._verified:
                 self._stack.verify()
                 self._verified = True
-        except NotAlike as reason:
+        except NotBatchable as reason:
             self._stack, self.in_turns = None, str(reason)
             _log.warning("%d trainings run in turns, not as one: %s", len(members), reason)
         return self._stack

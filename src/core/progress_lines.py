@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 from src.core.logging import get_logger
 from src.core.timing import duration
-from src.core.watching import Look
+from src.core.watching import TrainingStatus
 
 _log = get_logger(__name__)
 
 #: seconds between two lines at least
-EVERY = 30.0
+LINE_SECONDS = 30.0
 
 
 @dataclass
-class Lines:
+class ProgressLines:
     """Watches one training; the first line comes when it has run so long.
 
     Args:
@@ -34,20 +34,20 @@ class Lines:
         self._said = self.clock()
         self._loss: float | None = None
 
-    def look(self, look: Look) -> None:
-        """Perhaps a line."""
-        self._loss = look.values.get("loss", self._loss)
+    def update(self, status: TrainingStatus) -> None:
+        """Say a line where the last one was said long enough ago."""
+        self._loss = status.values.get("loss", self._loss)
         now = self.clock()
-        if now - self._said < EVERY:
+        if now - self._said < LINE_SECONDS:
             return
         self._said = now
         loss = "" if self._loss is None else f", loss {self._loss:.4g}"
-        left = "" if look.left is None else f", about {duration(look.left)} left"
-        self.say(f"{self.name}: step {look.step:,} of {look.steps:,}{loss}{left}")
+        left = "" if status.left is None else f", about {duration(status.left)} left"
+        self.say(f"{self.name}: step {status.step:,} of {status.steps:,}{loss}{left}")
 
-    def epoch(self, epoch: int, look: Look, metrics: Mapping[str, float]) -> None:
-        """As `look`."""
-        self.look(look)
+    def epoch(self, epoch: int, status: TrainingStatus, metrics: Mapping[str, float]) -> None:
+        """As `update`."""
+        self.update(status)
 
     def close(self) -> None:
         """There is nothing to close."""

@@ -6,6 +6,7 @@ the dataclass is built, in a test as well as at the command line, and refuses un
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -18,13 +19,39 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed
 NOT_DECIDING = frozenset({"checkpoint_minutes", "graphs"})
 
 
+def plain_value(value: Any) -> Any:
+    """Settings, or a value of theirs, as YAML shows them: nested mappings, paths as text, tuples as lists."""
+    held = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    return json.loads(json.dumps(held, default=str))
+
+
+def nested_plain(settings: Any) -> dict[str, Any]:
+    """Settings as nested plain data, as YAML shows them."""
+    nested: dict[str, Any] = plain_value(settings)
+    return nested
+
+
+def set_dotted(nested: dict[str, Any], key: str, value: Any) -> None:
+    """Set what stands at a dotted key.
+
+    Args:
+        nested: plain settings, changed in place.
+        key: such as ``student.loop.epochs``; its groups must be there.
+        value: what stands there from now on.
+    """
+    *groups, field = key.split(".")
+    for group in groups:
+        nested = nested[group]
+    nested[field] = value
+
+
 def deciding(settings: Any) -> dict[str, Any]:
     """Settings (a dataclass) as nested plain values, without those that decide no result: what a key is made of."""
     return _deciding(settings, asdict(settings))
 
 
 def _deciding(settings: Any, values: dict[str, Any]) -> dict[str, Any]:
-    """Of declared fields alone: an own student's option may be called like one of them."""
+    """As `deciding`, of declared fields alone: an own student's option may be called like one of them."""
     kept = {name: value for name, value in values.items() if name not in NOT_DECIDING}
     for name in kept:
         if is_dataclass(part := getattr(settings, name)):

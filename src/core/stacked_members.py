@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from src.core.differences import Differences, NotAlike, Slot
+from src.core.differences import Differences, DifferingValue, NotBatchable
+from src.core.errors import first_line
 from src.core.member_draws import MemberDraws
 from src.core.memory import is_out_of_memory
 from src.core.training import Fitting
@@ -26,14 +27,14 @@ _TOLERANCE = 1e-3
 _GRADIENT_TOLERANCE, _LEAST_SHARE = 1e-2, 1e-3
 
 
-class Stack:
+class StackedMembers:
     """The members' weights ``[P, N]`` and what is kept beside them, of one population as it is now."""
 
     def __init__(self, members: Sequence[Member]) -> None:
         """Takes the members' parameters, moments and means over, as views.
 
         Raises:
-            NotAlike: they cannot be computed as one; the members are as they were.
+            NotBatchable: they cannot be computed as one; the members are as they were.
         """
         self.members, fits = list(members), [member.fit for member in members]
         self.objective, self.module = fits[0].objective, fits[0].module
@@ -44,7 +45,7 @@ class Stack:
         self._parameters = [[value for value in fit.module.parameters() if value.requires_grad] for fit in fits]
         self._shapes = [value.shape for value in self._parameters[0]]
         if any([value.shape for value in own] != self._shapes for own in self._parameters):
-            raise NotAlike("their weights have other shapes")
+            raise NotBatchable("their weights have other shapes")
         self._sizes = [shape.numel() for shape in self._shapes]
         self._carrier = _Loss(self.module, self.objective)
         self._names = [f"module.{name}" for name in names]
@@ -56,15 +57,17 @@ class Stack:
     def _require_alike(self, fits: Sequence[Fitting]) -> None:
         for fit in fits:
             if type(fit.optimiser) is not torch.optim.Adam or len(fit.optimiser.param_groups) != 1:
-                raise NotAlike("their weights are not moved by one Adam: a loss over sampled items moves tables lazily")
+                raise NotBatchable(
+                    "their weights are not moved by one Adam: a loss over sampled items moves tables lazily"
+                )
             if fit.schedule is not None or fit.settings.adapt_micro_batch:
-                raise NotAlike("a schedule or loop.adapt_micro_batch is a training's own")
+                raise NotBatchable("a schedule or loop.adapt_micro_batch is a training's own")
         if len({(fit.progress.micro_batch_size, fit.mean is None) for fit in fits}) > 1:
-            raise NotAlike("their loop settings differ")
+            raise NotBatchable("their loop settings differ")
         kept = [_kept(fit.module) for fit in fits]
         for name, first in kept[0].items():
             if any(name not in own or not torch.equal(own[name], first) for own in kept):
-                raise NotAlike(f"what they keep differs: {name}")
+                raise NotBatchable(f"what they keep differs: {name}")
 
     def _take_over(self, fits: Sequence[Fitting]) -> None:
         first = self._parameters[0][0]
@@ -144,7 +147,7 @@ class Stack:
             gradient = gradient * torch.where(self._clip > 0, share, torch.ones_like(share))
             for member, own in zip(self.members, norm.squeeze(1), strict=True):
                 if member.fit.settings.gradient_clip > 0:
-                    member.fit.watch.saw_norm(own)
+                    member.fit.finite_check.saw_norm(own)
         first, second = self._moments
         resting = [(matrix, matrix.clone()) for matrix in (self._weights, first, second)] if self._resting else []
         self._steps += self._moved
@@ -243,7 +246,7 @@ class Stack:
         """Compute the members' first losses and gradients both ways, with the same draws and without a trace.
 
         Raises:
-            NotAlike: the batched pass fails, or gives others.
+            NotBatchable: the batched pass fails, or gives others.
         """
         rows = [member.rows for member in self.members if member.rows is not None]
         part = torch.stack(rows)[:, : self.members[0].fit.progress.micro_batch_size or None]
@@ -259,14 +262,14 @@ class Stack:
             put_back()
 
     def _compare(self, rows: Tensor, put_back: Callable[[], None]) -> None:
-        """Raises ``NotAlike`` where what is computed of rows ``[P, B]`` differs; ``put_back`` undoes all draws."""
+        """Raises ``NotBatchable`` where what is computed of rows ``[P, B]`` differs; ``put_back`` undoes all draws."""
         try:
             together = self._losses(rows)
             found = torch.autograd.grad(together.sum(), self._leaves, allow_unused=True)
         except (RuntimeError, TypeError, ValueError) as error:  # whatever has something against tensors for numbers
             if is_out_of_memory(error):
                 raise
-            raise NotAlike((str(error).splitlines() or [type(error).__name__])[0]) from error
+            raise NotBatchable(first_line(error)) from error
         put_back()
         for place, (member, own, loss) in enumerate(zip(self.members, rows, together.tolist(), strict=True)):
             with MemberDraws(torch.tensor(0), [member.stream], {}):
@@ -274,9 +277,9 @@ class Stack:
             wanted = torch.autograd.grad(expected, self._parameters[place], allow_unused=True)
             alone = float(expected.detach())
             if not abs(loss - alone) <= _TOLERANCE * max(1.0, abs(alone)):
-                raise NotAlike(f"the batched loss is {loss:.6g} where it is {alone:.6g} alone")
+                raise NotBatchable(f"the batched loss is {loss:.6g} where it is {alone:.6g} alone")
             if strange := _strange([None if of is None else of[place] for of in found], wanted):
-                raise NotAlike(f"the batched gradient of {self._names[strange.pop()]} is another one")
+                raise NotBatchable(f"the batched gradient of {self._names[strange.pop()]} is another one")
 
 
 class _Loss(nn.Module):
@@ -331,7 +334,7 @@ def _strange(found: Sequence[Tensor | None], wanted: Sequence[Tensor | None]) ->
     ]
 
 
-def _tensor(slot: Slot, like: Tensor) -> Tensor:
+def _tensor(slot: DifferingValue, like: Tensor) -> Tensor:
     """What stands in a place, ``[P]``; whole numbers stay whole."""
     whole = isinstance(slot.values[0], int)
     return torch.tensor(slot.values, dtype=torch.int64 if whole else like.dtype, device=like.device)

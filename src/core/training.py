@@ -19,12 +19,12 @@ from src.core.checkpoint_writer import CheckpointWriter
 from src.core.checkpoints import Checkpoint, NoCheckpoint, changing, restore
 from src.core.data_utils import shuffled_batches
 from src.core.errors import OutOfMemory, StopTraining, TrainingFailed
-from src.core.finite import FiniteWatch
+from src.core.finite import FiniteCheck
 from src.core.fit_state import FitState, Progress, Randomness, Stream
 from src.core.lazy_adam import LazyAdam, clip_gradients
 from src.core.logging import get_logger
 from src.core.loop_settings import LoopSettings as LoopSettings  # the loop and its settings are imported together
-from src.core.memory import give_back, is_out_of_memory, reason_of
+from src.core.memory import give_back, is_out_of_memory, torch_reason
 from src.core.watching import TrainingObserver
 from src.core.weight_mean import WeightMean, averaged, weight_mean
 
@@ -68,31 +68,6 @@ def _micro_batches(rows: Tensor, size: int) -> Iterator[tuple[Tensor, float]]:
     """Parts of a batch, each with its share of the batch's mean loss."""
     for part in rows.split(size or len(rows)):
         yield part, len(part) / len(rows)
-
-
-def train_step(
-    objective: Objective,
-    optimiser: torch.optim.Optimizer,
-    rows: Tensor,
-    micro_batch_size: int = 0,
-    clip: float = 0.0,
-    mean: WeightMean | None = None,
-    step: int = 0,
-) -> Tensor:
-    """One optimiser step on these rows, number ``step`` from 0 to the mean; returns the detached mean loss.
-
-    Args:
-        objective: gives the mean loss of some rows.
-        optimiser: moves the weights.
-        rows: row numbers ``[B]``.
-        micro_batch_size: rows that are computed at once, their gradients summed; 0: all.
-        clip: the largest norm of the gradient; 0: any.
-        mean: keeps the mean of the weights; None where none is kept.
-        step: the step's number.
-    """
-    loss = _accumulate(objective, optimiser, rows, micro_batch_size)
-    _descend(optimiser, clip, mean, step)
-    return loss
 
 
 def _accumulate(objective: Objective, optimiser: torch.optim.Optimizer, rows: Tensor, micro_batch_size: int) -> Tensor:
@@ -179,7 +154,7 @@ class Fitting:
     streams: Sequence[Stream] = ()
     batches: Batches = shuffled_batches
     clock: Callable[[], float] = time.perf_counter
-    watch: FiniteWatch = field(init=False)
+    finite_check: FiniteCheck = field(init=False)
 
     def __post_init__(self) -> None:
         self.device = next(self.module.parameters()).device
@@ -215,9 +190,9 @@ class Fitting:
             self.progress = state.load(saved)
             _log.info("going on where it was saved: %s", self.progress.told())
         progress, settings, stopped = self.progress, self.settings, False
-        self.watch = FiniteWatch(self.module, progress)
+        self.finite_check = FiniteCheck(self.module, progress)
         writer = CheckpointWriter(
-            self.checkpoint, state, progress, 60 * settings.checkpoint_minutes, self.clock, self.watch
+            self.checkpoint, state, progress, 60 * settings.checkpoint_minutes, self.clock, self.finite_check
         )
         self._tell_steps(progress.steps)
         steps_in_all = settings.epochs * math.ceil(self.train_rows / settings.batch_size)
@@ -304,7 +279,7 @@ class AloneStep:
             # not to be repeated: a part of the parameters may have moved already
             norm = _descend(fit.optimiser, fit.settings.gradient_clip, fit.mean, fit.progress.steps)
         if norm is not None:
-            fit.watch.saw_norm(norm)
+            fit.finite_check.saw_norm(norm)
         return loss
 
     def _gradients(self, rows: Tensor) -> Tensor:
@@ -330,7 +305,7 @@ class AloneStep:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = reason_of(error)
+                reason = torch_reason(error)
                 if size == 1:
                     advice = "take a smaller or quantised model, or shorter rows"
                     raise OutOfMemory(f"out of memory with one row per forward pass ({reason}): {advice}") from error
@@ -352,7 +327,7 @@ def _out_of_memory_explained(where: str, advice: str) -> Iterator[None]:
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemory(f"the device is out of memory {where} ({reason_of(error)}): {advice}") from error
+        raise OutOfMemory(f"the device is out of memory {where} ({torch_reason(error)}): {advice}") from error
 
 
 def _evaluate(

@@ -1,10 +1,10 @@
 """Who watches a training while it runs. Watching changes nothing: the loop looks for a watcher as it looks for a log.
 
-    with watched_by(lambda name: Lines(name)):   # around a run: what is made of each training's name
+    with watched_by(lambda name: ProgressLines(name)):   # around a run: what is made of each training's name
         with training("teacher"):                # around one training
             fit(...)                             # tells the watcher
 
-A look reads the loss, for which a GPU is waited for: it is taken every few seconds, never in every step.
+A status reads the loss, for which a GPU is waited for: it is taken every few seconds, never in every step.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
     from src.core.fit_state import Progress
 
-#: seconds between two looks at least
-EVERY = 5.0
+#: seconds between two statuses at least
+STATUS_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Look:
+class TrainingStatus:
     """Where a training is.
 
     Attributes:
         step: optimiser steps done, those of an interrupted run among them.
         steps: of a training that nothing ends early.
-        values: `loss` (the mean since the last look), `learning_rate`, `rows_per_second`, and `tokens_per_second` where
-            the objective counts tokens; what is not known yet is absent.
+        values: `loss` (the mean since the last status), `learning_rate`, `rows_per_second`, and `tokens_per_second`
+            where the objective counts tokens; what is not known yet is absent.
         left: seconds, about, evaluations among them; None where nobody can tell.
     """
 
@@ -47,15 +47,15 @@ class Look:
 class Watcher(Protocol):
     """What is told of one training."""
 
-    def look(self, look: Look) -> None:
+    def update(self, status: TrainingStatus) -> None:
         """Every few seconds within an epoch."""
 
-    def epoch(self, epoch: int, look: Look, metrics: Mapping[str, float]) -> None:
+    def epoch(self, epoch: int, status: TrainingStatus, metrics: Mapping[str, float]) -> None:
         """An epoch is over, and not reported yet. Epochs that a saved state brings along are told again.
 
         Args:
             epoch: its number, from 1.
-            look: where the training is, with the epoch's mean loss.
+            status: where the training is, with the epoch's mean loss.
             metrics: what was measured on validation.
         """
 
@@ -69,21 +69,21 @@ class Watchers:
 
     each: tuple[Watcher, ...]
 
-    def look(self, look: Look) -> None:
+    def update(self, status: TrainingStatus) -> None:
         """Tell each watcher where the training is."""
         for watcher in self.each:
-            watcher.look(look)
+            watcher.update(status)
 
-    def epoch(self, epoch: int, look: Look, metrics: Mapping[str, float]) -> None:
+    def epoch(self, epoch: int, status: TrainingStatus, metrics: Mapping[str, float]) -> None:
         """Tell each watcher of an epoch.
 
         Args:
             epoch: its number, from 1.
-            look: where the training is.
+            status: where the training is.
             metrics: what was measured on validation.
         """
         for watcher in self.each:
-            watcher.epoch(epoch, look, metrics)
+            watcher.epoch(epoch, status, metrics)
 
     def close(self) -> None:
         """Tell each watcher that the training is over."""
@@ -137,7 +137,7 @@ class TokenCount(Protocol):
 
 @dataclass
 class TrainingObserver:
-    """The loop's side: takes looks for whoever watches.
+    """The loop's side: tells whoever watches where the training is.
 
     Args:
         progress: of the fit.
@@ -164,7 +164,7 @@ class TrainingObserver:
             self._mark(self._begun)
 
     def _mark(self, now: float) -> None:
-        """The next look's beginning. The running loss is kept as it is: to read it is to wait."""
+        """The next status counts from here. The running loss is kept as it is: to read it is to wait."""
         self._since, self._loss, self._rows = now, self.progress.loss, 0
         self._tokens = 0 if self._count is None else self._count()
 
@@ -173,41 +173,41 @@ class TrainingObserver:
         if self.watcher is not None:
             per_epoch = self.progress.steps // max(len(history), 1)
             for epoch, metrics in enumerate(history, start=1):
-                self.watcher.epoch(epoch, Look(epoch * per_epoch, self.steps, {}), metrics)
+                self.watcher.epoch(epoch, TrainingStatus(epoch * per_epoch, self.steps, {}), metrics)
 
     def begin(self) -> None:
         """An epoch begins: what the evaluation before took is not its steps' time."""
         if self.watcher is not None:
-            self._looked = False
+            self._told_within = False
             self._mark(self.clock())
 
     def step_done(self, rows: int) -> None:
-        """After each step of so many rows."""
+        """Count a step of so many rows; tell the watcher where enough time has passed."""
         if self.watcher is None:
             return
         self._rows += rows
         now = self.clock()
-        if now - self._since >= EVERY:
+        if now - self._since >= STATUS_SECONDS:
             # the epoch's loss is a sum of the steps' means by their share of its rows
             loss = float(self.progress.loss - self._loss) * self.rows / self._rows
-            self.watcher.look(self._look(now, loss))
+            self.watcher.update(self._status(now, loss))
             self._mark(now)
-            self._looked = True
+            self._told_within = True
 
     def trained(self) -> None:
         """The epoch's steps are done: from here on it is evaluated."""
         if self.watcher is not None:
-            self._last = self._look(self.clock(), None)
+            self._last = self._status(self.clock(), None)
 
     def evaluated(self, metrics: Mapping[str, float]) -> None:
         """The epoch that was judged last."""
         if self.watcher is None:
             return
-        loss = {} if self._looked or "train_loss" not in metrics else {"loss": metrics["train_loss"]}
-        look = replace(self._last, values={**loss, **self._last.values})
-        self.watcher.epoch(self.progress.epoch, look, metrics)
+        loss = {} if self._told_within or "train_loss" not in metrics else {"loss": metrics["train_loss"]}
+        status = replace(self._last, values={**loss, **self._last.values})
+        self.watcher.epoch(self.progress.epoch, status, metrics)
 
-    def _look(self, now: float, loss: float | None) -> Look:
+    def _status(self, now: float, loss: float | None) -> TrainingStatus:
         values: dict[str, float] = {} if loss is None or not math.isfinite(loss) else {"loss": loss}
         values["learning_rate"] = float(self.optimiser.param_groups[0]["lr"])
         seconds, done = now - self._since, self.progress.steps - self._done_before
@@ -216,4 +216,4 @@ class TrainingObserver:
             if self._count is not None:
                 values["tokens_per_second"] = (self._count() - self._tokens) / seconds
         left = (now - self._begun) / done * (self.steps - self.progress.steps) if done else None
-        return Look(self.progress.steps, self.steps, values, left)
+        return TrainingStatus(self.progress.steps, self.steps, values, left)

@@ -95,7 +95,7 @@ class WeightMean:
         self._weights, self._means = list(weights), list(means)
 
     def held(self) -> list[Tensor]:
-        """The means."""
+        """Tensors that hold the means."""
         return [*self._means, *(table.mean for table in self._tables)]
 
 

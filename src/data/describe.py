@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from src.data.examples import Examples, SequenceData, Statistics, Unseen
+from src.data.examples import Examples, SequenceData, Statistics, UnseenCounts
 
 _CHUNK = 100_000
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
@@ -18,7 +18,7 @@ MANY_TIES, MANY_REPEATS, MANY_NEW, FEW_TARGETS, FEW_TESTS = 0.5, 0.1, 0.05, 5, 1
 
 
 @dataclass(frozen=True)
-class Spread:
+class Quartiles:
     """Least, lower quarter, middle, upper quarter and most of some values."""
 
     least: float
@@ -28,8 +28,8 @@ class Spread:
     most: float
 
     @classmethod
-    def of(cls, values: NDArray[np.float64] | NDArray[np.int64]) -> Spread | None:
-        """Of values; None where there are none."""
+    def of(cls, values: NDArray[np.float64] | NDArray[np.int64]) -> Quartiles | None:
+        """The quartiles of some values; None where there are none."""
         if not len(values):
             return None
         return cls(*(float(part) for part in np.quantile(values, [0, 0.25, 0.5, 0.75, 1])))
@@ -50,13 +50,13 @@ class Description:
     repeated: float
     ties: float | None
     crowded: float | None
-    lengths: Spread | None
-    per_user: Spread | None
-    per_item: Spread | None
-    gaps: Spread | None
+    lengths: Quartiles | None
+    per_user: Quartiles | None
+    per_item: Quartiles | None
+    gaps: Quartiles | None
     never_targets: int
-    validation: Unseen
-    test: Unseen
+    validation: UnseenCounts
+    test: UnseenCounts
     untitled: int
     alike: int
 
@@ -81,12 +81,12 @@ def describe(data: SequenceData) -> Description:
         repeated=_share(sum(_repeated(part) for part in (train, validation)), len(targets)),
         ties=_in_common(users, times) if named else None,
         crowded=_in_common(np.zeros_like(users), times) if named else None,
-        lengths=Spread.of(np.concatenate([train.length, validation.length])),
-        per_user=Spread.of(np.unique(users, return_counts=True)[1]) if named else None,
-        per_item=Spread.of(counts[counts > 0]),
-        gaps=Spread.of(_gaps(users, times)) if named else None,
+        lengths=Quartiles.of(np.concatenate([train.length, validation.length])),
+        per_user=Quartiles.of(np.unique(users, return_counts=True)[1]) if named else None,
+        per_item=Quartiles.of(counts[counts > 0]),
+        gaps=Quartiles.of(_gaps(users, times)) if named else None,
         never_targets=int((counts == 0).sum()),
-        validation=Unseen.of(validation, train),
+        validation=UnseenCounts.of(validation, train),
         test=data.test.unseen(train),
         untitled=data.id_map.untitled,
         alike=len(titles) - len(set(titles)),
@@ -183,7 +183,7 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.1%} of the targets"
 
 
-def _spread(values: Spread | None, clock: bool = False) -> str:
+def _spread(values: Quartiles | None, clock: bool = False) -> str:
     if values is None:
         return ""
     shown = [_duration(v) if clock else f"{v:,.0f}" for v in (values.least, values.lower, values.middle, values.upper)]
@@ -198,7 +198,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:,.0f} s"
 
 
-def _unseen(counts: Unseen) -> str:
+def _unseen(counts: UnseenCounts) -> str:
     users = "" if counts.users is None else f"{_of(counts.new_users or 0, counts.users, 'users')}, "
     items = _of(counts.new_items, counts.items, "items")
     return f"{users}{items}, which are {_share(counts.targets_of_new_items, counts.targets):.1%} of the targets"

@@ -15,12 +15,12 @@ from src.core.errors import DataError, Problem, ProblemsFound
 from src.core.logging import get_logger
 from src.data.arrow_columns import as_ids
 from src.data.catalogue import ItemRows, build_id_map, each_once, tell_unlisted, wanted_fields, with_unlisted
-from src.data.clock import read_times
 from src.data.columns import guess, plain_name, resolve
 from src.data.delimited import limited
 from src.data.interactions import Interactions
 from src.data.settings import DatasetSettings
 from src.data.tables import Table
+from src.data.timestamps import read_times
 
 _log = get_logger(__name__)
 

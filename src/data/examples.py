@@ -35,7 +35,7 @@ class Histories:
 
     @classmethod
     def of_rows(cls, history: NDArray[Any], length: NDArray[Any], padding_id: int) -> Histories:
-        """From a table ``[N, L]``, left-aligned, of which each row's first ``length`` cells are real.
+        """Histories from a table ``[N, L]``, left-aligned, of which each row's first ``length`` cells are real.
 
         Args:
             history: ``[N, L]`` item ids, oldest first.
@@ -103,7 +103,7 @@ class Examples:
         target: NDArray[np.int64],
         timestamp: NDArray[np.float64],
     ) -> Examples:
-        """From histories as a table ``[N, L]``, padded on the right with V, and their lengths ``[N]``.
+        """Examples from histories as a table ``[N, L]``, padded on the right with V, and their lengths ``[N]``.
 
         Args:
             example_id: ``[N]``, unique over all splits.
@@ -237,7 +237,7 @@ def already_open(record: Path) -> Problem:
 
 
 @dataclass(frozen=True)
-class Unseen:
+class UnseenCounts:
     """Counts of a held-out split: its targets, users and items, and how many of each never trained a model.
 
     An item is known when it is the target of a training example; ``users`` are None where the source names none.
@@ -251,8 +251,8 @@ class Unseen:
     new_users: int | None
 
     @classmethod
-    def of(cls, held_out: Examples, train: Examples) -> Unseen:
-        """Of a split against the training examples."""
+    def of(cls, held_out: Examples, train: Examples) -> UnseenCounts:
+        """Count a split against the training examples."""
         items, users = np.unique(held_out.target), np.unique(held_out.user)
         named = bool(len(users)) and users[0] >= 0
         return cls(
@@ -283,9 +283,9 @@ class SealedExamples:
         """As `Examples.columns`: for a file, which is as sealed as the source that it was read from."""
         return self._examples.columns()
 
-    def unseen(self, train: Examples) -> Unseen:
+    def unseen(self, train: Examples) -> UnseenCounts:
         """How many of its users and items never train a model: counts, which show no example."""
-        return Unseen.of(self._examples, train)
+        return UnseenCounts.of(self._examples, train)
 
     def open(self, reason: str, record: Path, judged: str = "", again: bool = False) -> Examples:
         """The test examples; one line with time, reason and fingerprint is appended to ``record`` first.

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from src.core.errors import ConfigError, DataError, Problem
 from src.data.arrow_columns import as_ids
-from src.data.clock import read_times
 from src.data.event_log import plain_id
 from src.data.tables import MemoryTable, from_memory
+from src.data.timestamps import read_times
 
 _TABLE = "table"
 

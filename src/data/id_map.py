@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from src.core.data_utils import fingerprint
+from src.core.documents import read_json_document
 from src.core.errors import ArtefactError, DataError
-from src.core.paths import read_json, write_json
+from src.core.paths import write_json
 
 
 def raw_text(value: object) -> str:
@@ -100,7 +101,7 @@ class IdMap:
     @classmethod
     def load(cls, path: Path) -> IdMap:
         """Read what `save` wrote; raises ``ArtefactError`` when indices are not 0..V-1 in order."""
-        rows = read_json(path)
+        rows = read_json_document(path)
         if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
             raise ArtefactError.one("id map", str(path), "must be a list of {index, raw_id, title}")
         if [row["index"] for row in rows] != list(range(len(rows))):

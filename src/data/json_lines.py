@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from src.core.errors import DataError
+from src.core.errors import DataError, first_line
 from src.data.arrow_columns import IDS, as_ids_or_text, plain_text
-from src.data.streams import DAMAGE, first_line, readable, stream, text_of
+from src.data.compressed_files import DAMAGE, readable, stream, text_of
 
 _JSON_ROWS = 50_000
 
@@ -82,14 +82,16 @@ def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 if text.strip():
                     yield line, _json_object(path, line, text)
     except DAMAGE as error:
-        raise DataError.one("file", str(path), f"cannot be read ({first_line(error)})", "is the file whole?") from None
+        raise DataError.one(
+            "file", str(path), f"cannot be read ({first_line(error, most=200)})", "is the file whole?"
+        ) from None
 
 
 def _json_list(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         content = json.loads(text_of(path))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError.one(str(path), first_line(error), "must be JSON") from None
+        raise DataError.one(str(path), first_line(error, most=200), "must be JSON") from None
     for number, row in enumerate(content, start=1):
         if not isinstance(row, dict):
             raise DataError.one(f"{path} entry {number}", str(row)[:60], "must be an object {field: value}")

@@ -82,7 +82,7 @@ def _at_least(log: Interactions, min_rating: float | None) -> Interactions:
 
 
 def _first_of_each(log: Interactions) -> Interactions:
-    """Without rows that repeat an earlier one's user, item, time and rating."""
+    """The rows without those that repeat an earlier one's user, item, time and rating."""
     rows = pd.DataFrame({"pair": log.users * log.id_map.num_items + log.items, "time": log.timestamps})
     if log.ratings is not None:
         rows["rating"] = log.ratings

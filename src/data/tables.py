@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 
-from src.core.errors import DataError, Problem
+from src.core.errors import DataError, Problem, first_line
 from src.data.arrow_columns import as_ids, plain_text
+from src.data.compressed_files import COMPRESSED, find, guarded, head, starts_with
 from src.data.delimited import limited, what_is_there
 from src.data.json_lines import JsonLines
-from src.data.streams import COMPRESSED, find, first_line, guarded, head, starts_with
 from src.data.text_file import TextFile, TextForm
 
 _ENDINGS = {
@@ -92,7 +92,7 @@ def from_memory(label: str, table: Any) -> MemoryTable:
             return MemoryTable(label, _from_pandas(label, table))
         return MemoryTable(label, pa.table(table))
     except (pa.ArrowException, TypeError, ValueError, AttributeError, OverflowError) as error:
-        rule = f"cannot be read as a table ({first_line(error)})"
+        rule = f"cannot be read as a table ({first_line(error, most=200)})"
         step = "pass a pandas, polars or pyarrow table with one type a column"
         raise DataError.one(label, type(table).__name__, rule, step) from None
 

@@ -101,7 +101,7 @@ class TeacherOutputs:
 
 
 #: what several sets of teachers say, by name
-Teachings = Mapping[str, TeacherOutputs]
+OutputsByTeachers = Mapping[str, TeacherOutputs]
 
 
 def save_teacher_outputs(folder: Path, outputs: TeacherOutputs, id_map: IdMap) -> None:

@@ -43,7 +43,7 @@ class TensorExamples:
 
     @classmethod
     def of_rows(cls, history: Tensor, length: Tensor, target: Tensor, example_id: Tensor) -> TensorExamples:
-        """From histories as a table ``[N, L]``, padded on the right, and their lengths ``[N]``; on the CPU.
+        """Examples from histories as a table ``[N, L]``, padded on the right, and their lengths ``[N]``; on the CPU.
 
         Args:
             history: ``[N, L]`` item ids, oldest first.
@@ -116,7 +116,7 @@ class TensorExamples:
 
     @classmethod
     def of_tensors(cls, tensors: dict[str, Tensor]) -> TensorExamples:
-        """From what `tensors` gave."""
+        """Examples from what `tensors` gave."""
         values: dict[str, Any] = dict(tensors)
         for name in ("window", "padding_id"):
             values[name] = int(values[name])

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from src.core.errors import DataError, Problem
+from src.core.errors import DataError, Problem, first_line
 from src.data.arrow_columns import IDS
+from src.data.compressed_files import DAMAGE, arrow_stream, guarded, head, marked, readable, stream, text_of
 from src.data.delimited import SHOWN, limited, split_records
-from src.data.streams import DAMAGE, arrow_stream, first_line, guarded, head, marked, readable, stream, text_of
 
 _BLOCK = 8 << 20
 #: bytes from which a text file is searched a few lines at a time
@@ -152,7 +152,7 @@ class TextFile:
                     return replace(self, encoding=str(self.form.fallback))._arrow(types)
                 continue
             except DAMAGE as error:
-                rule = f"cannot be read ({first_line(error)})"
+                rule = f"cannot be read ({first_line(error, most=200)})"
                 raise DataError.one("file", str(self.path), rule, "is the file whole?") from None
             return table if quoted else pa.table({name: _unquoted(table.column(name)) for name in types})
         return None

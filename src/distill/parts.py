@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from src.student.base import Rows, ScorePart, SequenceStudent
-from src.student.columns import Columns
 from src.student.new_items import TextMaps, summed
+from src.student.sampled_columns import Columns
 
 
 class Part(nn.Module):
@@ -45,8 +45,10 @@ class Part(nn.Module):
         return weight, bias
 
     def text_maps(self) -> TextMaps | None:
-        """From the text embedding of an item that training never saw to what this part makes of its row and bias; None
-        where it knows nothing of such an item."""
+        """Maps from the text embedding of an item that training never saw to what this part makes of its row and bias.
+
+        None where it knows nothing of such an item.
+        """
         return None
 
     def prior(self, scores: Tensor, items: Tensor | None = None) -> Tensor:

@@ -10,11 +10,11 @@ from src.distill.selection_policy import build_policy, require_policy_fits
 from src.distill.settings import ActiveSettings, DistillSettings, active_terms
 from src.distill.teachers import LLM, SELF, TITLES
 from src.student.models import closed_forms, require_network
-from src.student.objectives import with_loss
+from src.student.objectives import resolve_loss
 from src.student.settings import StudentSettings
 
 
-def preflight(
+def check_distill_settings(
     settings: DistillSettings,
     active: ActiveSettings,
     student: StudentSettings,
@@ -47,7 +47,7 @@ def _check_student(
     network = require_network(student)
     if problems := [problem for term in active_terms(settings) for problem in term.problems(settings, network)]:
         raise ConfigError(problems)
-    require_policy_fits(with_loss(network, num_items()), settings, active)
+    require_policy_fits(resolve_loss(network, num_items()), settings, active)
 
 
 def check_teachers(settings: DistillSettings) -> None:

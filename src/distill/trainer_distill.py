@@ -19,7 +19,6 @@ from src.distill.selection_policy import SelectionContext, SelectionPolicy, buil
 from src.distill.settings import ActiveSettings, DistillSettings, active_terms, taught_student
 from src.distill.terms.base import Step
 from src.student.base import SequenceStudent
-from src.student.columns import DrawShared
 from src.student.datamodule import StudentData
 from src.student.evaluator import ScoreRows, evaluate_model, tell_sample
 from src.student.objectives import (
@@ -28,11 +27,12 @@ from src.student.objectives import (
     left_out_of_answers,
     main_loss,
     negative_sampler,
+    resolve_loss,
     sampled_bce,
-    with_loss,
 )
-from src.student.segments import Segments, segments_for
+from src.student.sampled_columns import DrawShared
 from src.student.settings import EvaluationSettings, NetworkSettings
+from src.student.shared_passes import SharedPasses, shared_passes_for
 from src.student.trainer_baseline import new_student, optimiser_for, remember_new_items, sampler_and_streams
 
 
@@ -74,7 +74,7 @@ class DistillObjective:
     #: draws the items that all rows of a step share, for a loss over sampled items
     shared: DrawShared | None = None
     #: how training rows share forward passes; None where each has its own
-    segments: Segments | None = None
+    shared_passes: SharedPasses | None = None
     #: see `left_out_of_answers`
     left_out: Tensor | None = None
     #: what `loss` adds to
@@ -89,7 +89,7 @@ class DistillObjective:
         step = Step(
             self.model, self.data, self.teaching, self.student_settings, self.settings, self.draw, rows, self._taught,
             self.shared,
-            segments=self.segments,
+            shared_passes=self.shared_passes,
             reads_candidates=any(term.reads_labels for term in self.terms),
             reads_negatives=any(term.reads_negatives for term in self.terms),
             left_out=self.left_out,
@@ -146,7 +146,7 @@ class DistillRun:
     fit: FitResult
 
 
-def validation_scores(model: TaughtStudent, data: StudentData) -> ScoreRows | None:
+def taught_validation_scores(model: TaughtStudent, data: StudentData) -> ScoreRows | None:
     """As `src.student.trainer_baseline.validation_scores`, for a student that is being taught."""
     prior, validation = data.prior, data.validation
     if model.student.prior is None or prior is None:
@@ -185,7 +185,8 @@ def train_distilled(
 
     Raises:
         TrainingFailed: the loss or the scores are not finite.
-        ConfigError: a term needs what these teacher outputs do not hold, or see `with_loss` and `require_policy_fits`.
+        ConfigError: a term needs what these teacher outputs do not hold, or see `resolve_loss` and
+            `require_policy_fits`.
     """
     tell_sample(len(data.validation), evaluation)
     with reproducible(student_settings.threads):
@@ -230,7 +231,7 @@ def prepare_distilled(
     taught = taught_student(student_settings, settings)
     if taught.prior != student_settings.prior:
         data = data.with_prior(taught.prior)
-    student_settings = with_loss(taught, data.num_items)
+    student_settings = resolve_loss(taught, data.num_items)
     require_policy_fits(student_settings, settings, active)
     model = build_taught(new_student(student_settings, data, seed), settings, teaching, data, seed)
     count = student_settings.negatives if student_settings.loss == "bce" else 1
@@ -239,12 +240,12 @@ def prepare_distilled(
     left_out = left_out_of_answers(student_settings, data, texts)
     draw = negative_sampler(data, count, negatives, left_out)
     shared, streams = sampler_and_streams(data, student_settings, seed)
-    segments = segments_for(student_settings, model.student, data.train)
+    shared_passes = shared_passes_for(student_settings, model.student, data.train)
     objective = DistillObjective(
         model, data, teaching, student_settings, settings, build_policy(active), draw, shared=shared,
-        segments=segments, left_out=left_out,
+        shared_passes=shared_passes, left_out=left_out,
     )  # fmt: skip
-    score = validation_scores(model, data)
+    score = taught_validation_scores(model, data)
 
     def evaluate() -> dict[str, float]:
         found = evaluate_model(model, data.validation, evaluation, score)
@@ -261,5 +262,5 @@ def prepare_distilled(
         report,
         checkpoint=checkpoint,
         streams=(negatives, objective, *streams),
-        batches=shuffled_batches if segments is None else segments.batches(),
+        batches=shuffled_batches if shared_passes is None else shared_passes.batches(),
     )

@@ -38,7 +38,7 @@ def metric_title(name: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Ranked:
+class ModelRanks:
     """A model's 1-based target ranks ``[N]`` on the examples ``example_id`` ``[N]`` of users ``[N]``.
 
     ``more``: metrics over the same examples that do not come from the ranks (of answers that a teacher wrote).
@@ -54,7 +54,7 @@ class Ranked:
     @classmethod
     def of(
         cls, model: str, split: str, examples: Examples, ranks: Tensor, more: Mapping[str, float] | None = None
-    ) -> Ranked:
+    ) -> ModelRanks:
         """Ranks of a model over a split, or over a sample of one.
 
         Args:
@@ -66,14 +66,16 @@ class Ranked:
         """
         return cls(model, split, examples.example_id, examples.user, ranks.cpu(), more or {})
 
-    def on(self, other: Ranked) -> Ranked:
+    def on(self, other: ModelRanks) -> ModelRanks:
         """These ranks restricted to the examples that ``other`` holds, in that order (joined by example_id)."""
         place = pd.Series(range(len(self.example_id)), index=self.example_id).loc[other.example_id].to_numpy()
-        return Ranked(self.model, other.split, other.example_id, other.user, self.ranks[torch.from_numpy(place.copy())])
+        return ModelRanks(
+            self.model, other.split, other.example_id, other.user, self.ranks[torch.from_numpy(place.copy())]
+        )
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One line of the comparison; ``trials`` is how many configurations were tried to find this model.
 
     ``missing``: why the model could not be computed; it has no metrics then.
@@ -87,7 +89,7 @@ class Row:
     missing: str = ""
 
 
-def row(ranked: Ranked, ks: Sequence[int], trials: int) -> Row:
+def comparison_row(ranked: ModelRanks, ks: Sequence[int], trials: int) -> ComparisonRow:
     """A model's metrics on the examples it ranked.
 
     Args:
@@ -96,10 +98,10 @@ def row(ranked: Ranked, ks: Sequence[int], trials: int) -> Row:
         trials: how many configurations were tried to find the model.
     """
     metrics = {**summarise(ranked.ranks, ks), **ranked.more}
-    return Row(ranked.model, ranked.split, len(ranked.ranks), trials, metrics)
+    return ComparisonRow(ranked.model, ranked.split, len(ranked.ranks), trials, metrics)
 
 
-def missing_row(model: str, split: str, reason: str) -> Row:
+def missing_row(model: str, split: str, reason: str) -> ComparisonRow:
     """The line of a model that could not be computed.
 
     Args:
@@ -107,10 +109,10 @@ def missing_row(model: str, split: str, reason: str) -> Row:
         split: where the others of the table were ranked.
         reason: why it is missing, as a reader is told.
     """
-    return Row(model, split, 0, 0, {}, reason)
+    return ComparisonRow(model, split, 0, 0, {}, reason)
 
 
-def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
+def as_frame(rows: Sequence[ComparisonRow]) -> pd.DataFrame:
     """The comparison as a table of plain columns, for CSV; where models are missing, a last column says why."""
     frame = pd.DataFrame(
         [{"model": r.model, "split": r.split, "examples": r.examples, "trials": r.trials, **r.metrics} for r in rows]
@@ -118,7 +120,7 @@ def as_frame(rows: Sequence[Row]) -> pd.DataFrame:
     return frame.assign(missing=[r.missing or None for r in rows]) if any(r.missing for r in rows) else frame
 
 
-def as_table(rows: Sequence[Row], ks: Sequence[int], title: str) -> Table:
+def as_table(rows: Sequence[ComparisonRow], ks: Sequence[int], title: str) -> Table:
     """The comparison for the terminal; with one target a row HitRatio is Recall, so it is not shown.
 
     What only some models have (a teacher's answers) has a column where any of them is in the table.
@@ -144,7 +146,7 @@ def as_table(rows: Sequence[Row], ks: Sequence[int], title: str) -> Table:
     return explain_missing(table, {r.model: r.missing for r in rows if r.missing})
 
 
-def as_short_table(rows: Sequence[Row], k: int, title: str, winner: str) -> Table:
+def as_short_table(rows: Sequence[ComparisonRow], k: int, title: str, winner: str) -> Table:
     """What a search found, for the terminal: one line a model, the winner's stands out.
 
     Args:
@@ -178,7 +180,7 @@ def explain_missing(table: Table, missing: Mapping[str, str]) -> Table:
     return table
 
 
-def ranks_frame(rankings: Sequence[Ranked]) -> pd.DataFrame:
+def ranks_frame(rankings: Sequence[ModelRanks]) -> pd.DataFrame:
     """Every target rank, one line an example and model: what paired comparisons are computed from."""
     return pd.concat(
         [

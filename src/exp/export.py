@@ -22,16 +22,16 @@ EXAMPLES = (
 
 def work() -> Work[ExportStudentSettings, Any]:
     """The work behind the command; what it needs is imported here, after the command line was judged."""
-    from src.pipeline.new_texts import embedded_by
-    from src.serving.export import check_export, export_record, export_student, tell
+    from src.pipeline.new_texts import text_embedder
+    from src.serving.export import check_export, export_record, export_student, report_export
 
     def check(settings: ExportStudentSettings) -> Any:
-        return check_export(settings, embedded_by(settings.encoder))
+        return check_export(settings, text_embedder(settings.encoder))
 
     def write(settings: ExportStudentSettings, plan: Any, folder: RunFolder) -> None:
         place = settings.out or folder.path / "student"
         config = export_student(settings, plan, place)
-        tell(config, place)
+        report_export(config, place)
         record = export_record(config, place)
         folder.finish("export", int(plan.result.manifest.get("seed", 0)), config["fingerprints"], record)
 

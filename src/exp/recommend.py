@@ -25,15 +25,15 @@ EXAMPLES = (
 
 def work() -> Work[RecommendSettings, Any]:
     """The work behind the command; what it needs is imported here, after the command line was judged."""
-    from src.pipeline.new_texts import embedded_by
-    from src.serving.recommend import check_recommend, recommend_file, tell
+    from src.pipeline.new_texts import text_embedder
+    from src.serving.recommend import check_recommend, recommend_file, report_counts
 
     def check(settings: RecommendSettings) -> Any:
-        return check_recommend(settings, embedded_by(settings.encoder))
+        return check_recommend(settings, text_embedder(settings.encoder))
 
     def write(settings: RecommendSettings, plan: Any, folder: RunFolder) -> None:
         counts = recommend_file(settings, plan)
-        tell(counts, plan.out)
+        report_counts(counts, plan.out)
         folder.finish("recommend", 0, plan.student.fingerprints, {"recommendations": counts.as_dict()})
 
     return Work(check, write)

@@ -16,11 +16,11 @@ from pydantic.dataclasses import dataclass as document
 
 from src.core.checksums import checksum_files, verify_files
 from src.core.data_utils import fingerprint
-from src.core.documents import PARTIAL, conform
+from src.core.documents import PARTIAL, conform, read_json_document
 from src.core.errors import ArtefactError, ConfigError
 from src.core.locks import alone
 from src.core.logging import get_logger
-from src.core.paths import atomic_folder, read_json, remove_entry, require_finished, write_json
+from src.core.paths import atomic_folder, remove_entry, require_finished, write_json
 from src.core.watching import training
 
 _log = get_logger(__name__)
@@ -182,7 +182,7 @@ def _finished(folder: Path) -> _Built | None:
     if not folder.exists():
         return None
     require_finished(folder)
-    content = read_json(folder / STAGE)
+    content = read_json_document(folder / STAGE)
     built = conform(content, _Built, folder / STAGE)
     if built.checksum != _checksum(content):
         raise ArtefactError.one("stage", str(folder / STAGE), "is damaged, or of an earlier version")

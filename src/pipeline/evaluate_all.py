@@ -16,27 +16,25 @@ from src.core.errors import ArtefactError, ConfigError, Problem, ProblemsFound
 from src.core.hardware import resolve_device
 from src.core.memory import give_back
 from src.core.paths import MANIFEST, require_finished
+from src.core.result_files import BEST_STUDENT, CANDIDATES, SETTINGS_FILE, TEACHER
 from src.data.candidates import save_candidates
 from src.data.examples import Examples, sample
-from src.evaluation.comparison import Ranked, row
+from src.evaluation.comparison import ModelRanks, comparison_row
 from src.pipeline.cache import StageCache
 from src.pipeline.model_comparison import (
-    CANDIDATES,
     EvaluatedModel,
     closed_form_models,
     missing_rows,
     rank_models,
     write_comparison,
 )
-from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
-from src.pipeline.runs import BEST_STUDENT
+from src.pipeline.run_folder import RunFolder
 from src.pipeline.settings import EvaluateSettings, ExperimentSettings
 from src.pipeline.split_evaluation import repeated_share
 from src.pipeline.stages import Stages
 from src.student.settings import EvaluationSettings
 from src.teacher.operations.inference import load_trained
 
-TEACHER = "teacher"
 _NAME_A_RUN = "name a result of run_student_baseline, run_teacher, run_distill or tune_distill"
 
 
@@ -164,7 +162,7 @@ def run_eval_all(settings: EvaluateSettings, compared: ComparedResults, folder: 
             give_back(device)
     every = [one for split in splits for one in ranked[split]]
     trials = {f"{r.folder.name}/student": r.trials() for r in results}
-    rows = [row(r, settings.evaluation.ks, trials.get(r.model, 1)) for r in every]
+    rows = [comparison_row(r, settings.evaluation.ks, trials.get(r.model, 1)) for r in every]
     rows += missing_rows(listed, every)
     write_comparison(folder, rows, every, settings.evaluation.ks, "results side by side")
     told = {"results": [str(result.folder) for result in results]}
@@ -177,7 +175,7 @@ def _teacher(
     stages: Stages,
     evaluation: EvaluationSettings,
     folder: RunFolder,
-) -> dict[str, Ranked]:
+) -> dict[str, ModelRanks]:
     """A result's teacher, loaded once, on its own sample of every split; the lists that it answered over are kept."""
     settings, seed = result.experiment.teacher, result.experiment.seed
     rows = {"validation": settings.validation_rows, "test": settings.test_rows}
@@ -191,7 +189,7 @@ def _teacher(
             save_candidates(place, ranking.candidates, stages.data.fingerprints())
         label = f"{split} ({result.folder.name}'s sample)"
         name = f"{result.folder.name}/teacher"
-        found[split] = Ranked.of(name, label, shown, ranking.ranks, ranking.answer_metrics())
+        found[split] = ModelRanks.of(name, label, shown, ranking.ranks, ranking.answer_metrics())
     return found
 
 

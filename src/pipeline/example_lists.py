@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from src.core.result_files import EXAMPLES
 from src.data.examples import Examples, sample
 from src.data.tensor_examples import TensorExamples
-from src.evaluation.comparison import Ranked, row
+from src.evaluation.comparison import ModelRanks, comparison_row
 from src.evaluation.example_histories import COUNT, LISTED, ModelLists, Role, choose_examples
 from src.pipeline.model_comparison import EvaluatedModel, ModelComparison
 from src.pipeline.run_folder import RunFolder
@@ -21,8 +22,6 @@ from src.student.models import closed_forms
 if TYPE_CHECKING:
     from src.teacher.operations.teacher_check import RankedExamples
 
-#: the file's name under `metrics/`
-EXAMPLES = "examples"
 #: validation examples that are looked at where there is no sample that a teacher has ranked
 _POOL = 1000
 _LABELS_ALONE = "this run has the teacher's labels of training examples, and no word of it on these"
@@ -66,7 +65,7 @@ def write_examples(
     folder.write_metrics(EXAMPLES, asdict(chosen))
 
 
-def strongest_closed_form(comparison: ModelComparison, ranked: Sequence[Ranked]) -> dict[Role, EvaluatedModel]:
+def strongest_closed_form(comparison: ModelComparison, ranked: Sequence[ModelRanks]) -> dict[Role, EvaluatedModel]:
     """The model in closed form with the best NDCG at the largest K on validation, as the role that it has; none where
     none was computed.
 
@@ -79,7 +78,7 @@ def strongest_closed_form(comparison: ModelComparison, ranked: Sequence[Ranked])
     models = [model for model in comparison.models if model.name in closed_forms()]
     if not models:
         return {}
-    return {"closed form": max(models, key=lambda model: row(on[model.name], (k,), 1).metrics[f"ndcg_{k}"])}
+    return {"closed form": max(models, key=lambda model: comparison_row(on[model.name], (k,), 1).metrics[f"ndcg_{k}"])}
 
 
 def _teacher_lists(rows: Mapping[int, NDArray[np.int64]], pool: Examples, seen_left_out: bool) -> NDArray[np.int64]:

@@ -14,10 +14,19 @@ from numpy.typing import NDArray
 from src.core.errors import ConfigError
 from src.core.logging import console, get_logger
 from src.core.paths import write_text
+from src.core.result_files import CANDIDATES, COMPARISON, RANKS, SEGMENTS
 from src.data.candidates import CandidateLists, save_candidates
 from src.data.examples import Examples, sample
 from src.data.tensor_examples import TensorExamples
-from src.evaluation.comparison import Ranked, Row, as_frame, as_table, missing_row, ranks_frame, row
+from src.evaluation.comparison import (
+    ComparisonRow,
+    ModelRanks,
+    as_frame,
+    as_table,
+    comparison_row,
+    missing_row,
+    ranks_frame,
+)
 from src.evaluation.segments import ExampleFacts, segments_frame
 from src.pipeline.run_folder import RunFolder
 from src.pipeline.split_evaluation import evaluate_split, facts_of, repeated_share
@@ -32,10 +41,6 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 
-COMPARISON = "comparison.csv"
-RANKS = "ranks.csv"
-CANDIDATES = "candidates"
-SEGMENTS = "segments.csv"
 _TEACHER = "teacher"
 
 
@@ -92,12 +97,12 @@ class ModelComparison:
         """Share of validation targets that their user had met before: it decides which figures lead."""
         return repeated_share(self.stages.data.validation)
 
-    def validation(self) -> list[Ranked]:
+    def validation(self) -> list[ModelRanks]:
         """Every model on validation, the teacher on its sample."""
         data, settings = self.stages.data, self.stages.settings.teacher
         return self.rank("validation", data.validation, settings.validation_rows)
 
-    def test(self, folder: RunFolder, reason: str, judged: str, again: bool = False) -> list[Ranked]:
+    def test(self, folder: RunFolder, reason: str, judged: str, again: bool = False) -> list[ModelRanks]:
         """The same on the test split, which this opens (see `SealedExamples.open`)."""
         data = self.stages.data
         examples = data.test.open(reason, folder.test_record, judged, again)
@@ -106,7 +111,7 @@ class ModelComparison:
             save_candidates(folder.path / CANDIDATES / split, lists, data.fingerprints())
         return ranked
 
-    def rank(self, split: str, examples: Examples, teacher_rows: int) -> list[Ranked]:
+    def rank(self, split: str, examples: Examples, teacher_rows: int) -> list[ModelRanks]:
         """Every model on a split, the teacher on a sample of it.
 
         Args:
@@ -121,21 +126,21 @@ class ModelComparison:
             ranked += self._teacher(split, sample(examples, teacher_rows, stages.settings.seed, split), ranked)
         return ranked
 
-    def _teacher(self, split: str, shown: Examples, others: Sequence[Ranked]) -> list[Ranked]:
+    def _teacher(self, split: str, shown: Examples, others: Sequence[ModelRanks]) -> list[ModelRanks]:
         """The teacher on a sample, and every model on the same examples, so that they can be set side by side."""
         evaluation = self.stages.settings.evaluation
         ranking = self.teacher.ranking(shown, evaluation) if self.teacher else self.stages.teacher_ranking(shown)
         self.teacher_rankings[split] = ranking
         if ranking.candidates is not None:
             self.lists[split] = ranking.candidates
-        own = Ranked.of(_TEACHER, f"{split} sample", shown, ranking.ranks, ranking.answer_metrics())
+        own = ModelRanks.of(_TEACHER, f"{split} sample", shown, ranking.ranks, ranking.answer_metrics())
         restricted = [other.on(own) for other in others]
         return [own, *restricted]
 
-    def rows(self, ranked: Sequence[Ranked]) -> list[Row]:
+    def rows(self, ranked: Sequence[ModelRanks]) -> list[ComparisonRow]:
         """Metrics of each ranking, and the rows of the missing models."""
         trials = {model.name: model.trials for model in self.models}
-        rows = [row(r, self.stages.settings.evaluation.ks, trials.get(r.model, 1)) for r in ranked]
+        rows = [comparison_row(r, self.stages.settings.evaluation.ks, trials.get(r.model, 1)) for r in ranked]
         teacher = [MissingModel(_TEACHER, self.stages.why_gone)] if self._lacks_teacher else []
         return [*rows, *missing_rows([*self.listed, *teacher], ranked)]
 
@@ -147,7 +152,7 @@ def rank_models(
     stages: Stages,
     evaluation: EvaluationSettings,
     repeated: float,
-) -> list[Ranked]:
+) -> list[ModelRanks]:
     """Rank every example of a split by each model.
 
     Args:
@@ -164,7 +169,7 @@ def rank_models(
         # the scorer has no name here, so that it is gone before the next one is read
         found = evaluate_split(model.load(), tensors, evaluation, repeated)
         more = found.more(evaluation, stages.data.item_counts)
-        ranked.append(Ranked.of(model.name, split, examples, found.official(evaluation), more))
+        ranked.append(ModelRanks.of(model.name, split, examples, found.official(evaluation), more))
     return ranked
 
 
@@ -183,14 +188,14 @@ def closed_form_models(stages: Stages) -> list[EvaluatedModel | MissingModel]:
     return found
 
 
-def missing_rows(listed: Sequence[EvaluatedModel | MissingModel], ranked: Sequence[Ranked]) -> list[Row]:
+def missing_rows(listed: Sequence[EvaluatedModel | MissingModel], ranked: Sequence[ModelRanks]) -> list[ComparisonRow]:
     """The rows of the missing ones among some models: one for each split that the others are ranked on."""
     missing, splits = [model for model in listed if isinstance(model, MissingModel)], [one.split for one in ranked]
     return [missing_row(model.name, split, model.reason) for split in dict.fromkeys(splits) for model in missing]
 
 
 def write_comparison(
-    folder: RunFolder, rows: Sequence[Row], ranked: Sequence[Ranked], ks: Sequence[int], title: str
+    folder: RunFolder, rows: Sequence[ComparisonRow], ranked: Sequence[ModelRanks], ks: Sequence[int], title: str
 ) -> None:
     """The files of `write_tables`, and the table on the terminal.
 
@@ -208,7 +213,7 @@ def write_comparison(
 def write_segments(
     folder: RunFolder,
     comparison: ModelComparison,
-    ranked: Sequence[Ranked],
+    ranked: Sequence[ModelRanks],
     reference: str,
     owners: Mapping[str, str] | None = None,
 ) -> None:
@@ -234,7 +239,7 @@ def write_segments(
     write_text(folder.path / SEGMENTS, pd.concat(frames).to_csv(index=False))
 
 
-def write_tables(folder: RunFolder, rows: Sequence[Row], ranked: Sequence[Ranked]) -> None:
+def write_tables(folder: RunFolder, rows: Sequence[ComparisonRow], ranked: Sequence[ModelRanks]) -> None:
     """`comparison.csv`, `ranks.csv`, one JSON a model under `metrics/`.
 
     Args:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from src.data.item_text import TextSource
 
 
-def embedded_by(encoder: str) -> Callable[[TextSource, IdMap], Tensor]:
+def text_embedder(encoder: str) -> Callable[[TextSource, IdMap], Tensor]:
     """What embeds the texts of new items.
 
     Args:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from src.core.errors import ProblemsFound, gather
 from src.core.logging import get_logger
 from src.core.memory import memory_of
-from src.distill.preflight import preflight
+from src.distill.preflight import check_distill_settings
 from src.distill.teachers import TITLES
 from src.pipeline.cache import StageCache
 from src.pipeline.settings import ExperimentSettings
@@ -17,7 +17,7 @@ from src.pipeline.stages import Stages
 from src.pipeline.tracking import check_tracking
 from src.student.least_memory import Task, require_fits
 from src.student.models import OwnStudentSettings, build_recommender
-from src.student.objectives import with_loss
+from src.student.objectives import resolve_loss
 from src.student.settings import NetworkSettings
 from src.student.trainer_baseline import require_closed_form_fits
 
@@ -43,7 +43,7 @@ def check_experiment(settings: ExperimentSettings, teacher: bool, labels_suffice
 
     def data() -> None:
         if isinstance(settings.student, NetworkSettings):
-            with_loss(settings.student, stages.data.num_items)
+            resolve_loss(settings.student, stages.data.num_items)
         _ = stages.data
 
     gather(
@@ -97,7 +97,7 @@ def check_distillation(stages: Stages) -> None:
     """Look at what is distilled, into whom, and at labels that are given; raises ``ConfigError`` with every problem."""
     settings = stages.settings
     given = (lambda: stages.llm_outputs) if stages.reads_given_outputs else None
-    preflight(settings.distill, settings.active, settings.student, lambda: stages.data.num_items, given)
+    check_distill_settings(settings.distill, settings.active, settings.student, lambda: stages.data.num_items, given)
 
 
 def check_own_teacher(stages: Stages, labels_suffice: bool) -> None:
@@ -111,22 +111,22 @@ def check_own_teacher(stages: Stages, labels_suffice: bool) -> None:
     Raises:
         ConfigError: with every problem.
     """
-    from src.teacher.preflight import preflight as preflight_teacher
+    from src.teacher.preflight import check_teacher_settings
 
     def read() -> None:
         _ = stages.outputs_record
         _ = stages.title_outputs if stages.reads_embeddings else None
 
     if not (labels_suffice and _finished_without_model(stages, read)):
-        preflight_teacher(stages.settings.teacher, lambda: stages.data, lambda: stages.device)
+        check_teacher_settings(stages.settings.teacher, lambda: stages.data, lambda: stages.device)
 
 
 def check_titles_alone(stages: Stages) -> None:
     """Look at titles and language model where only these are read; raises ``ConfigError`` with every problem."""
-    from src.teacher.preflight import preflight_titles
+    from src.teacher.preflight import check_teacher_titles
 
     if not _finished_without_model(stages, lambda: stages.title_outputs):
-        preflight_titles(stages.settings.teacher, stages.data.id_map)
+        check_teacher_titles(stages.settings.teacher, stages.data.id_map)
 
 
 def _finished_without_model(stages: Stages, read: Callable[[], object]) -> bool:

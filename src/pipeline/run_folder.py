@@ -22,32 +22,22 @@ from src.core.documents import PARTIAL, read_document, read_json_lines
 from src.core.errors import ConfigError
 from src.core.git_info import git_info
 from src.core.paths import MANIFEST, atomic_folder, write_json, write_text
+from src.core.result_files import (
+    BEST_PARAMS,
+    DRIVER_LOCK,
+    EARLIER_MANIFEST,
+    JOURNAL,
+    RESUMES,
+    SETTINGS_FILE,
+    TEST_OPENINGS,
+    TIME,
+    metrics_file,
+)
 from src.core.timing import Stopwatch
 
 if TYPE_CHECKING:
     from src.pipeline.cache import StageRecord
     from src.pipeline.settings import ExperimentSettings
-
-#: the frozen settings of the run, which `run_eval_all` reads
-SETTINGS_FILE = "settings.yaml"
-
-#: the manifest of a search before trials were added
-EARLIER_MANIFEST = "manifest_before.json"
-
-#: the search space as it was when the search was started
-SPACE_FILE = "search_space.yaml"
-
-#: when a search went on, and with what changes
-RESUMES = "resumes.jsonl"
-
-#: the keys from which a command repeats the winner
-BEST_PARAMS = "best_params.yaml"
-
-#: who works in a result folder at the moment
-LOCK = "driver.lock"
-
-#: the search's record: Optuna's journal
-JOURNAL = "study.journal"
 
 #: names in `metrics/time.json` that are always there (mission, "Evaluation and time")
 TIMES = (
@@ -64,7 +54,7 @@ def single_driver(folder: Path) -> Iterator[None]:
 
     Raises ``ConfigError`` when another driver holds it, or when nothing can be written there.
     """
-    path = folder / LOCK
+    path = folder / DRIVER_LOCK
     while True:
         try:
             # a link that somebody put there must not lead to a file that is then written over
@@ -141,7 +131,7 @@ class RunFolder:
     path: Path
     replay_keys: Callable[[ExperimentSettings], Mapping[str, Any]] = field(default=_no_command, repr=False)
     started: float = field(default_factory=time.time)
-    watch: Stopwatch = field(default_factory=Stopwatch)
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
     _held: bool = field(default=False, repr=False)
 
     @contextmanager
@@ -159,12 +149,12 @@ class RunFolder:
 
     @property
     def test_record(self) -> Path:
-        """Where each opening of the test split is logged."""
-        return self.path / "test_openings.jsonl"
+        """The file in which each opening of the test split is logged."""
+        return self.path / TEST_OPENINGS
 
     def write_metrics(self, name: str, metrics: Mapping[str, Any]) -> None:
         """Write `metrics/<name>.json`."""
-        write_json(self.path / "metrics" / f"{name}.json", dict(metrics))
+        write_json(metrics_file(self.path, name), dict(metrics))
 
     def write_yaml(self, name: str, content: Any, heading: str = "") -> None:
         """Write a YAML file.
@@ -206,7 +196,7 @@ class RunFolder:
         }
         for record in records:
             if record.name in names:
-                self.watch.add(names[record.name], record.seconds)
+                self.stopwatch.add(names[record.name], record.seconds)
 
     def finish(
         self,
@@ -227,8 +217,8 @@ class RunFolder:
         """
         from src.core.hardware import command_line, hardware, package_versions  # torch is not needed to begin a run
 
-        times = {name: self.watch.seconds.get(name, 0.0) for name in TIMES}
-        self.write_metrics("time", {**times, **self.watch.seconds, "wall_time": time.time() - self.started})
+        times = {name: self.stopwatch.seconds.get(name, 0.0) for name in TIMES}
+        self.write_metrics(TIME, {**times, **self.stopwatch.seconds, "wall_time": time.time() - self.started})
         manifest = {
             "kind": kind,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self.started)),

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from src.core.logging import console, epoch_bar, get_logger
+from src.core.result_files import BEST_STUDENT, TEACHER, TEACHER_CHECK, TEACHER_OUTPUTS, metrics_file
 from src.core.training import FitResult
 from src.core.watching import training
 from src.data.dataset import format_statistics
@@ -15,7 +16,6 @@ from src.data.describe import describe, format_description
 from src.distill.data_bridge import align, export_dllm2rec
 from src.distill.settings import taught_student
 from src.distill.trainer_distill import DistillRun, train_distilled
-from src.pipeline.curves import write_curves
 from src.pipeline.model_comparison import (
     EvaluatedModel,
     ModelComparison,
@@ -27,21 +27,19 @@ from src.pipeline.run_folder import RunFolder
 from src.pipeline.settings import training_seed
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
-from src.pipeline.tracking import Tracker, tracker_for
+from src.pipeline.tracking import Tracker, tracker_for, write_curves
 from src.student.artefact import save_student
 from src.student.models import require_network
 
 _log = get_logger(__name__)
 
-BEST_STUDENT = "best_student"
 BASELINE = "baseline"
-_TEACHER_CHECK = "teacher_check"
 #: targets up to which a run begins with the whole description: of more it would take longer than reading them again
 DESCRIBED = 2_000_000
 
 
 def tracker_of(stages: Stages, folder: RunFolder) -> Tracker:
-    """Where this run's curves go."""
+    """The tracker that this run's curves go to."""
     return tracker_for(stages.settings.runtime.tracking, folder.path)
 
 
@@ -67,7 +65,7 @@ def run_student_baseline(stages: Stages, folder: RunFolder) -> None:
     folder.copy_folder(record.folder, BEST_STUDENT)
     write_curves(tracker_of(stages, folder), "student_baseline", fit_of(record).history)
     comparison = ModelComparison(stages, [*closed_form_models(stages), baseline_model(stages)], with_teacher=False)
-    _conclude(stages, folder, comparison, "student_baseline", {"student": fit_summary(fit_of(record))})
+    _finish_with_validation(stages, folder, comparison, "student_baseline", {"student": fit_summary(fit_of(record))})
 
 
 def run_teacher(stages: Stages, folder: RunFolder, export: bool) -> None:
@@ -81,19 +79,19 @@ def run_teacher(stages: Stages, folder: RunFolder, export: bool) -> None:
     describe_data(stages)
     run_teacher_check(stages, folder)
     outputs = stages.outputs
-    folder.copy_folder(stages.teacher.folder, "teacher")
-    folder.copy_folder(stages.outputs_record.folder, "teacher_outputs")
+    folder.copy_folder(stages.teacher.folder, TEACHER)
+    folder.copy_folder(stages.outputs_record.folder, TEACHER_OUTPUTS)
     if export:
         export_dllm2rec(folder.path / "dllm2rec", outputs, stages.data.train)
     comparison = ModelComparison(stages, [*closed_form_models(stages), baseline_model(stages)], with_teacher=True)
-    _conclude(stages, folder, comparison, "teacher", teacher_facts(stages))
+    _finish_with_validation(stages, folder, comparison, "teacher", teacher_facts(stages))
 
 
 def run_distill(stages: Stages, folder: RunFolder) -> None:
     """Train one student with the teacher; compare it with the baseline on validation."""
     describe_data(stages)
     run = distil(stages)
-    folder.watch.add("distill_student_train_time", run.fit.seconds)
+    folder.stopwatch.add("distill_student_train_time", run.fit.seconds)
     data, settings = stages.data, stages.settings
     extra = {"fit": asdict(run.fit)}
     place, source = folder.path / BEST_STUDENT, stages.text_source
@@ -105,7 +103,9 @@ def run_distill(stages: Stages, folder: RunFolder) -> None:
         EvaluatedModel("distilled", lambda: run.student.eval()),
     ]
     comparison = ModelComparison(stages, models, with_teacher=stages.uses_own_teacher)
-    _conclude(stages, folder, comparison, "distill", {"student": fit_summary(run.fit), **teacher_facts(stages)})
+    _finish_with_validation(
+        stages, folder, comparison, "distill", {"student": fit_summary(run.fit), **teacher_facts(stages)}
+    )
 
 
 def distil(stages: Stages) -> DistillRun:
@@ -151,15 +151,15 @@ def teacher_facts(stages: Stages) -> dict[str, Any]:
 
 
 def run_teacher_check(stages: Stages, folder: RunFolder) -> None:
-    """Before rows are labelled: is distilling from this teacher likely to help? Told, and kept in `metrics/`."""
+    """Tell before rows are labelled whether distilling from this teacher is likely to help; kept in `metrics/`."""
     if not stages.uses_own_teacher:
         return
     if stages.llm_is_gone:
-        kept = (folder.path / "metrics" / f"{_TEACHER_CHECK}.json").exists()
+        kept = metrics_file(folder.path, TEACHER_CHECK).exists()
         _log.warning("teacher check: %s, since %s", "that of before is kept" if kept else "left out", stages.why_gone)
         return
     found = stages.check_teacher()
-    folder.write_metrics(_TEACHER_CHECK, found.as_dict())
+    folder.write_metrics(TEACHER_CHECK, found.as_dict())
     _log.info("teacher check: %s", found.sentence())
 
 
@@ -170,7 +170,7 @@ def show_teacher(facts: Mapping[str, Any]) -> None:
     _log.debug("teacher: %s", ", ".join(words))
 
 
-def _conclude(
+def _finish_with_validation(
     stages: Stages, folder: RunFolder, comparison: ModelComparison, kind: str, facts: Mapping[str, Any]
 ) -> None:
     """The validation table, the times, and the manifest last."""
@@ -181,10 +181,10 @@ def _conclude(
     title = f"validation (the test split stays closed); {comparison.repeated:.1%} of its targets were met before"
     write_comparison(folder, comparison.rows(ranked), ranked, ks, title)
     write_segments(folder, comparison, ranked, BASELINE)
-    finish(stages, folder, kind, facts)
+    finish_run(stages, folder, kind, facts)
 
 
-def finish(
+def finish_run(
     stages: Stages,
     folder: RunFolder,
     kind: str,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from src.core.metrics import metric_names
-from src.core.settings import STRICT
+from src.core.settings import STRICT, nested_plain, set_dotted
 from src.data.settings import DatasetSettings
 from src.distill.settings import ActiveSettings, DistillSettings, active_terms
 from src.pipeline.tracking import Tracking
@@ -105,18 +103,14 @@ class EvaluateSettings:
 
 
 #: keys that say where something lies or computes: what lies there is known by its own fingerprint
-PLACES = ("runtime", "dataset.root", "teacher.llm", "distill.outputs_from")
+_PATHS = ("runtime", "dataset.root", "teacher.llm", "distill.outputs_from")
 
 
-def without_places(settings: ExperimentSettings) -> dict[str, Any]:
-    """Settings as nested plain data, with null for the keys of `PLACES`: what an experiment is, wherever it runs."""
-    nested: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
-    for key in PLACES:
-        *parents, leaf = key.split(".")
-        place = nested
-        for parent in parents:
-            place = place[parent]
-        place[leaf] = None
+def without_paths(settings: ExperimentSettings) -> dict[str, Any]:
+    """Settings as nested plain data, with null for the keys of `_PATHS`: what an experiment is, wherever it runs."""
+    nested = nested_plain(settings)
+    for key in _PATHS:
+        set_dotted(nested, key, None)
     nested["student"].pop("graphs", None)  # the same numbers, launched in another way
     return nested
 

@@ -38,7 +38,7 @@ class SourceStages:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where models are trained."""
+        """The device that models are trained on."""
         return resolve_device(self.settings.runtime.device)
 
     @cached_property

@@ -25,8 +25,11 @@ RARELY_REPEATED = 0.05
 
 @dataclass(frozen=True, eq=False)
 class SplitEvaluation:
-    """Of N examples: ``ranks`` and ``masked_ranks`` ``[N]``, 1-based, the latter with everything seen before left out;
-    ``lists`` ``[N, K]``, the items recommended."""
+    """Ranks and lists of N examples.
+
+    ``ranks`` and ``masked_ranks`` ``[N]`` are 1-based, the latter with everything seen before left out; ``lists``
+    ``[N, K]`` are the items recommended.
+    """
 
     ranks: Tensor
     masked_ranks: Tensor

@@ -25,7 +25,7 @@ from src.student.evaluator import ScoreRows
 from src.student.objectives import train_prior_scores
 from src.student.prior import load_prior
 from src.teacher.labelling.cache import LabelCache, asked_of_a_row, export_that_is_read
-from src.teacher.labelling.selection import StudentAnswers, ask_student, build_selector, choose_rows
+from src.teacher.labelling.selection import StudentPredictions, build_selector, choose_rows, predict_with_student
 
 #: how far the seeds of the teachers in `self` lie from the run's own: no final training has one of them
 SELF_SEEDS = 1000
@@ -48,7 +48,7 @@ class Stages(TeacherStages):
         }
 
         def build(folder: Path) -> None:
-            rows = choose_rows(self.data.train, settings.export, self.settings.seed, self._student_answers)
+            rows = choose_rows(self.data.train, settings.export, self.settings.seed, self._student_predictions)
             # labels are dear: what an interrupted run or a smaller budget has paid for is not asked again
             root = self.cache.root / "labels" if self.cache.reuse else folder / "labels"
             determined = {name: determined_by[name] for name in ("version", "teacher")}
@@ -59,9 +59,9 @@ class Stages(TeacherStages):
 
         return self.cache.stage("teacher_outputs", determined_by, build)
 
-    def _student_answers(self) -> StudentAnswers:
+    def _student_predictions(self) -> StudentPredictions:
         """What the teacher's own encoder says about the training rows: the same whichever student is distilled."""
-        return ask_student(self.load_encoder(), self.data.train, self.settings.evaluation.batch_size)
+        return predict_with_student(self.load_encoder(), self.data.train, self.settings.evaluation.batch_size)
 
     @cached_property
     def outputs(self) -> TeacherOutputs:

@@ -35,7 +35,7 @@ from src.pipeline.versions import VERSIONS
 from src.student.artefact import WEIGHTS, load_student, save_student
 from src.student.base import Recommender
 from src.student.baselines import tune_baseline
-from src.student.closed_form_cost import Cost, prior_cost
+from src.student.closed_form_cost import FitCost, prior_cost
 from src.student.datamodule import StudentData
 from src.student.models import closed_forms, require_network, student_settings
 from src.student.prior import Prior, fit_prior, load_prior, require_prior_fits, save_prior
@@ -299,7 +299,7 @@ def _reads_text(name: str) -> bool:
     return name != "none" and student_settings(name).reads_text
 
 
-def _require_worth(student: NetworkSettings, cost: Cost) -> None:
+def _require_worth(student: NetworkSettings, cost: FitCost) -> None:
     """Tell what a prior costs; raises ``ConfigError`` where ``auto`` would take one that costs more than it may."""
     over_time, over_memory = cost.seconds > 60 * student.prior_minutes, cost.memory > 2**30 * student.prior_gb
     if student.prior == "auto" and (over_time or over_memory):

@@ -44,7 +44,7 @@ class TeacherStages(StudentStages):
 
     @cached_property
     def teacher(self) -> StageRecord:
-        """iLoRA, trained."""
+        """The trained teacher's stage."""
         from src.teacher.factory import save_teacher
         from src.teacher.training import train_teacher
 

@@ -19,13 +19,11 @@ from src.core.documents import read_mapping
 from src.core.errors import ConfigError, ProblemsFound
 from src.core.logging import get_logger, is_terminal
 from src.core.paths import write_json
-from src.core.progress_lines import Lines
-from src.core.watching import Look, Watcher, Watchers, watched_by
+from src.core.progress_lines import ProgressLines
+from src.core.result_files import CURVES
+from src.core.watching import TrainingStatus, Watcher, Watchers, watched_by
 
 _log = get_logger(__name__)
-
-#: the folder of a result with TensorBoard's files
-CURVES = "tb"
 
 Tracking = Literal["tensorboard", "mlflow", "wandb", "none"]
 #: what a point is counted by: optimiser steps or epochs
@@ -201,13 +199,13 @@ class Curves:
     name: str
     _run: Run | None = None
 
-    def look(self, look: Look) -> None:
+    def update(self, status: TrainingStatus) -> None:
         """Loss, learning rate and pace, by optimiser steps."""
-        self._log("step", look.step, {f"train/{name}": value for name, value in look.values.items()})
+        self._log("step", status.step, {f"train/{name}": value for name, value in status.values.items()})
 
-    def epoch(self, epoch: int, look: Look, metrics: Mapping[str, float]) -> None:
+    def epoch(self, epoch: int, status: TrainingStatus, metrics: Mapping[str, float]) -> None:
         """Draw all metrics of an epoch, too; as `Watcher.epoch`."""
-        self.look(look)
+        self.update(status)
         self._log("epoch", epoch, by_epoch(metrics))
 
     def _log(self, axis: Axis, at: int, values: Mapping[str, float]) -> None:
@@ -227,10 +225,24 @@ def followed(tracking: Tracking, folder: Path) -> Iterator[None]:
 
     def watcher(name: str) -> Watcher:
         curves = Curves(tracker_for(tracking, folder), name)
-        return curves if is_terminal() else Watchers((curves, Lines(name)))
+        return curves if is_terminal() else Watchers((curves, ProgressLines(name)))
 
     with watched_by(watcher):
         yield
+
+
+def write_curves(tracker: Tracker, name: str, history: Sequence[Mapping[str, float]]) -> None:
+    """Draw a training that is over; points that were drawn while it ran stay as they are.
+
+    Args:
+        tracker: keeps the curves.
+        name: of the training's run.
+        history: the metrics of each epoch, the first epoch's first.
+    """
+    run = tracker.run(name)
+    for epoch, metrics in enumerate(history, start=1):
+        run.log("epoch", epoch, by_epoch(metrics))
+    run.close()
 
 
 def by_epoch(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from src.core.errors import ProblemsFound
 from src.serving.beside import LabelledTeacher
 from src.serving.catalogue import padded
-from src.serving.meter import Meter
+from src.serving.server_metrics import ServerMetrics
 from src.serving.students import Recommendation, ServedStudent
 
 _WEB = Path(__file__).parent / "web"
@@ -109,7 +109,7 @@ def build_app(students: Sequence[ServedStudent], limits: Limits, token: str | No
         parallel: how many requests are computed at once; others wait.
     """
     app = FastAPI(title="Recommendations", description=__doc__.strip(), version="1", docs_url="/docs", redoc_url=None)
-    meter = Meter()
+    meter = ServerMetrics()
     by_name = {student.name: student for student in students}
     catalogue = students[0].catalogue
     turn = threading.BoundedSemaphore(parallel)
@@ -185,7 +185,7 @@ def build_app(students: Sequence[ServedStudent], limits: Limits, token: str | No
 
     for address, file in {"/": "page.html", "/page.js": "page.js", "/style.css": "style.css"}.items():
         app.add_api_route(address, _file(_WEB / file), include_in_schema=False)
-    app.add_middleware(_Gate, limits=limits, token=token, meter=meter)
+    app.add_middleware(_RequestGuard, limits=limits, token=token, meter=meter)
     return app
 
 
@@ -221,10 +221,10 @@ class _BodyTooLarge(BaseException):
     """A body that is longer than allowed. No `Exception`: the framework would tell it as a body it cannot parse."""
 
 
-class _Gate:
+class _RequestGuard:
     """Measures every request and turns away those without the token and those that are too large."""
 
-    def __init__(self, app: Any, limits: Limits, token: str | None, meter: Meter) -> None:
+    def __init__(self, app: Any, limits: Limits, token: str | None, meter: ServerMetrics) -> None:
         self.app, self.limit, self.token, self.meter = app, limits.body_kb * 1024, token, meter
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:

@@ -15,6 +15,7 @@ from src.core.documents import PARTIAL, conform, read_yaml_mapping
 from src.core.errors import ConfigError, ProblemsFound
 from src.core.logging import get_logger
 from src.core.paths import MANIFEST, require_finished
+from src.core.result_files import SETTINGS_FILE
 from src.data.examples import SequenceData
 from src.data.teacher_outputs import TeacherOutputs, load_teacher_outputs
 from src.serving.catalogue import Catalogue
@@ -25,7 +26,6 @@ _log = get_logger(__name__)
 
 #: kinds of stages in the cache, by the name under which a result's manifest lists them
 _BASELINE, _LABELS = ("student_baseline", "student"), ("teacher_outputs", "teacher_outputs")
-_SETTINGS = "settings.yaml"
 
 
 class LabelledTeacher(ServedStudent):
@@ -106,7 +106,7 @@ class _Result:
         return found if found is not None and (found / MANIFEST).is_file() else None
 
     def _cache(self) -> Path | None:
-        path = self.folder / _SETTINGS
+        path = self.folder / SETTINGS_FILE
         try:
             return Path(conform(read_yaml_mapping(path), _Settings, path).runtime.cache)
         except ProblemsFound as error:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from src.serving.graph_names import EXCLUDE_SEEN, HISTORY, ITEMS, LENGTH, SCORES, K
-from src.serving.measured import measured
+from src.serving.metrics_table import metrics_table
 
 #: what a reader of the card may copy: it needs onnxruntime, numpy and pyarrow, and nothing of this project
 EXAMPLE = f"""\
@@ -44,7 +44,7 @@ def model_card(config: Mapping[str, Any], comparison: Sequence[Mapping[str, str]
         f" and scores every item."
         f"{_prior(config)}",
         "## Measured",
-        measured(comparison) if comparison else "Nothing was compared in the run that this model comes from.",
+        metrics_table(comparison) if comparison else "Nothing was compared in the run that this model comes from.",
         _notes(config),
         "## Use",
         f"```python\n{example}\n```",

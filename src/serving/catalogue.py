@@ -34,7 +34,7 @@ class Catalogue:
 
     @cached_property
     def index(self) -> dict[str, int]:
-        """From raw id to index."""
+        """The index of each raw id."""
         return {raw: place for place, raw in enumerate(self.id_map.raw_ids)}
 
     @cached_property

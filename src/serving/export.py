@@ -221,9 +221,9 @@ def _quantised(folder: Path, validation: Examples) -> dict[str, Any]:
     """Replace the graph by one with 8-bit weights; tells what that costs on validation."""
     examples = validation.take(np.arange(min(len(validation), _MOST_EXAMPLES)))
     k = min(20, GraphStudent(folder, 0).catalogue.num_items)
-    before = ndcg(GraphStudent(folder, 0).best, examples, k)
+    before = served_ndcg(GraphStudent(folder, 0).best, examples, k)
     quantise_graph(folder / GRAPH)
-    after = ndcg(GraphStudent(folder, 0).best, examples, k)
+    after = served_ndcg(GraphStudent(folder, 0).best, examples, k)
     change = after / before - 1 if before else 0.0
     _log.info("int8: validation NDCG@%d %.4f instead of %.4f (%+.2f %%)", k, after, before, 100 * change)
     return {
@@ -233,7 +233,7 @@ def _quantised(folder: Path, validation: Examples) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def ndcg(best: Callable[..., Any], examples: Examples, k: int) -> float:
+def served_ndcg(best: Callable[..., Any], examples: Examples, k: int) -> float:
     """NDCG@k over all items.
 
     Args:
@@ -251,7 +251,7 @@ def ndcg(best: Callable[..., Any], examples: Examples, k: int) -> float:
     return gain / max(1, len(examples))
 
 
-def tell(config: Mapping[str, Any], folder: Path) -> None:
+def report_export(config: Mapping[str, Any], folder: Path) -> None:
     """What was written, and what to do with it, on the terminal."""
     files = [path for path in folder.iterdir() if path.is_file()]
     size = sum(path.stat().st_size for path in files) / 1e6

@@ -22,11 +22,11 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 from src.core.errors import ConfigError, DataError
 from src.core.logging import get_logger
 from src.core.settings import STRICT
-from src.data.clock import read_times
 from src.data.columns import guess
+from src.data.compressed_files import stream
 from src.data.id_map import raw_text
 from src.data.json_lines import json_rows
-from src.data.streams import stream
+from src.data.timestamps import read_times
 from src.serving.catalogue import Catalogue
 
 _log = get_logger(__name__)

@@ -67,7 +67,7 @@ def read_new_items(table: Table, known: Catalogue, source: TextSource, item: str
 
 
 def require_takes_items(student: ServedStudent) -> TextSource:
-    """Where a student's text embeddings come from.
+    """The source of a student's text embeddings.
 
     Raises:
         ConfigError: it is a graph, whose catalogue is fixed, reads no text, or does not tell which model embedded it.

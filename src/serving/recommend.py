@@ -24,9 +24,9 @@ from src.core.logging import console, get_logger, progress_bar
 from src.core.paths import require_writable
 from src.core.settings import STRICT
 from src.data.examples import Histories
+from src.serving.approximate_index import IndexedStudent, InnerProduct, require_index
 from src.serving.catalogue import Catalogue
 from src.serving.histories import CSV, PARQUET, HistoryBatch, HistoryColumns, HistoryFile, format_of
-from src.serving.nearest import IndexedStudent, InnerProduct, require_index
 from src.serving.new_items import EmbedTexts, add_items, open_new_items, read_new_items, require_takes_items
 from src.serving.results import StudentResult, require_given
 from src.serving.students import ModelStudent, ServedStudent, as_model, open_student, require_k
@@ -102,7 +102,7 @@ class RecommendPlan:
 
 
 @dataclass
-class Counts:
+class RecommendCounts:
     """What became of the users and of their items."""
 
     users: int = 0
@@ -222,14 +222,14 @@ def _refuse_strangers(plan: RecommendPlan) -> None:
         raise DataError.one("histories", example, rule, step)
 
 
-def recommend_file(settings: RecommendSettings, plan: RecommendPlan) -> Counts:
+def recommend_file(settings: RecommendSettings, plan: RecommendPlan) -> RecommendCounts:
     """Read the histories batch by batch and write the recommendations, whole or not at all.
 
     Raises:
         ArtefactError: the student's scores are no numbers.
         DataError: a row cannot be read.
     """
-    counts, begun = Counts(), time.perf_counter()
+    counts, begun = RecommendCounts(), time.perf_counter()
     total, student = plan.file.users(), plan.student
     if plan.product is not None:
         assert isinstance(student, ModelStudent)  # see `check_recommend`
@@ -252,7 +252,7 @@ def recommend_file(settings: RecommendSettings, plan: RecommendPlan) -> Counts:
 
 
 def recommend_batch(
-    student: ServedStudent, batch: HistoryBatch, settings: RecommendSettings, counts: Counts
+    student: ServedStudent, batch: HistoryBatch, settings: RecommendSettings, counts: RecommendCounts
 ) -> Iterator[pa.Table]:
     """The recommendations of some users, as tables.
 
@@ -333,7 +333,7 @@ def _writing(path: Path, kind: str) -> Iterator[Any]:
         Path(name).unlink(missing_ok=True)
 
 
-def tell(counts: Counts, out: Path) -> None:
+def report_counts(counts: RecommendCounts, out: Path) -> None:
     """What was done, on the terminal."""
     rate = counts.users / counts.seconds if counts.seconds else 0.0
     console.print(f"{counts.users:,} users in {counts.seconds:.1f} s ({rate:,.0f} a second) → {out}", markup=False)

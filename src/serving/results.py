@@ -13,13 +13,12 @@ from pydantic import TypeAdapter, ValidationError
 from src.core.documents import read_document, read_yaml_mapping
 from src.core.errors import ArtefactError, ConfigError, ProblemsFound
 from src.core.paths import require_finished
+from src.core.result_files import BEST_STUDENT, COMPARISON, SETTINGS_FILE
 from src.data.dataset import load_dataset
 from src.data.examples import SequenceData
 from src.data.settings import DatasetSettings
 from src.student.artefact import fingerprints_of
 
-BEST_STUDENT = "best_student"
-_SETTINGS, _COMPARISON = "settings.yaml", "comparison.csv"
 _NAME_A_RESULT = "name a result of run_student_baseline, run_distill, tune_student or tune_distill"
 
 
@@ -29,7 +28,7 @@ def comparison_rows(folder: Path) -> list[dict[str, str]]:
     Raises:
         ArtefactError: the file is no table of text.
     """
-    path = folder / _COMPARISON
+    path = folder / COMPARISON
     if not path.is_file():
         return []
     try:
@@ -81,7 +80,7 @@ class StudentResult:
         return data
 
     def _dataset(self) -> DatasetSettings:
-        path = self.folder / _SETTINGS
+        path = self.folder / SETTINGS_FILE
         content = read_yaml_mapping(path, _NAME_A_RESULT)
         try:
             return TypeAdapter(DatasetSettings).validate_python(content["dataset"])

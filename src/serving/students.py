@@ -20,11 +20,11 @@ from src.core.checksums import verify_files
 from src.core.documents import PARTIAL, conform, read_mapping
 from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import MANIFEST, require_finished
+from src.core.result_files import BEST_STUDENT
 from src.data.id_map import IdMap
 from src.data.item_text import TextSource
 from src.serving.catalogue import Catalogue, padded
 from src.serving.graph_names import EXCLUDE_SEEN, HISTORY, ITEMS, LENGTH, SCORES, K
-from src.serving.results import BEST_STUDENT
 from src.student.artefact import ID_MAP, WEIGHTS, ModelFacts, fingerprints_of, load_student, text_source_of
 from src.student.base import Recommender, SequenceStudent, recent
 from src.student.models import build_closed_form, build_recommender, student_settings
@@ -43,6 +43,14 @@ _UNREADABLE = (
 )  # fmt: skip
 
 _EXPORT_AGAIN = "python -m src.exp.export result=FOLDER makes it again"
+
+
+@document(frozen=True, config=PARTIAL)
+class _Config:
+    """What is read of an export's `config.json`, where its student is not built again."""
+
+    name: str
+    fingerprints: dict[str, str]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from src.core.errors import ConfigError
 from src.data.tensor_examples import TensorExamples
-from src.student.columns import Columns
+from src.student.sampled_columns import Columns
 from src.student.settings import NetworkSettings, StudentSettings
 
 M = TypeVar("M", bound="Recommender")
@@ -60,7 +60,7 @@ class ClosedForm(Recommender):
     """A recommender whose buffers are computed from training rows in one go."""
 
     #: a few settings to try, each a mapping of fields, the most promising first: how a comparison tunes this model
-    candidates: tuple[dict[str, Any], ...] = ({},)
+    settings_to_try: tuple[dict[str, Any], ...] = ({},)
 
     def __init__(self, settings: StudentSettings, num_items: int, window: int) -> None:
         super().__init__(num_items, window)

@@ -44,7 +44,7 @@ def tune_baseline(name: str, trials: int, evaluation: EvaluationSettings, data: 
 
     Args:
         name: its architecture.
-        trials: how many of its `ClosedForm.candidates` are tried.
+        trials: how many of its `ClosedForm.settings_to_try` are tried.
         evaluation: cut-offs and masking.
         data: the training rows to fit, the validation rows to choose by.
 
@@ -55,8 +55,8 @@ def tune_baseline(name: str, trials: int, evaluation: EvaluationSettings, data: 
     metric = f"ndcg_{max(evaluation.ks)}"
     best: TunedBaseline | None = None
     tried: list[dict[str, Any]] = []
-    candidates: tuple[dict[str, Any], ...] = getattr(kind.build, "candidates", ({},))
-    for fields in candidates[:trials]:
+    listed: tuple[dict[str, Any], ...] = getattr(kind.build, "settings_to_try", ({},))
+    for fields in listed[:trials]:
         settings = student_settings(name, **fields)
         run = fit_closed_form(settings, evaluation, data)
         value = run.fit.best_metrics[metric]

@@ -20,7 +20,7 @@ SCALE_ROWS, _LOOKS = 20_000, 16
 
 
 @dataclass(frozen=True)
-class Cost:
+class FitCost:
     """Seconds of one core, and bytes at once."""
 
     seconds: float
@@ -30,18 +30,18 @@ class Cost:
         return f"about {self.seconds / 60:.1f} minutes of one core and {self.memory / 2**30:.1f} GB"
 
 
-def fit_cost(num_items: int, met: int) -> Cost:
-    """Of one fit of a model with a weight for each pair of items.
+def fit_cost(num_items: int, met: int) -> FitCost:
+    """The cost of one fit of a model with a weight for each pair of items.
 
     Args:
         num_items: V.
         met: how many items are in the histories.
     """
-    return Cost((1 / 3 + 2) * met**3 / _SOLVED, _MATRICES * 8 * num_items**2)
+    return FitCost((1 / 3 + 2) * met**3 / _SOLVED, _MATRICES * 8 * num_items**2)
 
 
-def prior_cost(num_items: int, met: int, rows: int, window: int, folds: int) -> Cost:
-    """Of a prior: a fit for each fold and one for use, and the scores of every training row.
+def prior_cost(num_items: int, met: int, rows: int, window: int, folds: int) -> FitCost:
+    """The cost of a prior: a fit for each fold and one for use, and the scores of every training row.
 
     Everybody's sums stay beside those of a fold, and the folds' models beside each other.
 
@@ -55,7 +55,7 @@ def prior_cost(num_items: int, met: int, rows: int, window: int, folds: int) -> 
     one = fit_cost(num_items, met)
     scored = rows * min(window, 100) * num_items / _ADDED
     scaled = min(rows, SCALE_ROWS) * num_items * _LOOKS / _READ
-    return Cost(
+    return FitCost(
         (folds + 1) * one.seconds + scored + scaled,
         one.memory + (2 * 8 + 4 * folds) * num_items**2 + 2 * rows * num_items,
     )

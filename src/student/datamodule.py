@@ -42,7 +42,7 @@ class StudentData:
         item_text: Tensor | None = None,
         other_priors: Mapping[str, Callable[[], Prior]] | None = None,
     ) -> StudentData:
-        """From a loaded dataset.
+        """Tensors of a loaded dataset.
 
         Args:
             data: the dataset, split.

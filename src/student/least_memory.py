@@ -70,7 +70,7 @@ def _shape_of(settings: StudentSettings, task: Task) -> Recommender | None:
 
 
 def _trained(settings: NetworkSettings, task: Task, numbers: int, sparse: int = 0) -> float:
-    """Of a network with so many numbers, of which so many have gradients of a few rows alone."""
+    """The least memory of a network with so many numbers, of which so many have gradients of a few rows alone."""
     loop = settings.loop
     rows = min(loop.micro_batch_size or loop.batch_size, loop.batch_size, task.rows)
     width = settings.window or task.window
@@ -81,7 +81,7 @@ def _trained(settings: NetworkSettings, task: Task, numbers: int, sparse: int = 
 
 
 def _fitted(model: Recommender, num_items: int) -> float:
-    """Of a model in closed form."""
+    """The least memory of a model in closed form."""
     pair = torch.Size([num_items, num_items])
     return float(
         sum((_OF_A_PAIR if held.shape == pair else held.element_size()) * held.numel() for held in model.buffers())
@@ -89,7 +89,7 @@ def _fitted(model: Recommender, num_items: int) -> float:
 
 
 def _samples(settings: NetworkSettings, task: Task) -> bool:
-    """Whether the loss looks at sampled items, as `with_loss` decides."""
+    """Whether the loss looks at sampled items, as `resolve_loss` decides."""
     return settings.loss in SAMPLED or (settings.loss == "auto" and task.num_items > FULL_CATALOGUE)
 
 

@@ -37,9 +37,10 @@ def text_directions(embedding: Tensor, mean: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class TextMaps:
-    """From text embeddings ``[n, W]`` to what a network holds of an item: maps of ``x - mean``, each ``[W + 1, *]``.
+    """Maps from text embeddings ``[n, W]`` to what a network holds of an item.
 
-    The last row of a map is its constant. ``output``: None where output rows are the input rows.
+    They are maps of ``x - mean``, each ``[W + 1, *]``, whose last row is the constant. ``output``: None where
+    output rows are the input rows.
     """
 
     mean: Tensor
@@ -77,7 +78,7 @@ def summed(maps: Sequence[TextMaps]) -> TextMaps:
 
 
 def constant_maps(student: SequenceStudent, counts: Tensor, width: int) -> TextMaps:
-    """For a network whose prior alone reads texts: a new item has the mean row of the items that were seen least.
+    """Maps for a network whose prior alone reads texts: a new item has the mean row of the items that were seen least.
 
     Args:
         student: trained.

@@ -12,11 +12,11 @@ from src.core.errors import ConfigError
 from src.core.seed import torch_generator
 from src.data.candidates import draw_negatives
 from src.student.base import SequenceStudent
-from src.student.columns import Columns, DrawShared, Proposal
 from src.student.datamodule import StudentData
 from src.student.losses import bce_loss, ce_loss, dro_at, dro_terms, gbce_loss, sampled_ce
-from src.student.segments import Segments, represent_rows
+from src.student.sampled_columns import Columns, DrawShared, Proposal
 from src.student.settings import NetworkSettings
+from src.student.shared_passes import SharedPasses, represent_rows
 
 #: ``student.loss=auto`` takes the whole catalogue up to so many items. Measured (`benchmarks.training_target_cost`): a
 #: target of ``ce`` costs 53 µs at 1,700 items and 253 µs at 20,000, where one of ``sampled`` costs 66 µs
@@ -91,7 +91,7 @@ class _Negatives:
         return self.among[draw_negatives(number[history], number[target], count, self.count, self.generator)]
 
 
-def with_loss(settings: NetworkSettings, num_items: int) -> NetworkSettings:
+def resolve_loss(settings: NetworkSettings, num_items: int) -> NetworkSettings:
     """The settings with the loss that ``auto`` means for this catalogue.
 
     Raises:
@@ -151,7 +151,7 @@ class StudentObjective:
         settings: NetworkSettings,
         draw: DrawNegatives,
         shared: DrawShared | None = None,
-        segments: Segments | None = None,
+        shared_passes: SharedPasses | None = None,
         left_out: Tensor | None = None,
     ) -> None:
         """Rows of ``data`` for a student.
@@ -162,20 +162,20 @@ class StudentObjective:
             settings: the loss.
             draw: draws negatives for BCE.
             shared: draws the negatives of a loss in `SAMPLED`.
-            segments: how rows share passes; None: each has its own.
+            shared_passes: how rows share passes; None: each has its own.
             left_out: see `left_out_of_answers`.
         """
-        self.segments, self.left_out = segments, left_out
+        self.shared_passes, self.left_out = shared_passes, left_out
         self.model, self.data, self.settings, self.draw, self.shared = model, data, settings, draw, shared
 
     def loss(self, rows: Tensor) -> Tensor:
         """Mean loss of these training rows."""
         train, settings = self.data.train, self.settings
         target = train.target[rows]
-        if self.segments is None:
+        if self.shared_passes is None:
             representation = self.model.encode(*train.read(rows, self.model.window))
         else:
-            representation = represent_rows(self.model, self.segments, train, rows)
+            representation = represent_rows(self.model, self.shared_passes, train, rows)
         if self.shared is not None:
             columns = Columns.of(target.unsqueeze(1), self.shared(), representation.dtype)
             return self._of_columns(representation, rows, columns)

@@ -140,8 +140,11 @@ def fit_prior(
 def _out_of_fold(
     new: Callable[[], ClosedForm], train: TensorExamples, fold: Tensor, folds: int
 ) -> Iterator[ClosedForm]:
-    """For each fold the model that is fitted without it. Sums that add up are counted once over everybody and once over
-    what is held out, in place of once over the rest of each fold; of two folds either is the other's rest."""
+    """For each fold, yield the model that is fitted without it.
+
+    Sums that add up are counted once over everybody and once over what is held out, in place of once over the rest of
+    each fold; of two folds either is the other's rest.
+    """
     everyone = torch.arange(len(train), device=train.device)
     total: tuple[Tensor, ...] | None = None
     for part in range(folds):

@@ -22,7 +22,7 @@ SHARED, UNMET = -1, -2
 
 
 def owners_of_items(train: TensorExamples, rows: Tensor, num_items: int) -> Tensor:
-    """Whose histories an item is in: the number of the one owner, or `SHARED`, or `UNMET`.
+    """Who owns the histories that an item is in: the number of the one owner, or `SHARED`, or `UNMET`.
 
     Args:
         train: the training split.

@@ -17,7 +17,6 @@ from src.core.seed import reproducible, seed_everything, torch_generator
 from src.core.training import NO_CHECKPOINT, FitResult, Fitting, Report, silent
 from src.student.base import Recommender, SequenceStudent
 from src.student.closed_form_cost import fit_cost
-from src.student.columns import DrawShared
 from src.student.datamodule import StudentData
 from src.student.evaluator import ScoreRows, evaluate_model, tell_sample
 from src.student.models import build_closed_form, build_student
@@ -27,11 +26,12 @@ from src.student.objectives import (
     StudentObjective,
     left_out_of_answers,
     negative_sampler,
+    resolve_loss,
     shared_sampler,
-    with_loss,
 )
-from src.student.segments import segments_for
+from src.student.sampled_columns import DrawShared
 from src.student.settings import ClosedFormSettings, EvaluationSettings, NetworkSettings, StudentSettings
+from src.student.shared_passes import shared_passes_for
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +88,7 @@ def train_student(
 
     Raises:
         TrainingFailed: the loss or the scores are not finite.
-        ConfigError: the student cannot be built for this catalogue, or see `with_loss`.
+        ConfigError: the student cannot be built for this catalogue, or see `resolve_loss`.
     """
     tell_sample(len(data.validation), evaluation)
     if not isinstance(settings, NetworkSettings):
@@ -118,16 +118,16 @@ def prepare_student(
         report: gets each epoch's metrics.
         checkpoint: where the state is kept.
     """
-    settings = with_loss(settings, data.num_items)
+    settings = resolve_loss(settings, data.num_items)
     student = new_student(settings, data, seed)
     negatives = torch_generator(seed, "negatives", device=data.device)
     left_out = left_out_of_answers(settings, data)
     draw = negative_sampler(data, settings.negatives, negatives, left_out)
     shared, streams = sampler_and_streams(data, settings, seed)
-    score, segments = validation_scores(student, data), segments_for(settings, student, data.train)
+    score, shared_passes = validation_scores(student, data), shared_passes_for(settings, student, data.train)
     return student, Fitting(
         student,
-        StudentObjective(student, data, settings, draw, shared, segments, left_out),
+        StudentObjective(student, data, settings, draw, shared, shared_passes, left_out),
         optimiser_for(student, settings, student),
         settings.loop,
         len(data.train),
@@ -136,12 +136,12 @@ def prepare_student(
         report,
         checkpoint=checkpoint,
         streams=(negatives, *streams),
-        batches=shuffled_batches if segments is None else segments.batches(),
+        batches=shuffled_batches if shared_passes is None else shared_passes.batches(),
     )
 
 
 def remember_new_items(student: SequenceStudent, data: StudentData) -> None:
-    """Where its prior scores new items from their texts, a network must hold something of them, too."""
+    """Let a network hold something of new items, too, where its prior scores them from their texts."""
     if student.prior is not None and student.prior.from_text and not student.from_text:
         width = len(student.prior.from_text["mean"])
         student.from_text = constant_maps(student, data.item_counts, width).tensors()

@@ -31,19 +31,19 @@ from src.teacher.backbone.gated_lora import (
     ADAPTER,
     GatedAdapters,
     attach,
-    both_names,
     checkpoint_activations,
     compile_forward,
     inject,
     probe_layouts,
     resolve_targets,
+    without_checkpointing_warnings,
 )
 from src.teacher.backbone.gates import build_gate
 from src.teacher.backbone.llm import LanguageModel, load_llm
 from src.teacher.backbone.model_config import context_of
 from src.teacher.backbone.model_files import ADAPTER_CONFIG
 from src.teacher.backbone.model_fingerprint import fingerprint_llm
-from src.teacher.backbone.transformers_calls import is_local, runs
+from src.teacher.backbone.transformers_calls import is_local, named_errors
 from src.teacher.ilora_model import GatedTeacher
 from src.teacher.objective import objective_of
 from src.teacher.operations.model_card import model_card
@@ -84,7 +84,7 @@ def build_teacher(
 
 def _prepare(adapters: GatedAdapters, settings: TeacherSettings) -> GatedAdapters:
     """How the language model's passes run: recomputed in the backward pass, or compiled."""
-    with runs(settings.llm):
+    with named_errors(settings.llm):
         probe_layouts(adapters)
     if settings.gradient_checkpointing:
         checkpoint_activations(adapters)
@@ -266,7 +266,7 @@ def _find_llm(folder: Path, settings: TeacherSettings, manifest: _Manifest) -> s
 
 def _load_adapter(llm: LanguageModel, folder: Path) -> PeftModel:
     try:
-        with both_names():
+        with without_checkpointing_warnings():
             return PeftModel.from_pretrained(llm.model, str(folder), adapter_name=ADAPTER, is_trainable=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise ArtefactError.one("adapter", str(folder), f"cannot be read ({error})", _AGAIN) from None

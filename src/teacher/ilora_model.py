@@ -22,7 +22,7 @@ from src.teacher.backbone.llm import LanguageModel
 from src.teacher.backbone.model_config import table_shape
 from src.teacher.backbone.projector import Projector
 from src.teacher.interfaces import TeacherForward
-from src.teacher.labelling.labels import AT_ONCE, TOO_LARGE
+from src.teacher.labelling.labels import BATCH_SIZE_KEY, OUT_OF_MEMORY_ADVICE
 from src.teacher.prompts import PromptBatch, Prompts, TitlePieces
 from src.teacher.settings import TeacherSettings
 
@@ -57,7 +57,7 @@ class GatedTeacher(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the teacher computes."""
+        """The device that the teacher computes on."""
         return self.projector.inner.weight.device
 
     @property
@@ -115,7 +115,7 @@ class GatedTeacher(nn.Module):
         def embed(items: Tensor) -> None:
             rows[items] = self.embed_titles(items)
 
-        in_parts(order, batch_size, embed, AT_ONCE, TOO_LARGE)
+        in_parts(order, batch_size, embed, BATCH_SIZE_KEY, OUT_OF_MEMORY_ADVICE)
         self.train(training)
         return rows
 

@@ -13,12 +13,12 @@ from src.core.training import Objective
 
 
 def nothing() -> None:
-    """What most courses do after a step."""
+    """Do nothing after a step, as most training plans."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingPlan:
-    """In what the teacher's objectives differ while it is trained.
+    """What the teacher's objectives differ in while it is trained.
 
     ``cost`` ``[N]`` int64: tokens of each training row. ``evaluate`` gives the validation metrics; ``rate(step)`` is
     the factor of all learning rates at a step (from 0); ``on_step`` is called after every step; ``start_rows`` training
@@ -55,7 +55,7 @@ class Teacher(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where histories are expected."""
+        """The device that histories are expected on."""
 
     def __call__(self, history: Tensor, length: Tensor) -> TeacherForward:
         """The teacher's word on histories ``[B, L]`` of lengths ``[B]``."""

@@ -21,7 +21,9 @@ from src.teacher.prompts import check_titles
 from src.teacher.settings import TINY, TeacherSettings
 
 
-def preflight(settings: TeacherSettings, data: Callable[[], SequenceData], device: Callable[[], torch.device]) -> None:
+def check_teacher_settings(
+    settings: TeacherSettings, data: Callable[[], SequenceData], device: Callable[[], torch.device]
+) -> None:
     """Look at the language model, the titles, what is to be labelled and the device; then at how they fit together.
 
     Args:
@@ -41,7 +43,7 @@ def preflight(settings: TeacherSettings, data: Callable[[], SequenceData], devic
     check_prompts(settings, data())
 
 
-def preflight_titles(settings: TeacherSettings, id_map: IdMap) -> None:
+def check_teacher_titles(settings: TeacherSettings, id_map: IdMap) -> None:
     """Look at the language model and the titles where only the embeddings of titles are read.
 
     Raises:

@@ -89,7 +89,7 @@ class TruncatedTitles(NamedTuple):
 
     @classmethod
     def of(cls, whole: Sequence[Sequence[int]], kept: Sequence[Sequence[int]]) -> TruncatedTitles:
-        """Of titles before and after."""
+        """Count what cutting did to titles, from their tokens before and after."""
         before: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
         for title, rest in zip(whole, kept, strict=True):
             before.setdefault(tuple(rest), set()).add(tuple(title))

@@ -16,8 +16,8 @@ from src.distill.teachers import LLM, SELF, TITLES
 from src.distill.terms.base import Term
 from src.pipeline.settings import ExperimentSettings
 from src.student.models import closed_forms, require_network, student_settings
-from src.tuning.applied import no_distillation
 from src.tuning.search_space import SearchSpace, Value
+from src.tuning.trial_values import no_distillation
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Arm:
 
     @property
     def own(self) -> tuple[Term, ...]:
-        """Its terms."""
+        """The terms that are this arm's own."""
         return tuple(term for term in terms() if term.name in self.terms)
 
     @property

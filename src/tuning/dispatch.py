@@ -99,7 +99,8 @@ class Dispatcher:
     ``phases`` are searches that follow when all these have ended, a group at a time: each is drawn up only then, since
     it may follow from what came out, and ``on_phase`` is told of it. ``over_bound`` tells why the result folder is too
     large, or nothing. ``halted`` is the reason why no more is handed out and nothing more is written: what runs is left
-    for the next start. ``places`` are those of a population, and ``group`` says which values can be trained in one.
+    for the next start. ``population_size`` is how many trials train as one, and ``group`` says which values can be
+    trained in one.
     """
 
     searches: Sequence[Search]
@@ -108,7 +109,7 @@ class Dispatcher:
     on_change: Callable[[], None] = lambda: None
     over_bound: Callable[[], str] = lambda: ""
     halted: str = ""
-    places: int = 1
+    population_size: int = 1
     group: Callable[[Mapping[str, Value]], str] = no_group
     phases: InitVar[Iterable[Sequence[Search]]] = ()
     on_phase: Callable[[Sequence[Search]], None] = lambda searches: None
@@ -170,16 +171,16 @@ class Dispatcher:
         return [first, *self.companions(first, self.room(first) - 1)]
 
     def room(self, job: Job) -> int:
-        """The places of a population that begins with this trial."""
-        return max(1, self.places >> job.halvings) if job.group else 1
+        """How many trials a population holds that begins with this one."""
+        return max(1, self.population_size >> job.halvings) if job.group else 1
 
     def companions(self, job: Job, free: int) -> list[Job]:
         """Up to ``free`` more trials of a trial's group, new ones too. New ones of other groups wait for their turn,
-        no more than a population has places."""
+        no more than a population holds."""
         found = [waiting for waiting in self._waiting if self._fits(waiting, job)][: max(free, 0)]
         for waiting in found:
             self._waiting.remove(waiting)
-        while len(found) < free and len(self._waiting) < self.places and not self.halted:
+        while len(found) < free and len(self._waiting) < self.population_size and not self.halted:
             new = self._guarded(self._new, None)
             if new is None:
                 break
@@ -218,7 +219,7 @@ class Dispatcher:
         folder = search.folder(trial.number)
         values = search.values(trial)
         # a search's first trial repeats the baseline bit by bit
-        group = self.group(values) if self.places > 1 and trial.number > 0 else ""
+        group = self.group(values) if self.population_size > 1 and trial.number > 0 else ""
         return Job(search.name, trial.number, values, folder, self._starts, retries, restarts, group)
 
     def job(self, start: int) -> Job | None:

@@ -28,7 +28,7 @@ from src.tuning.lost_workers import WorkerLost, losses_as_deaths
 from src.tuning.processes import remember_children
 from src.tuning.resources import Resources
 from src.tuning.trainable import LOG, MESSAGE, Trainable
-from src.tuning.trial_curves import LOOKS, TrialCurves
+from src.tuning.trial_curves import POINTS, TrialCurves
 from src.tuning.worker_trials import WorkerTrials
 
 _log = get_logger(__name__)
@@ -144,7 +144,7 @@ class StudyScheduler(FIFOScheduler):
         report = self._without_retry(message, float(trial.config["share"]))
         start = worker.first.start
         self._draw(start, report)
-        if report.get("kind") == LOOKS:
+        if report.get("kind") == POINTS:
             running_search().dispatcher.on_change()
             return TrialScheduler.CONTINUE
         stop = running_search().dispatcher.on_report(start, report)
@@ -191,7 +191,7 @@ def _error_of(trial: Trial) -> object:
 
 
 class TuneCallback(TrialProgressCallback):
-    """In place of Tune's own lines about trials; and the place where a halted search leaves Tune's loop."""
+    """Stands in place of Tune's own lines about trials, and is where a halted search leaves Tune's loop."""
 
     def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Leave when the search was halted."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +22,31 @@ from optuna.trial import FrozenTrial
 from src.core.errors import ConfigError, TrainingFailed
 from src.core.logging import get_logger
 from src.core.seed import numpy_generator
-from src.data.teacher_outputs import Teachings
+from src.data.teacher_outputs import OutputsByTeachers
 from src.evaluation.paired import compare, gain, mean_interval, named_users
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
-from src.tuning.applied import apply_values, configured_trial
 from src.tuning.arms import STUDENT, Arm, arms_of, fixed_values, space_of
 from src.tuning.dispatch import Search
 from src.tuning.finalists import (
     STUDENT_SEED,
     Finalist,
-    final_space,
-    final_values,
     finalist_lines,
-    finalists_of,
     rank_finalists,
 )
 from src.tuning.identity import content_of
 from src.tuning.journal import open_journal
 from src.tuning.kept_models import train_again
-from src.tuning.search import SearchSession, open_search, open_session, winner
+from src.tuning.search import SearchSession, open_finalists, open_search, open_session, winner
 from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import CategoricalParameter, IntParameter, SearchSpace, Value
 from src.tuning.settings import TuningSettings
+from src.tuning.study import FINALS
+from src.tuning.trial_values import apply_values, configured_trial
 
 _log = get_logger(__name__)
 
-FINALS, ARM, SEED = "finals", "arm", "seed"
+ARM, SEED = "arm", "seed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +109,7 @@ class FairSearch:
 
 
 def run_fair(
-    settings: SearchSettings, stages: Stages, space: SearchSpace, outputs: Teachings, folder: Path
+    settings: SearchSettings, stages: Stages, space: SearchSpace, outputs: OutputsByTeachers, folder: Path
 ) -> tuple[FairSearch, dict[str, list[Path]]]:
     """Search every arm, then train the finals.
 
@@ -159,9 +156,9 @@ def fair_phases(
     yield list(fair.arms.values())
     winner(fair.arms[STUDENT.name])
     if judged := _open_finalists(fair, tuning, content, storage):
-        yield [finals for _, finals in judged.values()]
-    for arm, (finalists, finals) in judged.items():
-        fair.finalists[arm] = rank_finalists(fair.arms[arm], finals, finalists)
+        yield [retrained for _, retrained in judged.values()]
+    for arm, (finalists, retrained) in judged.items():
+        fair.finalists[arm] = rank_finalists(fair.arms[arm], retrained, finalists)
     yield [fair.finals]
     fair.finals_of(STUDENT.name)
     told = [f"{title} is left out of the comparison: {reason}" for title, reason in fair.missing.items()]
@@ -174,23 +171,16 @@ def fair_phases(
 def _open_finalists(
     fair: FairSearch, tuning: TuningSettings, content: Mapping[str, str], storage: BaseStorage
 ) -> dict[str, tuple[list[FrozenTrial], Search]]:
-    """For each arm its best trials and the search that trains them again; nothing where the first value decides.
+    """Each arm's best trials and the search that trains them again; nothing where the first value decides.
 
-    Their seeds are neither the one that the trials had nor one of the final trainings'. Trials that are added to the
-    arms get finalists of their own.
+    Their seeds are neither the one that the trials had nor one of the final trainings'.
     """
     found = {}
     for arm, search in fair.arms.items():
-        finalists = finalists_of(search, tuning.finalists)
-        if not finalists:
-            continue
-        space = final_space(search, finalists, fair.settings.seed + tuning.seeds, tuning.finalist_seeds)
-        grid, trials = space.grid(), len(search.record.trials())
-        name, folder = f"finalists of {trials} trials: {arm}", f"finalists/{arm}_{trials}_"
-        values, count = partial(final_values, search), len(grid)
-        finals = open_search(storage, fair.settings, tuning, content, name, space, grid, values, count, count, folder)
-        finals.keep, finals.what, finals.unit = 0, "finalists", "training"
-        found[arm] = (finalists, finals)
+        last_used = fair.settings.seed + tuning.seeds
+        opened = open_finalists(storage, fair.settings, tuning, content, search, last_used, arm)
+        if opened is not None:
+            found[arm] = opened
     return found
 
 
@@ -273,7 +263,7 @@ def _models(session: SearchSession, fair: FairSearch, arm: Arm, folder: Path) ->
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class ScoredModel:
     """A model of the answer: an arm, or one in closed form, which has no seeds.
 
     ``ranks`` ``[seeds, N]`` of the test targets; ``validation``: its mean there; ``trials``: configurations tried.
@@ -287,7 +277,9 @@ class Scored:
     uses_llm: bool
 
 
-def compare_arms(fair: FairSearch, models: Sequence[Scored], user: NDArray[np.int64], resamples: int) -> dict[str, Any]:
+def compare_arms(
+    fair: FairSearch, models: Sequence[ScoredModel], user: NDArray[np.int64], resamples: int
+) -> dict[str, Any]:
     """What came out on the test split, as `fair.json` holds it.
 
     Every arm is compared twice, paired by example and seed: with the student alone, and with the best model without a
@@ -321,14 +313,14 @@ def compare_arms(fair: FairSearch, models: Sequence[Scored], user: NDArray[np.in
     }
 
 
-def best_without_llm(models: Sequence[Scored]) -> Scored:
+def best_without_llm(models: Sequence[ScoredModel]) -> ScoredModel:
     """The model to beat: the best on validation of all in which no language model has a part."""
     return max((model for model in models if not model.uses_llm), key=lambda model: model.validation)
 
 
 def compare_with(
     reference: str,
-    models: Sequence[Scored],
+    models: Sequence[ScoredModel],
     scores: Mapping[str, NDArray[np.float64]],
     user: NDArray[np.int64],
     resamples: int,
@@ -357,7 +349,7 @@ def compare_with(
 
 
 def _arm_line(
-    fair: FairSearch, model: Scored, scores: NDArray[np.float64], user: NDArray[np.int64], resamples: int
+    fair: FairSearch, model: ScoredModel, scores: NDArray[np.float64], user: NDArray[np.int64], resamples: int
 ) -> dict[str, Any]:
     generator = numpy_generator(fair.settings.seed, "interval", model.name)
     mean, low, high = mean_interval(scores[: len(model.ranks)], user, resamples, generator)

@@ -14,7 +14,7 @@ from src.core.data_utils import fingerprint
 from src.core.logging import console
 from src.core.metrics import summarise
 from src.data.examples import sample
-from src.evaluation.comparison import Ranked
+from src.evaluation.comparison import ModelRanks
 from src.evaluation.example_histories import Role
 from src.pipeline.example_lists import strongest_closed_form, write_examples
 from src.pipeline.model_comparison import (
@@ -29,10 +29,11 @@ from src.pipeline.run_folder import RunFolder
 from src.pipeline.stages import Stages
 from src.student.models import student_settings
 from src.tuning.arms import STUDENT
-from src.tuning.fair import ARM, FINALS, SEED, FairSearch, Scored, best_final, compare_arms, mean_validation
+from src.tuning.fair import ARM, SEED, FairSearch, ScoredModel, best_final, compare_arms, mean_validation
 from src.tuning.fair_document import arms_table, save_answer
 from src.tuning.finalists import STUDENT_SEED
-from src.tuning.publish import BESIDE, attach_card
+from src.tuning.publish import STUDY_NOTE, attach_card
+from src.tuning.study import FINALS
 
 #: of the answer: every arm against the student alone, and against the best model without a language model
 _FAMILIES = ("comparisons", "comparisons_with_best")
@@ -98,9 +99,9 @@ def _scored(
     fair: FairSearch,
     comparison: ModelComparison,
     owners: Mapping[str, str],
-    on_validation: Sequence[Ranked],
-    on_test: Sequence[Ranked],
-) -> list[Scored]:
+    on_validation: Sequence[ModelRanks],
+    on_test: Sequence[ModelRanks],
+) -> list[ScoredModel]:
     """The arms in their order, then the models in closed form, each with its ranks of the test targets by seed.
 
     Args:
@@ -117,18 +118,18 @@ def _scored(
     scored = []
     for arm in fair.judged:
         mean, trials = mean_validation(fair, arm.name), fair.arms[arm.name].trials
-        scored.append(Scored(arm.name, arm.title, ranks[arm.name], mean, trials, arm.uses_llm))
+        scored.append(ScoredModel(arm.name, arm.title, ranks[arm.name], mean, trials, arm.uses_llm))
     metric, ks = fair.finals.record.space.metric, comparison.stages.settings.evaluation.ks
     trials_of = {model.name: model.trials for model in comparison.models}
     for shown in on_validation:
         if (name := shown.model) == owners[name]:  # a model in closed form: it has no seeds
             value, reads_text = summarise(shown.ranks, ks)[metric], student_settings(name).reads_text
-            scored.append(Scored(name, name, ranks[name], value, trials_of[name], reads_text))
+            scored.append(ScoredModel(name, name, ranks[name], value, trials_of[name], reads_text))
     return scored
 
 
 def _tell_dashboard(fair: FairSearch, answer: Mapping[str, Any], folder: RunFolder) -> None:
-    """In optuna-dashboard: what was found, as the note of each study, and the published student's card."""
+    """Tell optuna-dashboard what was found, as the note of each study, and the published student's card."""
     lines = [line for family in _FAMILIES for line in answer[family]]
     said = {
         arm.name: list(dict.fromkeys(line["sentence"] for line in lines if line["name"] == arm.name))
@@ -144,7 +145,7 @@ def _tell_dashboard(fair: FairSearch, answer: Mapping[str, Any], folder: RunFold
         ]
         fair.arms[arm.name].record.describe("\n\n".join(note))
     sentences, means = list(dict.fromkeys(line["sentence"] for line in lines)), "Means over seeds, on the test split."
-    fair.finals.record.describe("\n\n".join([*sentences, means, BESIDE]))
+    fair.finals.record.describe("\n\n".join([*sentences, means, STUDY_NOTE]))
     best = best_final(fair)
     winner, seed = str(best.params[ARM]), best.params[SEED]
     values = {**fair.chosen(winner).params, STUDENT_SEED: seed}
@@ -157,7 +158,7 @@ def _write_examples(
     comparison: ModelComparison,
     owners: Mapping[str, str],
     folder: RunFolder,
-    ranked: Sequence[Ranked],
+    ranked: Sequence[ModelRanks],
 ) -> None:
     """A few histories with the lists of the student alone and of the arm that distils best, both of the first seed."""
     stages = comparison.stages

@@ -12,9 +12,8 @@ from rich.table import Table
 
 from src.core.documents import PARTIAL, conform, read_json_document
 from src.core.paths import write_json
+from src.core.result_files import FAIR
 from src.evaluation.comparison import explain_missing
-
-FAIR = "fair.json"
 
 
 @document(frozen=True, config=PARTIAL)

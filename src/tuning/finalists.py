@@ -33,7 +33,7 @@ class Finalist:
 
     @property
     def mean(self) -> float:
-        """Over the seeds."""
+        """The mean over the seeds."""
         return float(np.mean(self.values))
 
 
@@ -50,7 +50,7 @@ def finalists_of(search: Search, count: int) -> list[FrozenTrial]:
     return best if len(best) > 1 else []
 
 
-def final_space(search: Search, finalists: Sequence[FrozenTrial], seed: int, seeds: int) -> SearchSpace:
+def finalist_space(search: Search, finalists: Sequence[FrozenTrial], seed: int, seeds: int) -> SearchSpace:
     """Every finalist on every seed; never on the one that it was chosen with.
 
     Args:
@@ -70,25 +70,25 @@ def final_space(search: Search, finalists: Sequence[FrozenTrial], seed: int, see
     )
 
 
-def final_values(search: Search, trial: FrozenTrial) -> dict[str, Value]:
+def finalist_values(search: Search, trial: FrozenTrial) -> dict[str, Value]:
     """The configuration keys of a finalist's training on another seed."""
     chosen = search.record.trials()[int(trial.params[TRIAL])]
     return {**search.values(chosen), STUDENT_SEED: trial.params[SEED]}
 
 
-def rank_finalists(search: Search, finals: Search, finalists: Sequence[FrozenTrial]) -> list[Finalist]:
+def rank_finalists(search: Search, retrained: Search, finalists: Sequence[FrozenTrial]) -> list[Finalist]:
     """The finalists, the best mean first, and the earlier trial where two means are equal.
 
     One of whose trainings some failed is left out, unless all are.
 
     Args:
         search: says which way the metric is better.
-        finals: the finalists' trainings on other seeds.
+        retrained: the finalists' trainings on other seeds.
         finalists: the trials that were trained again.
     """
     values: dict[int, list[float]] = {trial.number: [] for trial in finalists}
     failed: set[int] = set()
-    for trial in finals.record.trials():
+    for trial in retrained.record.trials():
         if trial.values is None:
             failed.add(int(trial.params[TRIAL]))
         else:
@@ -101,5 +101,5 @@ def rank_finalists(search: Search, finals: Search, finalists: Sequence[FrozenTri
 
 
 def finalist_lines(finalists: Sequence[Finalist]) -> list[Mapping[str, Any]]:
-    """For the manifest: each finalist's trial, its values and their mean."""
+    """What the manifest says of each finalist: its trial, its values and their mean."""
     return [{"trial": one.number, "values": list(one.values), "mean": one.mean} for one in finalists]

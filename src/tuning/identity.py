@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from src.core.data_utils import fingerprint
-from src.data.teacher_outputs import TeacherOutputs, Teachings
-from src.pipeline.settings import ExperimentSettings, without_places
+from src.core.result_files import JOURNAL
+from src.data.teacher_outputs import OutputsByTeachers, TeacherOutputs
+from src.pipeline.settings import ExperimentSettings, without_paths
 from src.pipeline.stages import Stages
-from src.tuning.journal import JOURNAL, read_journal
+from src.tuning.journal import read_journal
 from src.tuning.search_space import SearchSpace, Stage
 from src.tuning.settings import TuningSettings
 from src.tuning.study import require_content
@@ -29,10 +30,10 @@ def identity_of(experiment: ExperimentSettings, space: SearchSpace, tuning: Tuni
     ]  # fmt: skip
     shape = {key: str(parameter) for key, parameter in space.parameters.items()}
     described = {"stage": space.stage, "objectives": list(space.objectives.items()), "space": shape}
-    return fingerprint(described, without_places(experiment), rules)
+    return fingerprint(described, without_paths(experiment), rules)
 
 
-def content_of(stages: Stages, outputs: Teachings) -> dict[str, str]:
+def content_of(stages: Stages, outputs: OutputsByTeachers) -> dict[str, str]:
     """Fingerprints of what trials learn from: the data and all that each teacher says."""
     taught = {f"teacher outputs ({name})": _said(found) for name, found in outputs.items()}
     text = {} if stages.item_text is None else {"texts of items": fingerprint(stages.item_text)}
@@ -48,7 +49,7 @@ def _said(outputs: TeacherOutputs) -> str:
     )
 
 
-def searched_content(stage: Stage, stages: Stages, outputs: Teachings) -> dict[str, str]:
+def searched_content(stage: Stage, stages: Stages, outputs: OutputsByTeachers) -> dict[str, str]:
     """`content_of` of a search; a search over the teacher learns from the language model, too.
 
     Args:

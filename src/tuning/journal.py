@@ -23,10 +23,8 @@ from pydantic.dataclasses import dataclass
 from src.core.documents import PARTIAL, conform
 from src.core.errors import ArtefactError
 from src.core.logging import get_logger
-from src.pipeline.run_folder import JOURNAL as JOURNAL
-from src.pipeline.run_folder import LOCK as LOCK
+from src.core.result_files import JOURNAL
 from src.pipeline.run_folder import journal_locks
-from src.pipeline.run_folder import single_driver as single_driver
 
 _log = get_logger(__name__)
 

@@ -19,13 +19,13 @@ from src.core.paths import require_finished, write_json
 from src.core.training import NO_CHECKPOINT, silent
 from src.pipeline.settings import ExperimentSettings
 from src.student.artefact import PRIOR
-from src.tuning.applied import apply_values
 from src.tuning.dispatch import MODEL, Search
 from src.tuning.search_space import Value
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.stage_functions import train_stage
 from src.tuning.store import Store
-from src.tuning.trained import Trained
+from src.tuning.trained_model import TrainedModel
+from src.tuning.trial_values import apply_values
 
 _log = get_logger(__name__)
 
@@ -41,7 +41,12 @@ class _TrialFile:
 
 
 def keep_model(
-    trained: Trained, values: Mapping[str, Value], attributes: Mapping[str, Any], scratch: Path, store: Store, name: str
+    trained: TrainedModel,
+    values: Mapping[str, Value],
+    attributes: Mapping[str, Any],
+    scratch: Path,
+    store: Store,
+    name: str,
 ) -> None:
     """Bring a trial's model to the store, whole or not at all.
 

@@ -26,7 +26,7 @@ from src.pipeline.settings import training_seed
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.stage_functions import prepare_stage
 from src.tuning.trainable import Superseded, Trainable, TrialCheckpoint, clean_worker, logging_to, tell
-from src.tuning.trained import Trained
+from src.tuning.trained_model import TrainedModel
 from src.tuning.trial_curves import CurveReporter
 from src.tuning.worker_trials import RoundDecision
 
@@ -149,10 +149,10 @@ class MemberTrials:
         log = self._logs.setdefault(start, ExitStack()).enter_context(trainable.log_file(folder, listen=False))
 
         # a round waits for everybody: by a clock that stands still nothing is sent within an epoch
-        looks = CurveReporter(lambda look: told.reports.append(dict(look)), lambda: 0.0)
+        curves = CurveReporter(lambda points: told.reports.append(dict(points)), lambda: 0.0)
 
         def report(epoch: int, metrics: Mapping[str, float]) -> None:
-            told.reports.append({**trainable.epoch_report(epoch, metrics), **looks.taken(metrics)})
+            told.reports.append({**trainable.epoch_report(epoch, metrics), **curves.taken(metrics)})
             log.keep()
 
         def listen() -> None:
@@ -165,11 +165,11 @@ class MemberTrials:
         member = TrialMember(config, fitting, told, listen, self._end_by)
         self.members[start] = member
         self._finish[start] = lambda result: self._finished(start, lambda: finish(result), checkpoint, scratch)
-        with watching(looks):  # the loop asks once, when it begins
+        with watching(curves):  # the loop asks once, when it begins
             member.advance()
 
     def _finished(
-        self, start: int, finish: Callable[[], Trained], checkpoint: TrialCheckpoint, scratch: Path
+        self, start: int, finish: Callable[[], TrainedModel], checkpoint: TrialCheckpoint, scratch: Path
     ) -> Report:
         try:
             self.members[start].listen()

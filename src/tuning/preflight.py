@@ -11,15 +11,15 @@ from src.core.errors import ConfigError, Problem, ProblemsFound, gather
 from src.core.logging import get_logger
 from src.core.metrics import metric_names
 from src.core.paths import REPOSITORY
+from src.core.settings import nested_plain
 from src.distill.settings import priors_beside, terms
 from src.distill.teachers import LLM, TITLES
 from src.pipeline.preflight import check_experiment, check_sizes, check_trial_priors
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.student.settings import NetworkSettings
-from src.tuning.applied import apply_values, check_values, neutral_trial, plain
 from src.tuning.identity import check_content, content_of
-from src.tuning.population import check_population
+from src.tuning.population_groups import check_population
 from src.tuning.ray_session import check_ray
 from src.tuning.resources import check_gpu
 from src.tuning.samplers import sampler_note, sampling_problems
@@ -28,6 +28,7 @@ from src.tuning.search_space import CategoricalParameter, SearchSpace, Stage
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.space_document import load_search_space
 from src.tuning.store import Store
+from src.tuning.trial_values import apply_values, check_values, neutral_trial
 from src.tuning.warm_start import warm_trials
 
 _log = get_logger(__name__)
@@ -37,7 +38,7 @@ _SIZES = ("student.", "teacher.encoder.")
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class PreparedSearch:
     """What `check_search` found out: the stages with their data loaded, and what is searched."""
 
     stages: Stages
@@ -49,7 +50,7 @@ def check_search(
     stage: Stage,
     document: str,
     extra: Callable[[SearchSpace, ExperimentSettings], None] = lambda space, asked: None,
-) -> Prepared:
+) -> PreparedSearch:
     """Look at space, experiment and machine.
 
     Args:
@@ -102,7 +103,7 @@ def check_search(
         lambda: Store.open(settings.storage) if settings.storage else None,
         lambda: check_ray(settings.ray, settings.dashboard),
     )
-    return Prepared(stages[0], spaces[0])
+    return PreparedSearch(stages[0], spaces[0])
 
 
 def check_searched_sizes(space: SearchSpace, settings: ExperimentSettings, stages: Stages) -> None:
@@ -139,7 +140,7 @@ def trial_priors(settings: ExperimentSettings, space: SearchSpace) -> tuple[str,
     return priors_beside(student, on)
 
 
-def check_resumed(folder: Path, prepared: Prepared) -> None:
+def check_resumed(folder: Path, prepared: PreparedSearch) -> None:
     """Raises ``ArtefactError`` when a search was begun in the folder with other data, or its journal is damaged."""
     check_content(folder, content_of(prepared.stages, {}))
 
@@ -203,7 +204,7 @@ def prepare_space(settings: ExperimentSettings, tuning: TuningSettings, stage: S
         problems.append(Problem("tuning.metric", tuning.metric, f"must be one of {', '.join(names)}"))
     try:
         path = space_document(tuning, document)
-        space = load_search_space(path, plain(settings), names)
+        space = load_search_space(path, nested_plain(settings), names)
         if unsaid := _unsaid(settings, space):
             if tuning.search_space is not None:
                 rule, step = "no teacher has embeddings", "leave it out, or name llm among distill.teachers"

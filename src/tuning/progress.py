@@ -59,7 +59,7 @@ def epochs_left(search: Search, baseline: Baseline | None) -> float:
 
 
 @dataclass
-class Screen:
+class SearchDisplay:
     """Follows searches; on a terminal as a live display, elsewhere as a line for each ended trial and one now and then.
 
     Args:
@@ -111,7 +111,7 @@ class Screen:
         if self._told:
             _log.info("going on after %d ended trials", len(self._told))
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> SearchDisplay:
         self._tell_ended()
         if is_terminal():
             self._live.start()
@@ -139,7 +139,7 @@ class Screen:
         return self.searches[0].what if self.searches else "search"
 
     def _now(self) -> str:
-        """Where the searches are, in one line."""
+        """How far the searches are, in one line."""
         running = [
             f"{self._name(search, trial)} {self._place(trial, search.record.epochs, 'at ')}{self._last(trial, ' ({})')}"
             for search, trial in self._running()
@@ -265,7 +265,7 @@ class Screen:
         return epochs / seconds if seconds > 0 and epochs >= max(1, len(list(self._running()))) else None
 
     def _time_left(self) -> str:
-        """Of these searches; measured, or else estimated from the baseline."""
+        """The time that these searches still take; measured, or else estimated from the baseline."""
         pace, how = self._pace(), ""
         if pace is None and self.baseline is not None and min(self.baseline.epochs, self.baseline.seconds) > 0:
             at_once = max(1, len(list(self._running())))

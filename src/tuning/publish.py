@@ -11,35 +11,34 @@ from optuna.trial import FrozenTrial, TrialState
 
 from src.core.data_utils import fingerprint
 from src.core.logging import console, get_logger
-from src.evaluation.comparison import Ranked, as_short_table, row
+from src.core.result_files import BEST_STUDENT, DASHBOARD_FILES, REPORT, VERDICT
+from src.evaluation.comparison import ModelRanks, as_short_table, comparison_row
 from src.evaluation.example_histories import Role
 from src.evaluation.verdict import ONE_TRAINING, judge_search
 from src.pipeline.example_lists import strongest_closed_form, write_examples
 from src.pipeline.model_comparison import EvaluatedModel, ModelComparison, write_segments, write_tables
 from src.pipeline.run_folder import RunFolder
-from src.pipeline.runs import BASELINE, BEST_STUDENT, finish, fit_summary, tracker_of
+from src.pipeline.runs import BASELINE, finish_run, fit_summary, tracker_of
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
-from src.serving.measured import measured
+from src.serving.metrics_table import metrics_table
 from src.serving.results import comparison_rows
 from src.student.models import closed_forms, student_settings
-from src.tuning.applied import is_distilled
 from src.tuning.dispatch import states
 from src.tuning.finalists import finalist_lines
-from src.tuning.html_report import REPORT, write_report
+from src.tuning.html_report import write_report
 from src.tuning.report import write_outcomes
 from src.tuning.search import SearchOutcome
 from src.tuning.search_space import Value
 from src.tuning.study import Record
+from src.tuning.trial_values import is_distilled
 
 _log = get_logger(__name__)
 
-#: what optuna-dashboard is given as its --artifact-dir
-DASHBOARD_FILES = "dashboard_files"
 _CARD = "student_card.md"
 
 #: where the note of a study leads
-BESIDE = "The student's card is among the artifacts. `report.html` and `comparison.csv` lie beside this journal."
+STUDY_NOTE = "The student's card is among the artifacts. `report.html` and `comparison.csv` lie beside this journal."
 
 
 def best_student(outcome: SearchOutcome, stages: Stages, folder: RunFolder, name: str) -> EvaluatedModel:
@@ -84,7 +83,7 @@ def compare_winner(
     own = comparison.models[-1].name
     opened = next((one for one in ranked if (one.model, one.split) == (own, "test")), None)
     if opened is not None and outcome.search.record.space.stage != "teacher":
-        metrics = row(opened, stages.settings.evaluation.ks, 1).metrics
+        metrics = comparison_row(opened, stages.settings.evaluation.ks, 1).metrics
         write_outcomes(tracker_of(stages, folder), outcome.search.record, {outcome.best.number: metrics})
     if outcome.search.record.space.stage != "teacher":
         _write_verdict(comparison, outcome, folder, ranked)
@@ -98,7 +97,7 @@ def _named(what: str, outcome: SearchOutcome) -> str:
 
 
 def _write_examples(
-    comparison: ModelComparison, outcome: SearchOutcome, folder: RunFolder, ranked: Sequence[Ranked]
+    comparison: ModelComparison, outcome: SearchOutcome, folder: RunFolder, ranked: Sequence[ModelRanks]
 ) -> None:
     """A few histories with the lists of baseline, winner, teacher and the best model in closed form."""
     stage = outcome.search.record.space.stage
@@ -110,7 +109,7 @@ def _write_examples(
 
 
 def _write_verdict(
-    comparison: ModelComparison, outcome: SearchOutcome, folder: RunFolder, ranked: Sequence[Ranked]
+    comparison: ModelComparison, outcome: SearchOutcome, folder: RunFolder, ranked: Sequence[ModelRanks]
 ) -> None:
     """Whether what was searched helped on the test split: against the baseline, and against the best model without it.
 
@@ -126,7 +125,7 @@ def _write_verdict(
     own, *others = [model.name for model in reversed(comparison.models)]
     # drawn towards texts, a model in closed form has something of the language model, too
     others = [name for name in others if name not in closed_forms() or not student_settings(name).reads_text]
-    strongest = max(others, key=lambda name: row(on[name, "validation"], (k,), 1).metrics[f"ndcg_{k}"])
+    strongest = max(others, key=lambda name: comparison_row(on[name, "validation"], (k,), 1).metrics[f"ndcg_{k}"])
     winner, distils = on[own, "test"], outcome.search.record.space.stage == "distill"
     changed = not distils or is_distilled(outcome.settings, stages.settings)
     found = {}
@@ -138,8 +137,8 @@ def _write_verdict(
     sentences = list(dict.fromkeys(str(verdict["sentence"]) for verdict in found.values()))  # alike where nothing won
     for sentence in sentences:
         console.print(sentence, markup=False, style="bold")
-    outcome.search.record.describe("\n\n".join([*sentences, f"Each on the test split; {ONE_TRAINING}.", BESIDE]))
-    folder.write_metrics("verdict", {"against": found, "strongest_without": strongest, "caveat": ONE_TRAINING})
+    outcome.search.record.describe("\n\n".join([*sentences, f"Each on the test split; {ONE_TRAINING}.", STUDY_NOTE]))
+    folder.write_metrics(VERDICT, {"against": found, "strongest_without": strongest, "caveat": ONE_TRAINING})
     title = f"The student of trial {outcome.best.number}"
     attach_card(outcome.search.record, title, outcome.best, outcome.best.params, folder, sentences)
 
@@ -168,13 +167,13 @@ def attach_card(
         f"# {title}",
         " ".join(sentences),
         "\n".join(f"- `{key}`: {value}" for key, value in told.items() if value is not None),
-        measured(comparison_rows(folder.path)),
+        metrics_table(comparison_rows(folder.path)),
         f"`python -m src.exp.export result={folder.path}` makes it a folder that anybody can run.",
     ]
     record.attach(_CARD, "\n\n".join(parts) + "\n", folder.path / DASHBOARD_FILES)
 
 
-def facts(outcome: SearchOutcome, stages: Stages, resumed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def search_facts(outcome: SearchOutcome, stages: Stages, resumed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the manifest says about the search.
 
     Args:
@@ -199,7 +198,7 @@ def facts(outcome: SearchOutcome, stages: Stages, resumed: Sequence[Mapping[str,
     }
 
 
-def conclude(stages: Stages, folder: RunFolder, kind: str, found: Mapping[str, Any]) -> None:
+def finish_search(stages: Stages, folder: RunFolder, kind: str, found: Mapping[str, Any]) -> None:
     """Write times, `report.html`, and the manifest last; then say where to read all of it.
 
     Args:
@@ -212,7 +211,7 @@ def conclude(stages: Stages, folder: RunFolder, kind: str, found: Mapping[str, A
     def last(manifest: Mapping[str, Any]) -> None:
         write_report(folder.path, manifest)
 
-    finish(stages, folder, kind, found, last)
+    finish_run(stages, folder, kind, found, last)
     console.print(f"report: {folder.path / REPORT}", markup=False, soft_wrap=True)
 
 

@@ -9,6 +9,8 @@ import optuna
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import create_trial
 
+from src.core.errors import first_line
+
 #: whole numbers up to here have a float of their own; samplers compute in floats
 _EXACT = 2**53
 _FINEST = 10**9
@@ -54,5 +56,5 @@ def _draw(low: float, high: float, log: bool, step: float | None, whole: bool) -
                 if not low <= trial.params["x"] <= high:
                     return f"it gives {trial.params['x']}"
     except (ValueError, ArithmeticError, IndexError, MemoryError) as error:
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
+        return first_line(error)
     return None

@@ -17,7 +17,7 @@ import torch
 from ray._private import services
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from src.core.errors import ConfigError, Paused, Problem
+from src.core.errors import ConfigError, Paused, Problem, first_line
 from src.core.logging import get_logger
 from src.core.memory import memory_of
 from src.core.paths import REPOSITORY
@@ -129,7 +129,7 @@ def _refusal(address: str) -> tuple[str, str] | None:
 
 
 def _known_clusters() -> list[str]:
-    """Where `auto` would look: by the environment, or by what `ray start` noted on this machine."""
+    """Clusters that `auto` would find: by the environment, or by what `ray start` noted on this machine."""
     named = os.environ.get("RAY_ADDRESS", "")
     if named and named not in ("auto", "local"):
         return [named]
@@ -236,7 +236,7 @@ def _join(address: str) -> None:
             runtime_env={"py_modules": [str(REPOSITORY / "src")]},
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        rule = f"the cluster cannot be joined ({str(error).splitlines()[0]})"
+        rule = f"the cluster cannot be joined ({first_line(error)})"
         raise ConfigError.one("ray.address", address, rule, "see cmd/cluster.yaml") from None
 
 

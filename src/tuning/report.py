@@ -11,12 +11,11 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from src.core.paths import write_text
+from src.core.result_files import TRIALS_TABLE
 from src.pipeline.tracking import Outcome, Tracker, by_epoch
 from src.tuning.dispatch import MEMORY_RETRIES, RESTARTS, Search
 from src.tuning.study import Record
 from src.tuning.trial_curves import run_name, table_name
-
-TRIALS_TABLE = "trials.csv"
 
 
 def trials_frame(searches: Sequence[Search]) -> pd.DataFrame:

@@ -15,9 +15,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from src.core.errors import ConfigError, Problem, ProblemsFound
 from src.core.hardware import resolve_device
 from src.core.logging import get_logger
+from src.core.settings import nested_plain
 from src.pipeline.settings import ExperimentSettings
-from src.tuning.applied import plain
-from src.tuning.probe import Measured, Probe
+from src.tuning.gpu_probe import GpuNeed, GpuProbe
 from src.tuning.search_space import SearchSpace, Value
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.store import Store
@@ -99,7 +99,7 @@ def check_gpu(tuning: TuningSettings, ray_settings: RaySettings, device: str) ->
 # ------------------------------------------------------------------------------------------------------- the decision
 
 
-def most_that_fit(measured: Measured, slots: int) -> int:
+def most_that_fit(measured: GpuNeed, slots: int) -> int:
     """How many trials fit into a GPU's free memory together, at least 1; at most ``slots``, what the CPUs can feed."""
     each = measured.peak * _MARGIN + CONTEXT_BYTES
     return max(1, min(slots, math.floor(measured.free / each)))
@@ -143,9 +143,9 @@ def decide(
         return Resources(max(tuning.cpu_per_trial, _cores_of_a_node()), 1.0 if gpus else 0.0)
     if not gpus or tuning.gpu_per_trial == 1:
         return Resources(tuning.cpu_per_trial, 1.0 if gpus else 0.0)
-    with _probes(plain(settings), space.stage, dict(values), store) as take:
+    with _probes(nested_plain(settings), space.stage, dict(values), store) as take:
         (alone,) = take(1)
-        measured: Measured = ray.get(alone.measure.remote())
+        measured: GpuNeed = ray.get(alone.measure.remote())
         if tuning.gpu_per_trial != "auto":
             return Resources(tuning.cpu_per_trial, tuning.gpu_per_trial, measured.free)
         slots = max(1, int(available.get("CPU", 1) / tuning.cpu_per_trial / gpus))
@@ -163,7 +163,7 @@ def decide(
 
 def measure_alone(
     settings: ExperimentSettings, space: SearchSpace, values: Mapping[str, Value], store: Store
-) -> Measured:
+) -> GpuNeed:
     """What one trial needs of a GPU of the running Ray session.
 
     Args:
@@ -172,8 +172,8 @@ def measure_alone(
         values: of the trial that is measured.
         store: where it finds its data.
     """
-    with _probes(plain(settings), space.stage, dict(values), store) as take:
-        measured: Measured = ray.get(take(1)[0].measure.remote())
+    with _probes(nested_plain(settings), space.stage, dict(values), store) as take:
+        measured: GpuNeed = ray.get(take(1)[0].measure.remote())
         return measured
 
 
@@ -188,7 +188,7 @@ def _probes(*arguments: Any) -> Iterator[Callable[[int], list[Any]]]:
     """``take(n)``: n probes on one GPU, which is theirs alone; those that are there already are among them."""
     group = placement_group([{"GPU": 1}])
     place = PlacementGroupSchedulingStrategy(placement_group=group)
-    actor = ray.remote(num_cpus=0, num_gpus=1 / _PROBES_AT_MOST, scheduling_strategy=place)(Probe)
+    actor = ray.remote(num_cpus=0, num_gpus=1 / _PROBES_AT_MOST, scheduling_strategy=place)(GpuProbe)
     started = list[Any]()
 
     def take(count: int) -> list[Any]:

@@ -165,7 +165,7 @@ def hyperband(settings: TuningSettings, epochs: int) -> BasePruner:
 
 @pruner("none")
 def no_pruner(settings: TuningSettings, epochs: int) -> BasePruner:
-    """Stop nothing."""
+    """A pruner that stops nothing."""
     return optuna.pruners.NopPruner()
 
 

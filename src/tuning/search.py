@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from optuna.storages import BaseStorage
@@ -15,22 +16,22 @@ from optuna.trial import FrozenTrial, TrialState
 from src.core.errors import Paused, TrainingFailed
 from src.core.logging import get_logger
 from src.core.memory import give_back
-from src.data.teacher_outputs import Teachings
+from src.core.result_files import TRIALS
+from src.data.teacher_outputs import OutputsByTeachers
 from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.pipeline.student_stages import fit_of
 from src.pipeline.tracking import tracker_for
 from src.student.settings import NetworkSettings
-from src.tuning.applied import apply_values, configured_trial, neutral_trial, trial_values
 from src.tuning.dispatch import MODEL, Dispatcher, Search
 from src.tuning.executor import execute
-from src.tuning.finalists import Finalist, final_space, final_values, finalists_of, has_finalists, rank_finalists
+from src.tuning.finalists import Finalist, finalist_space, finalist_values, finalists_of, has_finalists, rank_finalists
 from src.tuning.identity import identity_of, searched_content
 from src.tuning.journal import open_journal
 from src.tuning.kept_models import whole_model
-from src.tuning.population import Groups, decide_places
+from src.tuning.population_groups import PopulationGroups, decide_population_size
 from src.tuning.processes import end_survivors, graceful_signals
-from src.tuning.progress import Baseline, Screen
+from src.tuning.progress import Baseline, SearchDisplay
 from src.tuning.ray_session import check_shared, ray_session
 from src.tuning.resources import Resources
 from src.tuning.samplers import sampler_note
@@ -39,15 +40,14 @@ from src.tuning.search_space import SearchSpace, Stage, Value
 from src.tuning.settings import TuningSettings
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.store import ALIKE, Store, folder_bytes, own_store
-from src.tuning.study import SEARCH, Record
+from src.tuning.study import FINALISTS, SEARCH, Record
 from src.tuning.trainable import TOKEN, Trainable
 from src.tuning.trial_curves import trial_curves
+from src.tuning.trial_values import apply_values, configured_trial, neutral_trial, trial_values
 from src.tuning.warm_start import warm_trials
 from src.tuning.worker_trials import ORDERS
 
 _log = get_logger(__name__)
-
-TRIALS = "trials"
 
 
 # ---------------------------------------------------------------------------------------------------- the session
@@ -55,7 +55,7 @@ TRIALS = "trials"
 
 @dataclass
 class SearchSession:
-    """A running Ray session with a search's data in place. The caller holds `journal.single_driver` of ``folder``."""
+    """A running Ray session with a search's data in place. The caller holds `single_driver` of ``folder``."""
 
     settings: SearchSettings
     folder: Path
@@ -63,8 +63,8 @@ class SearchSession:
     trainable: Trainable
     resources: Resources
     scratch: Path
-    groups: Groups
-    places: int = 1
+    groups: PopulationGroups
+    population_size: int = 1
     interrupted: str = ""
     #: the student alone, where trials are students, too
     baseline: Baseline | None = None
@@ -82,11 +82,11 @@ class SearchSession:
             Paused: something stopped it before the end.
         """
         searches = next(phases)
-        screen = Screen(searches, first_name, self.baseline, then)
+        screen = SearchDisplay(searches, first_name, self.baseline, then)
         with screen:
             self._dispatcher = Dispatcher(
                 searches, self.store, self.settings.tuning.retries, screen.update, self._over_bound, self.interrupted,
-                self.places, self.groups, phases, screen.follow,
+                self.population_size, self.groups, phases, screen.follow,
             )  # fmt: skip
             elastic = bool(self.settings.ray.address)
             with trial_curves(tracker_for(self.settings.runtime.tracking, self.folder)) as curves:
@@ -116,7 +116,7 @@ def open_session(
     settings: SearchSettings,
     folder: Path,
     stages: Stages,
-    outputs: Teachings,
+    outputs: OutputsByTeachers,
     space: SearchSpace,
     probe: Mapping[str, Value],
 ) -> Iterator[SearchSession]:
@@ -140,7 +140,7 @@ def open_session(
 
 @contextmanager
 def _session(
-    settings: SearchSettings, folder: Path, stages: Stages, outputs: Teachings, space: SearchSpace,
+    settings: SearchSettings, folder: Path, stages: Stages, outputs: OutputsByTeachers, space: SearchSpace,
     probe: Mapping[str, Value], store: Store,
 ) -> Iterator[SearchSession]:  # fmt: skip
     token = secrets.token_hex(16)
@@ -157,12 +157,14 @@ def _session(
             if settings.ray.address:
                 check_shared(store)
             trainable = Trainable(stages.settings, space, store, token, tuning.stall_minutes)
-            groups = Groups(stages.settings, space.stage, stages.data.num_items)
+            groups = PopulationGroups(stages.settings, space.stage, stages.data.num_items)
             resources = Resources(tuning.cpu_per_trial, 0.0)
             session = SearchSession(settings, folder, store, trainable, resources, scratch, groups)
             session.baseline = _baseline(stages, space.stage)
             with graceful_signals(session.interrupt):
-                session.resources, session.places = decide_places(tuning, stages.settings, space, probe, store)
+                session.resources, session.population_size = decide_population_size(
+                    tuning, stages.settings, space, probe, store
+                )
                 yield session
                 if session.interrupted:  # while the winner was being published
                     raise Paused(session.interrupted)
@@ -247,6 +249,45 @@ def open_search(
     return Search(record, trials, tuning.keep_top, values, place)
 
 
+def open_finalists(
+    storage: BaseStorage,
+    experiment: ExperimentSettings,
+    tuning: TuningSettings,
+    content: Mapping[str, str],
+    search: Search,
+    seed: int,
+    arm: str = "",
+) -> tuple[list[FrozenTrial], Search] | None:
+    """A search's best trials, and the search that trains them again on other seeds; None where the first value decides.
+
+    Trials that are added to the search later get finalists of their own.
+
+    Args:
+        storage: the journal.
+        experiment: what trials are trained with, apart from what is searched.
+        tuning: how many finalists, on how many seeds.
+        content: fingerprints of what the trials learn from.
+        search: whose trials they are.
+        seed: the last one that is used elsewhere: finalists have those after it.
+        arm: whose search it is in the fair protocol.
+
+    Raises:
+        ArtefactError: the journal is another search's.
+    """
+    finalists, count = finalists_of(search, tuning.finalists), len(search.record.trials())
+    if not finalists:
+        return None
+    space = finalist_space(search, finalists, seed, tuning.finalist_seeds)
+    grid, values = space.grid(), partial(finalist_values, search)
+    name = f"{FINALISTS} of {count} trials" + (f": {arm}" if arm else "")
+    place = f"{FINALISTS}/{arm}_{count}_" if arm else f"{FINALISTS}/{count}_"
+    retrained = open_search(
+        storage, experiment, tuning, content, name, space, grid, values, len(grid), len(grid), place
+    )
+    retrained.keep, retrained.what, retrained.unit = 0, "finalists", "training"
+    return finalists, retrained
+
+
 def epochs_of(settings: ExperimentSettings, stage: Stage) -> int:
     """How many epochs a trial of this stage trains at most."""
     if stage == "teacher":
@@ -279,7 +320,7 @@ def run_search(
     stages: Stages,
     space: SearchSpace,
     first: Sequence[Mapping[str, Value]],
-    outputs: Teachings,
+    outputs: OutputsByTeachers,
     folder: Path,
 ) -> Iterator[SearchOutcome]:
     """Search, and yield the outcome while the models are still in reach.
@@ -316,10 +357,10 @@ def run_search(
         def phases() -> Iterator[Sequence[Search]]:
             yield [search]
             winner(search)
-            if chosen := finalists_of(search, tuning.finalists):
-                finals = _finals(storage, experiment, tuning, content, search, chosen)
-                yield [finals]
-                finalists.extend(rank_finalists(search, finals, chosen))
+            if opened := open_finalists(storage, experiment, tuning, content, search, experiment.seed):
+                chosen, retrained = opened
+                yield [retrained]
+                finalists.extend(rank_finalists(search, retrained, chosen))
 
         session.work_through(phases(), first_name, _what_follows(search, tuning))
         best, model, gone = published(search, finalists, lambda number: session.fetch(search, number))
@@ -332,26 +373,6 @@ def _what_follows(search: Search, tuning: TuningSettings) -> str:
     if not has_finalists(search.record.space, tuning.finalists):
         return ""
     return f"then {tuning.finalists * tuning.finalist_seeds} trainings of the finalists"
-
-
-def _finals(
-    storage: BaseStorage,
-    experiment: ExperimentSettings,
-    tuning: TuningSettings,
-    content: Mapping[str, str],
-    search: Search,
-    chosen: Sequence[FrozenTrial],
-) -> Search:
-    """The search that trains the best trials on other seeds. Trials that are added get finals of their own."""
-    count = len(search.record.trials())
-    space = final_space(search, chosen, experiment.seed, tuning.finalist_seeds)
-    grid = space.grid()
-    finals = open_search(
-        storage, experiment, tuning, content, f"finalists of {count} trials", space, grid,
-        lambda trial: final_values(search, trial), len(grid), len(grid), f"finalists/{count}_",
-    )  # fmt: skip
-    finals.keep, finals.what, finals.unit = 0, "finalists", "training"
-    return finals
 
 
 def published(

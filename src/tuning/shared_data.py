@@ -24,7 +24,7 @@ from src.core.paths import write_json
 from src.data.examples import SequenceData
 from src.data.id_map import IdMap
 from src.data.item_text import TextSource
-from src.data.teacher_outputs import Teachings
+from src.data.teacher_outputs import OutputsByTeachers
 from src.data.tensor_examples import TensorExamples
 from src.distill.data_bridge import TeachingRows, align
 from src.student.datamodule import StudentData
@@ -64,7 +64,7 @@ class SharedData:
     def of(
         cls,
         data: SequenceData,
-        outputs: Teachings,
+        outputs: OutputsByTeachers,
         prior: Prior | None = None,
         item_text: Tensor | None = None,
         text_source: TextSource | None = None,

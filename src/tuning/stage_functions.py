@@ -20,7 +20,7 @@ from src.student.settings import StudentSettings
 from src.student.trainer_baseline import prepare_student, remember_new_items, train_student
 from src.tuning.search_space import Stage
 from src.tuning.shared_data import SharedData
-from src.tuning.trained import Trained
+from src.tuning.trained_model import TrainedModel
 
 
 def train_stage(
@@ -30,12 +30,12 @@ def train_stage(
     device: torch.device,
     report: Report,
     checkpoint: Checkpoint,
-) -> Trained:
+) -> TrainedModel:
     """Train a stage's model; see `train_student`, `train_distilled` and `train_teacher` for what they raise."""
     match stage:
         case "teacher":
             # transformers and peft are seconds and half a gigabyte: a worker that trains students does without them
-            from src.tuning.teacher_function import train_teacher_trial
+            from src.tuning.teacher_trial import train_teacher_trial
 
             return train_teacher_trial(settings, report, checkpoint)
         case "student":
@@ -55,7 +55,7 @@ def train_stage(
 
 def prepare_stage(
     stage: Stage, settings: ExperimentSettings, data: SharedData, report: Report, checkpoint: Checkpoint
-) -> tuple[Fitting, Callable[[FitResult], Trained]]:
+) -> tuple[Fitting, Callable[[FitResult], TrainedModel]]:
     """A network's fit that has not begun, and what makes a trained student of its result: `train_stage` in two parts,
     between which many are trained together. Draws from torch's stream, and raises, as `train_stage`."""
     network = require_network(settings.student)
@@ -64,7 +64,7 @@ def prepare_stage(
             network, settings.evaluation, data.students, training_seed(settings), report, checkpoint
         )
 
-        def finish(fit: FitResult) -> Trained:
+        def finish(fit: FitResult) -> TrainedModel:
             remember_new_items(student, data.students)
             return _trained(student, fit, network, data)
 
@@ -78,9 +78,9 @@ def prepare_stage(
     return fitting, lambda fit: _trained(finish_distilled(model, data.students), fit, own, data)
 
 
-def _trained(student: Recommender, fit: FitResult, settings: StudentSettings, data: SharedData) -> Trained:
+def _trained(student: Recommender, fit: FitResult, settings: StudentSettings, data: SharedData) -> TrainedModel:
     def save(folder: Path) -> None:
         extra, source = {"fit": asdict(fit)}, data.text_source
         save_student(folder, student, settings, data.id_map, data.fingerprints, extra, source)
 
-    return Trained(fit, student, save)
+    return TrainedModel(fit, student, save)

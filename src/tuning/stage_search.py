@@ -8,12 +8,13 @@ from contextlib import contextmanager
 
 from src.core.errors import ConfigError
 from src.core.paths import MANIFEST
+from src.core.result_files import SPACE_FILE
 from src.data.examples import already_open, openings
-from src.data.teacher_outputs import Teachings
-from src.pipeline.run_folder import SPACE_FILE, RunFolder
+from src.data.teacher_outputs import OutputsByTeachers
+from src.pipeline.run_folder import RunFolder
 from src.pipeline.runs import describe_data, tracker_of
 from src.pipeline.stages import Stages
-from src.tuning.preflight import Prepared, space_document
+from src.tuning.preflight import PreparedSearch, space_document
 from src.tuning.report import write_outcomes, write_trials_table
 from src.tuning.search import SearchOutcome, first_trials, run_search
 from src.tuning.search_settings import SearchSettings
@@ -49,7 +50,7 @@ def alone_with_baseline(settings: SearchSettings, stages: Stages, folder: RunFol
 
 
 def search_and_publish(
-    settings: SearchSettings, prepared: Prepared, folder: RunFolder, outputs: Teachings, name: str
+    settings: SearchSettings, prepared: PreparedSearch, folder: RunFolder, outputs: OutputsByTeachers, name: str
 ) -> SearchOutcome:
     """The single search of a stage: the winner's model (as ``name``) and keys, the trials table, the curves."""
     stages, space = prepared.stages, prepared.space
@@ -59,5 +60,5 @@ def search_and_publish(
     folder.write_best_params(outcome.settings, REPLAY_WITH[space.stage])
     write_trials_table(folder.path, [outcome.search])
     write_outcomes(tracker_of(stages, folder), outcome.search.record)
-    folder.watch.add("search_time", outcome.seconds)
+    folder.stopwatch.add("search_time", outcome.seconds)
     return outcome

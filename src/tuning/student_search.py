@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from src.core.result_files import BEST_STUDENT
 from src.pipeline.model_comparison import ModelComparison, closed_form_models
 from src.pipeline.run_folder import RunFolder, previous_resumes
-from src.pipeline.runs import BEST_STUDENT, baseline_model
-from src.tuning.preflight import Prepared, check_search
-from src.tuning.publish import best_student, compare_winner, conclude, facts
+from src.pipeline.runs import baseline_model
+from src.tuning.preflight import PreparedSearch, check_search
+from src.tuning.publish import best_student, compare_winner, finish_search, search_facts
 from src.tuning.search_settings import SearchSettings
 from src.tuning.stage_search import alone_with_baseline, search_and_publish
 
 
-def check(settings: SearchSettings) -> Prepared:
+def check(settings: SearchSettings) -> PreparedSearch:
     """Everything that can be known to be wrong before training."""
     return check_search(settings, "student", "student")
 
 
-def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None:
+def run(settings: SearchSettings, prepared: PreparedSearch, folder: RunFolder) -> None:
     """Train the baseline, search, publish the winner, look at the test split once, write the manifest.
 
     Args:
@@ -32,4 +33,6 @@ def run(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None
         compare_winner(
             ModelComparison(stages, models, with_teacher=False), outcome, folder, "best student", settings.reopen_test
         )
-        conclude(stages, folder, "tune_student", {"search": facts(outcome, stages, previous_resumes(folder.path))})
+        finish_search(
+            stages, folder, "tune_student", {"search": search_facts(outcome, stages, previous_resumes(folder.path))}
+        )

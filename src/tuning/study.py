@@ -27,6 +27,10 @@ from src.tuning.search_space import SearchSpace, Value
 from src.tuning.settings import TuningSettings
 
 SEARCH = "search"
+#: the study of the fair protocol's final trainings
+FINALS = "finals"
+#: how the names of studies begin in which a search's best trials were trained on other seeds
+FINALISTS = "finalists"
 IDENTITY, METRICS, FIRST, CONTENT = "identity", "metrics", "first_trials", "content"
 _NOTE, _NOTE_VERSION, _LONGEST_PIECE = "dashboard:note_str:", "dashboard:note_ver", 2045
 _ARTIFACT = "artifacts:"  # where optuna.artifacts keeps what it knows of a file

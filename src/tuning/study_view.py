@@ -11,12 +11,9 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from src.tuning.journal import JOURNAL, read_journal
-from src.tuning.study import SEARCH, ranked
-
-FINALS = "finals"
-#: how the names of studies begin in which a search's best trials were trained on other seeds
-FINALISTS = "finalists"
+from src.core.result_files import JOURNAL
+from src.tuning.journal import read_journal
+from src.tuning.study import FINALISTS, FINALS, SEARCH, ranked
 
 
 @dataclass(frozen=True)

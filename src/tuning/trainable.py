@@ -1,8 +1,8 @@
 """One trial: a stage's plain training function in a worker, with a thread to the search and a checkpoint an epoch.
 
 What it reports (`kind`):
-  epoch   {epoch, objective, metrics, looks}   after each epoch, its checkpoint being saved already
-  looks   {looks}                       within a long epoch, for the curves alone
+  epoch   {epoch, objective, metrics, points}  after each epoch, its checkpoint being saved already
+  points  {points}                      within a long epoch, for the curves alone
   done    {values, attributes}          trained to the end; values follow the space's objectives
   failed  {reason}                      this configuration cannot be trained
   memory  {reason}                      its share of the GPU was too small
@@ -39,18 +39,19 @@ from src.core.logging import get_logger
 from src.core.memory import give_back, is_out_of_memory
 from src.core.paths import disk_is_full
 from src.core.seed import seed_everything
+from src.core.settings import nested_plain
 from src.core.watching import watching
-from src.pipeline.settings import ExperimentSettings, training_seed, without_places
-from src.tuning.applied import apply_values, plain
+from src.pipeline.settings import ExperimentSettings, training_seed, without_paths
 from src.tuning.dispatch import CHECKPOINT, MODEL
+from src.tuning.gpu_probe import in_worker
 from src.tuning.kept_models import keep_model
-from src.tuning.probe import in_worker
 from src.tuning.search_space import SearchSpace, Value
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.stage_functions import train_stage
 from src.tuning.store import Store
-from src.tuning.trained import Trained
+from src.tuning.trained_model import TrainedModel
 from src.tuning.trial_curves import CurveReporter
+from src.tuning.trial_values import apply_values
 
 _log = get_logger(__name__)
 
@@ -138,7 +139,7 @@ class Trainable:
     ) -> None:
         """``stall_minutes``: a worker that reports nothing for so long ends itself; 0: never."""
         # plain data: pydantic's generated classes do not all survive pickling between processes
-        self.settings = plain(settings)
+        self.settings = nested_plain(settings)
         self.stage, self.objectives = space.stage, list(space.objectives)
         self.store, self.token, self.stall_minutes = store, token, stall_minutes
 
@@ -178,8 +179,8 @@ class Trainable:
         return in_worker(apply_values(base, values), share)
 
     def checkpoint_of(self, settings: ExperimentSettings, folder: str) -> TrialCheckpoint:
-        """Where a trial's state is kept."""
-        identity = fingerprint(self.stage, without_places(settings))
+        """What keeps a trial's state."""
+        identity = fingerprint(self.stage, without_paths(settings))
         return TrialCheckpoint(self.store, f"{folder}/{CHECKPOINT}", identity, self.token)
 
     def _train(self, config: Mapping[str, Any], log: TrialLog) -> dict[str, Any]:
@@ -188,15 +189,15 @@ class Trainable:
         clean_worker(training_seed(settings), device, config)
         checkpoint = self.checkpoint_of(settings, str(config["folder"]))
         with self.stall_watch(log.stream) as alive, self.store.scratch() as scratch:
-            looks = CurveReporter(tell)
+            curves = CurveReporter(tell)
 
             def report(epoch: int, metrics: Mapping[str, float]) -> None:
-                tell({**self.epoch_report(epoch, metrics), **looks.taken(metrics)})
+                tell({**self.epoch_report(epoch, metrics), **curves.taken(metrics)})
                 log.keep()
                 alive()
 
             data = SharedData.load(self.store.download(FOLDER, Path(scratch)), device)
-            with watching(looks):
+            with watching(curves):
                 trained = train_stage(self.stage, settings, data, device, report, checkpoint)
             return self.finish(trained, config, checkpoint.note, Path(scratch))
 
@@ -228,7 +229,7 @@ class Trainable:
             raise TrainingFailed(f"{metric} of epoch {epoch} is {value}")
         return {"kind": "epoch", "epoch": epoch, "objective": value}
 
-    def finish(self, trained: Trained, config: Mapping[str, Any], note: str, scratch: Path) -> dict[str, Any]:
+    def finish(self, trained: TrainedModel, config: Mapping[str, Any], note: str, scratch: Path) -> dict[str, Any]:
         """Save the model, then say so: a trial is complete only when its model is on disk.
 
         Args:

@@ -1,4 +1,4 @@
-"""Trials' curves while they train: a worker takes looks and sends them with its reports, the driver draws them.
+"""Trials' curves while they train: a worker sends points with its reports, the driver draws them.
 
 So a trial on another machine is drawn beside the others, and the files have one writer.
 """
@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from src.core.watching import Look
+from src.core.watching import TrainingStatus
 from src.pipeline.tracking import FailSafeRun, Run, Tracker, by_epoch, numbers
 from src.tuning.dispatch import Job
 from src.tuning.study import SEARCH
 
 #: the kind of report that is about curves alone
-LOOKS = "looks"
+POINTS = "points"
 #: seconds between two reports within an epoch at least: each one waits a moment for the driver
 _EVERY = 30.0
 
@@ -38,26 +38,26 @@ class CurveReporter:
     def __post_init__(self) -> None:
         self._sent = self.clock()
 
-    def look(self, look: Look) -> None:
+    def update(self, status: TrainingStatus) -> None:
         """Keep it for the next report; in a long epoch one is sent for it."""
-        self._keep(look)
+        self._keep(status)
         if self.clock() - self._sent >= _EVERY:
-            self.tell({"kind": LOOKS, **self._taken()})
+            self.tell({"kind": POINTS, **self._taken()})
 
-    def epoch(self, epoch: int, look: Look, metrics: Mapping[str, float]) -> None:
-        """Keep the epoch's look for the epoch's own report, which follows; as `Watcher.epoch`."""
-        self._keep(look)
+    def epoch(self, epoch: int, status: TrainingStatus, metrics: Mapping[str, float]) -> None:
+        """Keep the epoch's point for the epoch's own report, which follows; as `Watcher.epoch`."""
+        self._keep(status)
 
-    def _keep(self, look: Look) -> None:
-        if look.values:
-            self._kept.append((look.step, dict(look.values)))
+    def _keep(self, status: TrainingStatus) -> None:
+        if status.values:
+            self._kept.append((status.step, dict(status.values)))
 
     def _taken(self) -> dict[str, Any]:
         kept, self._kept, self._sent = self._kept, [], self.clock()
-        return {LOOKS: kept}
+        return {POINTS: kept}
 
     def taken(self, metrics: Mapping[str, float]) -> dict[str, Any]:
-        """What an epoch's report says besides, the looks since the last report among it."""
+        """What an epoch's report says besides, the points since the last report among it."""
         return {**self._taken(), "metrics": numbers(metrics)}
 
     def close(self) -> None:
@@ -74,11 +74,11 @@ class TrialCurves:
     def take(self, job: Job, report: Mapping[str, Any]) -> None:
         """Draw what a report tells; one that ends its trial closes the run."""
         name = run_name(job.study, job.number)
-        for step, values in report.get(LOOKS, ()):
+        for step, values in report.get(POINTS, ()):
             self._run(name).log("step", int(step), {f"train/{key}": value for key, value in values.items()})
         if report.get("kind") == "epoch" and "metrics" in report:
             self._run(name).log("epoch", int(report["epoch"]), by_epoch(report["metrics"]))
-        if report.get("kind") not in ("epoch", LOOKS):
+        if report.get("kind") not in ("epoch", POINTS):
             self.end(job)
 
     def end(self, job: Job) -> None:
@@ -108,10 +108,10 @@ def trial_curves(tracker: Tracker) -> Iterator[TrialCurves]:
 
 
 def table_name(study: str) -> str:
-    """Of a study's table and, as a folder, of its trials' runs; the single search's is the tracker's own."""
+    """The name of a study's table and, as a folder, of its trials' runs; the single search's is the tracker's own."""
     return "" if study == SEARCH else study.replace(" ", "_")
 
 
 def run_name(study: str, number: int) -> str:
-    """Of a trial's run."""
+    """The name of a trial's run."""
     return f"{table_name(study)}/trial_{number:04d}".lstrip("/")

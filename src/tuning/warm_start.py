@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import optuna
-from optuna.trial import TrialState
 
 from src.core.errors import ArtefactError
-from src.tuning.applied import fitting
-from src.tuning.journal import JOURNAL, read_journal
+from src.core.result_files import JOURNAL
+from src.tuning.journal import read_journal
 from src.tuning.search_space import SearchSpace, Value
-from src.tuning.study import SEARCH
+from src.tuning.study import SEARCH, ranked
+from src.tuning.trial_values import fitting
 
 
 def warm_trials(folder: Path, space: SearchSpace, count: int) -> list[dict[str, Value]]:
@@ -35,10 +35,7 @@ def warm_trials(folder: Path, space: SearchSpace, count: int) -> list[dict[str, 
         study = optuna.load_study(study_name=SEARCH if SEARCH in studies else "everything", storage=backend)
     except (KeyError, ValueError) as error:
         raise ArtefactError.one("warm_start", str(folder), f"its study cannot be read ({error})") from None
-    sign = -1.0 if study.directions[0] == optuna.study.StudyDirection.MAXIMIZE else 1.0
-    completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    best = sorted(completed, key=lambda trial: (sign * trial.values[0], trial.number))
-    points = [point for trial in best if (point := fitting(space, trial.params)) is not None]
+    points = [point for trial in ranked(study) if (point := fitting(space, trial.params)) is not None]
     if not points:
         rule = f"none of its completed trials has a parameter of this search: {', '.join(space.parameters)}"
         raise ArtefactError.one("warm_start", str(folder), rule)

@@ -41,7 +41,7 @@ class WorkerTrials:
 
     @property
     def orders(self) -> str:
-        """Where this worker finds what was decided."""
+        """The place in the store where this worker finds what was decided."""
         return f"{ORDERS}/{self.first.start}.json"
 
     def take(self, dispatcher: Dispatcher, message: Mapping[str, Any]) -> None:

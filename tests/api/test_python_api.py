@@ -14,7 +14,7 @@ import pytest
 from src.api import Dataset, Result, Student
 from src.core.errors import ArtefactError, ConfigError, DataError
 from src.core.logging import log_to
-from src.core.paths import REPOSITORY
+from src.core.paths import REPOSITORY, write_json
 from tests.serving.finished import NUM_ITEMS, finished, student
 
 DOCUMENT = REPOSITORY / "docs" / "python_api.md"
@@ -159,6 +159,34 @@ def test_a_student_says_why_it_does_not_answer(result: Result) -> None:
     for wrong in ({"k": NUM_ITEMS + 1}, {"k": 0}, {"unknown": "ask"}):
         with pytest.raises(ConfigError):
             best.recommend([["100"]], **wrong)  # type: ignore[arg-type]
+
+
+def test_a_result_tells_the_verdict_of_a_search_of_either_kind(result: Result) -> None:
+    assert result.verdicts == []
+    helped, unclear = "distillation helped", "it cannot be told"
+    found = {"comparison": None, "verdict": "helped", "sentence": helped}
+    write_json(result.folder / "metrics" / "verdict.json", {"against": {"baseline": found, "popularity": found}})
+    assert Result.load(result.folder).verdicts == [helped]
+    difference = {"name": "b", "against": "a", "difference": 0.0, "low": -0.1, "high": 0.1, "sentence": unclear}
+    arm = {"arm": "a", "test": 0.1}
+    write_json(result.folder / "fair.json", {"metric": "recall_20", "arms": [arm], "comparisons": [difference]})
+    assert Result.load(result.folder).verdicts == [unclear]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "read"),
+    [
+        ("best_params.yaml", b"- 1\n", "best_params"),
+        ("comparison.csv", b"model\n\xff\n", "comparison"),
+        ("metrics/verdict.json", b"[]", "verdicts"),
+        ("fair.json", b"{}", "verdicts"),
+    ],
+)
+def test_a_damaged_file_of_a_result_is_named(result: Result, name: str, content: bytes, read: str) -> None:
+    (result.folder / name).parent.mkdir(exist_ok=True)
+    (result.folder / name).write_bytes(content)
+    with pytest.raises(ArtefactError, match=Path(name).name):
+        getattr(result, read)
 
 
 def test_results_and_students_are_copied_and_never_overwritten(result: Result, workplace: Path) -> None:

@@ -9,7 +9,7 @@ from benchmarks.labelling_rate import Asked, Part, cells
 from benchmarks.model_flops import SHAPES
 from benchmarks.passes import Watch
 from benchmarks.random_teacher import Place, random_causal_llama
-from src.teacher.title_lm.decoding.continuation import Beams, no_gate, read_prompts
+from src.teacher.title_lm.decoding.continuation import CacheMode, no_gate, read_prompts
 from src.teacher.title_lm.decoding.grounding import generate
 
 
@@ -19,12 +19,16 @@ def watched() -> Watch:
     return Watch(random_causal_llama(SHAPES["tiny"], Place(torch.device("cpu"), torch.float32)))
 
 
-@pytest.mark.parametrize(("hold", "cached"), [("shared", [2 * (5 + 3), 2 * (8 + 3)]), ("expanded", [6 * 6, 6 * 7])])
-def test_beams_read_one_cache_of_their_prompt_or_each_its_own(watched: Watch, hold: Beams, cached: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("cache_mode", "cached"), [("shared", [2 * (5 + 3), 2 * (8 + 3)]), ("expanded", [6 * 6, 6 * 7])]
+)
+def test_beams_read_one_cache_of_their_prompt_or_each_its_own(
+    watched: Watch, cache_mode: CacheMode, cached: list[int]
+) -> None:
     watched.seen.clear()
     embedded, mask = torch.randn(2, 5, 64), torch.ones(2, 5, dtype=torch.int64)
     with watched.watching(), torch.no_grad():
-        _, continuation = read_prompts(watched.model, embedded, mask, gate=no_gate, beams=hold)
+        _, continuation = read_prompts(watched.model, embedded, mask, gate=no_gate, cache_mode=cache_mode)
         for parents in (torch.zeros(2, 3, dtype=torch.int64), torch.arange(3).expand(2, -1)):
             continuation.step(parents, torch.ones(2, 3, dtype=torch.int64))
     (prompt,) = watched.of("prompt")

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from src.cli.entry import LOG, Entry, Work
+from src.cli.entry import Entry, Work
 from src.cli.help import rows
 from src.config.base_configs import SCHEMAS, description
 from src.config.composition import compose_plain, groups
@@ -27,6 +27,7 @@ from src.config.reading import read_config, read_settings
 from src.core.errors import ConfigError, TrainingFailed
 from src.core.logging import console, log_to
 from src.core.paths import MANIFEST, REPOSITORY
+from src.core.result_files import RUN_LOG, SETTINGS_FILE
 from src.exp import (
     run_distill,
     run_eval_all,
@@ -36,7 +37,7 @@ from src.exp import (
     tune_student,
     tune_teacher,
 )
-from src.pipeline.run_folder import SETTINGS_FILE, RunFolder
+from src.pipeline.run_folder import RunFolder
 from src.pipeline.settings import ExperimentSettings
 from tests.pipeline.toy import toy_arguments
 
@@ -124,7 +125,7 @@ def test_a_run_leaves_its_record_and_prints_its_path_last(workplace: Path, capfd
         "config/overrides.yaml",
         "manifest.json",
         "metrics/time.json",
-        LOG,
+        RUN_LOG,
         SETTINGS_FILE,
     }
     # the override reached the code, the record and Hydra's own record
@@ -259,7 +260,7 @@ def test_a_failing_run_keeps_its_folder_without_a_manifest(workplace: Path, capf
     (name,) = folders(workplace)
     folder = workplace / "result" / name
     assert not (folder / MANIFEST).exists()
-    assert "TrainingFailed" in (folder / LOG).read_text(encoding="utf-8")
+    assert "TrainingFailed" in (folder / RUN_LOG).read_text(encoding="utf-8")
     shown = capfd.readouterr()
     assert "error: the loss is [nan]" in shown.out
     assert "Traceback" not in shown.out + shown.err
@@ -515,7 +516,7 @@ def test_a_run_outlives_its_screen(workplace: Path, redirection: str, last: byte
     done = talk(workplace, redirection)
     assert done.returncode == 0
     assert b"Traceback" not in done.stderr
-    log = (workplace / "out" / LOG).read_text(encoding="utf-8").splitlines()
+    log = (workplace / "out" / RUN_LOG).read_text(encoding="utf-8").splitlines()
     assert [line.split("src.test: ")[1] for line in log if "src.test: " in line] == [
         f"line {number} → 名前" for number in range(300)
     ]
@@ -534,7 +535,7 @@ def test_an_ascii_terminal_is_told_in_ascii(workplace: Path, environment: dict[s
     shown = done.stdout.decode("ascii").splitlines()
     assert shown[-1] == str(workplace / "out")
     assert any(r"line 7 -> \u540d\u524d" in line for line in shown)
-    assert "line 299 → 名前" in (workplace / "out" / LOG).read_text(encoding="utf-8")
+    assert "line 299 → 名前" in (workplace / "out" / RUN_LOG).read_text(encoding="utf-8")
 
 
 def hang_up(settings: ExperimentSettings, prepared: object, folder: RunFolder) -> None:

@@ -19,7 +19,8 @@ from src.config.replay import chosen_options
 from src.core.errors import TERMINATED, ArtefactError, ConfigError, Paused
 from src.core.logging import log_to
 from src.core.paths import MANIFEST
-from src.pipeline.run_folder import LOCK, RunFolder, previous_resumes, single_driver
+from src.core.result_files import DRIVER_LOCK
+from src.pipeline.run_folder import RunFolder, previous_resumes, single_driver
 from src.tuning.identity import identity_of
 from src.tuning.journal import open_journal
 from src.tuning.preflight import check_search
@@ -195,7 +196,7 @@ def test_a_live_search_is_refused_before_anything_is_written(found: Path, capfd:
         assert contents(found) == before
     assert "another search is running in it" in capfd.readouterr().out
     assert entry(nothing).execute([f"resume={found}", "trials=9"]) == 0
-    assert not (found / LOCK).exists()
+    assert not (found / DRIVER_LOCK).exists()
 
 
 def test_the_folder_is_held_while_the_work_is_done(found: Path) -> None:
@@ -286,7 +287,7 @@ def test_the_journals_own_lock_which_a_killed_driver_leaves_is_no_strange_link(f
 
 def test_a_lock_is_never_a_link(workplace: Path) -> None:
     (workplace / "thesis").write_text("ten years")
-    (workplace / LOCK).symlink_to(workplace / "thesis")
+    (workplace / DRIVER_LOCK).symlink_to(workplace / "thesis")
     with pytest.raises(ConfigError, match="cannot be written"):
         single_driver(workplace).__enter__()
     assert (workplace / "thesis").read_text() == "ten years"
@@ -387,7 +388,7 @@ def test_a_folder_that_holds_no_search_of_this_command(found: Path, workplace: P
             place.mkdir()
             (place / MANIFEST).write_text("{}")
     assert entry(lambda *_: pytest.fail("must not run")).execute([f"resume={place}"]) == 2
-    assert not (place / LOCK).exists()
+    assert not (place / DRIVER_LOCK).exists()
 
 
 def test_the_winners_keys_name_the_command_that_repeats_them(tmp_path: Path) -> None:

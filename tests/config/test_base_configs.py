@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from src.config import base_configs, descriptions
-from src.config.base_configs import SCHEMAS, Named, description, loaded
+from src.config.base_configs import SCHEMAS, LazyClass, description, loaded
 from src.pipeline.settings import EvaluateSettings
 
 COMMAND = "evaluate"
@@ -130,5 +130,5 @@ def test_where_nothing_can_be_written_nothing_is_kept(kept: Kept) -> None:
 
 
 def test_settings_are_found_by_name() -> None:
-    named = Named[Any]("src.pipeline.settings:EvaluateSettings")
+    named = LazyClass[Any]("src.pipeline.settings:EvaluateSettings")
     assert loaded(named) is loaded(EvaluateSettings) is loaded(SCHEMAS[COMMAND]) is EvaluateSettings

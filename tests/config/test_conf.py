@@ -22,11 +22,11 @@ from src.cli.help import rows, show_keys
 from src.config import composition, descriptions
 from src.config.base_configs import SCHEMAS, description, loaded, prepare, register
 from src.config.composition import CONF, compose_plain, groups
-from src.config.descriptions import VARIANTS, describe, describe_command, note, plain, settings_kinds
+from src.config.descriptions import VARIANTS, describe, describe_command, note, settings_kinds
 from src.config.reading import read_settings, to_settings
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
-from src.core.settings import STRICT
+from src.core.settings import STRICT, plain_value
 from src.exp import (
     export,
     recommend,
@@ -83,7 +83,7 @@ ALL_SETTINGS = every_settings_class()
 
 def base_content(group: str, name: str) -> dict[str, Any]:
     """The config that is generated from a group's settings."""
-    content: dict[str, Any] = plain(GROUPS[group][name]())
+    content: dict[str, Any] = plain_value(GROUPS[group][name]())
     return content
 
 
@@ -161,7 +161,7 @@ def test_what_no_file_says_is_the_default_of_the_dataclass(entry: Any) -> None:
     content = compose_plain(entry.config_name, [])[0]
     for field in fields(loaded(entry.schema)):
         if field.name not in GROUPS:
-            assert content[field.name] == said.get(field.name, plain(field.default)), field.name
+            assert content[field.name] == said.get(field.name, plain_value(field.default)), field.name
 
 
 @pytest.mark.parametrize(("group", "option"), options())

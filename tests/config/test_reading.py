@@ -10,8 +10,9 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.config.overrides import expand_params, format_value
-from src.config.reading import nested_plain, read_settings
+from src.config.reading import read_settings
 from src.core.errors import ConfigError
+from src.core.settings import nested_plain
 from src.pipeline.evaluate_all import EvaluateSettings
 from src.pipeline.settings import ExperimentSettings
 from src.tuning.search_settings import TuneSettings

@@ -161,5 +161,5 @@ class ClosedFormContract:
 
     def test_the_settings_that_a_comparison_tries_are_valid_and_differ(self) -> None:
         name = self.settings().architecture
-        tried = [student_settings(name, **fields) for fields in architecture(name).build.candidates]  # type: ignore[attr-defined]
+        tried = [student_settings(name, **fields) for fields in architecture(name).build.settings_to_try]  # type: ignore[attr-defined]
         assert len(tried) == len({str(settings) for settings in tried}) >= 1

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from src.core.errors import TrainingFailed
-from src.core.finite import LOOK_EVERY
+from src.core.finite import CHECK_EVERY
 from src.core.training import LoopSettings, fit
 
-STEPS = 4 * LOOK_EVERY
+STEPS = 4 * CHECK_EVERY
 
 
 class Slope(nn.Module):
@@ -88,7 +88,7 @@ def train(
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("step", [1, 2, LOOK_EVERY, LOOK_EVERY + 1, STEPS])
+@pytest.mark.parametrize("step", [1, 2, CHECK_EVERY, CHECK_EVERY + 1, STEPS])
 def test_a_state_that_is_not_finite_is_never_saved(step: int, bad: float) -> None:
     saved = Saved()
     with pytest.raises(TrainingFailed, match=f"epoch 1, at or before its step {step},"):
@@ -97,7 +97,7 @@ def test_a_state_that_is_not_finite_is_never_saved(step: int, bad: float) -> Non
 
 
 @pytest.mark.parametrize(
-    ("step", "seen"), [(1, LOOK_EVERY), (LOOK_EVERY, LOOK_EVERY), (LOOK_EVERY + 1, 2 * LOOK_EVERY)]
+    ("step", "seen"), [(1, CHECK_EVERY), (CHECK_EVERY, CHECK_EVERY), (CHECK_EVERY + 1, 2 * CHECK_EVERY)]
 )
 def test_a_loss_that_is_not_finite_is_seen_within_a_few_steps(step: int, seen: int) -> None:
     model = Slope(step)

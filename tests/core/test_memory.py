@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from src.core.errors import OutOfMemory
-from src.core.memory import in_parts, is_out_of_memory, reason_of
+from src.core.memory import in_parts, is_out_of_memory, torch_reason
 
 
 class Work:
@@ -110,4 +110,4 @@ def test_other_errors_go_through() -> None:
 
 
 def test_the_reason_is_a_sentence() -> None:
-    assert [reason_of(error) for error in SAID[:2]] == ["CUDA out of memory", "CUDA error: out of memory"]
+    assert [torch_reason(error) for error in SAID[:2]] == ["CUDA out of memory", "CUDA error: out of memory"]

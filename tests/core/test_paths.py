@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from src.core import paths
+from src.core.documents import read_json_document
 from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import (
     MANIFEST,
     atomic_folder,
     disk_is_full,
-    read_json,
     require_finished,
     reserve_folder,
     write_bytes,
@@ -70,16 +70,16 @@ def test_json_that_no_other_reader_understands_is_not_written(tmp_path: Path, va
 
 def test_json_round_trip_keeps_order_and_text(tmp_path: Path) -> None:
     write_json(tmp_path / "file.json", {"b": 1, "a": "日本"})
-    assert list(read_json(tmp_path / "file.json").items()) == [("b", 1), ("a", "日本")]
+    assert list(read_json_document(tmp_path / "file.json").items()) == [("b", 1), ("a", "日本")]
     assert "日本" in (tmp_path / "file.json").read_text(encoding="utf-8")
 
 
 def test_missing_and_damaged_json_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match="is missing"):
-        read_json(tmp_path / "none.json")
+        read_json_document(tmp_path / "none.json")
     (tmp_path / "half.json").write_text('{"a": ', encoding="utf-8")
     with pytest.raises(ArtefactError, match="not valid JSON"):
-        read_json(tmp_path / "half.json")
+        read_json_document(tmp_path / "half.json")
 
 
 def test_atomic_folder_appears_only_when_it_is_filled(tmp_path: Path) -> None:

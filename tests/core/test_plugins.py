@@ -9,8 +9,9 @@ import pytest
 from src.config.overrides import expand_params
 from src.core.documents import read_yaml_mapping
 from src.core.errors import ConfigError
-from src.core.paths import COMMAND_FILE, MANIFEST, require_finished
+from src.core.paths import MANIFEST, require_finished
 from src.core.plugins import build_plugin, find_plugin
+from src.core.result_files import COMMAND_FILE
 from src.tuning.space_document import load_search_space
 
 CODE = "from pathlib import Path\nPath('ran').touch()\n\ndef factory(settings):\n    return settings + 1\n"

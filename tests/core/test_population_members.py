@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.core.differences import Differences, NotAlike
+from src.core.differences import Differences, NotBatchable
 from src.core.errors import TrainingFailed
 from src.core.member_draws import MemberDraws
 from src.core.population import Member, Population
@@ -262,7 +262,7 @@ def test_numbers_and_functions_may_differ_and_nothing_else() -> None:
     same, strange = made(held=torch.ones(2)), made(held=torch.zeros(2))
     assert Differences.of([same, made(held=torch.ones(2))]).numbers == []
     for unlike in (strange, made(held=None), made(held=torch.ones(2, dtype=torch.int64))):
-        with pytest.raises(NotAlike, match="held holds other numbers"):
+        with pytest.raises(NotBatchable, match="held holds other numbers"):
             Differences.of([same, unlike])
     for key, value, said in (
         ("rate", 0.0, "is 0 in some"),
@@ -271,9 +271,9 @@ def test_numbers_and_functions_may_differ_and_nothing_else() -> None:
     ):
         strange = made()
         setattr(strange.inner, key, value)
-        with pytest.raises(NotAlike, match=said):
+        with pytest.raises(NotBatchable, match=said):
             Differences.of([one, strange])
-    with pytest.raises(NotAlike, match="in a list"):
+    with pytest.raises(NotBatchable, match="in a list"):
         Differences.of([made(list=[1.0]), made(list=[2.0])])
-    with pytest.raises(NotAlike, match="same parts"):
+    with pytest.raises(NotBatchable, match="same parts"):
         Differences.of([made(), made(more=1)])

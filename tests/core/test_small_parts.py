@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from src.core.errors import AnyoError, ArtefactError, ConfigError, DataError, Problem, ProblemsFound, gather
+from src.core.errors import AnyoError, ArtefactError, ConfigError, DataError, Problem, ProblemsFound, first_line, gather
 from src.core.git_info import git_info
 from src.core.hardware import package_versions, resolve_device
 from src.core.plugins import build_plugin
@@ -99,3 +99,9 @@ def test_a_plug_in_that_cannot_be_built_is_refused_by_name(name: str) -> None:
     assert build_plugin("active.policy", "math:factorial", ours, 4) == 24
     with pytest.raises(ConfigError, match=r"active\.policy.*use double, or package\.module:factory"):
         build_plugin("active.policy", name, ours, 4)
+
+
+def test_an_error_is_told_in_one_line_even_where_it_says_nothing() -> None:
+    assert first_line(ValueError("\n  one \ntwo")) == "one"
+    assert first_line(ValueError("a" * 300), most=200) == "a" * 200
+    assert first_line(KeyboardInterrupt()) == "KeyboardInterrupt"

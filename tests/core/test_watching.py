@@ -10,26 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from src.core.loop_settings import LoopSettings
-from src.core.progress_lines import Lines
+from src.core.progress_lines import ProgressLines
 from src.core.training import fit, silent
-from src.core.watching import Look, Watchers, training, watched_by, watching
+from src.core.watching import TrainingStatus, Watchers, training, watched_by, watching
 
 
 @dataclass
 class Heard:
     """Everything that was told."""
 
-    looks: list[Look] = field(default_factory=list)
-    epochs: list[tuple[int, Look, Mapping[str, float]]] = field(default_factory=list)
+    statuses: list[TrainingStatus] = field(default_factory=list)
+    epochs: list[tuple[int, TrainingStatus, Mapping[str, float]]] = field(default_factory=list)
     closed: int = 0
 
-    def look(self, look: Look) -> None:
+    def update(self, status: TrainingStatus) -> None:
         """Kept."""
-        self.looks.append(look)
+        self.statuses.append(status)
 
-    def epoch(self, epoch: int, look: Look, metrics: Mapping[str, float]) -> None:
+    def epoch(self, epoch: int, status: TrainingStatus, metrics: Mapping[str, float]) -> None:
         """Kept."""
-        self.epochs.append((epoch, look, metrics))
+        self.epochs.append((epoch, status, metrics))
 
     def close(self) -> None:
         """Counted."""
@@ -102,15 +102,15 @@ def test_each_epoch_is_told_with_its_loss_rate_and_pace() -> None:
     heard = Heard()
     with watching(heard):
         train(Ticks(0.001))
-    assert heard.looks == []  # nothing within epochs that are over in no time
+    assert heard.statuses == []  # nothing within epochs that are over in no time
     assert [epoch for epoch, _, _ in heard.epochs] == [1, 2]
-    for epoch, look, metrics in heard.epochs:
-        assert (look.step, look.steps) == (3 * epoch, 6)  # ceil(10 / 4) steps an epoch
+    for epoch, status, metrics in heard.epochs:
+        assert (status.step, status.steps) == (3 * epoch, 6)  # ceil(10 / 4) steps an epoch
         # the mean of 0..9
-        assert look.values["loss"] == pytest.approx(4.5)
-        assert look.values["learning_rate"] == 0.25
+        assert status.values["loss"] == pytest.approx(4.5)
+        assert status.values["learning_rate"] == 0.25
         # three tokens a row
-        assert look.values["tokens_per_second"] == pytest.approx(3 * look.values["rows_per_second"])
+        assert status.values["tokens_per_second"] == pytest.approx(3 * status.values["rows_per_second"])
         assert metrics["score"] == 1.0
     assert heard.closed == 1
 
@@ -119,13 +119,13 @@ def test_a_long_epoch_is_looked_at_within_and_the_means_add_up() -> None:
     heard = Heard()
     with watching(heard):
         train(Ticks(10.0), epochs=1)
-    assert [look.step for look in heard.looks] == [1, 2, 3]
+    assert [status.step for status in heard.statuses] == [1, 2, 3]
     rows = [4, 4, 2]
-    losses = [look.values["loss"] for look in heard.looks]
+    losses = [status.values["loss"] for status in heard.statuses]
     assert sum(count * loss for count, loss in zip(rows, losses, strict=True)) / 10 == pytest.approx(4.5)
     # its loss was told in parts
     assert "loss" not in heard.epochs[0][1].values
-    assert heard.looks[-1].left == 0
+    assert heard.statuses[-1].left == 0
 
 
 def test_watching_changes_nothing_and_nobody_is_asked_for_the_time_where_nobody_watches() -> None:
@@ -145,7 +145,7 @@ def test_a_training_that_goes_on_tells_its_epochs_again() -> None:
     memory.left = 0
     with watching(heard):
         train(Ticks(0.001), 3, memory)
-    assert [(epoch, look.step) for epoch, look, _ in heard.epochs] == [(1, 3), (2, 6), (3, 9)]
+    assert [(epoch, status.step) for epoch, status, _ in heard.epochs] == [(1, 3), (2, 6), (3, 9)]
     # of an epoch that was trained before, nothing is known but its metrics
     assert heard.epochs[0][1].values == {}
     assert heard.epochs[1][1].values["loss"] == pytest.approx(4.5)
@@ -171,11 +171,11 @@ def test_trainings_are_watched_by_their_names() -> None:
 
 def test_a_line_comes_every_half_minute() -> None:
     said, now = list[str](), [0.0]
-    first, second = Heard(), Lines("teacher", said.append, lambda: now[0])
+    first, second = Heard(), ProgressLines("teacher", said.append, lambda: now[0])
     both = Watchers((first, second))
     for at, step in ((10.0, 1), (31.0, 2), (45.0, 3), (61.5, 4)):
         now[0] = at
-        both.look(Look(step, 1000, {"loss": 2.5}, left=600.0))
-    both.epoch(1, Look(5, 1000, {}), {})
+        both.update(TrainingStatus(step, 1000, {"loss": 2.5}, left=600.0))
+    both.epoch(1, TrainingStatus(5, 1000, {}), {})
     assert said == [f"teacher: step {step} of 1,000, loss 2.5, about 10 minutes left" for step in (2, 4)]
-    assert len(first.looks) == 4
+    assert len(first.statuses) == 4

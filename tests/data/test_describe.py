@@ -7,11 +7,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from src.data.adapters.table import from_memory_tables
+from src.data.adapters.table import from_tables
 from src.data.dataset import load_dataset, split_source
 from src.data.describe import Description, describe, format_description
 from src.data.examples import SealedExamples, SequenceData
 from src.data.settings import DatasetSettings
+from src.data.tables import from_memory
 from src.exp.describe import ENTRY
 from tests.data.toy_sources import write_dllm2rec, write_table
 
@@ -24,7 +25,8 @@ SETTINGS = DatasetSettings(
 def data_of(rows: list[tuple[str, str, int]], titles: dict[str, str] | None = None) -> SequenceData:
     log = pd.DataFrame(rows, columns=["user", "item", "time"])
     items = None if titles is None else pd.DataFrame({"item": list(titles), "title": list(titles.values())})
-    return split_source(from_memory_tables(log, items, SETTINGS), SETTINGS)
+    tables = from_memory("log", log), None if items is None else from_memory("items", items)
+    return split_source(from_tables(*tables, SETTINGS), SETTINGS)
 
 
 #: Users u and v do a, b, … in turn; w comes at the end, with an item that is new. Targets in time: b b | a c | d, x y.

@@ -25,6 +25,7 @@ from src.data.adapters import table
 from src.data.dataset import load_dataset, split_source
 from src.data.interactions import Interactions
 from src.data.settings import ColumnSettings, DatasetSettings
+from src.data.tables import from_memory
 from tests.data.toy_sources import toy_log, write_table
 
 FRAME = pd.DataFrame(toy_log(), columns=["user_id", "item_id", "rating", "timestamp"])
@@ -51,7 +52,7 @@ def same(log: Interactions, expected: Interactions) -> None:
     assert log.ratings.tolist() == expected.ratings.tolist()
 
 
-EXPECTED = table.from_memory_tables(FRAME, None, settings_for(Path("/nowhere")))
+EXPECTED = table.from_tables(from_memory("log", FRAME), None, settings_for(Path("/nowhere")))
 
 
 def parquet(path: Path) -> None:
@@ -130,7 +131,7 @@ def test_files_of_a_folder_must_have_the_same_columns(tmp_path: Path) -> None:
     ],
 )
 def test_tables_in_memory_with_columns_of_any_type(frame: object) -> None:
-    same(table.from_memory_tables(frame, None, settings_for(Path("/nowhere"))), EXPECTED)
+    same(table.from_tables(from_memory("log", frame), None, settings_for(Path("/nowhere"))), EXPECTED)
 
 
 def test_ids_beyond_every_column_type() -> None:
@@ -143,20 +144,20 @@ def test_ids_beyond_every_column_type() -> None:
 
 
 def from_frame(frame: pd.DataFrame) -> Interactions:
-    return table.from_memory_tables(frame, None, settings_for(Path("/nowhere")))
+    return table.from_tables(from_memory("log", frame), None, settings_for(Path("/nowhere")))
 
 
 @pytest.mark.parametrize("wrong", [3, None, "text", [1, 2]])
 def test_what_is_no_table(wrong: object) -> None:
     with pytest.raises(DataError, match="log = .*cannot be read as a table.*pass a pandas, polars or pyarrow table"):
-        table.from_memory_tables(wrong, None, settings_for(Path("/nowhere")))
+        table.from_tables(from_memory("log", wrong), None, settings_for(Path("/nowhere")))
 
 
 def test_from_a_data_frame_to_a_split(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     FRAME.to_csv(tmp_path / "log.csv", index=False)
     from_file = load_dataset(settings)
-    from_frame = split_source(table.from_memory_tables(FRAME, None, settings), settings)
+    from_frame = split_source(table.from_tables(from_memory("log", FRAME), None, settings), settings)
     assert from_file.fingerprints() == from_frame.fingerprints()
 
 
@@ -300,7 +301,7 @@ def test_text_as_polars_keeps_it(kind: pa.DataType) -> None:
         else texts.cast(kind)
     )
     arrow = pa.Table.from_pandas(FRAME).set_column(1, "item_id", column)
-    same(table.from_memory_tables(arrow, None, settings_for(Path("/nowhere"))), EXPECTED)
+    same(table.from_tables(from_memory("log", arrow), None, settings_for(Path("/nowhere"))), EXPECTED)
 
 
 @pytest.mark.parametrize(("ending", "separator"), [("csv", ","), ("tsv", "\t")])

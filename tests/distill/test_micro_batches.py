@@ -10,7 +10,7 @@ import torch
 from src.core.errors import ConfigError
 from src.core.training import LoopSettings
 from src.distill.kd_losses import weighted_dro
-from src.distill.preflight import preflight
+from src.distill.preflight import check_distill_settings
 from src.distill.settings import ActiveSettings, DistillSettings
 from tests.fixtures import student_of
 
@@ -35,7 +35,9 @@ def test_the_product_of_two_batches_is_not_that_of_both_together() -> None:
 )
 def test_the_product_is_refused_in_parts(loop: LoopSettings, step: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        preflight(DistillSettings(dro_weighting="product"), ActiveSettings(), student_of(loop=loop), lambda: 30)
+        check_distill_settings(
+            DistillSettings(dro_weighting="product"), ActiveSettings(), student_of(loop=loop), lambda: 30
+        )
     (problem,) = caught.value.problems
     assert problem is not None
     assert step in str(problem)
@@ -53,6 +55,6 @@ def test_the_product_is_refused_in_parts(loop: LoopSettings, step: str) -> None:
     ],
 )
 def test_what_is_the_same_loss_is_allowed(changes: dict[str, Any], loop: LoopSettings) -> None:
-    preflight(
+    check_distill_settings(
         DistillSettings(**{"dro_weighting": "product", **changes}), ActiveSettings(), student_of(loop=loop), lambda: 30
     )

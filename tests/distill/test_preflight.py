@@ -9,7 +9,7 @@ import pytest
 
 from src.core.errors import ConfigError, DataError
 from src.data.teacher_outputs import TeacherOutputs
-from src.distill.preflight import preflight
+from src.distill.preflight import check_distill_settings
 from src.distill.settings import ActiveSettings, DistillSettings
 from src.student.models import student_settings
 from src.student.settings import NetworkSettings, StudentSettings
@@ -38,7 +38,7 @@ def problems(
     """The fields of what is found."""
     outputs = (lambda: labels(given)) if given else None
     try:
-        preflight(settings, active, student or network(), lambda: 30, outputs)
+        check_distill_settings(settings, active, student or network(), lambda: 30, outputs)
     except ConfigError as error:
         return [problem.field for problem in error.problems]
     return []
@@ -75,4 +75,4 @@ def test_labels_that_cannot_be_read_are_one_of_the_problems() -> None:
         raise DataError.one("file", "myrank_train.txt", "is missing")
 
     with pytest.raises(ConfigError, match=r"lineer[\s\S]*is missing"):
-        preflight(replace(NOTHING, teachers=("lineer",)), ACTIVE, network(), lambda: 30, missing)
+        check_distill_settings(replace(NOTHING, teachers=("lineer",)), ACTIVE, network(), lambda: 30, missing)

@@ -16,11 +16,11 @@ from src.distill.settings import DistillSettings
 from src.distill.terms.item_text import TextRows
 from src.distill.terms.soft_labels import soft_label_kl
 from src.distill.trainer_distill import DistillObjective, build_taught
-from src.student.columns import Columns, SharedNegatives
 from src.student.datamodule import StudentData
 from src.student.models import student_settings
 from src.student.objectives import column_loss, left_out_of_answers, main_loss, negative_sampler, shared_sampler
 from src.student.prior import fit_prior
+from src.student.sampled_columns import Columns, SharedNegatives
 from src.student.settings import EvaluationSettings
 from src.student.trainer_baseline import new_student, prepare_student
 from tests.fixtures import NUM_ITEMS, cycle_data, outputs_for, student_of

@@ -23,8 +23,10 @@ import src.student.architectures as architectures_package
 from src.config.descriptions import describe_command
 from src.config.overrides import format_value
 from src.config.reading import read_settings
+from src.core.documents import read_json_document
 from src.core.errors import ConfigError
-from src.core.paths import REPOSITORY, read_json
+from src.core.paths import REPOSITORY
+from src.core.settings import nested_plain
 from src.data.id_map import IdMap
 from src.data.tensor_examples import TensorExamples
 from src.evaluation import coverage
@@ -41,13 +43,13 @@ from src.teacher.labelling.cache import asked_of_a_row
 from src.teacher.labelling.selection import choose_rows
 from src.teacher.settings import ExportSettings
 from src.teacher.title_lm.ranking_ways import ranking_way
-from src.tuning.applied import apply_values, plain
 from src.tuning.journal import open_journal
 from src.tuning.samplers import make_sampler, sampling_problems
 from src.tuning.search_space import FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.space_document import load_search_space
 from src.tuning.study import Record
+from src.tuning.trial_values import apply_values
 from tests.fixtures import cycle_data, student_of
 from tests.pipeline.toy import BASELINES, WORLD, new_run, write_given_outputs
 from tests.teacher.builders import CPU
@@ -140,7 +142,7 @@ def test_its_options_can_be_searched(place: Path) -> None:
     settings = settings_in(place, *OWN, *SMALL)
     content = "stage: student\nmetric: ndcg_20\nparameters:\n  student.options.depth: {type: int, low: 1, high: 3}\n"
     (place / "space.yaml").write_text(content, encoding="utf-8")
-    load_search_space(place / "space.yaml", plain(settings), ("ndcg_20",))
+    load_search_space(place / "space.yaml", nested_plain(settings), ("ndcg_20",))
     deeper = apply_values(settings, {"student.options.depth": 3}).student
     assert len(build_student(deeper, 12, 5).layers) == 3  # type: ignore[arg-type]
 
@@ -225,14 +227,14 @@ def test_a_file_and_its_option_are_a_new_model_in_closed_form(place: Path) -> No
     stages = check_experiment(alone, teacher=False)
     run_student_baseline(stages, new_run(place / "alone"))
     assert type(load_student(place / "alone" / "best_student", stages.data)[0]).__name__ == "Again"
-    load_search_space(place / "search_spaces" / "again.yaml", plain(alone), ("ndcg_20",))
+    load_search_space(place / "search_spaces" / "again.yaml", nested_plain(alone), ("ndcg_20",))
     # in every table, as a network's prior, and as a teacher
     more = ["baselines.models=[again]", "baselines.trials=2", "student.prior=again", "distill.teachers=[again]"]
     network = settings_in(place, *SMALL, *more)
     again = Stages(network, StageCache(network.runtime.cache, True))
     run_student_baseline(again, new_run(place / "network"))
     assert (place / "network" / "metrics" / "again.json").is_file()
-    kept = read_json(place / "network" / "best_student" / "prior" / "manifest.json")
+    kept = read_json_document(place / "network" / "best_student" / "prior" / "manifest.json")
     assert kept["settings"]["architecture"] == "again"
     outputs = again.outputs
     assert len(outputs.example_id) == len(again.data.train)
@@ -270,7 +272,8 @@ from src.student.datamodule import StudentData
 from src.student.settings import EvaluationSettings
 from src.student.trainer_baseline import train_student
 from src.core.training import LoopSettings
-from src.tuning.applied import no_distillation, plain
+from src.core.settings import nested_plain
+from src.tuning.trial_values import no_distillation
 from src.tuning.arms import arms_of, check_arms, fixed_values, space_of
 from src.tuning.read_keys import unread
 from src.tuning.space_document import load_search_space
@@ -283,7 +286,7 @@ settings = read_settings("config", [*off, "distill.margin=0.5"], ExperimentSetti
 assert (settings.distill.margin_weight, settings.distill.margin) == (0.0, 0.5)
 assert no_distillation(settings)["distill.margin_weight"] == 0.0
 
-space = load_search_space(place / "search_spaces" / "margin.yaml", plain(settings), ("ndcg_20",))
+space = load_search_space(place / "search_spaces" / "margin.yaml", nested_plain(settings), ("ndcg_20",))
 check_arms(space, settings)
 arms = {arm.name: arm for arm in arms_of(space, settings)}
 assert set(arms) == {"student", "margin", "labels_of_self", "labels_of_linear"}, set(arms)
@@ -343,7 +346,7 @@ def test_an_objective_of_ones_own_from_the_command_line_to_labels(place: Path) -
     outputs = stages.outputs
     assert len(outputs.example_id) == 9
     assert outputs.check(stages.data.num_items) == []
-    kept = read_json(stages.teacher.folder / "manifest.json")
+    kept = read_json_document(stages.teacher.folder / "manifest.json")
     assert kept["settings"]["objective"] == "my_objective:factory"
     other = settings_in(place, *SMALL, *TEACHER, "teacher.head.fit_rows=30")
     assert Stages(other, StageCache(other.runtime.cache, True)).teacher.key != stages.teacher.key
@@ -404,7 +407,7 @@ def test_a_policy_of_ones_own_teaches_fewer_rows(place: Path) -> None:
     own = ["active.policy=my_policies:unsure", "active.kl_threshold=0.07"]
     taught = [
         run_distill(check_experiment(settings_in(place, *SMALL, given, *more), teacher=True), new_run(place / name))
-        or read_json(place / name / "best_student" / "manifest.json")["fit"]["history"][-1]["taught_share"]
+        or read_json_document(place / name / "best_student" / "manifest.json")["fit"]["history"][-1]["taught_share"]
         for name, more in (("all", ["active.policy=all"]), ("own", own))
     ]
     assert taught[0] == 1.0

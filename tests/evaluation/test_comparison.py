@@ -7,14 +7,14 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from src.evaluation.comparison import Row, as_frame, as_short_table, as_table, metric_title, missing_row
+from src.evaluation.comparison import ComparisonRow, as_frame, as_short_table, as_table, metric_title, missing_row
 
 
-def rows() -> list[Row]:
+def rows() -> list[ComparisonRow]:
     values = {"popularity": 0.1, "baseline": 0.2, "distilled": 0.25, "teacher": 0.15}
     splits = {"validation": 10, "test": 10, "validation sample": 5, "test sample": 5}
     return [
-        Row(
+        ComparisonRow(
             model,
             split,
             examples,

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 
 from src.core.paths import REPOSITORY
-from src.tuning.journal import JOURNAL
+from src.core.result_files import JOURNAL
 
 #: one trial at a time, so that the uninterrupted search can be compared with: more than half of the cores, and not all,
 #: since a small student with a thread on every core waits for the slowest one wherever anything else runs

@@ -14,7 +14,7 @@ from src.pipeline.run_folder import RunFolder
 from src.tuning import student_search
 from src.tuning.identity import searched_content
 from src.tuning.journal import open_journal
-from src.tuning.preflight import Prepared, check_resumed
+from src.tuning.preflight import PreparedSearch, check_resumed
 from src.tuning.search import first_trials, open_search
 from src.tuning.search_settings import SearchSettings
 from src.tuning.stage_search import alone_with_baseline
@@ -26,7 +26,7 @@ SMALL = [
 ]  # fmt: skip
 
 
-def open_study(settings: SearchSettings, prepared: Prepared, folder: RunFolder) -> None:
+def open_study(settings: SearchSettings, prepared: PreparedSearch, folder: RunFolder) -> None:
     """A search without its trials: everything up to the study that knows what it is."""
     stages = prepared.stages
     with alone_with_baseline(settings, stages, folder, "student"):
@@ -37,7 +37,7 @@ def open_study(settings: SearchSettings, prepared: Prepared, folder: RunFolder) 
         search.record.ask()
 
 
-def work() -> Work[SearchSettings, Prepared]:
+def work() -> Work[SearchSettings, PreparedSearch]:
     """As that of `tune_student`, without trials."""
     return Work(student_search.check, open_study, check_resumed)
 

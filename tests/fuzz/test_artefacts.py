@@ -32,10 +32,12 @@ from pydantic import TypeAdapter
 from src.api import Result
 from src.cli.resume import RESUMABLE, read_begun, read_resumed
 from src.config.overrides import expand_params
-from src.config.reading import nested_plain, read_settings
+from src.config.reading import read_settings
 from src.core.checkpoints import pack, unpack
 from src.core.errors import AnyoError, ArtefactError
 from src.core.paths import MANIFEST, write_json
+from src.core.result_files import JOURNAL
+from src.core.settings import nested_plain
 from src.core.training import FitResult
 from src.data.candidates import draw_candidate_lists, load_candidates, save_candidates
 from src.data.examples import openings
@@ -54,7 +56,7 @@ from src.pipeline.student_stages import fit_of, tried_for
 from src.pipeline.tracking import LastPoints
 from src.serving.beside import stand_beside
 from src.serving.export import ExportStudentSettings, check_export, export_student
-from src.serving.measured import measured
+from src.serving.metrics_table import metrics_table
 from src.serving.results import comparison_rows
 from src.serving.students import open_student
 from src.student.artefact import load_student, save_student
@@ -67,7 +69,7 @@ from src.teacher.settings import ExportSettings, TeacherSettings
 from src.tuning import processes
 from src.tuning.html_report import tables
 from src.tuning.html_report.sources import read_result
-from src.tuning.journal import JOURNAL, read_journal
+from src.tuning.journal import read_journal
 from src.tuning.kept_models import keep_model, whole_model
 from src.tuning.processes import end_survivors
 from src.tuning.search_settings import SearchSettings
@@ -299,7 +301,7 @@ def _python(folder: Path) -> Any:
     result = Result.load(folder / "result")
     assert all(isinstance(sentence, str) for sentence in result.verdicts)
     rows = comparison_rows(folder / "result")
-    return result.comparison.to_dict(), result.best_params, result.verdicts, measured(rows) if rows else ""
+    return result.comparison.to_dict(), result.best_params, result.verdicts, metrics_table(rows) if rows else ""
 
 
 def _beside(folder: Path) -> Any:

@@ -23,8 +23,8 @@ from src.teacher.title_lm.text import (
     PLAIN_MARK,
     TARGET_MARK,
     answer_hit_ratio,
+    answer_of,
     fill,
-    first_line,
     judge_answer,
 )
 from src.teacher.title_lm.training import title_rate
@@ -243,5 +243,5 @@ def check_hit_ratio(sources: Sources, file: Path) -> None:
             require(abs(got - total[key]) <= FLOAT64, f"{name} {key}: {got!r} is not {total[key]!r}")
     for row in content["first_line_rule"]:
         rule = _leaves(row, "first_line_rule")
-        rule.expect("kept", first_line(rule["raw"]))
+        rule.expect("kept", answer_of(rule["raw"]))
         _finish(rule)

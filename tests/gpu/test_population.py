@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from src.core import member_draws, stacked_members
-from src.core.stacked_members import Stack
+from src.core.stacked_members import StackedMembers
 from src.distill.settings import DistillSettings
 from src.distill.terms import ranking
 from src.tuning.dispatch import CHECKPOINT, MODEL
@@ -101,7 +101,7 @@ def test_a_search_trains_its_trials_as_one(tmp_path: Path, monkeypatch: pytest.M
 def waiting(original: Callable[..., Any]) -> Callable[..., Any]:
     """Rates that are brought to the device in every step."""
 
-    def looks(self: Stack, gradient: Tensor) -> None:
+    def looks(self: StackedMembers, gradient: Tensor) -> None:
         self._rate = torch.tensor([[0.01]] * len(gradient), device=gradient.device)
         original(self, gradient)
 
@@ -120,7 +120,7 @@ def each_its_own(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 @pytest.mark.parametrize(
     ("place", "name", "fault", "caught"),
     [
-        (Stack, "_descend", waiting, "copy to the GPU: core/stacked_members.py|test_population.py looks"),
+        (StackedMembers, "_descend", waiting, "copy to the GPU: core/stacked_members.py|test_population.py looks"),
         (member_draws, "_masks", each_its_own, "operations"),
         (ranking, "position_weights", on_the_host, "tensors of both devices"),
     ],

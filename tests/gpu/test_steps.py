@@ -58,8 +58,8 @@ SORTED = ("aten::scatter_add", "aten::embedding_dense_backward", "aten::index_pu
 #: waits a step, by reason and place
 ALLOWED: dict[str, float] = {
     # how many forward passes the rows of a batch share, and how long the longest is, must be known
-    "aten::_unique2: student/segments.py represent_rows": 1.0,
-    "aten::_local_scalar_dense: student/segments.py represent_rows": 1.0,
+    "aten::_unique2: student/shared_passes.py represent_rows": 1.0,
+    "aten::_local_scalar_dense: student/shared_passes.py represent_rows": 1.0,
     # only the pretended GPU's: torch sorts the gradients by their real device before it clips them
     "copy to the host: core/lazy_adam.py clip_gradients": 1.0,
 }

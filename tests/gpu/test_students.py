@@ -14,10 +14,10 @@ from src.distill.settings import ActiveSettings, DistillSettings
 from src.distill.trainer_distill import train_distilled
 from src.student.base import SequenceStudent
 from src.student.evaluator import evaluate_model, rank_examples
-from src.teacher.labelling.selection import ask_student, choose_rows
+from src.teacher.labelling.selection import choose_rows, predict_with_student
 from src.teacher.operations.teacher_check import student_ranker
 from src.teacher.settings import ExportSettings
-from src.tuning.trained import Trained, latency_ms
+from src.tuning.trained_model import TrainedModel, latency_ms
 from tests.fixtures import cycle_data
 from tests.gpu.pretended import CPU, GPU, PretendedGPU, device_of
 from tests.gpu.stages import (
@@ -156,9 +156,9 @@ def test_what_is_done_with_a_trained_student() -> None:
         on_cpu = student(CPU, student_settings())
         assert torch.equal(ranks.cpu(), rank_examples(on_cpu, data_on(CPU)[0].validation, EVALUATION))
         assert latency_ms(model) > 0
-        trained = Trained(None, model, None)  # type: ignore[arg-type]
-        assert trained.weights == Trained(None, student(CPU, student_settings()), None).weights  # type: ignore[arg-type]
+        trained = TrainedModel(None, model, None)  # type: ignore[arg-type]
+        assert trained.weights == TrainedModel(None, student(CPU, student_settings()), None).weights  # type: ignore[arg-type]
         for select in ("random", "most_recent", "student_uncertain", "student_wrong", "diverse"):
             settings = ExportSettings(budget=10, select=select)  # type: ignore[arg-type]
-            assert len(choose_rows(made.train, settings, 0, lambda: ask_student(model, made.train, 8))) == 10
+            assert len(choose_rows(made.train, settings, 0, lambda: predict_with_student(model, made.train, 8))) == 10
         assert len(student_ranker(model, 4, True)(made.validation).ranks) == 10

@@ -15,6 +15,7 @@ import torch
 from src.core.hardware import share_compute
 from src.core.metrics import metric_names
 from src.core.paths import REPOSITORY
+from src.core.settings import nested_plain
 from src.core.training import LoopSettings
 from src.data.dataset import load_dataset
 from src.data.settings import DatasetSettings
@@ -26,17 +27,16 @@ from src.student.baselines import BaselineSettings
 from src.student.models import require_network, student_settings
 from src.student.settings import EvaluationSettings
 from src.teacher.settings import TeacherSettings
-from src.tuning import probe as probe_module
-from src.tuning import trainable
-from src.tuning.applied import configured_trial, plain
+from src.tuning import gpu_probe, trainable
 from src.tuning.dispatch import MODEL
-from src.tuning.probe import Measured, Probe
+from src.tuning.gpu_probe import GpuNeed, GpuProbe
 from src.tuning.resources import Resources
 from src.tuning.search_space import SearchSpace, Stage
 from src.tuning.shared_data import SharedData
 from src.tuning.space_document import load_search_space
 from src.tuning.store import Store
 from src.tuning.trainable import TOKEN, Trainable
+from src.tuning.trial_values import configured_trial
 from tests.gpu.pretended import PretendedGPU
 
 DATASET = DatasetSettings(sample_users=60, sample_items=60, sample_interactions=1500)
@@ -82,7 +82,7 @@ def settings(device: str, tmp_path: Path) -> ExperimentSettings:
 def space(asked: ExperimentSettings) -> SearchSpace:
     """The one of the main job."""
     document = REPOSITORY / "search_spaces" / "distill.yaml"
-    return load_search_space(document, plain(asked), metric_names(asked.evaluation.ks))
+    return load_search_space(document, nested_plain(asked), metric_names(asked.evaluation.ks))
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0", "cuda:1"])
@@ -93,8 +93,8 @@ def test_a_trial_is_measured_and_trained(
     values = configured_trial(space(asked), asked)
     # whatever the GPU is called outside, a worker sees one
     with PretendedGPU(free=60 * 2**30, count=1) as gpu:
-        probe = Probe(plain(asked), "distill", values, store)
-        assert probe.measure() == Measured(gpu.peak, 60 * 2**30)
+        probe = GpuProbe(nested_plain(asked), "distill", values, store)
+        assert probe.measure() == GpuNeed(gpu.peak, 60 * 2**30)
         assert probe.rate(0.0) > 0
     share = Resources(1.0, 0.25, free=60 * 2**30)
     with PretendedGPU(count=1) as gpu:
@@ -124,8 +124,8 @@ def test_a_probe_trains_few_steps_on_the_data_of_all(store: Store, tmp_path: Pat
     asked = replace(asked, evaluation=replace(asked.evaluation, batch_size=16))
     ranked, trained = list[int](), list[int]()
     with PretendedGPU():
-        probe = Probe(plain(asked), stage, {}, store)
-        train = probe_module.train_stage
+        probe = GpuProbe(nested_plain(asked), stage, {}, store)
+        train = gpu_probe.train_stage
 
         def counted(*arguments: Any) -> object:
             trained.append(len(arguments[2].students.train))
@@ -133,7 +133,7 @@ def test_a_probe_trains_few_steps_on_the_data_of_all(store: Store, tmp_path: Pat
             return train(*arguments)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(probe_module, "train_stage", counted)
+            patch.setattr(gpu_probe, "train_stage", counted)
             probe.measure()
     assert (trained, ranked) == ([32 * 8], [16])
 
@@ -141,8 +141,8 @@ def test_a_probe_trains_few_steps_on_the_data_of_all(store: Store, tmp_path: Pat
 def test_a_probe_of_a_student_in_closed_form_fits_it_whole(store: Store, tmp_path: Path) -> None:
     asked = replace(settings("auto", tmp_path), student=student_settings("transitions"))
     with PretendedGPU() as gpu:
-        probe = Probe(plain(asked), "student", {}, store)
-        assert probe.measure() == Measured(gpu.peak, gpu.free)
+        probe = GpuProbe(nested_plain(asked), "student", {}, store)
+        assert probe.measure() == GpuNeed(gpu.peak, gpu.free)
         assert probe.rate(0.0) > 0
 
 
@@ -150,12 +150,12 @@ def test_a_probe_that_runs_out_of_memory_brings_nothing(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with PretendedGPU():
-        probe = Probe(plain(settings("auto", tmp_path)), "student", {}, store)
+        probe = GpuProbe(nested_plain(settings("auto", tmp_path)), "student", {}, store)
 
         def full(*_: object) -> None:
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")
 
-        monkeypatch.setattr(probe_module, "train_stage", full)
+        monkeypatch.setattr(gpu_probe, "train_stage", full)
         assert probe.rate(1.0) == 0.0
 
 

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from src.core.data_utils import fingerprint
-from src.core.paths import read_json, require_finished, write_json
+from src.core.documents import read_json_document
+from src.core.paths import require_finished, write_json
 from src.pipeline.cache import STAGE, StageRecord
 from src.pipeline.stages import Stages
 from src.pipeline.versions import VERSIONS
@@ -102,7 +103,7 @@ def measure(root: Path) -> dict[str, Measured]:
 def _measured(case: str, stages: Stages) -> dict[str, Measured]:
     keys = dict[str, str]()
     for record in stages.cache.records:
-        determined_by = read_json(record.folder / STAGE)["determined_by"]
+        determined_by = read_json_document(record.folder / STAGE)["determined_by"]
         earlier = {name: keys[stage] for name, stage in _BITS.items() if determined_by.get(name) and stage in keys}
         keys[record.name] = fingerprint(record.name, {**determined_by, **earlier})
     return {f"{case}/{r.name}": Measured(keys[r.name], numbers(r)) for r in stages.cache.records}

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from src.config.reading import nested_plain
 from src.core.errors import ArtefactError
 from src.core.paths import MANIFEST, write_json
+from src.core.settings import nested_plain
 from src.pipeline.evaluate_all import check_results, run_eval_all
 from src.pipeline.settings import EvaluateSettings
 from src.pipeline.stages import Stages

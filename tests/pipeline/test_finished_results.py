@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from src.config.reading import nested_plain
 from src.core.errors import AnyoError, ArtefactError
 from src.core.paths import MANIFEST, write_json
+from src.core.settings import nested_plain
 from src.pipeline.evaluate_all import FinishedResult
 from tests.pipeline.toy import toy_settings
 

@@ -14,8 +14,9 @@ import torch
 
 from src.config.overrides import format_value
 from src.core.checkpoints import load_weights
+from src.core.documents import read_json_document
 from src.core.errors import ArtefactError, ConfigError, ModelError
-from src.core.paths import read_json, write_json
+from src.core.paths import write_json
 from src.pipeline.known_models import note_fingerprint, noted_fingerprint
 from src.pipeline.preflight import check_experiment, check_trial_priors
 from src.pipeline.runs import run_distill
@@ -145,7 +146,7 @@ def test_teacher_and_labels_in_the_cache_need_no_language_model(moved: Path) -> 
     whole = [(name, "validation") for name in ("popularity", "baseline", "distilled")]
     pd.testing.assert_frame_equal(before.loc[whole], after.loc[whole, before.columns], check_dtype=False)
     assert (again.path / "metrics" / "teacher_check.json").read_text() == "{}"
-    assert {"teacher", "teacher_outputs"} <= set(read_json(again.path / "manifest.json")["reused_stages"])
+    assert {"teacher", "teacher_outputs"} <= set(read_json_document(again.path / "manifest.json")["reused_stages"])
 
 
 @pytest.mark.parametrize(

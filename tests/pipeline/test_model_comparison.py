@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.core.paths import read_json
+from src.core.documents import read_json_document
 from src.data.examples import sample
 from src.evaluation.example_histories import COUNT, LISTED, read_examples
 from src.pipeline import model_comparison
@@ -183,11 +183,11 @@ def test_labels_of_training_examples_alone_are_no_lists_and_the_file_says_so(tmp
     comparison, folder = compared(stages, repeated=1.0), new_run(tmp_path / "run")
     shown = {"baseline": always(0), "winner": always(1)}
     write_examples(folder, comparison, shown, None, taught=True)  # type: ignore[arg-type]
-    first = read_json(folder.path / "metrics" / "examples.json")
+    first = read_json_document(folder.path / "metrics" / "examples.json")
     assert "labels of training examples" in first["no_teacher"]
     assert list(first["models"]) == ["baseline", "winner"]
     write_examples(folder, comparison, shown, None, taught=True)  # type: ignore[arg-type]
-    assert read_json(folder.path / "metrics" / "examples.json") == first
+    assert read_json_document(folder.path / "metrics" / "examples.json") == first
 
 
 def test_of_a_search_over_teachers_the_teacher_is_the_winner(tmp_path: Path) -> None:

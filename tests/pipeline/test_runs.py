@@ -14,17 +14,19 @@ import pytest
 import torch
 import yaml
 
-from src.config.reading import nested_plain
+from src.core.documents import read_json_document
 from src.core.errors import ArtefactError, ConfigError
-from src.core.paths import MANIFEST, read_json
+from src.core.paths import MANIFEST
+from src.core.result_files import SETTINGS_FILE
+from src.core.settings import nested_plain
 from src.data.describe import describe, format_description
 from src.data.examples import SealedExamples, sample
-from src.evaluation.comparison import Ranked, as_frame, ranks_frame, row
+from src.evaluation.comparison import ModelRanks, as_frame, comparison_row, ranks_frame
 from src.pipeline import runs as run_module
 from src.pipeline.cache import StageCache
 from src.pipeline.evaluate_all import EvaluateSettings, FinishedResult, check_results, run_eval_all
 from src.pipeline.model_comparison import ModelComparison, closed_form_models
-from src.pipeline.run_folder import SETTINGS_FILE, TIMES, RunFolder
+from src.pipeline.run_folder import TIMES, RunFolder
 from src.pipeline.runs import describe_data, run_distill, run_student_baseline
 from src.pipeline.settings import RuntimeSettings
 from src.pipeline.stages import Stages
@@ -101,7 +103,7 @@ def test_a_distilled_students_folder_is_whole(runs: Path) -> None:
         "prior",
     }
     assert set(pd.read_csv(folder / "comparison.csv").model) == {"popularity", "baseline", "distilled"}
-    times = read_json(folder / "metrics" / "time.json")
+    times = read_json_document(folder / "metrics" / "time.json")
     assert set(TIMES) <= set(times)
     assert times["distill_student_train_time"] > 0
     assert times["student_baseline_train_time"] > 0
@@ -128,7 +130,7 @@ def test_no_run_even_asks_for_the_test_split(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_manifest_names_what_the_run_stood_on(runs: Path) -> None:
-    manifest = read_json(runs / "result" / "distilled" / MANIFEST)
+    manifest = read_json_document(runs / "result" / "distilled" / MANIFEST)
     stages = toy_stages(runs)
     assert manifest["kind"] == "distill"
     assert manifest["seed"] == 42
@@ -140,7 +142,7 @@ def test_the_manifest_names_what_the_run_stood_on(runs: Path) -> None:
     assert (
         manifest["teacher"]["rows_labelled"] == manifest["teacher"]["rows_in_training_split"] == len(stages.data.train)
     )
-    assert "student_baseline" not in read_json(runs / "result" / "baseline" / MANIFEST)["reused_stages"]
+    assert "student_baseline" not in read_json_document(runs / "result" / "baseline" / MANIFEST)["reused_stages"]
 
 
 def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,8 +177,8 @@ def test_a_run_that_fails_has_no_manifest(tmp_path: Path) -> None:
 
 def test_the_tables_values_by_hand() -> None:
     examples = cycle_examples(4, first_id=100)
-    ranked = Ranked.of("m", "validation", examples, torch.tensor([1, 3, 6, 20]))
-    line = as_frame([row(ranked, (5, 10), trials=7)]).iloc[0]
+    ranked = ModelRanks.of("m", "validation", examples, torch.tensor([1, 3, 6, 20]))
+    line = as_frame([comparison_row(ranked, (5, 10), trials=7)]).iloc[0]
     assert (line.model, line.split, line.examples, line.trials) == ("m", "validation", 4, 7)
     assert line.recall_5 == line.hit_ratio_5 == 2 / 4
     assert line.recall_10 == 3 / 4
@@ -187,9 +189,9 @@ def test_the_tables_values_by_hand() -> None:
 
 def test_rankings_are_joined_by_example_id() -> None:
     examples = cycle_examples(5, first_id=100)
-    full = Ranked.of("student", "test", examples, torch.tensor([10, 11, 12, 13, 14]))
+    full = ModelRanks.of("student", "test", examples, torch.tensor([10, 11, 12, 13, 14]))
     few = examples.take(np.array([3, 0]))
-    own = Ranked.of("teacher", "test sample", few, torch.tensor([1, 2]))
+    own = ModelRanks.of("teacher", "test sample", few, torch.tensor([1, 2]))
     assert full.on(own).ranks.tolist() == [13, 10]
     frame = ranks_frame([own, full.on(own)])
     assert frame.example_id.tolist() == [103, 100, 103, 100]
@@ -243,7 +245,7 @@ def test_eval_all_opens_the_test_split_once_and_agrees_with_the_runs(runs: Path)
         metrics = [column for column in before.columns if "_" in column]
         expected = before.loc[(model, "validation"), metrics]
         assert found.loc[(f"{name}/student", "validation"), metrics].tolist() == expected.tolist()
-    assert read_json(folder.path / MANIFEST)["kind"] == "evaluate_all"
+    assert read_json_document(folder.path / MANIFEST)["kind"] == "evaluate_all"
 
 
 def test_eval_all_refuses_unfinished_and_damaged_results_together(runs: Path, tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.config.reading import nested_plain
 from src.core.paths import require_finished
+from src.core.result_files import SETTINGS_FILE
+from src.core.settings import nested_plain
 from src.data.candidates import draw_candidate_lists, load_candidates
 from src.data.teacher_outputs import load_teacher_outputs
 from src.pipeline import evaluate_all
 from src.pipeline.evaluate_all import EvaluateSettings, check_results, run_eval_all
 from src.pipeline.model_comparison import ModelComparison, closed_form_models
-from src.pipeline.run_folder import SETTINGS_FILE
 from src.pipeline.runs import run_distill, run_teacher
 from src.pipeline.settings import RuntimeSettings
 from src.pipeline.stages import Stages

@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.core.errors import ConfigError
-from src.core.watching import Look, training
+from src.core.watching import TrainingStatus, training
 from src.pipeline import tracking as tracking_module
 from src.pipeline.trackers.tensorboard import TensorBoard
 from src.pipeline.tracking import (
@@ -40,8 +40,8 @@ def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_curves_are_on_disk_while_the_training_runs(tmp_path: Path) -> None:
     curves = Curves(TensorBoard(tmp_path), "teacher")
     assert list(tmp_path.iterdir()) == []  # a training in closed form leaves no empty run
-    curves.look(Look(3, 9, {"loss": 2.5, "learning_rate": 0.125}))
-    curves.epoch(1, Look(4, 9, {"learning_rate": 0.0625}), {"ndcg_20": 0.5, "train_loss": 2.0})
+    curves.update(TrainingStatus(3, 9, {"loss": 2.5, "learning_rate": 0.125}))
+    curves.epoch(1, TrainingStatus(4, 9, {"learning_rate": 0.0625}), {"ndcg_20": 0.5, "train_loss": 2.0})
     # nothing was closed
     assert points(tmp_path / "teacher") == {
         "train/loss": [(3, 2.5)],
@@ -84,6 +84,15 @@ def test_the_last_steps_are_kept_before_the_points_are_written(tmp_path: Path) -
     assert json.loads((tmp_path / "deep" / "last.json").read_text()) == {"run": {"a": 3, "b": 2}, "other": {"a": 1}}
 
 
+@pytest.mark.parametrize("content", [b"[1]", b'{"run": 3}', b"\xff", b"{"])
+def test_damaged_last_steps_stop_no_training(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "last.json").write_bytes(content)
+    last = LastPoints(tmp_path / "last.json")
+    assert "last.json" in caplog.text
+    assert last.ahead("run", 2, {"a": 1.0}) == {"a": 1.0}
+    assert LastPoints(tmp_path / "last.json").ahead("run", 2, {"a": 1.0}) == {}
+
+
 @pytest.mark.parametrize(("tracking", "package"), [("mlflow", "mlflow-skinny"), ("wandb", "wandb")])
 def test_a_tracker_that_is_not_installed_is_refused(
     monkeypatch: pytest.MonkeyPatch, tracking: Any, package: str
@@ -119,7 +128,7 @@ def test_a_full_disk_loses_curves_and_nothing_else(tmp_path: Path, caplog: pytes
     assert caplog.messages == ["curves are lost from here on: No space left on device"]
     (tmp_path / "file").touch()
     curves = Curves(TensorBoard(tmp_path / "file"), "teacher")  # no folder can be made there
-    curves.look(Look(1, 2, {"loss": 2.5}))
+    curves.update(TrainingStatus(1, 2, {"loss": 2.5}))
     curves.close()
     assert len(caplog.messages) == 2
 
@@ -131,7 +140,7 @@ def test_a_run_is_followed_by_curves_and_lines(tmp_path: Path, monkeypatch: pyte
     with followed("tensorboard", tmp_path), training("encoder"):
         watcher = watching_module._watcher.get()
         assert watcher is not None
-        watcher.look(Look(1, 2, {"loss": 0.5}))
+        watcher.update(TrainingStatus(1, 2, {"loss": 0.5}))
     assert points(tmp_path / "tb" / "encoder") == {"train/loss": [(1, 0.5)]}
 
 

@@ -11,9 +11,9 @@ import torch
 import yaml
 
 from src.core.paths import write_json, write_text
+from src.core.result_files import BEST_STUDENT
 from src.data.id_map import IdMap
 from src.data.settings import DatasetSettings
-from src.serving.results import BEST_STUDENT
 from src.student.artefact import save_student
 from src.student.base import ClosedForm, Recommender, SequenceStudent
 from src.student.models import build_closed_form, build_recommender, student_settings

@@ -16,8 +16,9 @@ import uvicorn
 import yaml
 from fastapi.testclient import TestClient
 
+from src.core.documents import read_json_document
 from src.core.errors import ConfigError
-from src.core.paths import read_json, write_json, write_text
+from src.core.paths import write_json, write_text
 from src.data.dataset import load_dataset
 from src.data.examples import SequenceData
 from src.data.teacher_outputs import TeacherOutputs, save_teacher_outputs
@@ -59,7 +60,7 @@ def result(data: SequenceData, tmp_path_factory: pytest.TempPathFactory) -> Path
     shutil.copytree(other / "best_student", root / "cache" / "student" / "b1")
     (root / "cache" / "teacher_outputs").mkdir()
     save_teacher_outputs(root / "cache" / "teacher_outputs" / "t1", outputs(data), data.id_map)
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_json_document(folder / "manifest.json")
     write_json(
         folder / "manifest.json", {**manifest, "fingerprints": {"student_baseline": "b1", "teacher_outputs": "t1"}}
     )

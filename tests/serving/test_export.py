@@ -20,8 +20,8 @@ from src.core.errors import ArtefactError, ConfigError, DamagedArtefact
 from src.data.dataset import load_dataset
 from src.exp.export import ENTRY
 from src.serving.catalogue import Catalogue, padded
-from src.serving.export import ExportStudentSettings, all_weights, check_export, export_student, ndcg
-from src.serving.measured import measured
+from src.serving.export import ExportStudentSettings, all_weights, check_export, export_student, served_ndcg
+from src.serving.metrics_table import metrics_table
 from src.serving.results import StudentResult
 from src.serving.students import GraphStudent, open_student
 from tests.serving.finished import NUM_ITEMS, WORLD, finished, id_map, student
@@ -52,11 +52,11 @@ def test_the_card_tells_what_was_measured_and_leaves_the_licence_to_its_owner(tr
 
 def test_a_damaged_comparison_is_named() -> None:
     row = {"model": "baseline", "split": "test", "examples": "10", "ndcg_20": "0.24"}
-    assert measured([row]).endswith("| baseline | test | 10 | 0.2400 |")
+    assert metrics_table([row]).endswith("| baseline | test | 10 | 0.2400 |")
     with pytest.raises(ArtefactError, match=r"comparison.csv ndcg_20 = 'much': is no number"):
-        measured([{**row, "ndcg_20": "much"}])
+        metrics_table([{**row, "ndcg_20": "much"}])
     with pytest.raises(ArtefactError, match="lacks the columns split"):
-        measured([{name: value for name, value in row.items() if name != "split"}])
+        metrics_table([{name: value for name, value in row.items() if name != "split"}])
 
 
 def test_the_example_of_the_card_runs_with_nothing_of_this_project(transitions: Path, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_eight_bits_cost_what_the_card_says(result: Path, tmp_path: Path) -> Non
     opened = open_student(tmp_path / "small")
     assert isinstance(opened, GraphStudent)
     told = config["quantisation"]
-    assert told["int8"] == ndcg(opened.best, data.validation, 20)
+    assert told["int8"] == served_ndcg(opened.best, data.validation, 20)
     assert told["float32"] > 0
     assert told["change"] == told["int8"] / told["float32"] - 1
     assert "8-bit" in (tmp_path / "small" / "README.md").read_text()
@@ -141,7 +141,7 @@ def test_ndcg_is_the_mean_gain_of_the_place() -> None:
         return rows, None
 
     best.seen = 0  # type: ignore[attr-defined]
-    assert ndcg(best, data.validation, 3) == pytest.approx(1 / np.log2(3))
+    assert served_ndcg(best, data.validation, 3) == pytest.approx(1 / np.log2(3))
 
 
 # ------------------------------------------------------------------------------------------------------- bad input

@@ -18,6 +18,7 @@ from src.api import Student
 from src.core.checkpoints import load_weights, save_weights
 from src.core.errors import ArtefactError, ConfigError, DataError
 from src.core.paths import write_json
+from src.core.result_files import BEST_STUDENT
 from src.data.id_map import IdMap
 from src.data.item_text import TextSource
 from src.data.tables import from_memory
@@ -27,7 +28,6 @@ from src.distill.terms.item_text import ItemTextSettings, TextRows
 from src.serving.export import ExportStudentSettings, check_export, export_student
 from src.serving.new_items import add_items, read_new_items
 from src.serving.recommend import RecommendSettings, check_recommend, recommend_file
-from src.serving.results import BEST_STUDENT
 from src.serving.students import GraphStudent, ModelStudent, model_student, open_student
 from src.student.artefact import FROM_TEXT, save_student
 from src.student.base import Recommender, SequenceStudent

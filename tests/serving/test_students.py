@@ -16,7 +16,7 @@ from src.core.checksums import checksum_files
 from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import MANIFEST, write_json
 from src.serving.catalogue import Catalogue
-from src.serving.students import EXPORTED, ModelStudent, ServedStudent, _best, as_model, open_student
+from src.serving.students import EXPORTED, GraphStudent, ModelStudent, ServedStudent, _best, as_model, open_student
 from src.student.base import SequenceStudent
 from tests.serving.finished import finished, student
 
@@ -58,6 +58,14 @@ def test_code_that_came_with_an_export_is_not_run(
     with pytest.raises(ConfigError, match="names code that came with it"):
         as_model(served, folder)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [[], {"name": "a"}, {"name": "a", "fingerprints": 1}])
+def test_a_configuration_that_no_export_wrote_is_named(transitions: Path, tmp_path: Path, content: object) -> None:
+    folder = Path(shutil.copytree(transitions, tmp_path / "edited"))
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ArtefactError, match=r"config\.json"):
+        GraphStudent(folder, threads=1)
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0])

@@ -194,7 +194,7 @@ def test_fewer_directions_keep_what_differs_most(tmp_path: Path) -> None:
 def test_a_large_catalogue_is_scored_without_a_weight_for_each_pair() -> None:
     model = Linear(LinearSettings(max_items=1000, rank=4), 200_000, 3)
     assert {tuple(buffer.shape) for buffer in model.buffers()} == {(200_000, 4), (4, 200_000)}
-    assert not model.chosen.too_large(200_000)
+    assert not model.settings.too_large(200_000)
     assert LinearSettings(max_items=1000, text_weight=0.1).too_large(1001)
 
 

@@ -11,18 +11,19 @@ from torch import Tensor
 
 from src.core.errors import ConfigError
 from src.core.lazy_adam import LazyAdam, clip_gradients
-from src.core.training import LoopSettings, train_step
+from src.core.training import LoopSettings
 from src.data.tensor_examples import TensorExamples
 from src.student.architectures.linear import Linear, LinearSettings
 from src.student.base import ClosedForm, SequenceStudent
-from src.student.columns import Columns, Proposal, SharedNegatives, expected
 from src.student.datamodule import StudentData
 from src.student.losses import gbce_loss, propensity, sampled_ce
 from src.student.models import build_closed_form, closed_forms, student_settings
-from src.student.objectives import FULL_CATALOGUE, StudentObjective, negative_sampler, shared_sampler, with_loss
+from src.student.objectives import FULL_CATALOGUE, StudentObjective, negative_sampler, resolve_loss, shared_sampler
 from src.student.prior import fit_prior
+from src.student.sampled_columns import Columns, Proposal, SharedNegatives, expected
 from src.student.settings import EvaluationSettings, NetworkSettings
 from src.student.trainer_baseline import new_student, optimiser_for, train_student
+from tests.core.one_step import train_step
 from tests.dying import DyingCheckpoint, Killed
 from tests.fixtures import NUM_ITEMS, cycle_data, student_of
 
@@ -252,8 +253,8 @@ def test_it_learns(data: StudentData, loss: str) -> None:
 
 
 def test_auto_is_ce_up_to_a_size_and_sampled_above(data: StudentData) -> None:
-    assert with_loss(settings_of("auto"), FULL_CATALOGUE).loss == "ce"
-    assert with_loss(settings_of("auto"), FULL_CATALOGUE + 1).loss == "sampled"
+    assert resolve_loss(settings_of("auto"), FULL_CATALOGUE).loss == "ce"
+    assert resolve_loss(settings_of("auto"), FULL_CATALOGUE + 1).loss == "sampled"
     auto, full = (train_student(settings_of(loss), EVALUATION, data, seed=1) for loss in ("auto", "ce"))
     assert auto.fit.history == full.fit.history
 
@@ -264,7 +265,7 @@ def test_more_negatives_than_items_are_refused_before_training(data: StudentData
             ConfigError, match="student.shared_negatives = 13: is more than the 12 items.*student.loss=ce"
         ):
             train_student(settings_of(loss, shared_negatives=13), EVALUATION, data, seed=0)
-    with_loss(settings_of("ce", shared_negatives=13), 12)
+    resolve_loss(settings_of("ce", shared_negatives=13), 12)
 
 
 def test_nothing_is_drawn_that_no_loss_reads(data: StudentData) -> None:

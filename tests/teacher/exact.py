@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from src.core.errors import TrainingFailed
 from src.teacher.title_lm.decoding.beam_search import BeamResult
 from src.teacher.title_lm.decoding.continuation import (
-    Beams,
+    CacheMode,
     Continuation,
     GateContext,
     asking,
@@ -30,7 +30,7 @@ def score_all(
     tree: TitleTree,
     chunk: int = 128,
     gate: GateContext = no_gate,
-    hold: Beams = "auto",
+    cache_mode: CacheMode = "auto",
 ) -> Tensor:
     """log P(title, end token | prompt) of every item, normalised over the whole vocabulary: ``[B, V]`` float32.
 
@@ -38,7 +38,7 @@ def score_all(
     level. Raises ``ModelError`` and ``TrainingFailed`` as the search does.
     """
     with asking(llm), sharing(llm):
-        start = read_prompts(llm, inputs_embeds, attention_mask, gate, hold, chunk * tree.depth)
+        start = read_prompts(llm, inputs_embeds, attention_mask, gate, cache_mode, chunk * tree.depth)
         scores = torch.empty(len(attention_mask), tree.num_items, device=start.logits.device)
         following = start.logits.unsqueeze(1)
         for leaves in leaves_of(tree).split(chunk):

@@ -21,7 +21,7 @@ Hold = Literal["shared", "expanded"]
 VOCABULARY, WIDTH, END = 60, 16, 2
 # items 1 and 6 have the same title; 3 begins 1; 9 is longer than the others
 TITLES = [[5, 6], [7, 8, 9], [5], [7, 8], [30, 31, 32], [5, 8], [7, 8, 9], [40], [5, 6, 10], [41, 42, 43, 44, 45, 46]]
-both = pytest.mark.parametrize("hold", ["shared", "expanded"])
+both = pytest.mark.parametrize("cache_mode", ["shared", "expanded"])
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +77,11 @@ def expected(scores: Tensor) -> list[int]:
 
 
 @both
-def test_with_a_beam_for_each_item_the_ranking_is_exact(llm: PreTrainedModel, tree: TitleTree, hold: Hold) -> None:
+def test_with_a_beam_for_each_item_the_ranking_is_exact(
+    llm: PreTrainedModel, tree: TitleTree, cache_mode: Hold
+) -> None:
     embedded, mask = prompts([3, 6, 4])
-    ranking = beam_search(llm, embedded, mask, tree, top_n=10, beams=10, hold=hold)
+    ranking = beam_search(llm, embedded, mask, tree, top_n=10, beams=10, cache_mode=cache_mode)
     for row, length in enumerate([3, 6, 4]):
         truth = brute_force(llm, embedded[row, -length:])
         assert ranking.items[row].tolist() == expected(truth)
@@ -88,26 +90,26 @@ def test_with_a_beam_for_each_item_the_ranking_is_exact(llm: PreTrainedModel, tr
 
 @both
 @pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_every_title_scored(llm: PreTrainedModel, tree: TitleTree, hold: Hold, chunk: int) -> None:
+def test_every_title_scored(llm: PreTrainedModel, tree: TitleTree, cache_mode: Hold, chunk: int) -> None:
     embedded, mask = prompts([3, 6, 4])
-    scores = score_all(llm, embedded, mask, tree, chunk=chunk, hold=hold)
+    scores = score_all(llm, embedded, mask, tree, chunk=chunk, cache_mode=cache_mode)
     truth = torch.stack([brute_force(llm, embedded[row, -length:]) for row, length in enumerate([3, 6, 4])])
     torch.testing.assert_close(scores, truth, rtol=1e-5, atol=1e-4)
     assert rank_all(scores, 4).items.tolist() == [expected(row)[:4] for row in truth]
 
 
 @both
-def test_a_narrow_beam_finds_n_different_items_and_their_true_scores(llm: PreTrainedModel, hold: Hold) -> None:
+def test_a_narrow_beam_finds_n_different_items_and_their_true_scores(llm: PreTrainedModel, cache_mode: Hold) -> None:
     top_n, generator = 4, torch.Generator().manual_seed(3)
     sizes = torch.randint(1, 6, (80,), generator=generator).tolist()
     titles = [torch.randint(3, 9, (size,), generator=generator).tolist() for size in sizes]
     tree, (embedded, mask) = TitleTree.of(titles, END), prompts([5, 5, 2, 7])
     truth = score_all(llm, embedded, mask, tree)
-    ranking = beam_search(llm, embedded, mask, tree, top_n, beams=top_n, hold=hold)
+    ranking = beam_search(llm, embedded, mask, tree, top_n, beams=top_n, cache_mode=cache_mode)
     torch.testing.assert_close(ranking.log_probability, truth.gather(1, ranking.items), rtol=1e-5, atol=1e-4)
     assert all(len(set(row)) == top_n for row in ranking.items.tolist())
     assert (ranking.log_probability.diff(dim=1) <= 0).all()
-    wide = beam_search(llm, embedded, mask, tree, top_n, beams=80, hold=hold)
+    wide = beam_search(llm, embedded, mask, tree, top_n, beams=80, cache_mode=cache_mode)
     assert wide.items.tolist() == rank_all(truth, top_n).items.tolist()
     assert (wide.log_probability - ranking.log_probability >= -1e-4).all()
 
@@ -123,7 +125,8 @@ def test_reading_the_rest_at_once_changes_nothing(
     tree, (embedded, mask) = TitleTree.of(titles, END), prompts([5, 5, 2, 7, 3, 4, 4, 4])
     for beams in (1, 2, 7, 20):
         shared, expanded = (
-            beam_search(llm, embedded, mask, tree, min(beams, 3), beams, hold=hold) for hold in ("shared", "expanded")
+            beam_search(llm, embedded, mask, tree, min(beams, 3), beams, cache_mode=cache_mode)
+            for cache_mode in ("shared", "expanded")
         )
         assert shared.items.tolist() == expanded.items.tolist()
         torch.testing.assert_close(shared.log_probability, expanded.log_probability, rtol=1e-5, atol=1e-4)
@@ -132,16 +135,16 @@ def test_reading_the_rest_at_once_changes_nothing(
 def test_a_catalogue_with_a_beam_for_each_title_takes_two_passes(llm: PreTrainedModel, tree: TitleTree) -> None:
     rows = []
     handle = llm.register_forward_pre_hook(lambda *_, **__: rows.append(1))
-    beam_search(llm, *prompts([3, 6]), tree, top_n=4, beams=10, hold="shared")
+    beam_search(llm, *prompts([3, 6]), tree, top_n=4, beams=10, cache_mode="shared")
     assert len(rows) == 2
-    beam_search(llm, *prompts([3, 6]), tree, top_n=10, beams=10, hold="expanded")
+    beam_search(llm, *prompts([3, 6]), tree, top_n=10, beams=10, cache_mode="expanded")
     # six tokens of the longest title after the prompt; its end is not read
     assert len(rows) == 2 + 1 + 6
     handle.remove()
 
 
 @both
-def test_a_beam_of_one_follows_the_best_prefix(llm: PreTrainedModel, hold: Hold) -> None:
+def test_a_beam_of_one_follows_the_best_prefix(llm: PreTrainedModel, cache_mode: Hold) -> None:
     embedded, mask = prompts([4])
     read = torch.cat([embedded, llm.get_input_embeddings()(torch.tensor([[5]]))], dim=1)
     following = llm(inputs_embeds=read).logits[0, -1].tolist()
@@ -151,18 +154,18 @@ def test_a_beam_of_one_follows_the_best_prefix(llm: PreTrainedModel, hold: Hold)
     tree = TitleTree.of(titles, END)
     truth = brute_force(llm, embedded[0], titles)
     assert truth[0] > truth[1]
-    assert beam_search(llm, embedded, mask, tree, top_n=1, beams=1, hold=hold).items.item() == 1
-    assert beam_search(llm, embedded, mask, tree, top_n=1, beams=2, hold=hold).items.item() == 0
+    assert beam_search(llm, embedded, mask, tree, top_n=1, beams=1, cache_mode=cache_mode).items.item() == 1
+    assert beam_search(llm, embedded, mask, tree, top_n=1, beams=2, cache_mode=cache_mode).items.item() == 0
 
 
 @both
-def test_neither_the_batch_nor_padding_matters(llm: PreTrainedModel, tree: TitleTree, hold: Hold) -> None:
+def test_neither_the_batch_nor_padding_matters(llm: PreTrainedModel, tree: TitleTree, cache_mode: Hold) -> None:
     lengths = [3, 6, 4, 1]
     embedded, mask = prompts(lengths, width=9)
-    together = beam_search(llm, embedded, mask, tree, top_n=3, beams=4, hold=hold)
+    together = beam_search(llm, embedded, mask, tree, top_n=3, beams=4, cache_mode=cache_mode)
     for row, length in enumerate(lengths):
         alone = beam_search(
-            llm, embedded[row : row + 1, -length:], mask[row : row + 1, -length:], tree, 3, 4, hold=hold
+            llm, embedded[row : row + 1, -length:], mask[row : row + 1, -length:], tree, 3, 4, cache_mode=cache_mode
         )
         assert alone.items[0].tolist() == together.items[row].tolist()
         torch.testing.assert_close(alone.log_probability[0], together.log_probability[row], rtol=1e-5, atol=1e-5)
@@ -189,7 +192,7 @@ def test_items_of_one_title_stand_together(llm: PreTrainedModel, tree: TitleTree
 
 
 @both
-def test_each_prompt_keeps_its_own_gate(hold: Hold, tree: TitleTree, llm: PreTrainedModel) -> None:
+def test_each_prompt_keeps_its_own_gate(cache_mode: Hold, tree: TitleTree, llm: PreTrainedModel) -> None:
     fresh = LlamaForCausalLM(llm.config)
     fresh.load_state_dict(llm.state_dict())
     adapters = inject(fresh, LoraSettings(rank=8, experts=4, alpha=16.0))
@@ -205,9 +208,11 @@ def test_each_prompt_keeps_its_own_gate(hold: Hold, tree: TitleTree, llm: PreTra
             return adapters.scope(weights[rows][sequences])
 
         ranking = beam_search(
-            adapters.model, embedded[rows, -seen:], mask[rows, -seen:], tree, 4, 5, gate=gate, hold=hold
+            adapters.model, embedded[rows, -seen:], mask[rows, -seen:], tree, 4, 5, gate=gate, cache_mode=cache_mode
         )
-        scores = score_all(adapters.model, embedded[rows, -seen:], mask[rows, -seen:], tree, gate=gate, hold=hold)
+        scores = score_all(
+            adapters.model, embedded[rows, -seen:], mask[rows, -seen:], tree, gate=gate, cache_mode=cache_mode
+        )
         torch.testing.assert_close(ranking.log_probability, scores.gather(1, ranking.items), rtol=1e-5, atol=1e-4)
         return scores, ranking.items
 

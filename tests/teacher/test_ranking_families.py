@@ -97,10 +97,10 @@ def test_shared_and_expanded_are_exact(family: str, attention: str) -> None:
     llm, (embedded, mask), tree = build(FAMILIES[family](), attention), prompts(), TitleTree.of(TITLES, END)
     assert can_share(llm, 40)
     truth = brute_force(llm, embedded, mask)
-    for hold in ("shared", "expanded"):
-        scores = score_all(llm, embedded, mask, tree, hold=hold)  # type: ignore[arg-type]
+    for cache_mode in ("shared", "expanded"):
+        scores = score_all(llm, embedded, mask, tree, cache_mode=cache_mode)  # type: ignore[arg-type]
         torch.testing.assert_close(scores, truth, rtol=1e-4, atol=1e-3)
-        ranking = beam_search(llm, embedded, mask, tree, 5, len(TITLES), hold=hold)  # type: ignore[arg-type]
+        ranking = beam_search(llm, embedded, mask, tree, 5, len(TITLES), cache_mode=cache_mode)  # type: ignore[arg-type]
         assert ranking.items.tolist() == rank_all(truth, 5).items.tolist()
 
 
@@ -109,7 +109,7 @@ def test_others_are_expanded(family: str) -> None:
     llm, (embedded, mask), tree = build(OTHERS[family](), "eager"), prompts(), TitleTree.of(TITLES, END)
     assert not can_share(llm, 40)
     with pytest.raises(ModelError, match="cannot share"):
-        score_all(llm, embedded, mask, tree, hold="shared")
+        score_all(llm, embedded, mask, tree, cache_mode="shared")
     truth = brute_force(llm, embedded, mask)
     torch.testing.assert_close(score_all(llm, embedded, mask, tree), truth, rtol=1e-4, atol=1e-3)
     assert beam_search(llm, embedded, mask, tree, 5, 9).items.tolist() == rank_all(truth, 5).items.tolist()

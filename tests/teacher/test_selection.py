@@ -20,13 +20,13 @@ from src.teacher.labelling.selection import (
     Order,
     RowSelectionContext,
     RowSelector,
-    StudentAnswers,
-    ask_student,
+    StudentPredictions,
     build_selector,
     choose_rows,
     descending,
     farthest_first,
     in_rounds,
+    predict_with_student,
     softmax_entropy,
 )
 from src.teacher.settings import ExportSettings
@@ -36,17 +36,17 @@ TRAIN = cycle_examples(40, 100)
 NAMES = ("random", "most_recent", "student_uncertain", "student_wrong", "diverse")
 
 
-def answers_of(seed: int, rows: int = 40) -> StudentAnswers:
+def answers_of(seed: int, rows: int = 40) -> StudentPredictions:
     """Answers with many ties, and more rows than `Diverse` would have centres in a large split."""
     generator = torch.Generator().manual_seed(seed)
-    return StudentAnswers(
+    return StudentPredictions(
         entropy=torch.randint(0, 5, (rows,), generator=generator) / 4,
         target_rank=torch.randint(1, 6, (rows,), generator=generator),
         representation=torch.randn(rows, 3, generator=generator),
     )
 
 
-def order_of(name: str, seed: int, answers: StudentAnswers) -> list[int]:
+def order_of(name: str, seed: int, answers: StudentPredictions) -> list[int]:
     selector = build_selector(ExportSettings(select=name))
     return selector.order(RowSelectionContext(TRAIN, seed, answers)).tolist()
 
@@ -78,7 +78,7 @@ def test_a_student_is_asked_row_by_row_in_eval_mode(batch_size: int) -> None:
     table = torch.tensor([[0.0, 0.0, 0.0], [math.log(2), 0.0, 0.0], [0.0, 90.0, 0.0]])
     student = ByLastItem(table).train()
     examples = examples_of([[2], [0], [1]], [0, 2, 0], 100, num_items=3)
-    answers = ask_student(student, examples, batch_size)
+    answers = predict_with_student(student, examples, batch_size)
     # 2/4, 1/4, 1/4
     expected = torch.tensor([0.0, math.log(3), 1.5 * math.log(2)])
     torch.testing.assert_close(answers.entropy, expected, atol=1e-6, rtol=1e-6)
@@ -92,7 +92,7 @@ def test_scores_that_are_not_finite_order_nothing() -> None:
     with torch.no_grad():
         student.scorer.bias[3] = float("nan")
     with pytest.raises(TrainingFailed, match="not finite"):
-        ask_student(student, TRAIN, 16)
+        predict_with_student(student, TRAIN, 16)
 
 
 # ------------------------------------------------------------------------------------------ the selectors
@@ -100,7 +100,9 @@ def test_scores_that_are_not_finite_order_nothing() -> None:
 
 def test_uncertain_and_wrong_rows_come_first() -> None:
     entropy = torch.linspace(0, 1, 40)[torch.randperm(40, generator=torch.Generator().manual_seed(0))]
-    answers = StudentAnswers(entropy, target_rank=(entropy * 39).round().long() + 1, representation=torch.ones(40, 1))
+    answers = StudentPredictions(
+        entropy, target_rank=(entropy * 39).round().long() + 1, representation=torch.ones(40, 1)
+    )
     expected = entropy.argsort(descending=True).tolist()
     assert order_of("student_uncertain", 1, answers) == expected
     assert order_of("student_wrong", 1, answers) == expected
@@ -149,7 +151,7 @@ def test_rounds_take_the_farthest_left_of_each_bucket() -> None:
 def test_diverse_meets_every_group_before_any_a_second_time(centres: int) -> None:
     groups = at_angles(0, 90, 180, 270).repeat_interleave(10, dim=0)
     noise = torch.randn(40, 2, generator=torch.Generator().manual_seed(0)) / 100
-    answers = StudentAnswers(torch.zeros(40), torch.ones(40, dtype=torch.int64), 7 * groups + noise)
+    answers = StudentPredictions(torch.zeros(40), torch.ones(40, dtype=torch.int64), 7 * groups + noise)
     order = Diverse(centres).order(RowSelectionContext(TRAIN, 3, answers))
     assert sorted((order[:4] // 10).tolist()) == [0, 1, 2, 3]
     if centres == 4:
@@ -218,7 +220,7 @@ def test_a_budget_of_nothing_or_more_than_there_is_is_refused(budget: float) -> 
 
 
 def test_nobody_asks_a_student_that_nobody_needs() -> None:
-    def never() -> StudentAnswers:
+    def never() -> StudentPredictions:
         raise AssertionError("asked")
 
     assert len(choose_rows(TRAIN, ExportSettings(budget=3.0, select="most_recent"), 1, never)) == 3

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from optuna.storages.journal import JournalFileBackend
 
+from src.pipeline.run_folder import single_driver
 from src.tuning import journal
 from src.tuning.dispatch import CHECKPOINT, Dispatcher, Job, Search
 from src.tuning.search_space import CategoricalParameter, FloatParameter, SearchSpace
@@ -70,7 +71,7 @@ class Toy:
     def run(self, trials: int = TRIALS) -> Record:
         """Start, or go on, as the real driver does."""
         self.folder.mkdir(exist_ok=True)
-        with journal.single_driver(self.folder):
+        with single_driver(self.folder):
             storage = journal.open_journal(self.folder)
             grid = self.space.grid() if self.tuning.sampler == "grid" else [{"distill.lam": 0.0}]
             record = Record.open(storage, "search", self.space, self.tuning, self.seed, EPOCHS, "identity", grid, 1)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import pytest
 from pydantic.dataclasses import dataclass
 
-import src.tuning.applied as applied
 import src.tuning.arms as arms_module
+import src.tuning.trial_values as applied
 from src.config.reading import read_settings
 from src.core.errors import ConfigError
 from src.core.settings import STRICT
@@ -17,10 +17,10 @@ from src.distill.settings import DistillSettings, active_terms, terms
 from src.distill.terms.base import Term
 from src.pipeline.settings import ExperimentSettings
 from src.student.models import require_network, student_settings
-from src.tuning.applied import apply_values, no_distillation
 from src.tuning.arms import STUDENT, Arm, arms_of, check_arms, fixed_values, space_of, teachers_of
 from src.tuning.search_settings import TuneSettings, experiment
 from src.tuning.search_space import FloatParameter, SearchSpace
+from src.tuning.trial_values import apply_values, no_distillation
 
 
 @pytest.fixture(scope="module")

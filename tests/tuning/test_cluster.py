@@ -13,8 +13,8 @@ from ray.cluster_utils import Cluster
 
 from src.config.reading import read_settings
 from src.core.errors import ConfigError
+from src.core.result_files import JOURNAL
 from src.exp.tune_student import ENTRY as TUNE_STUDENT
-from src.tuning.journal import JOURNAL
 from src.tuning.preflight import prepare_space
 from src.tuning.ray_session import check_ray, check_shared
 from src.tuning.search import run_search

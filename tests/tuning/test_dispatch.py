@@ -271,7 +271,7 @@ def test_a_worker_of_several_trials_is_lost_once(drive: Drive) -> None:
 def test_a_trial_that_ends_its_worker_again_and_again_takes_no_other_with_it(tmp_path: Path) -> None:
     """Whose fault it was that a population's worker died is known when each is alone."""
     drive, sizes = Drive(tmp_path, trials=9, retries=1), list[int]()
-    drive.dispatcher.places, drive.dispatcher.group = 8, lambda values: "one"
+    drive.dispatcher.population_size, drive.dispatcher.group = 8, lambda values: "one"
     while jobs := drive.dispatcher.together():
         sizes.append(len(jobs))
         for job in jobs:

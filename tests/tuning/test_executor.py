@@ -285,7 +285,7 @@ def test_a_full_disk_at_the_start_of_a_trial_halts(drive: Drive, monkeypatch: py
 
 def test_a_populations_worker_is_told_who_goes_on_and_who_joins(drive: Drive) -> None:
     dispatcher = running_search().dispatcher
-    dispatcher.places, dispatcher.group, drive.searches[0].trials = 2, lambda values: "numbers", 4
+    dispatcher.population_size, dispatcher.group, drive.searches[0].trials = 2, lambda values: "numbers", 4
     searcher, scheduler = StudySearcher(), StudyScheduler()
     first, config = searcher.suggest("a"), searcher.suggest("b")
     assert isinstance(first, dict)

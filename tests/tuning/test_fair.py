@@ -14,13 +14,14 @@ import pytest
 from optuna.artifacts import get_all_artifact_meta
 
 from src.core.errors import ConfigError, TrainingFailed
+from src.pipeline.run_folder import single_driver
 from src.pipeline.settings import ExperimentSettings
 from src.tuning import journal
 from src.tuning.dispatch import Dispatcher, Job, Search
 from src.tuning.fair import ARM, SEED, FairSearch, _open, best_final, fair_phases
 from src.tuning.fair_answer import _tell_dashboard
 from src.tuning.finalists import STUDENT_SEED, TRIAL
-from src.tuning.population import Groups
+from src.tuning.population_groups import PopulationGroups
 from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
@@ -70,11 +71,11 @@ class Toy:
         self,
         folder: Path,
         finalists: int = 3,
-        places: int = 1,
+        population_size: int = 1,
         space: SearchSpace = SPACE,
         fails: Callable[[Job], bool] = lambda job: False,
     ) -> None:
-        self.folder, self.places, self.space, self.fails = folder, places, space, fails
+        self.folder, self.population_size, self.space, self.fails = folder, population_size, space, fails
         self.crews: list[list[Job]] = []
         self.tuning = TuningSettings(
             finalists=finalists, finalist_seeds=2, seeds=2, startup_trials=1, pruner="none", sampler="random"
@@ -84,7 +85,7 @@ class Toy:
     def run(self, trials: int = TRIALS) -> FairSearch:
         """Start, or go on."""
         self.folder.mkdir(exist_ok=True)
-        with journal.single_driver(self.folder):
+        with single_driver(self.folder):
             experiment = {one.name: getattr(settings(), one.name) for one in fields(settings())}
             asked = SearchSettings(**experiment, trials=trials, tuning=self.tuning)
             storage = journal.open_journal(self.folder)
@@ -93,9 +94,11 @@ class Toy:
         return fair
 
     def _work_through(self, phases: Iterator[Sequence[Search]]) -> None:
-        groups = Groups(settings(), "distill", 24)
+        groups = PopulationGroups(settings(), "distill", 24)
         store = Store(str(self.folder / "trials"))
-        dispatcher = Dispatcher(next(phases), store, retries=1, places=self.places, group=groups, phases=phases)
+        dispatcher = Dispatcher(
+            next(phases), store, retries=1, population_size=self.population_size, group=groups, phases=phases
+        )
         while jobs := dispatcher.together():
             self.crews.append(jobs)
             for job in jobs:
@@ -159,7 +162,7 @@ def test_every_arm_has_as_many_trainings(tmp_path: Path) -> None:
 
 
 def test_seeds_of_one_configuration_train_as_one_population(tmp_path: Path) -> None:
-    toy = Toy(tmp_path / "a", places=8)
+    toy = Toy(tmp_path / "a", population_size=8)
     fair = toy.run()
     finals = [[job.number for job in crew] for crew in toy.crews if crew[0].folder.startswith("finals/")]
     # trial 0 is always alone; the arms are two forms: the student with seed 44, then the other arm with both seeds
@@ -180,15 +183,15 @@ def test_without_finalists_the_best_value_decides(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("places", [1, 8])
+@pytest.mark.parametrize("population_size", [1, 8])
 @pytest.mark.parametrize("every", EVERY)
-def test_a_comparison_killed_at_any_record_comes_to_the_same(tmp_path: Path, places: int, every: int) -> None:
-    whole = Toy(tmp_path / "whole", places=places)
+def test_a_comparison_killed_at_any_record_comes_to_the_same(tmp_path: Path, population_size: int, every: int) -> None:
+    whole = Toy(tmp_path / "whole", population_size=population_size)
     expected = everything(whole.run())
     records = DyingBackend.written
     assert records > 50
     for at in range(1, records + 1, every):
-        toy = Toy(tmp_path / f"{at}", places=places)
+        toy = Toy(tmp_path / f"{at}", population_size=population_size)
         DyingBackend.at, DyingBackend.partial, DyingBackend.written = at, at % 2 == 0, 0
         with pytest.raises(Killed):
             toy.run()

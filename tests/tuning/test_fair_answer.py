@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from src.core.paths import read_json
+from src.core.documents import read_json_document
 from src.evaluation.example_histories import read_examples
 from src.pipeline.stages import Stages
 from src.student.artefact import save_student
@@ -71,7 +71,7 @@ def test_one_final_model_at_a_time_is_in_memory_and_each_counts(
     # popularity and four finals on each split, first on validation; then those whose lists are shown
     assert opened[:10] == ["validation"] * 5 + ["test"] * 5
     ranks = pd.read_csv(folder.path / "ranks.csv")
-    answer = {arm["arm"]: arm for arm in read_json(folder.path / "fair.json")["arms"]}
+    answer = {arm["arm"]: arm for arm in read_json_document(folder.path / "fair.json")["arms"]}
     assert list(answer) == [*ARMS, "popularity"]
     for arm in ARMS:
         own = [ranks[(ranks.model == f"{arm} (seed {seed})") & (ranks.split == "test")] for seed in FINAL_SEEDS]

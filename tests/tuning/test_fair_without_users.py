@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.tuning.fair import Scored, compare_arms
+from src.tuning.fair import ScoredModel, compare_arms
 from src.tuning.fair_document import arms_table
 from tests.tuning.test_fair import Toy
 
@@ -15,8 +15,8 @@ def test_arms_are_compared_by_examples_where_there_are_no_users(tmp_path: Path) 
     fair = Toy(tmp_path / "result").run()
     ranks = np.array([[1, 2, 3, 4], [2, 2, 3, 4]])
     models = [
-        Scored("student", "student", ranks + 1, 0.1, 3, uses_llm=False),
-        Scored("embedding", "student + embedding", ranks, 0.2, 3, uses_llm=True),
+        ScoredModel("student", "student", ranks + 1, 0.1, 3, uses_llm=False),
+        ScoredModel("embedding", "student + embedding", ranks, 0.2, 3, uses_llm=True),
     ]
     answer = compare_arms(fair, models, np.full(4, -1), 200)
     assert (answer["users"], answer["examples"]) == (0, 4)

@@ -11,7 +11,6 @@ import pytest
 
 from src.core.training import NO_CHECKPOINT, silent
 from src.tuning import fair
-from src.tuning.applied import apply_values
 from src.tuning.dispatch import MODEL, Search
 from src.tuning.fair import ARM
 from src.tuning.finalists import STUDENT_SEED
@@ -24,6 +23,7 @@ from src.tuning.shared_data import SharedData
 from src.tuning.stage_functions import train_stage
 from src.tuning.store import Store
 from src.tuning.study import Record
+from src.tuning.trial_values import apply_values
 from tests.pipeline.toy import toy_stages
 from tests.tuning.test_dispatch import lose
 

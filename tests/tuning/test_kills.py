@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from src.core.errors import ArtefactError, ConfigError
+from src.core.result_files import JOURNAL
+from src.pipeline.run_folder import single_driver
 from src.tuning import journal
-from src.tuning.journal import JOURNAL, check, open_journal, repair, single_driver
+from src.tuning.journal import check, open_journal, repair
 from src.tuning.search_space import CategoricalParameter, FloatParameter, IntParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.study import Record

@@ -17,20 +17,19 @@ from optuna.trial import FrozenTrial
 from torch import Tensor, nn
 
 from src.config.reading import read_settings
-from src.core.differences import NotAlike
+from src.core.differences import NotBatchable
 from src.core.errors import ConfigError, OutOfMemory, TrainingFailed
-from src.core.stacked_members import Stack
+from src.core.stacked_members import StackedMembers
 from src.core.training import FitResult, Fitting, LoopSettings
 from src.data.dataset import load_dataset
 from src.data.teacher_outputs import TeacherOutputs
+from src.pipeline.run_folder import single_driver
 from src.student.models import require_network
-from src.tuning import journal, member_trials, trainable
-from src.tuning import population as population_module
-from src.tuning.applied import trial_values
+from src.tuning import journal, member_trials, population_groups, trainable
 from src.tuning.dispatch import CHECKPOINT, MODEL, TRACEBACK, Dispatcher, Job, Search
+from src.tuning.gpu_probe import GpuNeed
 from src.tuning.member_trials import MemberTrials
-from src.tuning.population import Groups, check_population, decide_places, most_members
-from src.tuning.probe import Measured
+from src.tuning.population_groups import PopulationGroups, check_population, decide_population_size, largest_population
 from src.tuning.resources import CONTEXT_BYTES, Resources
 from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import FloatParameter, IntParameter, SearchSpace
@@ -39,7 +38,8 @@ from src.tuning.shared_data import SharedData
 from src.tuning.store import Store
 from src.tuning.study import Record
 from src.tuning.trainable import TOKEN, Trainable, TrialCheckpoint
-from src.tuning.trained import Trained
+from src.tuning.trained_model import TrainedModel
+from src.tuning.trial_values import trial_values
 from src.tuning.worker_trials import WorkerTrials
 from tests.gpu.test_trial import DATASET, settings
 from tests.tuning.killing import EPOCHS, EVERY, SPACE, DyingBackend, Killed, table, value
@@ -118,7 +118,7 @@ def shared() -> SharedData:
 def searched(
     folder: Path,
     shared: SharedData,
-    places: int,
+    population_size: int,
     trials: int,
     monkeypatch: pytest.MonkeyPatch,
     device: str = "cpu",
@@ -136,8 +136,8 @@ def searched(
         return trial_values("distill", asked, trial.number, trial.params)
 
     search = Search(record, trials, keep=trials, values=values)
-    groups = Groups(asked, "distill", shared.students.num_items)
-    dispatcher = Dispatcher([search], store, retries=0, places=places, group=groups)
+    groups = PopulationGroups(asked, "distill", shared.students.num_items)
+    dispatcher = Dispatcher([search], store, retries=0, population_size=population_size, group=groups)
     driver = Driver(dispatcher, Trainable(asked, NUMBERS, store, "mine", 0.0), monkeypatch, share=share)
     driver.run()
     return record.trials(), store, driver
@@ -172,7 +172,7 @@ def test_a_population_of_8_gives_the_states_of_8_lone_trials(
 
 def test_groups_differ_in_form_and_not_in_numbers(tmp_path: Path) -> None:
     asked = settings("cpu", tmp_path)
-    group = Groups(asked, "distill", 60)
+    group = PopulationGroups(asked, "distill", 60)
     here = group({"distill.lam": 0.5})
     assert here
     for same in ({"distill.lam": 0.1}, {"student.dropout": 0.7}, {"seed": 4}, {"active.rank_threshold": 3}):
@@ -196,16 +196,16 @@ def test_groups_differ_in_form_and_not_in_numbers(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_batched_trains_alone(values: dict[str, Any], tmp_path: Path) -> None:
-    assert Groups(settings("cpu", tmp_path), "distill", 60)(values) == ""
+    assert PopulationGroups(settings("cpu", tmp_path), "distill", 60)(values) == ""
 
 
 def test_gru4rec_and_teachers_and_adaptive_steps_train_alone(tmp_path: Path) -> None:
     asked = settings("cpu", tmp_path)
     loop = replace(require_network(asked.student).loop, adapt_micro_batch=True)
-    assert Groups(replace(asked, student=replace(asked.student, loop=loop)), "student", 60)({}) == ""
+    assert PopulationGroups(replace(asked, student=replace(asked.student, loop=loop)), "student", 60)({}) == ""
     gru = read_settings("tune_student", ["dataset=sample", "student=gru4rec"], SearchSettings)[0].student
-    assert Groups(replace(asked, student=gru), "student", 60)({}) == ""
-    assert Groups(asked, "teacher", 60)({}) == ""
+    assert PopulationGroups(replace(asked, student=gru), "student", 60)({}) == ""
+    assert PopulationGroups(asked, "teacher", 60)({}) == ""
 
 
 # ---------------------------------------------------------------------------------------------------- settings
@@ -235,10 +235,10 @@ def test_an_objective_that_is_a_time_and_a_teacher_refuse_a_population() -> None
 
 def test_memory_decides_how_many() -> None:
     # (10 GB - a context) / (1.25 · 1 GB) = 7.5
-    assert most_members(Measured(peak=10**9, free=10**10), 1.0) == 7
-    assert most_members(Measured(peak=10**9, free=10**10), 0.5) == 3
-    assert most_members(Measured(peak=10**6, free=10**10), 1.0) == 32
-    assert most_members(Measured(peak=10**10, free=CONTEXT_BYTES + 10), 1.0) == 1
+    assert largest_population(GpuNeed(peak=10**9, free=10**10), 1.0) == 7
+    assert largest_population(GpuNeed(peak=10**9, free=10**10), 0.5) == 3
+    assert largest_population(GpuNeed(peak=10**6, free=10**10), 1.0) == 32
+    assert largest_population(GpuNeed(peak=10**10, free=CONTEXT_BYTES + 10), 1.0) == 1
 
 
 @pytest.mark.parametrize(
@@ -259,16 +259,16 @@ def test_the_places_of_a_worker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0, "GPU": gpus})
-    monkeypatch.setattr(population_module, "measure_alone", lambda *_: Measured(peak=10**9, free=10**10))
-    monkeypatch.setattr(population_module, "decide", lambda *_: ALONE)
+    monkeypatch.setattr(population_groups, "measure_alone", lambda *_: GpuNeed(peak=10**9, free=10**10))
+    monkeypatch.setattr(population_groups, "decide", lambda *_: ALONE)
     space = SearchSpace("distill", dict.fromkeys(objectives, "maximize"), {})
     asked, store = TuningSettings(**tuning), Store(str(tmp_path))
-    assert decide_places(asked, settings("auto", tmp_path), space, {}, store) == found
+    assert decide_population_size(asked, settings("auto", tmp_path), space, {}, store) == found
     if gpus:
         teachers = SearchSpace("teacher", {"ndcg_20": "maximize"}, {})
-        assert decide_places(asked, settings("auto", tmp_path), teachers, {}, store) == (ALONE, 1)
+        assert decide_population_size(asked, settings("auto", tmp_path), teachers, {}, store) == (ALONE, 1)
         space = SearchSpace("distill", {"ndcg_20": "maximize"}, {})
-        on_cpu = decide_places(asked, settings("cpu", tmp_path), space, {}, store)
+        on_cpu = decide_population_size(asked, settings("cpu", tmp_path), space, {}, store)
         assert on_cpu == (ALONE, asked.population if isinstance(asked.population, int) else 1)
 
 
@@ -298,20 +298,22 @@ class ToyTrials:
     #: trials that fail at their second epoch, by what
     failing: tuple[int, ...] = ()
     error: type[Exception] = TrainingFailed
-    places: int = 3
+    population_size: int = 3
     crews: list[WorkerTrials] = field(default_factory=list)
 
     def run(self, trials: int = 5) -> Record:
         """Start, or go on, as the real driver does."""
         self.folder.mkdir(exist_ok=True)
-        with journal.single_driver(self.folder):
+        with single_driver(self.folder):
             first = [{"distill.lam": 0.0}]
             storage = journal.open_journal(self.folder)
             record = Record.open(storage, "search", SPACE, self.tuning, 7, EPOCHS, "identity", first, 1)
             store = Store(str(self.folder / "trials"))
             store.remove("orders")
             store.write(TOKEN, b"mine")
-            dispatcher = Dispatcher([Search(record, trials, keep=2)], store, 1, places=self.places, group=self._group)
+            dispatcher = Dispatcher(
+                [Search(record, trials, keep=2)], store, 1, population_size=self.population_size, group=self._group
+            )
             driver = Driver(dispatcher, self._trainable(store), self.monkeypatch, self.crews)
             # the toy has one way to train
             driver._alone = lambda job: driver.together(WorkerTrials([job]))  # type: ignore[method-assign]
@@ -346,7 +348,7 @@ class ToyTrials:
 
     def _prepare(
         self, stage: str, settings: Any, data: None, report: Any, checkpoint: TrialCheckpoint
-    ) -> tuple[Fitting, Callable[[FitResult], Trained]]:
+    ) -> tuple[Fitting, Callable[[FitResult], TrainedModel]]:
         module, number = Weight(), int(Path(checkpoint.name).parent.name)
 
         def evaluate() -> dict[str, float]:
@@ -362,7 +364,7 @@ class ToyTrials:
             module, module, optimiser, loop, 4, evaluate, torch.Generator().manual_seed(number), report,
             checkpoint=checkpoint,
         )  # fmt: skip
-        return fitting, lambda fit: Trained(fit, module, lambda folder: folder.mkdir())
+        return fitting, lambda fit: TrainedModel(fit, module, lambda folder: folder.mkdir())
 
 
 @pytest.fixture
@@ -436,10 +438,10 @@ def test_a_defect_in_one_ends_it_alone_and_leaves_its_traceback(
 def test_what_cannot_be_batched_says_so_in_every_log(
     tmp_path: Path, shared: SharedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(stack: Stack) -> None:
-        raise NotAlike("it asks for a value")
+    def refuse(stack: StackedMembers) -> None:
+        raise NotBatchable("it asks for a value")
 
-    monkeypatch.setattr(Stack, "verify", refuse)
+    monkeypatch.setattr(StackedMembers, "verify", refuse)
     trials, store, driver = searched(tmp_path, shared, 2, 3, monkeypatch)
     assert [len(crew.jobs) for crew in driver.crews] == [1, 2]
     assert all(trial.state.name == "COMPLETE" for trial in trials)
@@ -450,7 +452,7 @@ def test_what_cannot_be_batched_says_so_in_every_log(
 
 def test_out_of_memory_brings_all_back_in_half_the_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tuning = TuningSettings(sampler="random", pruner="none")
-    toy = ToyTrials(tmp_path / "a", tuning, monkeypatch, failing=(2,), error=OutOfMemory, places=4)
+    toy = ToyTrials(tmp_path / "a", tuning, monkeypatch, failing=(2,), error=OutOfMemory, population_size=4)
     monkeypatch.setattr(ToyTrials, "_group", staticmethod(lambda values: "one"))
     trials = toy.run(trials=5).trials()
     # four places, two, one: whose fault it was is known when it is alone; the last worker has them one after the other

@@ -26,7 +26,7 @@ from src.pipeline.settings import RuntimeSettings
 from src.tuning import resources, search
 from src.tuning.preflight import check_search
 from src.tuning.ray_session import check_ray
-from src.tuning.resources import CONTEXT_BYTES, Measured, Resources, check_gpu, decide, most_that_fit, most_that_pay
+from src.tuning.resources import CONTEXT_BYTES, GpuNeed, Resources, check_gpu, decide, most_that_fit, most_that_pay
 from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import SearchSpace
 from src.tuning.settings import RaySettings, TuningSettings
@@ -48,7 +48,7 @@ GB = 10**9
 )
 def test_as_many_trials_as_the_free_memory_holds(peak: int, slots: int, count: int) -> None:
     assert CONTEXT_BYTES == 600 * 2**20
-    assert most_that_fit(Measured(peak, 80 * GB), slots) == count
+    assert most_that_fit(GpuNeed(peak, 80 * GB), slots) == count
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def probes(*_: object) -> Iterator[Callable[[int], list[object]]]:
         def take(count: int) -> list[object]:
             asked.append(count)
-            probe = SimpleNamespace(measure=Remote(Measured(GB, 80 * GB)), rate=Remote(steps[count]))
+            probe = SimpleNamespace(measure=Remote(GpuNeed(GB, 80 * GB)), rate=Remote(steps[count]))
             return [probe] * count
 
         yield take

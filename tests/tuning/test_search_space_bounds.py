@@ -14,12 +14,11 @@ import yaml
 from src.config.reading import read_settings
 from src.core.errors import ConfigError
 from src.core.paths import REPOSITORY
-from src.core.settings import deciding
+from src.core.settings import deciding, nested_plain
 from src.distill.settings import terms
 from src.pipeline.settings import ExperimentSettings
 from src.student.models import closed_forms, student_settings
 from src.teacher.settings import training_settings
-from src.tuning.applied import plain
 from src.tuning.preflight import prepare_space
 from src.tuning.ranges import range_problem
 from src.tuning.read_keys import read_where
@@ -45,7 +44,7 @@ def said(tmp_path: Path, settings: ExperimentSettings, parameters: str, stage: s
     path = tmp_path / "space.yaml"
     path.write_text(f"stage: {stage}\nmetric: ndcg_20\nparameters:\n{parameters}", encoding="utf-8")
     try:
-        load_search_space(path, plain(settings), ("ndcg_20",))
+        load_search_space(path, nested_plain(settings), ("ndcg_20",))
     except ConfigError as error:
         return str(error)
     return ""
@@ -105,7 +104,7 @@ def test_an_endless_document_is_read_no_further_than_its_bound(tmp_path, setting
     path = tmp_path / "space.yaml"
     path.write_text("# " + "x" * 3_000_000, encoding="utf-8")
     with pytest.raises(ConfigError, match="must not be longer than"):
-        load_search_space(path, plain(settings), ("ndcg_20",))
+        load_search_space(path, nested_plain(settings), ("ndcg_20",))
 
 
 def test_an_alias_bomb_is_a_finding_like_any_other(tmp_path, settings) -> None:
@@ -124,7 +123,7 @@ _FOREIGN = (
 
 
 def test_a_mutated_document_is_read_or_refused_and_nothing_else(tmp_path, settings) -> None:
-    draws, config, path = random.Random(0), plain(settings), tmp_path / "space.yaml"
+    draws, config, path = random.Random(0), nested_plain(settings), tmp_path / "space.yaml"
     shipped = [file.read_text(encoding="utf-8") for file in sorted((REPOSITORY / "search_spaces").glob("*.yaml"))]
     refused = 0
     for _ in range(300):
@@ -252,13 +251,13 @@ def test_what_decides_how_long_a_training_takes_may_be_searched_where_that_count
     parameters = {"student.graphs": {"type": "categorical", "choices": ["auto", "off"]}}
     head = {"stage": "student", "metric": "ndcg_20", "also": {"seconds": "minimize"}}
     path.write_text(yaml.safe_dump({**head, "parameters": parameters}))
-    assert list(load_search_space(path, plain(settings), ("ndcg_20",)).parameters) == ["student.graphs"]
+    assert list(load_search_space(path, nested_plain(settings), ("ndcg_20",)).parameters) == ["student.graphs"]
 
 
 @pytest.mark.parametrize("stage", ["student", "teacher"])
 def test_what_no_key_of_a_stage_holds_is_not_searched(tmp_path, settings, stage: str) -> None:
     decides = {"student": lambda: deciding(settings.student), "teacher": lambda: training_settings(settings.teacher)}
-    left_out = flatten(plain(settings)[stage]).keys() - flatten(decides[stage]()).keys()
+    left_out = flatten(nested_plain(settings)[stage]).keys() - flatten(decides[stage]()).keys()
     assert {"student": "graphs", "teacher": "compile"}[stage] in left_out
     accepted = [
         key
@@ -279,7 +278,7 @@ def test_a_closed_forms_own_keys_are_looked_at_too(tmp_path, weight: str, told: 
 
 def test_every_key_that_is_read_here_and_there_exists(settings) -> None:
     known = {key for one in closed_forms() for key in flatten({"student": plain_student(one)})}
-    known |= flatten(plain(settings)).keys()
+    known |= flatten(nested_plain(settings)).keys()
     groups = {key.rsplit(".", n)[0] for key in known for n in range(1, key.count(".") + 1)}
     found = read_where()
     switches = {switch.key for lists in found.values() for alternatives in lists for switch in alternatives}
@@ -344,7 +343,7 @@ def test_a_document_without_its_head_is_shown_where_one_is(tmp_path, settings) -
     path = tmp_path / "space.yaml"
     path.write_text("student.dropout: {type: float, low: 0, high: 0.5}\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        load_search_space(path, plain(settings), ("ndcg_20",))
+        load_search_space(path, nested_plain(settings), ("ndcg_20",))
     assert "space.yaml: stage = None: is missing → see search_spaces/student.yaml" in str(caught.value)
 
 

@@ -8,14 +8,15 @@ import pytest
 from src.config.reading import read_settings
 from src.core.errors import ConfigError
 from src.core.metrics import metric_names
+from src.core.settings import nested_plain
 from src.pipeline.settings import ExperimentSettings
-from src.tuning.applied import configured_trial, plain
 from src.tuning.arms import check_arms
 from src.tuning.preflight import check_resources, prepare_space
 from src.tuning.search_settings import TuneSettings, experiment
 from src.tuning.search_space import FloatParameter, IntParameter
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.space_document import load_search_space
+from src.tuning.trial_values import configured_trial
 
 HEAD = "stage: distill\nmetric: ndcg_20\nparameters:\n"
 
@@ -147,7 +148,7 @@ def test_a_file_that_is_not_text_is_an_error_of_its_own(tmp_path, settings) -> N
     path = tmp_path / "space.yaml"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="is not valid YAML"):
-        load_search_space(path, plain(settings), metric_names(settings.evaluation.ks))
+        load_search_space(path, nested_plain(settings), metric_names(settings.evaluation.ks))
 
 
 def test_problems_of_options_and_document_are_reported_together(tmp_path, settings) -> None:

@@ -14,12 +14,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from src.core.errors import ArtefactError
-from src.pipeline.settings import without_places
+from src.core.result_files import JOURNAL
+from src.pipeline.settings import without_paths
 from src.pipeline.tracking import tracker_for
 from src.tuning.dispatch import Search
 from src.tuning.identity import check_content
-from src.tuning.journal import JOURNAL, open_journal
-from src.tuning.progress import Baseline, Screen, epochs_left
+from src.tuning.journal import open_journal
+from src.tuning.progress import Baseline, SearchDisplay, epochs_left
 from src.tuning.report import trials_frame, write_outcomes
 from src.tuning.search_space import CategoricalParameter, FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
@@ -125,7 +126,7 @@ def test_the_terminal_counts_trials_as_every_table_does(tmp_path: Path) -> None:
     for _ in range(2):
         record.ask()
     _finish(record, 0, 0.25)
-    screen = Screen([Search(record, trials=7, keep=1)], "no distillation")
+    screen = SearchDisplay([Search(record, trials=7, keep=1)], "no distillation")
     record.fail(1, "no luck")
     (search, trial), *rest = screen._untold()
     assert rest == []
@@ -141,7 +142,7 @@ def test_without_a_terminal_a_line_every_half_minute_says_where_the_search_is(
     for _ in range(2):
         record.ask()
     # the baseline trained four epochs of 15 seconds
-    screen = Screen(
+    screen = SearchDisplay(
         [Search(record, trials=4, keep=1)], "no distillation", Baseline({"ndcg_20": 0.26}, 4, 60.0), "then more",
         clock=lambda: now[0],
     )  # fmt: skip
@@ -181,7 +182,7 @@ def test_the_searches_that_follow_have_a_count_and_a_pace_of_their_own(
     caplog.set_level("INFO", logger="src")
     record, now = _record(tmp_path), [0.0]
     record.ask()
-    screen = Screen([Search(record, 1, 1)], "no distillation", then="then more", clock=lambda: now[0])
+    screen = SearchDisplay([Search(record, 1, 1)], "no distillation", then="then more", clock=lambda: now[0])
     with screen:
         record.write_value(0, 1, 0.2)
         _finish(record, 0, 0.2)
@@ -206,9 +207,9 @@ def test_the_time_left_is_unknown_where_there_is_nothing_to_tell_it_from(tmp_pat
     record = _record(tmp_path)
     record.ask()
     search = Search(record, trials=2, keep=1)
-    assert "time left: unknown" in Screen([search])._now()
+    assert "time left: unknown" in SearchDisplay([search])._now()
     # a model in closed form has no epochs
-    assert "time left: unknown" in Screen([search], baseline=Baseline({}, 0, 0.1))._now()
+    assert "time left: unknown" in SearchDisplay([search], baseline=Baseline({}, 0, 0.1))._now()
     # nobody knows better: as many epochs as a trial may have
     assert epochs_left(search, None) == 2 * 9
 
@@ -217,7 +218,7 @@ def test_the_terminal_shows_every_running_trial_and_the_best_beside_the_baseline
     record, now = _record(tmp_path), [0.0]
     for _ in range(12):
         record.ask()
-    screen = Screen(
+    screen = SearchDisplay(
         [Search(record, trials=20, keep=1)], "no distillation", Baseline({"ndcg_20": 0.26}, 4, 60.0),
         clock=lambda: now[0],
     )  # fmt: skip
@@ -377,10 +378,10 @@ def test_a_search_over_other_content_is_refused_by_name(tmp_path: Path) -> None:
 def test_a_search_is_not_known_by_where_things_lie(tmp_path: Path) -> None:
     first = toy_settings(tmp_path, "dataset.root=a", "teacher.llm=./a", "distill.outputs_from=a")
     moved = toy_settings(tmp_path / "x", "dataset.root=b", "teacher.llm=./b", "distill.outputs_from=b")
-    assert without_places(first) == without_places(moved)
+    assert without_paths(first) == without_paths(moved)
     assert first != moved
     other = toy_settings(tmp_path, "student.width=10")
-    assert without_places(other) != without_places(first)
+    assert without_paths(other) != without_paths(first)
 
 
 def test_a_result_that_is_no_search_cannot_warm_one(tmp_path: Path) -> None:

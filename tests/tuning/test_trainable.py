@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from src.config.reading import read_settings
 from src.core.errors import ConfigError, Problem, TrainingFailed
 from src.tuning import trainable
-from src.tuning.applied import apply_values
 from src.tuning.search_settings import SearchSettings, experiment
 from src.tuning.search_space import SearchSpace
 from src.tuning.store import Store
 from src.tuning.trainable import TOKEN, Trainable, reason_of
+from src.tuning.trial_values import apply_values
 from tests.tuning.test_store import Bucket
 
 CONFIG = {"number": 0, "values": {}, "folder": "0", "share": 0.0}

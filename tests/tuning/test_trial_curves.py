@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from src.core.watching import Look
+from src.core.watching import TrainingStatus
 from src.pipeline.tracking import Outcome
 from src.tuning.dispatch import Job
 from src.tuning.study import SEARCH
@@ -44,29 +44,29 @@ def job(number: int, study: str = SEARCH) -> Job:
 
 def test_a_worker_sends_looks_with_its_epochs_and_in_long_ones_every_half_minute() -> None:
     told, now = list[Mapping[str, Any]](), [0.0]
-    looks = CurveReporter(told.append, lambda: now[0])
+    curves = CurveReporter(told.append, lambda: now[0])
     for at, step in ((5.0, 1), (31.0, 2), (40.0, 3)):
         now[0] = at
-        looks.look(Look(step, 9, {"loss": float(step)}))
-    assert told == [{"kind": "looks", "looks": [(1, {"loss": 1.0}), (2, {"loss": 2.0})]}]
-    looks.epoch(1, Look(4, 9, {"learning_rate": 0.5}), {"ndcg": 0.25})
-    said = looks.taken({"ndcg": 0.25, "train_loss": 2.0})
+        curves.update(TrainingStatus(step, 9, {"loss": float(step)}))
+    assert told == [{"kind": "points", "points": [(1, {"loss": 1.0}), (2, {"loss": 2.0})]}]
+    curves.epoch(1, TrainingStatus(4, 9, {"learning_rate": 0.5}), {"ndcg": 0.25})
+    said = curves.taken({"ndcg": 0.25, "train_loss": 2.0})
     assert said == {
-        "looks": [(3, {"loss": 3.0}), (4, {"learning_rate": 0.5})],
+        "points": [(3, {"loss": 3.0}), (4, {"learning_rate": 0.5})],
         "metrics": {"ndcg": 0.25, "train_loss": 2.0},
     }
-    assert looks.taken({}) == {"looks": [], "metrics": {}}
+    assert curves.taken({}) == {"points": [], "metrics": {}}
     # an epoch that a checkpoint brought along has its metrics alone
-    looks.epoch(1, Look(4, 9, {}), {"ndcg": 0.25})
-    assert looks.taken({})["looks"] == []
+    curves.epoch(1, TrainingStatus(4, 9, {}), {"ndcg": 0.25})
+    assert curves.taken({})["points"] == []
 
 
 def test_the_driver_draws_what_is_sent_and_closes_what_has_ended() -> None:
     drawn = Drawn()
     with trial_curves(drawn) as curves:
-        sent = {"kind": "epoch", "epoch": 1, "objective": 0.5, "looks": [(4, {"loss": 3.0})], "metrics": {"ndcg": 0.5}}
+        sent = {"kind": "epoch", "epoch": 1, "objective": 0.5, "points": [(4, {"loss": 3.0})], "metrics": {"ndcg": 0.5}}
         curves.take(job(0), json.loads(json.dumps(sent)))
-        curves.take(job(1, "arm 2"), {"kind": "looks", "looks": [[2, {"loss": 1.0}]]})
+        curves.take(job(1, "arm 2"), {"kind": "points", "points": [[2, {"loss": 1.0}]]})
         curves.take(job(0), {"kind": "done", "values": [0.5], "attributes": {}})
         assert drawn.closed == ["trial_0000"]
         # a report of an older kind says nothing about curves
@@ -83,7 +83,7 @@ def test_the_driver_draws_what_is_sent_and_closes_what_has_ended() -> None:
 def test_a_stopped_trial_leaves_no_run_open() -> None:
     drawn = Drawn()
     curves = TrialCurves(drawn)
-    curves.take(job(3), {"kind": "looks", "looks": [[1, {"loss": 1.0}]]})
+    curves.take(job(3), {"kind": "points", "points": [[1, {"loss": 1.0}]]})
     curves.end(job(3))
     curves.close()
     assert drawn.closed == ["trial_0003"]

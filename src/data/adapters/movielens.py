@@ -10,12 +10,12 @@ from src.core.errors import ConfigError, DataError, Problem
 from src.data.adapters.movielens_download import SOURCE, download
 from src.data.adapters.registry import Adapter, register
 from src.data.catalogue import ItemRows, cleaned, wanted_fields
+from src.data.compressed_files import find
 from src.data.delimited import what_is_there
 from src.data.event_log import read_items, read_log
 from src.data.interactions import Interactions
 from src.data.item_text import ItemTemplate
 from src.data.settings import DatasetSettings
-from src.data.streams import find
 from src.data.tables import Table, open_table
 from src.data.text_file import TextForm
 from src.data.titles import movie_title, year_of

@@ -20,7 +20,7 @@ import pooch
 from src.core.errors import DataError
 from src.core.locks import alone
 from src.core.logging import get_logger, progress_bar
-from src.data.streams import find
+from src.data.compressed_files import find
 
 _log = get_logger(__name__)
 

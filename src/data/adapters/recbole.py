@@ -13,12 +13,12 @@ from src.data.adapters.recbole_split import SPLIT_FILES, load_split
 from src.data.adapters.registry import Adapter, register
 from src.data.catalogue import ItemRows, cleaned
 from src.data.columns import plain_name, resolve
+from src.data.compressed_files import bare_name, find
 from src.data.delimited import limited, what_is_there
 from src.data.event_log import READS, item_column, read_items, read_log
 from src.data.interactions import Interactions
 from src.data.pre_split import PreSplit
 from src.data.settings import DatasetSettings
-from src.data.streams import bare_name, find
 from src.data.tables import Table, is_table, open_table
 from src.data.text_file import TextFile, TextForm
 from src.data.titles import move_article, with_year

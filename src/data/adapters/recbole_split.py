@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from src.core.errors import ConfigError, DataError, Problem
 from src.data.arrow_columns import as_ids
 from src.data.catalogue import ItemRows, build_id_map, each_once, tell_unlisted, with_unlisted
-from src.data.clock import read_times
 from src.data.columns import plain_name, resolve
+from src.data.compressed_files import find
 from src.data.event_log import plain_id
 from src.data.pre_split import PreSplit
 from src.data.sequence_table import NO_ID, SequenceTable
 from src.data.settings import DatasetSettings
-from src.data.streams import find
 from src.data.tables import Table, open_table
 from src.data.text_file import TextForm
+from src.data.timestamps import read_times
 
 #: How RecBole calls the files of our splits.
 SPLIT_FILES: Mapping[str, str] = {"train": "train", "validation": "valid", "test": "test"}

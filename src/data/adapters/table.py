@@ -11,12 +11,12 @@ from src.core.errors import ConfigError, DataError, Problem
 from src.core.logging import get_logger
 from src.data.adapters.registry import Adapter, register
 from src.data.columns import guess, plain_name, resolve
+from src.data.compressed_files import bare_name, find
 from src.data.delimited import what_is_there
 from src.data.event_log import READS, item_column, read_items, read_log
 from src.data.interactions import Interactions
 from src.data.settings import DatasetSettings
-from src.data.streams import bare_name, find
-from src.data.tables import Table, from_memory, is_table, open_table
+from src.data.tables import Table, is_table, open_table
 from src.data.text_file import TextFile, TextForm
 
 _log = get_logger(__name__)
@@ -42,11 +42,6 @@ def load(settings: DatasetSettings, through: Callable[[Table], Table] = lambda l
 def files(settings: DatasetSettings) -> list[Path]:
     """The log and the items' file."""
     return [path for path in _paths(settings) if path is not None]
-
-
-def from_memory_tables(log: Any, items: Any | None, settings: DatasetSettings) -> Interactions:
-    """As `load`, from pandas, polars or pyarrow tables; ``items`` None: titles, if any, stand in the log."""
-    return from_tables(from_memory("log", log), None if items is None else from_memory("items", items), settings)
 
 
 def from_tables(log: Table, items: Table | None, settings: DatasetSettings) -> Interactions:

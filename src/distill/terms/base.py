@@ -19,12 +19,12 @@ from src.core.errors import Problem
 from src.distill.data_bridge import TeachingRows
 from src.distill.parts import TaughtStudent
 from src.student.base import SequenceStudent
-from src.student.columns import Columns, DrawShared
 from src.student.datamodule import StudentData
 from src.student.losses import DroTerms, dro_terms
 from src.student.objectives import DrawNegatives, column_prior_scores, train_prior_scores
-from src.student.segments import Segments, represent_rows
+from src.student.sampled_columns import Columns, DrawShared
 from src.student.settings import NetworkSettings
+from src.student.shared_passes import SharedPasses, represent_rows
 
 if TYPE_CHECKING:
     from src.distill.settings import DistillSettings
@@ -52,9 +52,8 @@ class Step:
     taught_rows: Any = field(default=None, repr=False)
     #: draws the items that all rows share, for a loss over sampled items
     shared: DrawShared | None = None
-    #: whether terms look at the teacher's candidates, and at a negative of each row's own
     #: how training rows share forward passes; None where each has its own
-    segments: Segments | None = None
+    shared_passes: SharedPasses | None = None
     reads_candidates: bool = True
     reads_negatives: bool = True
     #: ``[V]``, what is added to the logarithms of the items' weights: -inf for items that are no wrong answers; None:
@@ -91,8 +90,8 @@ class Step:
     def representation(self) -> Tensor:
         """The student's representation of each history, ``[B, R]``."""
         model, train = self.model, self.data.train
-        if self.segments is not None:
-            return represent_rows(model.student, self.segments, train, self.rows, model.extra)
+        if self.shared_passes is not None:
+            return represent_rows(model.student, self.shared_passes, train, self.rows, model.extra)
         return model.represent(*train.read(self.rows, model.student.window))
 
     @cached_property
@@ -130,7 +129,7 @@ class Step:
 
     def ranked_high(self, count: int) -> Tensor:
         """The columns of the student's own ``count`` best items, best first: ``[B, ≤ count]``. Where the columns are a
-        sample, those that are estimated to be among these, and `src.student.columns.NONE`."""
+        sample, those that are estimated to be among these, and `src.student.sampled_columns.NONE`."""
         logits = self.logits.detach()
         if self.columns is None:
             return logits.topk(min(count, logits.shape[1]), dim=1).indices

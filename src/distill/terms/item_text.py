@@ -97,27 +97,27 @@ class TextRows(Part):
         nn.init.zeros_(self.bias.bias)
         #: the gate is ``largest`` · σ(level - slope · log(1 + count)) for items that were seen
         self.level, self.slope = nn.Parameter(torch.zeros(())), nn.Parameter(torch.ones(()))
-        self._left_out: Tensor | None = None
+        self._dropped: Tensor | None = None
 
     def _gate(self, items: Tensor | None) -> Tensor:
         """``[V, 1]``, or ``[*, 1]`` of ``items``: how much of an item's row is text."""
         seen, log_count = _at(self.seen, items), _at(self.log_count, items)
         gate = self.largest * torch.sigmoid(self.level - self.slope * log_count)
-        left_out = self._left_out_now
+        left_out = self._dropped_now
         known = seen if left_out is None else seen & ~_at(left_out, items)
         return torch.where(known, gate, torch.ones_like(gate)).unsqueeze(-1)
 
     @property
-    def _left_out_now(self) -> Tensor | None:
+    def _dropped_now(self) -> Tensor | None:
         """What `begin` left out; nothing but in training."""
-        return self._left_out if self.training else None
+        return self._dropped if self.training else None
 
     def begin(self) -> None:
         """Which seen items this step treats as never seen: ``rate`` / sqrt(count) of them."""
-        self._left_out = None
+        self._dropped = None
         if self.training and self.rate > 0:
             chance = self.rate / self.log_count.expm1().clamp(min=1).sqrt()
-            self._left_out = torch.rand(chance.shape, device=chance.device) < chance
+            self._dropped = torch.rand(chance.shape, device=chance.device) < chance
 
     def item_rows(self, items: Tensor | None = None) -> Tensor:
         """``[V + 1, D]``, or ``[*, D]`` of ``items``: gate · (text - free); 0 for padding."""
@@ -152,7 +152,7 @@ class TextRows(Part):
 
     def prior(self, scores: Tensor, items: Tensor | None = None) -> Tensor:
         """An item that is treated as never seen has nothing from the prior either, unless that reads its text."""
-        left_out = None if self.prior_reads_text else self._left_out_now
+        left_out = None if self.prior_reads_text else self._dropped_now
         return scores if left_out is None else scores.masked_fill(_at(left_out, items), 0.0)
 
 

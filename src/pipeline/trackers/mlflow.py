@@ -15,6 +15,7 @@ import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from src.core.errors import first_line
 from src.core.logging import get_logger
 from src.pipeline.tracking import Axis, LastPoints, Outcome, numbers
 
@@ -45,7 +46,7 @@ class MLflow:
         try:
             return MLflowRun(self._client, self._id(name), name, self._last)
         except MlflowException as error:
-            raise OSError(f"MLflow: {str(error).splitlines()[0]}") from error
+            raise OSError(f"MLflow: {first_line(error)}") from error
 
     @cached_property
     def _experiment(self) -> str:
@@ -89,12 +90,12 @@ def _never_in_the_way() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        _log.warning("points are lost to MLflow: %s", str(error).splitlines()[0])
+        _log.warning("points are lost to MLflow: %s", first_line(error))
 
 
 @dataclass(frozen=True)
 class MLflowRun:
-    """One run."""
+    """One run of MLflow."""
 
     client: Any
     id: str

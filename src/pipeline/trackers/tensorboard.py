@@ -127,7 +127,7 @@ def _scalar(name: str, value: float) -> Any:
 
 
 def _table_file(folder: Path) -> EventFile:
-    """For a table's part, in place of an earlier one."""
+    """The file of a table's part, in place of an earlier one."""
     for old in folder.glob(f"events.out.*{_TABLE}"):
         old.unlink()
     return EventFile(folder, _TABLE)

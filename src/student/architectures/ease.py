@@ -34,7 +34,7 @@ class Ease(DecayedHistory):
     """One row of scores for each item of history; an item does not predict itself."""
 
     adds_up = True
-    candidates = (
+    settings_to_try = (
         {"decay": 0.7, "l2": 1000.0},
         {"decay": 0.8, "l2": 300.0},
         {"decay": 0.8, "l2": 1000.0},

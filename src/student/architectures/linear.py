@@ -83,7 +83,8 @@ class LinearSettings(ClosedFormSettings):
 class Linear(DecayedHistory):
     """One row of scores for each item of history."""
 
-    candidates = (
+    settings: LinearSettings
+    settings_to_try = (
         {"decay": 0.95, "l2": 1000.0},
         {"decay": 0.95, "l2": 300.0},
         {"decay": 0.95, "l2": 3000.0},
@@ -99,7 +100,7 @@ class Linear(DecayedHistory):
     def __init__(self, settings: LinearSettings, num_items: int, window: int) -> None:
         in_directions = settings.in_directions(num_items)
         super().__init__(settings, num_items, window, settings.decay, whole=not in_directions)
-        self.chosen, self.adds_up = settings, not in_directions
+        self.adds_up = not in_directions
         if in_directions:
             rank = min(settings.rank, num_items)
             self.register_buffer("left", torch.zeros(num_items, rank))
@@ -124,7 +125,7 @@ class Linear(DecayedHistory):
         if self.adds_up:
             super().fit(train, rows)
             return
-        chosen = self.chosen
+        chosen = self.settings
         self.left, self.right = low_rank_ridge(
             train, rows, self.num_items, self.window, chosen.decay, chosen.l2, self.left.shape[1]
         )
@@ -137,18 +138,18 @@ class Linear(DecayedHistory):
     def solve(self, sums: tuple[Tensor, Tensor], train: TensorExamples, rows: Tensor) -> None:
         """As `DecayedHistory.solve`; the normal equations are solved in float64."""
         gram, cross = sums
-        owner, l2 = owners_of_items(train, rows, self.num_items), self.chosen.l2
-        if not self.chosen.reads_text:
+        owner, l2 = owners_of_items(train, rows, self.num_items), self.settings.l2
+        if not self.settings.reads_text:
             self.weight = solve_ridge(gram, cross, l2, owner).float()
             return
         mean, directions = self._directions()
         seen = torch.bincount(train.target[rows], minlength=self.num_items).double()
-        strength = self.chosen.text_weight * (1 + seen) ** -self.chosen.text_rarity
+        strength = self.settings.text_weight * (1 + seen) ** -self.settings.text_rarity
         # W₀: how alike the texts of two items are, by the second one's strength; nothing draws an item to itself
         towards = directions @ (directions * strength.unsqueeze(1)).T
         towards.diagonal().zero_()
         # beside it, what an item that is added later has for its column, but for its own direction
-        right = torch.cat([cross.add_(l2 * towards), l2 * self.chosen.text_weight * directions], dim=1)
+        right = torch.cat([cross.add_(l2 * towards), l2 * self.settings.text_weight * directions], dim=1)
         solved = solve_ridge(gram, right, l2, owner).float()
         self.weight = solved[:, : self.num_items].contiguous()
         self.from_text = {
@@ -163,7 +164,7 @@ class Linear(DecayedHistory):
         if self.item_text is None:
             rule = "draws the weights towards texts of items, and there are no embeddings of texts here"
             raise ConfigError.one(
-                "student.text_weight", self.chosen.text_weight, rule, "set it to 0, or name teacher.llm"
+                "student.text_weight", self.settings.text_weight, rule, "set it to 0, or name teacher.llm"
             )
         embedding = self.item_text.to(self.weight.device).double()
         mean = embedding.mean(dim=0)
@@ -179,7 +180,9 @@ class Linear(DecayedHistory):
         interaction, around the mean of the texts that it was fitted with."""
         count = self.num_items + len(embedding)
         # it stays what it is, however large the catalogue becomes
-        chosen = self.chosen if not self.adds_up else replace(self.chosen, max_items=max(self.chosen.max_items, count))
+        chosen = (
+            self.settings if not self.adds_up else replace(self.settings, max_items=max(self.settings.max_items, count))
+        )
         grown = Linear(chosen, count, self.window)
         if not self.adds_up:
             grown.left = F.pad(self.left, (0, 0, 0, len(embedding)))
@@ -190,7 +193,7 @@ class Linear(DecayedHistory):
             known, strength = self.from_text["directions"], self.from_text["strength"]
             new = text_directions(embedding.double(), self.from_text["mean"].double()).float()
             # nothing was learned against what the texts say of an item without interactions
-            own = torch.full((len(new),), self.chosen.text_weight)
+            own = torch.full((len(new),), self.settings.text_weight)
             drawn = new @ (torch.cat([known, new]) * torch.cat([strength, own]).unsqueeze(1)).T
             drawn[:, self.num_items :].diagonal().zero_()
             grown.weight[self.num_items :] = drawn
@@ -199,6 +202,6 @@ class Linear(DecayedHistory):
                 "mean": self.from_text["mean"],
                 "directions": torch.cat([known, new]),
                 "strength": torch.cat([strength, own]),
-                "columns": torch.cat([self.from_text["columns"], self.chosen.text_weight * new]),
+                "columns": torch.cat([self.from_text["columns"], self.settings.text_weight * new]),
             }
         return grown

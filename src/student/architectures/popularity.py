@@ -32,12 +32,13 @@ class PopularitySettings(StudentSettings):
 class Popularity(ClosedForm):
     """Scores an item by how often it is a training target; items of equal count are told apart by index."""
 
-    candidates = ({"days": 0.0}, {"days": 60.0}, {"days": 14.0}, {"days": 365.0})
+    settings: PopularitySettings
+    settings_to_try = ({"days": 0.0}, {"days": 60.0}, {"days": 14.0}, {"days": 365.0})
     counts: Tensor
 
     def __init__(self, settings: PopularitySettings, num_items: int, window: int) -> None:
         super().__init__(settings, num_items, window)
-        self.chosen, self.days = settings, settings.days
+        self.days = settings.days
         self.register_buffer("counts", torch.zeros(num_items, dtype=torch.float64))
 
     def fit(self, train: TensorExamples, rows: Tensor) -> None:
@@ -60,6 +61,6 @@ class Popularity(ClosedForm):
 
     def with_items(self, embedding: Tensor) -> Popularity:
         """As `ClosedForm.with_items`: nobody has chosen them, and they come last."""
-        grown = Popularity(self.chosen, self.num_items + len(embedding), self.window)
+        grown = Popularity(self.settings, self.num_items + len(embedding), self.window)
         grown.counts = torch.cat([self.counts, self.counts.new_full((len(embedding),), -1.0)])
         return grown

@@ -30,7 +30,7 @@ class TextLinearSettings(LinearSettings):
 class TextLinear(Linear):
     """As `Linear`; the strength of the pull is searched beside decay and penalty."""
 
-    candidates = (
+    settings_to_try = (
         {"text_weight": 0.002},
         {"text_weight": 0.001, "text_rarity": 0.0},
         {"text_weight": 0.002, "text_rarity": 0.0},

@@ -39,7 +39,8 @@ class Transitions(DecayedHistory):
     """One row of decayed counts for each item of history."""
 
     adds_up = True
-    candidates = (
+    settings: TransitionsSettings
+    settings_to_try = (
         {"decay": 0.75, "count_decay": 0.85},
         {"decay": 0.8, "count_decay": 0.9},
         {"decay": 0.7, "count_decay": 0.7},
@@ -52,16 +53,15 @@ class Transitions(DecayedHistory):
 
     def __init__(self, settings: TransitionsSettings, num_items: int, window: int) -> None:
         super().__init__(settings, num_items, window, settings.decay)
-        self.chosen = settings
 
     def sums(self, train: TensorExamples, rows: Tensor) -> tuple[Tensor, Tensor]:
         """As `DecayedHistory.sums`: decayed counts of pairs, and how often each item came next."""
-        counts = history_times_target(train, rows, self.num_items, self.window, self.chosen.count_decay)
+        counts = history_times_target(train, rows, self.num_items, self.window, self.settings.count_decay)
         return counts, torch.bincount(train.target[rows], minlength=self.num_items).double()
 
     def solve(self, sums: tuple[Tensor, Tensor], train: TensorExamples, rows: Tensor) -> None:
         """As `DecayedHistory.solve`."""
-        chosen, (counts, following) = self.chosen, sums
+        chosen, (counts, following) = self.settings, sums
         earlier = counts.sum(dim=1, keepdim=True).clamp(min=1.0)
         following = following + 1.0
         self.weight = (counts / earlier**chosen.normalise / following**chosen.discount).float()

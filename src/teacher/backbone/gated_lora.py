@@ -85,7 +85,7 @@ def layers_of(llm: nn.Module, targets: Collection[str]) -> list[str]:
 
 
 @contextmanager
-def both_names() -> Iterator[None]:
+def without_checkpointing_warnings() -> Iterator[None]:
     """Newer versions of transformers warn about the names that older ones, and PEFT, know gradient checkpointing by."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*", category=FutureWarning)
@@ -110,7 +110,7 @@ def inject(llm: PreTrainedModel, settings: LoraSettings) -> GatedAdapters:
         # GPT-2 keeps its linear maps the other way round
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in llm.modules()),
     )
-    with both_names():
+    with without_checkpointing_warnings():
         model = get_peft_model(llm, config, adapter_name=ADAPTER)
     adapters = attach(model, settings)
     _require_promised(promised, [name for name, _ in _lora_layers(model)])
@@ -219,7 +219,7 @@ def checkpoint_activations(adapters: GatedAdapters) -> None:
     llm = adapters.model.get_base_model()
     require_checkpointing(llm)
     kwargs = {"use_reentrant": False, "context_fn": adapters.scope.checkpoint_contexts}
-    with both_names():
+    with without_checkpointing_warnings():
         llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
 
 

@@ -29,7 +29,14 @@ from src.teacher.backbone.model_config import (
 )
 from src.teacher.backbone.model_fingerprint import fingerprint_llm
 from src.teacher.backbone.quantisation import check_quantise, check_stored_form, loading_arguments
-from src.teacher.backbone.transformers_calls import FIELD, explained, heads_are_expected, hide_progress, runs, too_large
+from src.teacher.backbone.transformers_calls import (
+    FIELD,
+    explained,
+    heads_are_expected,
+    hide_progress,
+    named_errors,
+    too_large,
+)
 from src.teacher.settings import NOT_QUANTISED, Quantise
 
 _log = get_logger(__name__)
@@ -195,7 +202,7 @@ def _look_at_states(name: str, model: PreTrainedModel) -> tuple[int, bool]:
     """
     table = model.get_input_embeddings()
     ids = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]], device=table.weight.device) % table.weight.shape[0]
-    with runs(name):
+    with named_errors(name):
         states: Tensor = model(inputs_embeds=table(ids)).last_hidden_state
     early = (states[0, :3] - states[1, :3]).abs().max()
     noise = torch.finfo(states.dtype).eps * states.abs().max()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from src.core.errors import ConfigError, ModelError, Problem, ProblemsFound
+from src.core.errors import ConfigError, ModelError, Problem, ProblemsFound, first_line
 from src.teacher.backbone.gated_lora import inject, require_checkpointing
 from src.teacher.backbone.llm import require_whole
 from src.teacher.backbone.model_config import (
@@ -18,7 +18,7 @@ from src.teacher.backbone.model_config import (
 )
 from src.teacher.backbone.model_files import WEIGHT_FILES, check_folder, weight_files
 from src.teacher.backbone.quantisation import check_stored_form, stored_form
-from src.teacher.backbone.transformers_calls import FIELD, explained, first_line, is_local
+from src.teacher.backbone.transformers_calls import FIELD, explained, is_local
 from src.teacher.settings import NOT_QUANTISED, TINY, TeacherSettings
 
 

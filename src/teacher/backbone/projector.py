@@ -14,8 +14,9 @@ _ROWS = 1024  # tokens looked up at once: a float64 copy of a large model's whol
 
 @dataclass(frozen=True, eq=False)
 class TokenMoments:
-    """Of a language model's tokens, as its layers see them: ``mean`` ``[D]``, and ``spread``, their standard deviation
-    (n − 1), mean over D. Both float32.
+    """Moments of a language model's tokens, as its layers see them.
+
+    ``mean`` ``[D]``, and ``spread``, their standard deviation (n − 1), mean over D. Both float32.
     """
 
     mean: Tensor

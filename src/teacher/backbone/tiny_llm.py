@@ -6,7 +6,6 @@ ordinary Hugging Face folder and loaded like any other model.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from src.data.tensor_examples import TensorExamples
 from src.teacher.backbone.gated_lora import resolve_targets
 from src.teacher.backbone.transformers_calls import hide_progress
 from src.teacher.prompts import PLACEHOLDER, PREFIX, SUFFIX, PromptBatch, Prompts, check_titles
-from src.teacher.schedule import rate
+from src.teacher.schedule import planned_steps, rate
 from src.teacher.settings import TINY, PromptSettings, TeacherSettings, TinySettings
 
 _BOS, _EOS, _PAD = "<s>", "</s>", "<pad>"
@@ -201,7 +200,7 @@ def _pretrain(objective: LanguageObjective, held_out: PromptBatch, settings: Tin
         return {"log_likelihood": -float(torch.stack(losses).mean())}
 
     optimiser = torch.optim.AdamW(model.parameters(), settings.learning_rate)
-    steps = settings.loop.epochs * math.ceil(rows / settings.loop.batch_size)
+    steps = planned_steps(settings.loop, rows)
     with progress_bar("tiny language model: pretraining", steps) as bar:
         return fit(
             model,

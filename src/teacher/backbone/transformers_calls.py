@@ -9,8 +9,8 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from src.core.errors import AnyoError, ModelError, OutOfMemory
-from src.core.memory import is_out_of_memory, reason_of
+from src.core.errors import AnyoError, ModelError, OutOfMemory, first_line
+from src.core.memory import is_out_of_memory, torch_reason
 
 #: what is wrong with a language model is said of this setting
 FIELD = "teacher.llm"
@@ -44,7 +44,7 @@ def heads_are_expected() -> Iterator[None]:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without transformers' own report on what it reads."""
+    """The block runs without transformers' own report on what it reads."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -81,19 +81,14 @@ def explained(name: str, what: str) -> Iterator[None]:
         raise ModelError.one(FIELD, name, f"its {what} cannot be read ({first})", step) from error
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 def too_large(name: str, error: BaseException) -> OutOfMemory:
     """Make the error for a model that does not fit on the device."""
     advice = "set teacher.quantise=4bit, take a smaller model, or free the device"
-    return OutOfMemory(f"{FIELD} = {name!r}: it does not fit on the device ({reason_of(error)}) → {advice}")
+    return OutOfMemory(f"{FIELD} = {name!r}: it does not fit on the device ({torch_reason(error)}) → {advice}")
 
 
 @contextmanager
-def runs(name: str) -> Iterator[None]:
+def named_errors(name: str) -> Iterator[None]:
     """Turn whatever a model's own layers raise into an error that names the model."""
     try:
         yield

@@ -199,7 +199,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]] | None:
 
 
 def _example_ids(path: Path) -> NDArray[np.int64] | None:
-    """Whose labels a shard holds, without reading the labels; None where it is damaged in a way that shows."""
+    """The examples whose labels a shard holds, the labels unread; None where it is damaged in a way that shows."""
     try:
         with safe_open(path, framework="numpy") as shard:
             ids: NDArray[np.int64] = shard.get_tensor("example_id")

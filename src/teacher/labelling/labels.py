@@ -28,8 +28,10 @@ from src.teacher.labelling.selection import recent_order
 from src.teacher.settings import ExportSettings, Select
 
 #: the setting that says how many prompts are asked at once, and what helps where not even one fits
-AT_ONCE = "teacher.export.batch_size"
-TOO_LARGE = "set teacher.quantise=4bit, lower teacher.prompt.max_tokens or the beams, or take a smaller model"
+BATCH_SIZE_KEY = "teacher.export.batch_size"
+OUT_OF_MEMORY_ADVICE = (
+    "set teacher.quantise=4bit, lower teacher.prompt.max_tokens or the beams, or take a smaller model"
+)
 
 
 def select_rows(examples: Examples, count: int, select: Select, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -82,7 +84,7 @@ def infer(
             if bar is not None:
                 bar.advance(bar.task_ids[0], len(rows))
 
-        in_parts(order, batch_size, show, AT_ONCE, TOO_LARGE)
+        in_parts(order, batch_size, show, BATCH_SIZE_KEY, OUT_OF_MEMORY_ADVICE)
 
 
 def rank(teacher: Teacher, examples: TensorExamples, batch_size: int, mask_history: bool = False) -> Tensor:
@@ -143,7 +145,7 @@ class Labeller(Protocol):
         """Embed all items, and say what scores and distances mean."""
 
 
-class Best(NamedTuple):
+class TopItems(NamedTuple):
     """The best N items of B histories, best first: ``items`` ``[B, N]`` int64, ``scores`` ``[B, N]`` float32."""
 
     items: Tensor
@@ -159,7 +161,7 @@ class CatalogueLabeller:
 
     teacher: Teacher
     settings: ExportSettings
-    best: Callable[[Tensor, int], Best]
+    best: Callable[[Tensor, int], TopItems]
     facts: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -198,7 +200,7 @@ def require_top_n(settings: ExportSettings, num_items: int) -> None:
 
 
 def item_head_labeller(teacher: Teacher, settings: ExportSettings) -> CatalogueLabeller:
-    """For a teacher with logits over the catalogue: top N by log-probability, distances −log p(item)."""
+    """The labeller of a teacher with logits over the catalogue: top N by log-probability, distances −log p(item)."""
     facts = {
         "ranking": "item_head",
         "scores": "log-probability over the catalogue",
@@ -207,10 +209,10 @@ def item_head_labeller(teacher: Teacher, settings: ExportSettings) -> CatalogueL
     return CatalogueLabeller(teacher, settings, likeliest, facts)
 
 
-def likeliest(logits: Tensor, n: int) -> Best:
+def likeliest(logits: Tensor, n: int) -> TopItems:
     """The n most probable items of logits ``[B, V]``, with log-probabilities."""
     top = logits.log_softmax(dim=1).topk(n, dim=1)
-    return Best(top.indices, top.values)
+    return TopItems(top.indices, top.values)
 
 
 def teacher_outputs(

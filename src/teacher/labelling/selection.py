@@ -31,7 +31,7 @@ Order = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class StudentAnswers:
+class StudentPredictions:
     """What a trained student says about N examples.
 
     ``entropy`` ``[N]`` float32, nats, of its softmax over the catalogue: 0 (sure) to log V; ``target_rank`` ``[N]``
@@ -44,7 +44,7 @@ class StudentAnswers:
 
 
 @torch.inference_mode()
-def ask_student(student: SequenceStudent, examples: Examples, batch_size: int) -> StudentAnswers:
+def predict_with_student(student: SequenceStudent, examples: Examples, batch_size: int) -> StudentPredictions:
     """Pass examples through a student in eval mode; its mode is left as it was.
 
     On the rows that it was trained on a student is surer and ranks better than on others: the order of the rows is
@@ -71,7 +71,7 @@ def ask_student(student: SequenceStudent, examples: Examples, batch_size: int) -
         ranks.append(target_ranks(logits, columns.target[rows]).cpu())
         representations.append(representation)
     student.train(training)
-    return StudentAnswers(torch.cat(entropies), torch.cat(ranks), torch.cat(representations))
+    return StudentPredictions(torch.cat(entropies), torch.cat(ranks), torch.cat(representations))
 
 
 def softmax_entropy(logits: Tensor) -> Tensor:
@@ -86,10 +86,10 @@ class RowSelectionContext:
 
     examples: Examples
     seed: int
-    answers: StudentAnswers | None = None
+    answers: StudentPredictions | None = None
 
     @property
-    def student(self) -> StudentAnswers:
+    def student(self) -> StudentPredictions:
         """The student's answers; raises ``ConfigError`` where the selector did not say that it needs them."""
         if self.answers is None:
             raise ConfigError.one(
@@ -134,8 +134,10 @@ class MostRecent:
 
 
 class StudentUncertain:
-    """Where the student's softmax over the catalogue has the highest entropy first (uncertainty sampling, Lewis and
-    Gale 1994). A student trained with BCE has a softmax too, but nothing calibrated it: its order is rougher.
+    """Rows where the student's softmax over the catalogue has the highest entropy come first.
+
+    This is uncertainty sampling (Lewis and Gale 1994). A student trained with BCE has a softmax too, but
+    nothing calibrated it: its order is rougher.
     """
 
     needs_student = True
@@ -146,7 +148,7 @@ class StudentUncertain:
 
 
 class StudentWrong:
-    """Where the student ranks the target worst first.
+    """Rows whose target the student ranks worst come first.
 
     The risk: a target that nothing in the history speaks for (an accident, a shared account) is ranked worst of all,
     by any model. A small budget spent here buys labels for noise: the teacher cannot know these targets either.
@@ -268,7 +270,7 @@ def budget_rows(settings: ExportSettings, rows: int) -> int:
 
 
 def choose_rows(
-    examples: Examples, settings: ExportSettings, seed: int, answers: Callable[[], StudentAnswers] | None = None
+    examples: Examples, settings: ExportSettings, seed: int, answers: Callable[[], StudentPredictions] | None = None
 ) -> NDArray[np.int64]:
     """Choose the examples to label. A larger budget keeps what a smaller one chose.
 

@@ -14,7 +14,7 @@ from src.data.item_text import TextSource
 from src.teacher.backbone.llm import load_llm
 from src.teacher.backbone.model_fingerprint import fingerprint_llm
 from src.teacher.ilora_model import mean_state
-from src.teacher.labelling.labels import AT_ONCE, TOO_LARGE
+from src.teacher.labelling.labels import BATCH_SIZE_KEY, OUT_OF_MEMORY_ADVICE
 from src.teacher.prompts import TitlePieces
 from src.teacher.settings import TeacherSettings
 
@@ -50,7 +50,7 @@ def embed_titles(settings: TeacherSettings, llm_folder: str, id_map: IdMap, devi
         rows[items] = mean_state(states, batch.attention_mask)
 
     order = pieces.sizes[: id_map.num_items].argsort(stable=True)
-    in_parts(order, settings.export.batch_size, embed, AT_ONCE, TOO_LARGE)
+    in_parts(order, settings.export.batch_size, embed, BATCH_SIZE_KEY, OUT_OF_MEMORY_ADVICE)
     return rows
 
 

@@ -24,7 +24,7 @@ from src.teacher.backbone.llm import LanguageModel, load_llm
 from src.teacher.backbone.model_config import read_model_config
 from src.teacher.backbone.model_files import weight_files
 from src.teacher.backbone.quantisation import stored_form
-from src.teacher.backbone.transformers_calls import FIELD, is_local, runs
+from src.teacher.backbone.transformers_calls import FIELD, is_local, named_errors
 from src.teacher.factory import build_teacher
 from src.teacher.ilora_model import GatedTeacher
 from src.teacher.objective import objective_of
@@ -82,7 +82,7 @@ def _first_layers(settings: TeacherSettings) -> LanguageModel | None:
 
 
 def _folder(name: str) -> Path:
-    """Where a model's files lie: its folder, or that of a hub id's files on this disk."""
+    """The folder of a model's files: its own, or that of a hub id's files on this disk."""
     if is_local(name):
         return Path(name)
     cached = try_to_load_from_cache(name, "config.json")
@@ -136,7 +136,7 @@ def dry_run_loaded(teacher: GatedTeacher, history: Tensor, length: Tensor, targe
         ModelError: its layers fail, or give numbers that are not finite.
     """
     name = teacher.language.name
-    with _untouched(teacher), runs(name):
+    with _untouched(teacher), named_errors(name):
         try:
             loss = objective_of(teacher.settings.objective).dry_run(teacher, history, length, target)
             finite = bool(torch.isfinite(loss))

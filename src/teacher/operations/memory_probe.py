@@ -23,7 +23,7 @@ from src.data.id_map import IdMap
 from src.teacher.backbone.language_head import with_language_head
 from src.teacher.backbone.model_config import context_of, table_shape
 from src.teacher.ilora_model import GatedTeacher
-from src.teacher.labelling.labels import AT_ONCE, TOO_LARGE
+from src.teacher.labelling.labels import BATCH_SIZE_KEY, OUT_OF_MEMORY_ADVICE
 from src.teacher.prompts import encode_words
 from src.teacher.settings import TINY
 
@@ -198,7 +198,7 @@ def _completes(teacher: GatedTeacher, head: nn.Module, questions: Sequence[_Ques
     try:
         order = torch.tensor(sorted(fits, key=lambda place: len(begun[place]) + len(rest[place])), dtype=torch.int64)
         with teacher.llm.disable_adapter():
-            in_parts(order, teacher.settings.export.batch_size, ask, AT_ONCE, TOO_LARGE)
+            in_parts(order, teacher.settings.export.batch_size, ask, BATCH_SIZE_KEY, OUT_OF_MEMORY_ADVICE)
     finally:
         teacher.train(training)
     return found

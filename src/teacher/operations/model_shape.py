@@ -24,7 +24,7 @@ class LinearMap:
 
     @property
     def weights(self) -> int:
-        """Without a bias."""
+        """How many weights it has, without a bias."""
         return self.inputs * self.outputs
 
 
@@ -49,11 +49,11 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
-        """Without the head."""
+        """How many parameters the model has, without the head."""
         return self.other + sum(one.weights for one in self.maps)
 
     def adapter_parameters(self, rank: int) -> int:
-        """Of LoRA experts of this total rank."""
+        """How many parameters LoRA experts of this total rank have."""
         return sum(rank * (one.inputs + one.outputs) for one in self.maps if one.adapted)
 
 

@@ -20,6 +20,7 @@ from src.teacher.backbone.gates import build_gate
 from src.teacher.backbone.projector import Projector
 from src.teacher.objective import objective_of
 from src.teacher.operations.model_shape import LinearMap, ModelShape
+from src.teacher.schedule import planned_steps
 from src.teacher.settings import NOT_QUANTISED, LoraSettings, TeacherSettings
 
 WeightFormat = Literal["float32", "bfloat16", "8bit", "4bit"]
@@ -220,11 +221,6 @@ def estimate_resources(
     )
 
 
-def _steps(rows: int, settings: TeacherSettings) -> int:
-    """Optimiser steps of a training that nothing ends early."""
-    return settings.train.loop.epochs * math.ceil(rows / settings.train.loop.batch_size)
-
-
 def need_in_short(estimate: ResourceEstimate, rows: int, settings: TeacherSettings) -> str:
     """What a person wants to know before it starts; `estimate_sentence` has all of it.
 
@@ -234,8 +230,9 @@ def need_in_short(estimate: ResourceEstimate, rows: int, settings: TeacherSettin
         settings: the teacher's.
     """
     trained, all_of_them = estimate.trained / 10**6, (estimate.trained + estimate.frozen) / 10**6
+    steps = planned_steps(settings.train.loop, rows)
     return (
-        f"{trained:,.1f} M of {all_of_them:,.1f} M parameters are trained in {_steps(rows, settings):,} steps at most, "
+        f"{trained:,.1f} M of {all_of_them:,.1f} M parameters are trained in {steps:,} steps at most, "
         f"with about {gigabytes(estimate.memory)} of memory"
     )
 
@@ -258,5 +255,5 @@ def estimate_sentence(
         f"it trains {estimate.trained / 10**6:,.1f} M parameters beside {estimate.frozen / 10**6:,.1f} M frozen ones; "
         f"estimated need: {estimate.memory_words()} at {workload.rows} prompts of up to {workload.tokens} tokens a "
         f"forward pass{again}{kv_cache}, {gigabytes(estimate.disk)} of disk; {rows:,} prompts an epoch "
-        f"with {tokens:,} tokens, {_steps(rows, settings):,} steps at most"
+        f"with {tokens:,} tokens, {planned_steps(settings.train.loop, rows):,} steps at most"
     )

@@ -99,7 +99,7 @@ class TeacherCheck:
 
     @property
     def oracle_gain(self) -> float:
-        """By which share of the student's NDCG the oracle lies above it; infinite above a student at zero."""
+        """The share of the student's NDCG by which the oracle lies above it; infinite above a student at zero."""
         gain = self.oracle_ndcg - self.student_ndcg
         if self.student_ndcg > 0:
             return gain / self.student_ndcg

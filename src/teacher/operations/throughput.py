@@ -46,7 +46,7 @@ class ThroughputMeter:
         return int(self._seen)
 
     def step_done(self) -> None:
-        """To be called after each step."""
+        """Count a step that is done."""
         if not self._begun:
             self._past += 1
             return

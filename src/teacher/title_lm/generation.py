@@ -12,10 +12,10 @@ from transformers import GenerationConfig
 from src.core.logging import progress_bar
 from src.core.memory import in_parts
 from src.data.tensor_examples import TensorExamples
-from src.teacher.labelling.labels import AT_ONCE, TOO_LARGE
+from src.teacher.labelling.labels import BATCH_SIZE_KEY, OUT_OF_MEMORY_ADVICE
 from src.teacher.title_lm.model import TitleTeacher
 from src.teacher.title_lm.prompts import Question
-from src.teacher.title_lm.text import AnswerShares, Judgement, answer_hit_ratio, first_line, judge_answer
+from src.teacher.title_lm.text import AnswerShares, Judgement, answer_hit_ratio, answer_of, judge_answer
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def _write(teacher: TitleTeacher, history: Tensor, length: Tensor, candidates: T
     with teacher.gated(history, length, repeat=beams):
         written = teacher.causal_lm.generate(inputs_embeds=embedded, attention_mask=mask, generation_config=config)
     texts = prompts.tokenizer.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return [first_line(text) for text in texts]
+    return [answer_of(text) for text in texts]
 
 
 def answer_all(
@@ -85,7 +85,7 @@ def answer_all(
             if bar is not None:
                 bar.advance(bar.task_ids[0], len(rows))
 
-        in_parts(order, batch_size, write, AT_ONCE, TOO_LARGE)
+        in_parts(order, batch_size, write, BATCH_SIZE_KEY, OUT_OF_MEMORY_ADVICE)
     return answers
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from src.core.logging import get_logger
 from src.teacher.interfaces import TeacherForward
-from src.teacher.labelling.labels import Best, CatalogueLabeller
+from src.teacher.labelling.labels import CatalogueLabeller, TopItems
 from src.teacher.settings import ExportSettings, TeacherSettings
 from src.teacher.title_lm.decoding.beam_search import beam_search
 from src.teacher.title_lm.decoding.grounding import ground
@@ -76,7 +76,7 @@ class TitleScorer:
 
     @property
     def device(self) -> torch.device:
-        """Where histories are expected."""
+        """The device that histories are expected on."""
         return self.writer.device
 
     def cost(self, history: Tensor, length: Tensor) -> Tensor:
@@ -215,10 +215,10 @@ def title_labeller(writer: TitleTeacher, settings: TeacherSettings) -> Catalogue
     return CatalogueLabeller(scorer, export, best_first, scorer.facts())
 
 
-def best_first(scores: Tensor, n: int) -> Best:
+def best_first(scores: Tensor, n: int) -> TopItems:
     """The n highest scores of ``[B, V]``, equal ones by ascending id."""
     order = scores.sort(dim=1, descending=True, stable=True)
-    return Best(order.indices[:, :n], order.values[:, :n])
+    return TopItems(order.indices[:, :n], order.values[:, :n])
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class Judgement(NamedTuple):
     correct: bool
 
 
-def first_line(text: str) -> str:
+def answer_of(text: str) -> str:
     """What of a generated text is the answer."""
     return text.strip().split(ANSWER_END)[0]
 
@@ -93,7 +93,7 @@ class AnswerShares(NamedTuple):
 
 
 def answer_hit_ratio(judgements: Sequence[Judgement]) -> AnswerShares:
-    """Over all rows; raises ``ValueError`` for none."""
+    """The shares of answers that are items, and that hit, over all rows; raises ``ValueError`` for none."""
     if not judgements:
         raise ValueError("no rows to evaluate")
     rows, valid, correct = len(judgements), sum(j.valid for j in judgements), sum(j.correct for j in judgements)

@@ -4,6 +4,6 @@
 `tables` for rows, `figures` for arms and learning curves, `plots` for Optuna's own plots.
 """
 
-from src.tuning.html_report.page import REPORT, write_report
+from src.tuning.html_report.page import write_report
 
-__all__ = ["REPORT", "write_report"]
+__all__ = ["write_report"]

@@ -13,12 +13,12 @@ from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from src.core.paths import write_text
+from src.core.result_files import REPORT
 from src.core.timing import duration
 from src.evaluation.comparison import metric_title
 from src.tuning.html_report import answer, figures, plots, tables, wording
 from src.tuning.html_report.sources import ReportedResult, read_result
 
-REPORT = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
 _CONFIG = {"displaylogo": False, "responsive": True, "displayModeBar": "hover", "modeBarButtons": [["toImage"]]}
 

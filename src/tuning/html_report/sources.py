@@ -12,10 +12,23 @@ import pandas as pd
 
 from src.core.documents import conform, read_document, read_json_lines, read_mapping, read_yaml_mapping
 from src.core.paths import MANIFEST
+from src.core.result_files import (
+    BEST_PARAMS,
+    COMPARISON,
+    EXAMPLES,
+    FAIR,
+    SEGMENTS,
+    SETTINGS_FILE,
+    SPACE_FILE,
+    TEST_OPENINGS,
+    TIME,
+    VERDICT,
+    metrics_file,
+)
 from src.evaluation.example_histories import ExampleHistories, read_examples
 from src.evaluation.result_tables import read_comparison, read_segments
 from src.evaluation.verdict import read_sentences
-from src.pipeline.run_folder import BEST_PARAMS, SETTINGS_FILE, SPACE_FILE, replay_command
+from src.pipeline.run_folder import replay_command
 from src.tuning.fair_document import load_answer
 from src.tuning.study import SEARCH
 from src.tuning.study_view import StudyView, read_studies
@@ -67,7 +80,7 @@ class ReportedResult:
 
 def read_result(folder: Path, manifest: Mapping[str, Any]) -> ReportedResult:
     """Read a folder; raises ``ArtefactError`` for a file that is damaged or that another version wrote."""
-    fair = _if_there(folder / "fair.json", load_answer)
+    fair = _if_there(folder / FAIR, load_answer)
     documents = {name: read_document(folder / name) for name in (SPACE_FILE, SETTINGS_FILE) if (folder / name).exists()}
     if manifest:
         documents[MANIFEST] = json.dumps(manifest, indent=2, ensure_ascii=False, default=str)
@@ -77,16 +90,16 @@ def read_result(folder: Path, manifest: Mapping[str, Any]) -> ReportedResult:
     return ReportedResult(
         manifest=manifest,
         studies=read_studies(folder, manifest, fair),
-        comparison=_if_there(folder / "comparison.csv", read_comparison),
+        comparison=_if_there(folder / COMPARISON, read_comparison),
         settings=settings,
         documents=documents,
-        times=_if_there(folder / "metrics/time.json", lambda path: read_mapping(path, dict[str, float])) or {},
-        openings=read_json_lines(folder / "test_openings.jsonl", dict[str, Any]),
+        times=_if_there(metrics_file(folder, TIME), lambda path: read_mapping(path, dict[str, float])) or {},
+        openings=read_json_lines(folder / TEST_OPENINGS, dict[str, Any]),
         replay=_if_there(folder / BEST_PARAMS, replay_command),
         fair=fair,
-        verdicts=_if_there(folder / "metrics/verdict.json", read_sentences) or [],
-        segments=_if_there(folder / "segments.csv", read_segments),
-        examples=_if_there(folder / "metrics/examples.json", read_examples),
+        verdicts=_if_there(metrics_file(folder, VERDICT), read_sentences) or [],
+        segments=_if_there(folder / SEGMENTS, read_segments),
+        examples=_if_there(metrics_file(folder, EXAMPLES), read_examples),
     )
 
 

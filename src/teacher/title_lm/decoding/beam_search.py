@@ -13,18 +13,18 @@ from transformers import PreTrainedModel
 from src.core.errors import ConfigError, TrainingFailed
 from src.core.logging import get_logger
 from src.teacher.title_lm.decoding.continuation import (
-    Beams,
+    CacheMode,
     Continuation,
     GateContext,
+    ReadPrompts,
     SharedCache,
-    Start,
     asking,
     causal_model,
     no_gate,
     read_prompts,
     sharing,
 )
-from src.teacher.title_lm.decoding.subtrees import Below, read_order
+from src.teacher.title_lm.decoding.subtrees import NodesBelow, read_order
 from src.teacher.title_lm.decoding.title_tree import TitleTree
 
 _log = get_logger(__name__)
@@ -61,7 +61,7 @@ class _Found(NamedTuple):
     score: Tensor
 
 
-_T = TypeVar("_T", _Beams, _Found, Below)
+_T = TypeVar("_T", _Beams, _Found, NodesBelow)
 
 
 def beam_search(
@@ -72,7 +72,7 @@ def beam_search(
     top_n: int,
     beams: int,
     gate: GateContext = no_gate,
-    hold: Beams = "auto",
+    cache_mode: CacheMode = "auto",
     at_once: int = 0,
 ) -> BeamResult:
     """Rank a catalogue for prompts by beam search along the tree of all titles.
@@ -93,7 +93,7 @@ def beam_search(
         top_n: N, items that are listed for each prompt.
         beams: unfinished titles that are followed at once.
         gate: the context of the model's passes.
-        hold: how beams are held; that is told once a process.
+        cache_mode: how beams are held; that is told once a process.
         at_once: where each beam holds a copy of its prompt's cache, as many prompts are searched at a time as have so
             many beams together, one at least; 0: all of them. All are read at once.
 
@@ -105,7 +105,7 @@ def beam_search(
     _check(tree, top_n, beams)
     with asking(llm), sharing(llm):
         room = beams * tree.depth
-        start = read_prompts(llm, inputs_embeds, attention_mask, gate, hold, room)
+        start = read_prompts(llm, inputs_embeds, attention_mask, gate, cache_mode, room)
         copies = not isinstance(start.continuation, SharedCache)
         prompts = max(1, at_once // beams) if copies and at_once else len(attention_mask)
         _tell_once(causal_model(llm).config.model_type, prompts if copies else 0)
@@ -123,7 +123,7 @@ def _tell_once(family: str, prompts: int) -> None:
         _log.info("constrained: beams share their %s prompt", family)
 
 
-def _part(start: Start, rows: Tensor) -> tuple[Tensor, Continuation]:
+def _part(start: ReadPrompts, rows: Tensor) -> tuple[Tensor, Continuation]:
     """Logits and continuation of some of the prompts; those of all are left as they are."""
     if len(rows) == len(start.logits):
         return start.logits, start.continuation
@@ -185,7 +185,7 @@ def _finish(live: _Beams, found: _Found, continuation: SharedCache, rows: Tensor
     return _Found(*(torch.cat(parts) for parts in zip(*done, strict=True)))
 
 
-def _read_leaves(live: _Beams, below: Below, ending: SharedCache, tree: TitleTree) -> _Beams:
+def _read_leaves(live: _Beams, below: NodesBelow, ending: SharedCache, tree: TitleTree) -> _Beams:
     """The children of all nodes below the beams, with their scores, from one pass."""
     origin = below.origin
     logits = ending.read_below(live.parent.gather(1, origin), tree.token[below.node].clamp(min=0), below.above)

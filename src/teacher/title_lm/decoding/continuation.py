@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from src.core.errors import ModelError
 
-Beams = Literal["auto", "shared", "expanded"]
+CacheMode = Literal["auto", "shared", "expanded"]
 # families whose attention takes a mask of our own, with positions of our own (tests/teacher/test_ranking_families.py)
 _SHARING = ("gemma", "gpt2", "llama", "mistral", "opt", "qwen2", "qwen3")
 _MASKED = ("sdpa", "eager")
@@ -40,7 +40,7 @@ class GateContext(Protocol):
 
 
 def no_gate(sequences: Tensor) -> AbstractContextManager[None]:
-    """For a model without gated adapters."""
+    """Nothing to gate: a model without gated adapters."""
     return nullcontext()
 
 
@@ -61,7 +61,7 @@ class Continuation(Protocol):
         """A second continuation from the same place; steps of one leave the other as it is."""
 
 
-class Start(NamedTuple):
+class ReadPrompts(NamedTuple):
     """``logits`` ``[B, vocabulary]`` of each prompt's next token, in the model's dtype, and how to go on."""
 
     logits: Tensor
@@ -116,9 +116,9 @@ def read_prompts(
     inputs_embeds: Tensor,
     attention_mask: Tensor,
     gate: GateContext,
-    beams: Beams = "auto",
+    cache_mode: CacheMode = "auto",
     room: int = 0,
-) -> Start:
+) -> ReadPrompts:
     """Read prompts once each, so that many continuations can follow.
 
     Args:
@@ -126,7 +126,7 @@ def read_prompts(
         inputs_embeds: ``[B, S, D]``.
         attention_mask: ``[B, S]``, 1 for real tokens; padded on the left.
         gate: the context of the model's passes.
-        beams: how beams are held; *auto* shares the prompt where the model's family is known to allow it.
+        cache_mode: how beams are held; *auto* shares the prompt where the model's family is known to allow it.
         room: how many tokens one prompt's beams may append in all; a model with a sliding window shares only if they
             fit into it.
 
@@ -141,9 +141,11 @@ def read_prompts(
     first = int(attention_mask.any(dim=0).int().argmax())
     embedded, mask = inputs_embeds[:, first:], attention_mask[:, first:].long()
     shares = can_share(model, mask.shape[1] + room)
-    if beams == "shared" and not shares:
+    if cache_mode == "shared" and not shares:
         family = model.config.model_type
-        raise ModelError.one("beams", beams, f"{family} cannot share a prompt among beams here", "use expanded")
+        raise ModelError.one(
+            "cache_mode", cache_mode, f"{family} cannot share a prompt among beams here", "use expanded"
+        )
     sequences = torch.arange(len(mask), device=mask.device)
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     with gate(sequences):
@@ -154,8 +156,8 @@ def read_prompts(
             logits_to_keep=1,
             **_positions(model, positions),
         )
-    kind: Callable[..., Continuation] = SharedCache if shares and beams != "expanded" else ExpandedCache
-    return Start(output.logits[:, -1], kind(model, output.past_key_values, mask, sequences, gate))
+    kind: Callable[..., Continuation] = SharedCache if shares and cache_mode != "expanded" else ExpandedCache
+    return ReadPrompts(output.logits[:, -1], kind(model, output.past_key_values, mask, sequences, gate))
 
 
 def can_share(model: PreTrainedModel, length: int) -> bool:

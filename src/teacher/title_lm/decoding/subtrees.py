@@ -10,7 +10,7 @@ from torch import Tensor
 from src.teacher.title_lm.decoding.title_tree import TitleTree
 
 
-class Below(NamedTuple):
+class NodesBelow(NamedTuple):
     """The beams of b prompts and all nodes below them but leaves, n at most, ascending, unused places at the end.
 
     ``node`` ``[b, n]`` int64 and ``used`` ``[b, n]`` bool; ``origin`` ``[b, n]``: the beam a node is below of (or is);
@@ -25,7 +25,7 @@ class Below(NamedTuple):
     above: Tensor
 
 
-def read_order(tree: TitleTree, beams: Tensor, used: Tensor) -> Below:
+def read_order(tree: TitleTree, beams: Tensor, used: Tensor) -> NodesBelow:
     """Lay out what is below some beams, so that it can be read in one pass.
 
     Args:
@@ -53,7 +53,7 @@ def read_order(tree: TitleTree, beams: Tensor, used: Tensor) -> Below:
     there = places < sizes.unsqueeze(1)
     # beams and unused places are their own parents
     up = torch.where(there & (packed(depth) > 0), packed(torch.where(depth > 0, parent, 0)), places)
-    return Below(packed(node), there, packed(origin), packed(depth), _closure(up, int(depth.max())))
+    return NodesBelow(packed(node), there, packed(origin), packed(depth), _closure(up, int(depth.max())))
 
 
 def _collect(tree: TitleTree, beams: Tensor, used: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -22,7 +22,7 @@ _SHOWN = 5
 _NOTHING = -1
 
 
-class Children(NamedTuple):
+class ChildNodes(NamedTuple):
     """The children of P nodes as flat rows, C in all, in ascending order within each parent.
 
     ``parent`` ``[C]``: the place (0..P-1) of each child's parent in the question; ``node`` ``[C]``: the child. int64.
@@ -105,9 +105,9 @@ class TitleTree:
         """Whether a title ends here. Same shape as ``nodes``."""
         return self.item_count(nodes) > 0
 
-    def children_of(self, nodes: Tensor) -> Children:
+    def children_of(self, nodes: Tensor) -> ChildNodes:
         """The children of the nodes ``[P]``, nodes in the given order."""
-        return Children(*_ranges(self.children[nodes], self.children[nodes + 1]))
+        return ChildNodes(*_ranges(self.children[nodes], self.children[nodes + 1]))
 
     def items_of(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         """The items of the leaves ``[P]`` as flat rows: the place of each item's leaf in ``nodes``, and the item."""

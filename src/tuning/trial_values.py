@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from src.core.errors import ConfigError, Problem
+from src.core.settings import nested_plain, set_dotted
 from src.distill.settings import terms
 from src.pipeline.settings import ExperimentSettings
 from src.student.models import require_network
 from src.tuning.search_space import CategoricalParameter, SearchSpace, Stage, Value, flatten
 
 
-def plain(settings: ExperimentSettings) -> dict[str, Any]:
-    """Settings as nested plain data (paths as text, tuples as lists)."""
-    nested: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
-    return nested
-
-
 def apply_values(settings: ExperimentSettings, values: Mapping[str, Value]) -> ExperimentSettings:
     """The settings with dotted keys replaced; raises ``pydantic.ValidationError`` when a value breaks a rule."""
-    nested = plain(settings)
+    nested = nested_plain(settings)
     for key, value in values.items():
-        *parents, leaf = key.split(".")
-        place = nested
-        for parent in parents:
-            place = place[parent]
-        place[leaf] = value
+        set_dotted(nested, key, value)
     return TypeAdapter(ExperimentSettings).validate_json(json.dumps(nested), strict=True)
 
 
@@ -43,7 +32,7 @@ def no_distillation(settings: ExperimentSettings) -> dict[str, float]:
 
 def is_distilled(found: ExperimentSettings, base: ExperimentSettings) -> bool:
     """Whether some settings have any of the distillation, beside the student alone of the base settings."""
-    off, own = no_distillation(base), flatten(plain(found))
+    off, own = no_distillation(base), flatten(nested_plain(found))
     return any(own[key] != value for key, value in off.items() if key != "distill.beta")
 
 
@@ -68,7 +57,7 @@ def neutral_trial(space: SearchSpace, settings: ExperimentSettings) -> dict[str,
     baseline must be a trial like any other.
     """
     neutral = no_distillation(settings)
-    chosen, outside = _point(space, {**flatten(plain(settings)), **neutral})
+    chosen, outside = _point(space, {**flatten(nested_plain(settings)), **neutral})
     rule = "the no-distillation point, which is the first trial and repeats the baseline, lies outside"
     problems = [
         Problem(f"search space: {key}", value, rule, "let the bounds or choices include it")
@@ -82,7 +71,7 @@ def neutral_trial(space: SearchSpace, settings: ExperimentSettings) -> dict[str,
 
 def configured_trial(space: SearchSpace, settings: ExperimentSettings) -> dict[str, Value]:
     """The searched parameters as the config has them; one that lies outside the space takes its first value."""
-    return _point(space, flatten(plain(settings)))[0]
+    return _point(space, flatten(nested_plain(settings)))[0]
 
 
 def _point(space: SearchSpace, wanted: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value]]:

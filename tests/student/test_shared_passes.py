@@ -19,8 +19,8 @@ from src.distill.settings import ActiveSettings, DistillSettings
 from src.distill.trainer_distill import train_distilled
 from src.student.datamodule import StudentData
 from src.student.models import build_student
-from src.student.segments import Segments, represent_rows, require_all_positions, segments_for
 from src.student.settings import EvaluationSettings
+from src.student.shared_passes import SharedPasses, represent_rows, require_all_positions, shared_passes_for
 from src.student.trainer_baseline import train_student
 from tests.fixtures import cycle_examples, student_of
 
@@ -39,12 +39,12 @@ def train_of(users: int = 3, each: int = 9) -> TensorExamples:
 
 def test_runs_hold_each_row_once_and_only_neighbours() -> None:
     train = train_of()
-    segments = Segments.of(train, longest=3)
-    assert sorted(segments.order.tolist()) == list(range(len(train)))
+    shared_passes = SharedPasses.of(train, longest=3)
+    assert sorted(shared_passes.order.tolist()) == list(range(len(train)))
     # 7 targets a user: runs of 3, 3 and 1
-    assert segments.size.tolist() == [3, 3, 1] * 3
-    for start, size in zip(segments.start.tolist(), segments.size.tolist(), strict=True):
-        run = segments.order[start : start + size]
+    assert shared_passes.size.tolist() == [3, 3, 1] * 3
+    for start, size in zip(shared_passes.start.tolist(), shared_passes.size.tolist(), strict=True):
+        run = shared_passes.order[start : start + size]
         assert (train.end[run].diff() == 1).all()
         assert len(set((train.end - train.earlier)[run].tolist())) == 1
 
@@ -60,23 +60,23 @@ def test_one_block_gives_what_the_last_place_alone_gives(longest: int, rows: str
         student.eval()
         chosen = torch.arange(len(train)) if rows == "all" else torch.tensor([20, 3, 11, 4])
         alone = student.encode(*train.read(chosen, WINDOW))
-        together = represent_rows(student, Segments.of(train, longest), train, chosen)
+        together = represent_rows(student, SharedPasses.of(train, longest), train, chosen)
     assert torch.allclose(together, alone, atol=1e-6)
 
 
 def test_batches_hold_each_row_once_in_whole_runs_but_for_the_cuts() -> None:
     train = train_of()
-    segments = Segments.of(train, longest=4)
-    draw = segments.batches()
+    shared_passes = SharedPasses.of(train, longest=4)
+    draw = shared_passes.batches()
     batches = list(draw(len(train), 6, torch.Generator().manual_seed(1), torch.device("cpu")))
     assert [len(batch) for batch in batches] == [6, 6, 6, 3]
     assert sorted(torch.cat(batches).tolist()) == list(range(len(train)))
-    assert torch.cat(batches).tolist() != segments.order.tolist()
+    assert torch.cat(batches).tolist() != shared_passes.order.tolist()
 
 
 def test_rows_of_a_table_share_nothing() -> None:
-    assert not Segments.of(TensorExamples.of(cycle_examples(6, 0), "cpu"), longest=5).shares_anything
-    assert Segments.of(train_of(), longest=5).shares_anything
+    assert not SharedPasses.of(TensorExamples.of(cycle_examples(6, 0), "cpu"), longest=5).shares_anything
+    assert SharedPasses.of(train_of(), longest=5).shares_anything
 
 
 def test_a_student_of_the_last_place_is_refused() -> None:
@@ -123,6 +123,6 @@ def test_a_source_without_sequences_says_so(caplog: pytest.LogCaptureFixture) ->
     rows = TensorExamples.of(cycle_examples(6, 0), "cpu")
     student = build_student(student_of("transformer", width=4, prior="none"), V, WINDOW)
     settings = student_of("transformer", width=4, prior="none", positions="all")
-    caplog.set_level("WARNING", "src.student.segments")
-    assert segments_for(settings, student, rows) is None
+    caplog.set_level("WARNING", "src.student.shared_passes")
+    assert shared_passes_for(settings, student, rows) is None
     assert "no whole user sequences" in caplog.text

@@ -14,10 +14,10 @@ from src.pipeline.settings import ExperimentSettings
 from src.pipeline.stages import Stages
 from src.teacher.factory import save_teacher
 from src.teacher.training import TeacherRun, train_teacher
-from src.tuning.trained import Trained
+from src.tuning.trained_model import TrainedModel
 
 
-def train_teacher_trial(settings: ExperimentSettings, report: Report, checkpoint: Checkpoint) -> Trained:
+def train_teacher_trial(settings: ExperimentSettings, report: Report, checkpoint: Checkpoint) -> TrainedModel:
     """Train a teacher; language model and encoder come from the stage cache, where the driver has put them.
 
     Args:
@@ -27,7 +27,9 @@ def train_teacher_trial(settings: ExperimentSettings, report: Report, checkpoint
     """
     stages = Stages(settings, StageCache(settings.runtime.cache))
     run = _train(settings, stages, stages.data, report, checkpoint)
-    return Trained(run.fit, run.teacher, lambda folder: save_teacher(folder, run.teacher, stages.data, run.summary()))
+    return TrainedModel(
+        run.fit, run.teacher, lambda folder: save_teacher(folder, run.teacher, stages.data, run.summary())
+    )
 
 
 def train_longest(settings: ExperimentSettings, rows: int, report: Report) -> None:

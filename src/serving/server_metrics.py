@@ -12,7 +12,7 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _PATHS = frozenset({"/", "/recommend", "/items", "/labelled", "/health", "/metrics", "/docs", "/openapi.json"})
 
 
-class Meter:
+class ServerMetrics:
     """Counts requests, their seconds, and recommended items."""
 
     def __init__(self) -> None:

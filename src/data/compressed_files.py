@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 
-from src.core.errors import DataError
+from src.core.errors import DataError, first_line
 from src.data.delimited import not_text, what_is_there
 
 _HEAD = 1 << 16
@@ -49,12 +49,8 @@ def guarded(path: Path, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except (*DAMAGE, ValueError, NotImplementedError) as error:
-        rule = f"cannot be read ({first_line(error)})"
+        rule = f"cannot be read ({first_line(error, most=200)})"
         raise DataError.one("file", str(path), rule, "is it whole, and of the format that its name says?") from None
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def stream(path: Path) -> IO[bytes]:

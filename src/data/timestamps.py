@@ -36,7 +36,7 @@ _EITHER = ("%H:%M:%S", "%H:%M", "%I:%M:%S %p", "%I:%M %p", "")
 
 
 @dataclass(frozen=True, eq=False)
-class Times:
+class Timestamps:
     """``seconds`` ``[N]`` float64, and how the source writes them, for a line on the screen."""
 
     seconds: NDArray[np.float64]
@@ -45,7 +45,7 @@ class Times:
 
 def read_times(
     column: pa.ChunkedArray, name: str, where: Callable[[int], str], time_format: str | None = None
-) -> Times:
+) -> Timestamps:
     """A column of times as seconds since 1970 in UTC; times without a zone are taken as UTC.
 
     Args:
@@ -59,10 +59,10 @@ def read_times(
     """
     kind = column.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-        return Times(_from_timestamps(column, name, where), f"{kind}")
+        return Timestamps(_from_timestamps(column, name, where), f"{kind}")
     if pa.types.is_duration(kind):
         column = column.cast(pa.duration("us")).cast(pa.int64())
-        return Times(column.to_numpy() / 1e6, f"{kind}")
+        return Timestamps(column.to_numpy() / 1e6, f"{kind}")
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
@@ -96,7 +96,7 @@ def _from_timestamps(column: pa.ChunkedArray, name: str, where: Callable[[int], 
     return seconds
 
 
-def _from_text(column: pa.ChunkedArray, name: str, where: Callable[[int], str], time_format: str | None) -> Times:
+def _from_text(column: pa.ChunkedArray, name: str, where: Callable[[int], str], time_format: str | None) -> Timestamps:
     if time_format is None:
         try:
             numbers = np.array(column.cast(pa.float64()).to_numpy(), dtype=np.float64)
@@ -115,7 +115,7 @@ def _from_text(column: pa.ChunkedArray, name: str, where: Callable[[int], str], 
         seconds[left] = _day_or_month_first(rest, name, notations)
     bad = np.flatnonzero(np.isnan(seconds))
     _require(~np.isnan(seconds), [str(value or "") for value in column.take(pa.array(bad)).to_pylist()], name, where)
-    return Times(seconds, " and ".join(notations))
+    return Timestamps(seconds, " and ".join(notations))
 
 
 def _parse(values: pd.Series, time_format: str | None, notations: dict[str, None]) -> NDArray[np.float64]:
@@ -180,21 +180,21 @@ def _day_or_month_first(values: pd.Series, name: str, notations: dict[str, None]
     return seconds
 
 
-def _in_seconds(numbers: NDArray[np.float64]) -> Times:
+def _in_seconds(numbers: NDArray[np.float64]) -> Timestamps:
     """Numbers as seconds: the unit is told from their size, and days written as 20170714 from what they are."""
     if not len(numbers):
-        return Times(numbers, "no times")
+        return Timestamps(numbers, "no times")
     dates = _compact_dates(numbers)
     if dates is not None:
         return dates
     middle = float(np.median(np.abs(numbers)))
     for least, unit, per_second in _UNITS:
         if middle >= least:
-            return Times(numbers / per_second, unit)
-    return Times(numbers, "seconds")
+            return Timestamps(numbers / per_second, unit)
+    return Timestamps(numbers, "seconds")
 
 
-def _compact_dates(numbers: NDArray[np.float64]) -> Times | None:
+def _compact_dates(numbers: NDArray[np.float64]) -> Timestamps | None:
     """``20170714`` and ``20170714024519``; None unless every number is such a date of the years 1990 to 2099."""
     for digits, notation in ((8, "%Y%m%d"), (14, "%Y%m%d%H%M%S")):
         scale = 10.0 ** (digits - 8)
@@ -208,7 +208,7 @@ def _compact_dates(numbers: NDArray[np.float64]) -> Times | None:
             and (numbers == np.floor(numbers)).all()
         ):
             seconds = _seconds(pd.Series(numbers.astype(np.int64).astype(str)), notation)
-            return Times(seconds, f"dates ({notation})") if np.isfinite(seconds).all() else None
+            return Timestamps(seconds, f"dates ({notation})") if np.isfinite(seconds).all() else None
     return None
 
 

@@ -123,7 +123,7 @@ class Columns:
 
     @cached_property
     def items(self) -> Tensor:
-        """``[B, M]``."""
+        """The items of all columns, ``[B, M]``."""
         return torch.cat([self.own, self.shared.expand(len(self.own), -1)], dim=1)
 
     def weight_of_answers(self, left_out: Tensor | None) -> Tensor:

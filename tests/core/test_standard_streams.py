@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from src.core.logging import is_terminal, say_last
-from src.core.streams import lost_because, steady
+from src.core.standard_streams import lost_because, steady
 
 
 @pytest.fixture

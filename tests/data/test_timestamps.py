@@ -1,4 +1,4 @@
-"""Times in every unit and notation become the same seconds; what cannot be read is told in one line."""
+"""Timestamps in every unit and notation become the same seconds; what cannot be read is told in one line."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 
 from src.core.errors import ConfigError, DataError
-from src.data.clock import Times, read_times
+from src.data.timestamps import Timestamps, read_times
 
 MOMENT = 1_500_000_319.0  # 2017-07-14 02:45:19 UTC
 DAY = 1_499_990_400.0
 
 
-def read(values: Any, time_format: str | None = None) -> Times:
+def read(values: Any, time_format: str | None = None) -> Timestamps:
     column = pa.chunked_array([values if isinstance(values, pa.Array) else pa.array(values)])
     return read_times(column, "log.csv when", lambda row: f"a/log.csv line {row + 2}", time_format)
 

@@ -7,12 +7,12 @@ from pydantic import ValidationError
 
 from src.config.reading import read_settings
 from src.pipeline.settings import ExperimentSettings
-from src.tuning.applied import apply_values, fitting, neutral_trial, no_distillation, trial_values
 from src.tuning.journal import open_journal
 from src.tuning.search_settings import TuneSettings, experiment
 from src.tuning.search_space import CategoricalParameter, FloatParameter, IntParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.study import Record
+from src.tuning.trial_values import apply_values, fitting, neutral_trial, no_distillation, trial_values
 
 
 def settings_with(*overrides: str) -> ExperimentSettings:

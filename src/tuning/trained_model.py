@@ -18,7 +18,7 @@ from src.student.base import Recommender
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class TrainedModel:
     """What a training left: ``save(folder)`` writes the best epoch's model there."""
 
     fit: FitResult

@@ -16,14 +16,13 @@ from src.core.errors import OutOfMemory, StopTraining
 from src.core.hardware import resolve_device
 from src.core.memory import give_back, is_out_of_memory
 from src.core.training import LoopSettings, Report
-from src.data.tensor_examples import TensorExamples
 from src.pipeline.settings import ExperimentSettings
 from src.student.settings import NetworkSettings
-from src.tuning.applied import apply_values
 from src.tuning.search_space import Stage, Value
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.stage_functions import train_stage
 from src.tuning.store import Store
+from src.tuning.trial_values import apply_values
 
 #: steps of an epoch here: enough that the batch of evaluation after them weighs little; a teacher's steps are long
 _STEPS: dict[Stage, int] = {"student": 32, "distill": 32, "teacher": 4}
@@ -36,7 +35,7 @@ def in_worker(settings: ExperimentSettings, share: float) -> ExperimentSettings:
 
 
 @dataclass(frozen=True)
-class Measured:
+class GpuNeed:
     """One trial alone on a GPU.
 
     Attributes:
@@ -48,7 +47,7 @@ class Measured:
     free: int
 
 
-class Probe:
+class GpuProbe:
     """A trial's training cut to few rows; `ray.remote` makes it an actor. It reads what trials read from the store."""
 
     def __init__(self, settings: Mapping[str, object], stage: Stage, values: Mapping[str, Value], store: Store) -> None:
@@ -61,14 +60,14 @@ class Probe:
         with store.scratch() as scratch:
             self.data = SharedData.load(store.download(FOLDER, Path(scratch)), self.device)
 
-    def measure(self) -> Measured:
+    def measure(self) -> GpuNeed:
         """Train some steps on all of the GPU that is free, and rank one batch."""
 
         def stop(epoch: int, metrics: Mapping[str, float]) -> None:
             raise StopTraining
 
         self._train(stop)
-        return Measured(torch.cuda.max_memory_reserved(self.device), self.free)
+        return GpuNeed(torch.cuda.max_memory_reserved(self.device), self.free)
 
     def rate(self, seconds: float) -> float:
         """Training steps a second, over about so long; trainings a second where one has no steps; 0 where memory runs
@@ -109,7 +108,7 @@ class Probe:
         rows = self._steps * loop.batch_size if loop is not None else len(self.data.students.train)
         with suppress(StopTraining):  # a student in closed form has no loop that would end by it
             if self.stage == "teacher":
-                from src.tuning.teacher_function import train_longest
+                from src.tuning.teacher_trial import train_longest
 
                 train_longest(self.settings, rows, report)
             else:
@@ -136,10 +135,6 @@ def without_end(settings: ExperimentSettings) -> ExperimentSettings:
 def _first(data: SharedData, train: int, validation: int) -> SharedData:
     """The first rows of both splits, as views: what lies on the GPU stays there."""
 
-    def cut(examples: TensorExamples, rows: int) -> TensorExamples:
-        names = ("end", "earlier", "target", "example_id", "timestamp")
-        return replace(examples, **{name: getattr(examples, name)[:rows] for name in names})
-
     students = data.students
-    few = replace(students, train=cut(students.train, train), validation=cut(students.validation, validation))
+    few = replace(students, train=students.train.first(train), validation=students.validation.first(validation))
     return replace(data, students=few)

@@ -1,22 +1,23 @@
-"""What was measured of a student, as its cards show it; apart from the graph, which a search never makes."""
+"""A student's metrics as its cards show them; apart from the graph, which a search never makes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from src.core.errors import ArtefactError
+from src.core.result_files import COMPARISON
 
-_FILE, _NEEDED, _SHOWN = "comparison.csv", ("model", "split", "examples"), ("ndcg_", "recall_")
+_NEEDED, _SHOWN = ("model", "split", "examples"), ("ndcg_", "recall_")
 
 
-def measured(comparison: Sequence[Mapping[str, str]]) -> str:
+def metrics_table(comparison: Sequence[Mapping[str, str]]) -> str:
     """Markdown of the rows over whole splits; a teacher's sample would not be comparable with them.
 
     Raises:
         ArtefactError: a column is missing, or holds text in place of numbers.
     """
     if absent := [name for name in _NEEDED if name not in comparison[0]]:
-        raise ArtefactError.one("file", _FILE, f"lacks the columns {', '.join(absent)}")
+        raise ArtefactError.one("file", COMPARISON, f"lacks the columns {', '.join(absent)}")
     metrics = [name for name in comparison[0] if name.startswith(_SHOWN)]
     head = f"| model | split | examples | {' | '.join(_heading(name) for name in metrics)} |"
     lines = [head, "|---|---|" + "---:|" * (1 + len(metrics))]
@@ -31,7 +32,7 @@ def _value(row: Mapping[str, str], name: str) -> str:
     try:
         return f"{float(row[name]):.4f}" if row.get(name) else ""
     except ValueError:
-        raise ArtefactError.one(f"{_FILE} {name}", row[name], "is no number") from None
+        raise ArtefactError.one(f"{COMPARISON} {name}", row[name], "is no number") from None
 
 
 def _heading(metric: str) -> str:

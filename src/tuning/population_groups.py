@@ -12,15 +12,16 @@ from pydantic import ValidationError
 from src.core.data_utils import fingerprint
 from src.core.errors import AnyoError, ConfigError
 from src.core.logging import get_logger
+from src.core.settings import nested_plain
 from src.pipeline.settings import ExperimentSettings
-from src.student.objectives import SAMPLED, with_loss
+from src.student.objectives import SAMPLED, resolve_loss
 from src.student.settings import NetworkSettings
-from src.tuning.applied import apply_values, plain
-from src.tuning.probe import Measured
+from src.tuning.gpu_probe import GpuNeed
 from src.tuning.resources import CONTEXT_BYTES, TIMED, Resources, decide, measure_alone
 from src.tuning.search_space import SearchSpace, Stage, Value, flatten
 from src.tuning.settings import TuningSettings
 from src.tuning.store import Store
+from src.tuning.trial_values import apply_values
 
 _log = get_logger(__name__)
 
@@ -47,12 +48,12 @@ def check_population(tuning: TuningSettings, space: SearchSpace) -> None:
         raise ConfigError.one("tuning.population", tuning.population, rule, step)
 
 
-def most_members(measured: Measured, share: float) -> int:
+def largest_population(measured: GpuNeed, share: float) -> int:
     """How many trials one process holds in its share of a GPU's memory, at least 1 and at most `MOST`."""
     return max(1, min(MOST, int((share * measured.free - CONTEXT_BYTES) / (measured.peak * _MARGIN))))
 
 
-def decide_places(
+def decide_population_size(
     tuning: TuningSettings, settings: ExperimentSettings, space: SearchSpace, values: Mapping[str, Value], store: Store
 ) -> tuple[Resources, int]:
     """What a worker occupies in the running Ray session, and how many trials it trains at once.
@@ -75,13 +76,13 @@ def decide_places(
         return decide(tuning, settings, space, values, store), int(wanted)
     share = 1.0 if tuning.gpu_per_trial == "auto" else tuning.gpu_per_trial
     measured = measure_alone(settings, space, values, store)
-    places = most_members(measured, share) if wanted == "auto" else int(wanted)
-    _log.info("one trial alone needs %.2f GB: up to %d train as one", measured.peak / 1e9, places)
-    return Resources(tuning.cpu_per_trial, share, measured.free), places
+    population_size = largest_population(measured, share) if wanted == "auto" else int(wanted)
+    _log.info("one trial alone needs %.2f GB: up to %d train as one", measured.peak / 1e9, population_size)
+    return Resources(tuning.cpu_per_trial, share, measured.free), population_size
 
 
 @dataclass(frozen=True)
-class Groups:
+class PopulationGroups:
     """Sorts trials by what decides a model's form: those of one group differ in numbers only.
 
     A number that is 0 switches something off, so that 0 and any other value are two forms.
@@ -100,14 +101,14 @@ class Groups:
             student = settings.student
             if not isinstance(student, NetworkSettings):
                 return ""
-            loss = with_loss(student, self.num_items).loss
+            loss = resolve_loss(student, self.num_items).loss
         except (AnyoError, ValidationError):
             return ""  # its own worker says what is wrong
         if student.architecture in _ALONE or loss in SAMPLED or student.positions == "all":
             return ""
         if student.loop.adapt_micro_batch:  # how many forward passes a step takes is a training's own
             return ""
-        return fingerprint({key: _form(key, value) for key, value in flatten(plain(settings)).items()})
+        return fingerprint({key: _form(key, value) for key, value in flatten(nested_plain(settings)).items()})
 
 
 def _form(key: str, value: Any) -> Any:

@@ -15,10 +15,10 @@ import torch
 from src.core.checkpoints import load_weights, save_weights
 from src.core.errors import ArtefactError, ConfigError
 from src.exp.recommend import ENTRY
-from src.serving import nearest
+from src.serving import approximate_index
+from src.serving.approximate_index import IndexedStudent, as_inner_product, require_index
 from src.serving.catalogue import Catalogue, padded
 from src.serving.export import ExportStudentSettings, check_export, export_student
-from src.serving.nearest import IndexedStudent, as_inner_product, require_index
 from src.serving.recommend import RecommendSettings, check_recommend
 from src.serving.students import ModelStudent, as_model, open_student
 from src.student.base import ClosedForm, Recommender, SequenceStudent, recent
@@ -86,7 +86,7 @@ def test_a_student_that_scores_in_its_own_way_is_refused() -> None:
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nearest, "find_spec", lambda name: None)
+    monkeypatch.setattr(approximate_index, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="not installed → ANYO_EXTRAS=index ./env_shell/setup_env.sh"):
         require_index(student("gru4rec"))
 
@@ -117,7 +117,7 @@ def test_the_recall_is_the_share_of_the_exact_best(monkeypatch: pytest.MonkeyPat
     assert quick.as_dict(10)["recall"] == sum(shared) / 400
     assert sum(shared) < 400  # so little effort misses some
     quick.best(history, length, 10, False)
-    monkeypatch.setattr(nearest, "COMPARED", 80)
+    monkeypatch.setattr(approximate_index, "COMPARED", 80)
     assert quick.compared == 80
 
 

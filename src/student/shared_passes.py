@@ -1,6 +1,6 @@
 """Training at all positions: neighbouring targets of one user share a forward pass.
 
-A segment is a run of training rows of one owner whose histories end one item apart. One pass over the items before the
+A run is training rows of one owner whose histories end one item apart. One pass over the items before the
 last of them gives the representation of each: a causal student's place p is what its history up to p would give.
 What is minimised stays a mean over training rows, each with its own target, labels and negatives.
 """
@@ -24,7 +24,7 @@ _log = get_logger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Segments:
+class SharedPasses:
     """Training rows in runs: ``order`` ``[N]``, all row numbers run by run; ``start`` and ``size`` ``[S]``, where each
     run begins in it and how long it is; ``of_row`` ``[N]``, the run of each row."""
 
@@ -34,7 +34,7 @@ class Segments:
     of_row: Tensor
 
     @classmethod
-    def of(cls, train: TensorExamples, longest: int) -> Segments:
+    def of(cls, train: TensorExamples, longest: int) -> SharedPasses:
         """Cut the training rows into runs of at most ``longest``."""
         owner, end = train.end - train.earlier, train.end
         # by owner, then by where the history ends; a stable sort keeps rows of equal ends in their order
@@ -72,7 +72,7 @@ class Segments:
 
 def represent_rows(
     student: SequenceStudent,
-    segments: Segments,
+    passes: SharedPasses,
     train: TensorExamples,
     rows: Tensor,
     extra: Callable[[Tensor], Tensor | None] = lambda history: None,
@@ -81,12 +81,12 @@ def represent_rows(
 
     Args:
         student: one with ``encode_all``.
-        segments: of the training rows.
+        passes: of the training rows.
         train: the training rows.
         rows: row numbers ``[B]``.
         extra: what is added to the item embeddings of histories ``[S, L]``.
     """
-    runs, run = torch.unique(segments.of_row[rows], return_inverse=True)
+    runs, run = torch.unique(passes.of_row[rows], return_inverse=True)
     # the last of the asked rows of each run decides how far it is read
     newest = rows.new_zeros(len(runs)).scatter_reduce(0, run, train.end[rows], "amax", include_self=False)
     oldest = newest.scatter_reduce(0, run, train.end[rows], "amin", include_self=False)
@@ -101,7 +101,9 @@ def represent_rows(
     return states[run, place.clamp(min=0)]
 
 
-def segments_for(settings: NetworkSettings, student: SequenceStudent, train: TensorExamples) -> Segments | None:
+def shared_passes_for(
+    settings: NetworkSettings, student: SequenceStudent, train: TensorExamples
+) -> SharedPasses | None:
     """How training rows share passes under these settings; None where each has its own.
 
     Raises ``ConfigError`` for a student that represents the last place only.
@@ -114,9 +116,9 @@ def segments_for(settings: NetworkSettings, student: SequenceStudent, train: Ten
     if settings.positions == "last":
         return None
     require_all_positions(student, settings.architecture)
-    segments = Segments.of(train, student.window)
-    if segments.shares_anything:
-        return segments
+    passes = SharedPasses.of(train, student.window)
+    if passes.shares_anything:
+        return passes
     _log.warning("student.positions=all: this source has no whole user sequences, so each row has a pass of its own")
     return None
 
