@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from src.core.seed import torch_generator
+from src.core.training import train_step
 from src.data.tensor_examples import TensorExamples
 from src.distill.data_bridge import TeachingRows
 from src.distill.selection_policy import build_policy
@@ -30,7 +31,6 @@ from src.student.losses import dro_at, dro_terms, propensity
 from src.student.models import student_settings
 from src.student.objectives import negative_sampler
 from src.student.trainer_baseline import new_student
-from tests.core.one_step import train_step
 
 ITEMS, BATCH, WINDOW, LLM_WIDTH, ROWS = 1682, 256, 10, 384, 4096
 

@@ -33,6 +33,7 @@ from benchmarks.random_teacher import (
     shape_of,
 )
 from src.core.memory import GIGABYTE
+from src.core.training import train_step
 from src.teacher.backbone.gated_lora import GatedAdapters, checkpoint_activations
 from src.teacher.operations.model_shape import model_shape as needed_shape
 from src.teacher.operations.resource_estimate import (
@@ -43,7 +44,6 @@ from src.teacher.operations.resource_estimate import (
 )
 from src.teacher.settings import TeacherSettings
 from src.teacher.training import build_optimiser
-from tests.core.one_step import train_step
 
 
 class ByteMaskDropout(nn.Dropout):

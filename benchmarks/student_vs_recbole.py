@@ -31,13 +31,13 @@ import torch
 
 from src.core.data_utils import shuffled_batches
 from src.core.seed import torch_generator
+from src.core.training import train_step
 from src.data.dataset import load_dataset
 from src.data.settings import DatasetSettings
 from src.student.datamodule import StudentData
 from src.student.models import student_settings
 from src.student.objectives import StudentObjective, negative_sampler
 from src.student.trainer_baseline import new_student
-from tests.core.one_step import train_step
 
 
 def our_epochs(root: Path, threads: int) -> Iterator[float]:

@@ -34,10 +34,10 @@ from benchmarks.random_teacher import (
     shape_of,
 )
 from src.core.memory import is_out_of_memory
+from src.core.training import train_step
 from src.teacher.backbone.gated_lora import GatedAdapters, checkpoint_activations, without_checkpointing_warnings
 from src.teacher.ilora_model import GatedTeacher
 from src.teacher.training import build_optimiser
-from tests.core.one_step import train_step
 
 _WARM = 2  # steps before the clock starts
 

@@ -24,7 +24,7 @@ from functools import partial
 import torch
 
 from src.core.seed import torch_generator
-from src.core.training import LoopSettings
+from src.core.training import LoopSettings, train_step
 from src.core.weight_mean import weight_mean
 from src.data.tensor_examples import TensorExamples
 from src.student.datamodule import StudentData
@@ -34,7 +34,6 @@ from src.student.models import student_settings
 from src.student.objectives import StudentObjective, negative_sampler, resolve_loss
 from src.student.settings import EvaluationSettings, NetworkSettings
 from src.student.trainer_baseline import new_student, optimiser_for, sampler_and_streams
-from tests.core.one_step import train_step
 
 ITEMS = (1_700, 20_000, 200_000, 1_000_000)
 LOSSES = ("ce", "bce", "sampled", "gbce")

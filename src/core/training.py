@@ -70,6 +70,31 @@ def _micro_batches(rows: Tensor, size: int) -> Iterator[tuple[Tensor, float]]:
         yield part, len(part) / len(rows)
 
 
+def train_step(
+    objective: Objective,
+    optimiser: torch.optim.Optimizer,
+    rows: Tensor,
+    micro_batch_size: int = 0,
+    clip: float = 0.0,
+    mean: WeightMean | None = None,
+    step: int = 0,
+) -> Tensor:
+    """One optimiser step on these rows, number ``step`` from 0 to the mean; returns the detached mean loss.
+
+    Args:
+        objective: gives the mean loss of some rows.
+        optimiser: moves the weights.
+        rows: row numbers ``[B]``.
+        micro_batch_size: rows that are computed at once, their gradients summed; 0: all.
+        clip: the largest norm of the gradient; 0: any.
+        mean: keeps the mean of the weights; None where none is kept.
+        step: the step's number.
+    """
+    loss = _accumulate(objective, optimiser, rows, micro_batch_size)
+    _descend(optimiser, clip, mean, step)
+    return loss
+
+
 def _accumulate(objective: Objective, optimiser: torch.optim.Optimizer, rows: Tensor, micro_batch_size: int) -> Tensor:
     """The gradients of these rows' mean loss, and that loss, detached."""
     optimiser.zero_grad(set_to_none=True)

@@ -9,9 +9,9 @@ import torch
 
 from benchmarks.memory_estimate import arguments
 from benchmarks.random_teacher import Catalogue, Place, lesson
+from src.core.training import train_step
 from src.teacher.title_lm.training import TitleObjective
 from src.teacher.training import build_optimiser
-from tests.core.one_step import train_step
 
 PLACE = Place(torch.device("cpu"), torch.float32)
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.core.errors import StopTraining, TrainingFailed
-from src.core.training import FitResult, LoopSettings, Report, fit, silent
-from tests.core.one_step import train_step
+from src.core.training import FitResult, LoopSettings, Report, fit, silent, train_step
 
 
 class Scalar(nn.Module):

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from src.core.training import train_step
 from src.data.tensor_examples import TensorExamples
 from src.distill.data_bridge import align, import_dllm2rec
 from src.distill.parts import TaughtStudent
@@ -20,7 +21,6 @@ from src.student.datamodule import StudentData
 from src.student.evaluator import evaluate_model
 from src.student.objectives import main_loss
 from src.student.settings import EvaluationSettings, StudentSettings
-from tests.core.one_step import train_step
 from tests.golden.check_data import load_mini_dllm2rec, teacher_folder
 from tests.golden.reference_names import PROJECTION, item_input_from, our_name, our_shape, settings_of, student_from
 from tests.golden.sources import FLOAT64, TRACE_LOSS, TRACE_PARAMETERS, Arrays, Leaves, Sources, require, worst_error

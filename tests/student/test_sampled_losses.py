@@ -11,7 +11,7 @@ from torch import Tensor
 
 from src.core.errors import ConfigError
 from src.core.lazy_adam import LazyAdam, clip_gradients
-from src.core.training import LoopSettings
+from src.core.training import LoopSettings, train_step
 from src.data.tensor_examples import TensorExamples
 from src.student.architectures.linear import Linear, LinearSettings
 from src.student.base import ClosedForm, SequenceStudent
@@ -23,7 +23,6 @@ from src.student.prior import fit_prior
 from src.student.sampled_columns import Columns, Proposal, SharedNegatives, expected
 from src.student.settings import EvaluationSettings, NetworkSettings
 from src.student.trainer_baseline import new_student, optimiser_for, train_student
-from tests.core.one_step import train_step
 from tests.dying import DyingCheckpoint, Killed
 from tests.fixtures import NUM_ITEMS, cycle_data, student_of
 
