@@ -108,6 +108,11 @@ class Entry(Generic[S]):
         except AnyoError as error:
             console.print(f"[bold red]error:[/] {escape(str(error))}")
             return 1
+        except OSError as error:
+            if (told := _as_told(error, "")) is None:
+                raise
+            console.print(f"[bold red]error:[/] {escape(str(told))}")
+            return 1
         except KeyboardInterrupt:
             console.print("interrupted")
             return 130
@@ -169,11 +174,9 @@ class Entry(Generic[S]):
             with self._followed(settings, folder):
                 self.run(settings, prepared, folder)
         except OSError as error:
-            if disk_is_full(error):
-                raise AnyoError(f"the disk is full ({error.filename or folder.path}): make room") from error
-            if place_is_at_fault(error):
-                raise AnyoError(f"{error.filename} cannot be used ({error.strerror}): mend that, or move it") from error
-            raise
+            if (told := _as_told(error, str(folder.path))) is None:
+                raise
+            raise told from error
 
     @staticmethod
     def _followed(settings: S, folder: RunFolder) -> AbstractContextManager[None]:
@@ -212,6 +215,20 @@ class FolderlessEntry(Entry[S]):
         # the working directory stands in for a result folder; nothing is written there
         self.run(settings, self.check(settings), RunFolder(Path.cwd()))
         return 0
+
+
+def _as_told(error: OSError, place: str) -> AnyoError | None:
+    """An error about this machine's files in this project's words; None for a defect.
+
+    Args:
+        error: of the system.
+        place: what was being written to, for an error that names nothing.
+    """
+    if disk_is_full(error):
+        return AnyoError(f"the disk is full ({error.filename or place}): make room")
+    if place_is_at_fault(error):
+        return AnyoError(f"{error.filename} cannot be used ({error.strerror}): mend that, or move it")
+    return None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ def read_begun(folder: Path, command: str) -> StartedCommand:
     begun = read_mapping(folder / COMMAND_FILE, StartedCommand, "name the result folder of a tune_* command")
     if begun.command != command:
         known = re.fullmatch(r"tune_\w+", begun.command)
-        step = f"python -m src.exp.{begun.command} resume={folder}" if known else "name a result of this command"
+        step = go_on(begun.command, folder, None) if known else "name a result of this command"
         raise ConfigError.one(RESUME, str(folder), f"was made by {begun.command}, not by {command}", step)
     return begun
 
@@ -171,8 +172,8 @@ def go_on(command: str, folder: Path, settings: object) -> str:
         folder: the search's result folder.
         settings: the search's.
     """
-    address = _address(settings)
-    return f"python -m src.exp.{command} resume={folder}{f' ray.address={address}' if address else ''}"
+    cluster = [f"ray.address={address}"] if (address := _address(settings)) else []
+    return shlex.join(["python", "-m", f"src.exp.{command}", f"resume={folder}", *cluster])
 
 
 def _conform(saved: Mapping[str, Any], schema: type[S], path: Path) -> S:

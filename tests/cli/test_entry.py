@@ -96,6 +96,19 @@ def test_a_place_that_cannot_be_used_is_one_line_and_exit_code_1(
     assert "Traceback" not in shown
 
 
+def test_a_place_that_cannot_be_used_is_told_before_there_is_a_folder_too(
+    workplace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (workplace / "cache").write_text("theirs")
+
+    def check(settings: object) -> None:
+        (workplace / "cache" / "student").mkdir(parents=True)
+
+    assert entry(finish, check).execute([]) == 1
+    assert "cannot be used (Not a directory)" in " ".join(capfd.readouterr().out.split())
+    assert folders(workplace) == []
+
+
 def test_a_defect_is_no_place_at_fault(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def run(settings: object, prepared: object, folder: RunFolder) -> None:
         (folder.path / "nothing").read_text()

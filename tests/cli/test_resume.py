@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from src.cli.entry import Entry, Work
-from src.cli.resume import RESUMABLE, read_resumed
+from src.cli.resume import RESUMABLE, go_on, read_resumed
 from src.config.replay import chosen_options
 from src.core.errors import TERMINATED, ArtefactError, ConfigError, Paused
 from src.core.logging import log_to
@@ -275,6 +276,12 @@ def test_another_machines_cluster_is_named_by_who_resumes(found: Path, capfd: py
     settings["ray"]["address"] = "auto"  # what the user's own shell or machine says
     (found / "settings.yaml").write_text(yaml.safe_dump(settings))
     assert resumed(found).ray.address == "auto"
+
+
+def test_the_command_that_goes_on_can_be_copied_into_a_shell(workplace: Path) -> None:
+    assert go_on("tune_student", Path("/a/result_1"), None) == "python -m src.exp.tune_student resume=/a/result_1"
+    said = go_on("tune_student", Path("/my project (2)/it's"), None)
+    assert shlex.split(said) == ["python", "-m", "src.exp.tune_student", "resume=/my project (2)/it's"]
 
 
 @pytest.mark.parametrize("name", ["study.journal.lock", "study.journal.lock0b5e3b6e.rename"])
