@@ -7,8 +7,8 @@ same decisions follow.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
@@ -88,9 +88,11 @@ class Search:
 class Dispatcher:
     """Hands out the trials of one or more searches, one after the other, and takes their reports.
 
-    ``over_bound`` tells why the result folder is too large, or nothing. ``halted`` is the reason why no more is handed
-    out and nothing more is written: what runs is left for the next start. ``population_size`` is how many trials train
-    as one, and ``group`` says which values can be trained in one.
+    ``phases`` are searches that follow when all these have ended, a group at a time: each is drawn up only then, since
+    it may follow from what came out, and ``on_phase`` is told of it. ``over_bound`` tells why the result folder is too
+    large, or nothing. ``halted`` is the reason why no more is handed out and nothing more is written: what runs is left
+    for the next start. ``population_size`` is how many trials train as one, and ``group`` says which values can be
+    trained in one.
     """
 
     searches: Sequence[Search]
@@ -101,6 +103,9 @@ class Dispatcher:
     halted: str = ""
     population_size: int = 1
     group: Callable[[Mapping[str, Value]], str] = no_group
+    phases: InitVar[Iterable[Sequence[Search]]] = ()
+    on_phase: Callable[[Sequence[Search]], None] = lambda searches: None
+    _phases: Iterator[Sequence[Search]] = field(init=False)
     _waiting: deque[Job] = field(default_factory=deque)
     _open: dict[int, Job] = field(default_factory=dict)
     _starts: int = 0
@@ -108,10 +113,26 @@ class Dispatcher:
     _ended_at_loss: int = 0
     _bare: set[str] = field(default_factory=set)  # folders that have been tidied: a bucket charges for each request
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, phases: Iterable[Sequence[Search]]) -> None:
+        self._phases = iter(phases)
+        self._begin()
+        self._advance()
+
+    def _begin(self) -> None:
+        """What an earlier start left open waits first."""
         for search in self.searches:
             self._waiting.extend(self._job(search, trial) for trial in search.record.running())
         self._ended_at_loss = self._ended()
+
+    def _advance(self) -> None:
+        """Go on to the searches that follow, where these have ended."""
+        while self.finished and not self.halted:
+            following = next(self._phases, None)
+            if following is None:
+                return
+            self.searches = following
+            self._begin()
+            self.on_phase(following)
 
     # ------------------------------------------------------------------------------------------------ handing out
 
@@ -124,6 +145,7 @@ class Dispatcher:
         return job
 
     def _next(self) -> Job | None:
+        self._advance()
         if self.halted:
             return None
         return self._waiting.popleft() if self._waiting else self._new()
@@ -188,7 +210,7 @@ class Dispatcher:
 
     @property
     def finished(self) -> bool:
-        """Whether every search has its number of ended trials."""
+        """Whether every search has its number of ended trials; what follows them is drawn up by `next`."""
         return all(search.record.ended() >= search.trials for search in self.searches)
 
     def halt(self, reason: str) -> None:

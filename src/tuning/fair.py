@@ -7,7 +7,7 @@ for all of them together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,22 +102,19 @@ def run_fair(
     fair = _open(settings, stages.settings, space, content, storage)
     probe = configured_trial(space, stages.settings)
     with open_session(settings, folder, stages, outputs, space, probe) as session:
-        work_arms(fair, session.work_through, settings.tuning, content, storage)
+        session.work_through(fair_phases(fair, settings.tuning, content, storage))
         return fair, {arm.name: _models(session, fair, arm, folder) for arm in fair.described}
 
 
-def work_arms(
-    fair: FairSearch,
-    work_through: Callable[[Sequence[Search]], None],
-    tuning: TuningSettings,
-    content: Mapping[str, str],
-    storage: BaseStorage,
-) -> None:
-    """Search the arms, choose each one's configuration, train the finals; what the journal holds is not done again.
+def fair_phases(
+    fair: FairSearch, tuning: TuningSettings, content: Mapping[str, str], storage: BaseStorage
+) -> Iterator[Sequence[Search]]:
+    """What is worked through together: the arms' searches, then their finalists, then the final trainings.
+
+    Each phase is drawn up when the one before has ended; what the journal holds is not done again.
 
     Args:
-        fair: as it was opened.
-        work_through: runs the trials of some searches, together.
+        fair: as it was opened; it gets the finalists.
         tuning: finalists and seeds.
         content: fingerprints of what the trials learn from.
         storage: the journal, which holds the finalists' trainings, too.
@@ -125,15 +122,14 @@ def work_arms(
     Raises:
         TrainingFailed: an arm has no completed trial.
     """
-    work_through(list(fair.arms.values()))
+    yield list(fair.arms.values())
     for search in fair.arms.values():
         winner(search)
-    judged = _open_finalists(fair, tuning, content, storage)
-    if judged:
-        work_through([retrained for _, retrained in judged.values()])
+    if judged := _open_finalists(fair, tuning, content, storage):
+        yield [retrained for _, retrained in judged.values()]
     for arm, (finalists, retrained) in judged.items():
         fair.finalists[arm] = rank_finalists(fair.arms[arm], retrained, finalists)
-    work_through([fair.finals])
+    yield [fair.finals]
 
 
 def _open_finalists(

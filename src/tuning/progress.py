@@ -76,7 +76,7 @@ class SearchDisplay:
     then: str = ""
     clock: Callable[[], float] = time.perf_counter
     _told: set[tuple[str, int]] = field(default_factory=set)
-    #: when the first epoch came, and how many had come by then: a worker's start is no part of the pace
+    #: when the first epoch came, and how many had come by then
     _first: tuple[float, int] | None = None
 
     def __post_init__(self) -> None:
@@ -89,15 +89,30 @@ class SearchDisplay:
         )
         self._bar = Progress(*columns, console=console)
         self._said = self.clock()
-        self._trials = sum(search.trials for search in self.searches)
-        self._task = self._bar.add_task(self._what, total=self._trials, left="")
-        self._told = {(search.name, trial.number) for search, trial in self._untold()}
-        self._epochs_before = self._epochs()
+        self._task = self._bar.add_task("", left="")
+        self._begin()
         self._live = Live(get_renderable=self._render, console=console, refresh_per_second=4, transient=True)
 
-    def __enter__(self) -> SearchDisplay:
+    def _begin(self) -> None:
+        """What ended before is not told; a worker's start is no part of the pace."""
+        self._trials = sum(search.trials for search in self.searches)
+        self._bar.reset(self._task, description=self._what, total=self._trials)
+        self._told = set()
+        self._told = {(search.name, trial.number) for search, trial in self._untold()}
+        self._epochs_before, self._first = self._epochs(), None
+
+    def follow(self, searches: Sequence[Search]) -> None:
+        """Show the searches that come after those that were followed until now."""
+        self.searches, self.first_name, self.then = searches, "", ""
+        self._begin()
+        self._tell_ended()
+
+    def _tell_ended(self) -> None:
         if self._told:
             _log.info("going on after %d ended trials", len(self._told))
+
+    def __enter__(self) -> SearchDisplay:
+        self._tell_ended()
         if is_terminal():
             self._live.start()
         return self

@@ -38,7 +38,7 @@ from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import SearchSpace, Stage, Value
 from src.tuning.settings import TuningSettings
 from src.tuning.shared_data import FOLDER, SharedData
-from src.tuning.store import Store, folder_bytes, own_store
+from src.tuning.store import ALIKE, Store, folder_bytes, own_store
 from src.tuning.study import FINALISTS, SEARCH, Record
 from src.tuning.trainable import TOKEN, Trainable
 from src.tuning.trial_curves import trial_curves
@@ -69,30 +69,24 @@ class SearchSession:
     baseline: Baseline | None = None
     _dispatcher: Dispatcher | None = field(default=None)
 
-    def work_through(self, searches: Sequence[Search], first_name: str = "", then: str = "") -> None:
-        """Run the searches' trials until each has its number.
+    def work_through(self, phases: Iterator[Sequence[Search]], first_name: str = "", then: str = "") -> None:
+        """Run the searches' trials until each has its number, by the same workers from the first phase to the last.
 
         Args:
-            searches: worked through together.
+            phases: searches that are worked through together, and when they have ended the next ones.
             first_name: what the first trial is called on the screen in place of its parameters.
-            then: what the screen says of what follows.
+            then: what the screen says of what follows the first phase.
 
         Raises:
             Paused: something stopped it before the end.
         """
+        searches = next(phases)
         screen = SearchDisplay(searches, first_name, self.baseline, then)
-        retries = self.settings.tuning.retries
-        self._dispatcher = Dispatcher(
-            searches,
-            self.store,
-            retries,
-            screen.update,
-            self._over_bound,
-            self.interrupted,
-            self.population_size,
-            self.groups,
-        )
         with screen:
+            self._dispatcher = Dispatcher(
+                searches, self.store, self.settings.tuning.retries, screen.update, self._over_bound, self.interrupted,
+                self.population_size, self.groups, phases, screen.follow,
+            )  # fmt: skip
             elastic = bool(self.settings.ray.address)
             with trial_curves(tracker_for(self.settings.runtime.tracking, self.folder)) as curves:
                 execute(self._dispatcher, self.trainable, self.resources, self.folder, self.scratch, elastic, curves)
@@ -152,9 +146,9 @@ def _session(
     store.write(TOKEN, token.encode())  # from here on a worker of an earlier start writes nothing more
     store.remove(ORDERS)  # of an earlier start, too
     store.sweep()
-    SharedData.of(stages.data, outputs, stages.prior, stages.item_text, stages.text_source, stages.other_priors).save(
-        store
-    )
+    # a student that neither is taught nor reads texts has no use for a language model: none is built or read
+    source = stages.text_source if outputs or stages.reads_text else None
+    SharedData.of(stages.data, outputs, stages.prior, stages.item_text, source, stages.other_priors).save(store)
     give_back(stages.device)
     tuning = settings.tuning
     try:
@@ -174,9 +168,8 @@ def _session(
                 if session.interrupted:  # while the winner was being published
                     raise Paused(session.interrupted)
     finally:
-        store.remove(FOLDER)
-        store.remove(TOKEN)
-        store.remove(ORDERS)
+        for name in (FOLDER, TOKEN, ORDERS, ALIKE):
+            store.remove(name)
         store.sweep()
 
 
@@ -356,9 +349,17 @@ def run_search(
         # a finalist that turns out to be the best one must have its model still
         search.keep = max(search.keep, settings.tuning.finalists)
         first_name = "no distillation" if stage == "distill" and not grid else ""
-        session.work_through([search], first_name, _what_follows(search, tuning))
-        winner(search)
-        finalists = _finalists(session, experiment, content, search)
+        finalists: list[Finalist] = []
+
+        def phases() -> Iterator[Sequence[Search]]:
+            yield [search]
+            winner(search)
+            if opened := open_finalists(storage, experiment, tuning, content, search, experiment.seed):
+                chosen, retrained = opened
+                yield [retrained]
+                finalists.extend(rank_finalists(search, retrained, chosen))
+
+        session.work_through(phases(), first_name, _what_follows(search, tuning))
         best = published(session.store, search, finalists)
         found, model = apply_values(experiment, values(best)), session.fetch(search, best.number)
         yield SearchOutcome(search, best, found, model, time.perf_counter() - start, finalists)
@@ -369,19 +370,6 @@ def _what_follows(search: Search, tuning: TuningSettings) -> str:
     if not has_finalists(search.record.space, tuning.finalists):
         return ""
     return f"then {tuning.finalists * tuning.finalist_seeds} trainings of the finalists"
-
-
-def _finalists(
-    session: SearchSession, experiment: ExperimentSettings, content: Mapping[str, str], search: Search
-) -> list[Finalist]:
-    """Train the best trials on other seeds; the best mean first."""
-    storage, tuning = open_journal(session.folder), session.settings.tuning
-    opened = open_finalists(storage, experiment, tuning, content, search, experiment.seed)
-    if opened is None:
-        return []
-    finalists, retrained = opened
-    session.work_through([retrained])
-    return rank_finalists(search, retrained, finalists)
 
 
 def published(store: Store, search: Search, finalists: Sequence[Finalist]) -> FrozenTrial:

@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +21,14 @@ import pyarrow
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 from pydantic.dataclasses import dataclass as document
 
+from src.core.checksums import checksum_files
 from src.core.documents import PARTIAL, conform, parse_json, read_mapping
 from src.core.errors import ArtefactError, ConfigError
 from src.core.paths import write_bytes, write_json
 
 _SCRATCH = "scratch-"
+#: the folder of the contents that several uploads have, by their checksum
+ALIKE = "alike"
 #: files without their final name lie in a trial's folder, or in that of an arm's trial
 _DEEPEST = 2
 #: in a storage: whose it is; in the result folder: the word that stands there
@@ -132,19 +135,40 @@ class Store:
             else:
                 Path(left.path).unlink(missing_ok=True)
 
-    def upload(self, folder: Path, name: str) -> None:
-        """Copy a local folder's files; on this machine they appear together."""
+    def upload(self, folder: Path, name: str, alike: str = "") -> None:
+        """Copy a local folder's files; on this machine they appear together.
+
+        Args:
+            folder: the local folder.
+            name: what it is called here.
+            alike: a folder in it whose files other uploads bring, too. On this machine each content of such files is
+                kept once, and what the uploads have are links to it.
+        """
         if self.local is not None:
             target = self.local / name
             target.parent.mkdir(parents=True, exist_ok=True)
             beside = target.with_name(f".{target.name}.{os.getpid()}")
             shutil.rmtree(beside, ignore_errors=True)
             shutil.copytree(folder, beside)
+            if alike and (beside / alike).is_dir():
+                self._keep_once(self.local / ALIKE, beside / alike)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(beside, target)
             return
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             self.write(f"{name}/{file.relative_to(folder).as_posix()}", file.read_bytes())
+
+    @staticmethod
+    def _keep_once(kept: Path, folder: Path) -> None:
+        kept.mkdir(exist_ok=True)
+        for name, checksum in checksum_files(folder).items():
+            file, beside = folder / name, folder / f"{name}.{os.getpid()}"
+            with suppress(OSError):  # a file system without links: each upload has a file of its own
+                try:
+                    os.link(file, kept / checksum)
+                except FileExistsError:
+                    os.link(kept / checksum, beside)
+                    os.replace(beside, file)
 
     def download(self, name: str, folder: Path) -> Path:
         """A folder's files on this machine: where they are, or copied to ``folder``."""
@@ -259,12 +283,12 @@ def below(root: str, name: str) -> str:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Size of the files under a folder; files that vanish meanwhile count nothing."""
-    total = 0
+    """What the files under a folder take of the disk: one that has several names counts once, and files that vanish
+    meanwhile count nothing."""
+    sizes = dict[tuple[int, int], int]()
     for parent, _, names in os.walk(folder):
         for name in names:
-            try:
-                total += os.lstat(os.path.join(parent, name)).st_size
-            except FileNotFoundError:
-                continue
-    return total
+            with suppress(FileNotFoundError):
+                found = os.lstat(os.path.join(parent, name))
+                sizes[found.st_dev, found.st_ino] = found.st_size
+    return sum(sizes.values())

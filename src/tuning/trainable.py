@@ -42,6 +42,7 @@ from src.core.seed import seed_everything
 from src.core.settings import nested_plain
 from src.core.watching import watching
 from src.pipeline.settings import ExperimentSettings, training_seed, without_paths
+from src.student.artefact import PRIOR
 from src.tuning.dispatch import CHECKPOINT, MODEL
 from src.tuning.gpu_probe import in_worker
 from src.tuning.search_space import SearchSpace, Value
@@ -259,7 +260,8 @@ class Trainable:
         require_current(self.store, self.token)
         trained.save(scratch / MODEL)
         write_json(scratch / MODEL / "trial.json", {"values": dict(config["values"]), **attributes})
-        self.store.upload(scratch / MODEL, f"{config['folder']}/{MODEL}")
+        # a prior of V² numbers is the same in every student that has it
+        self.store.upload(scratch / MODEL, f"{config['folder']}/{MODEL}", alike=PRIOR)
         return {"kind": "done", "values": [float(found[name]) for name in self.objectives], "attributes": attributes}
 
     @contextmanager

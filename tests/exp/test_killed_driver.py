@@ -25,6 +25,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("whole")
     arguments = [*ARGUMENTS, f"trials={TRIALS}", "hydra.run.dir=found"]
     assert finish(place, *arguments) == 0, (place / "out.txt").read_text()
+    # students that nobody teaches and that read no texts: no language model is built or read
+    assert {path.name for path in (place / "cache").iterdir()} == {"closed_form", "locks", "prior", "student"}
     return place / "found"
 
 

@@ -205,6 +205,10 @@ def test_the_fair_protocol_answers_for_every_arm(
     # what the arms share is drawn alike
     shared = trials[trials["study"] != "finals"].pivot(index="trial", columns="study", values="student.dropout")
     assert (shared.nunique(axis=1) == 1).all()
+    # models of every seed and arm are kept; the prior that they share, once
+    priors = [path.stat() for path in (workplace / "fair" / "trials" / "finals").glob("*/model/prior/*.safetensors")]
+    assert len(priors) == 2 * len(names)
+    assert len({prior.st_ino for prior in priors}) == 1
     lines = (workplace / "fair" / "test_openings.jsonl").read_text().splitlines()
     assert len(lines) == 1
     table = pd.read_csv(workplace / "fair" / "comparison.csv").set_index(["model", "split"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from src.pipeline.run_folder import single_driver
@@ -28,6 +29,8 @@ SPACE = SearchSpace(
     },
 )
 TRIALS, EPOCHS = 8, 4
+#: how far apart the records are at which a test kills; an odd number, since every second kill leaves half a record
+EVERY = [pytest.param(3, id="every third record"), pytest.param(1, marks=pytest.mark.nightly, id="every record")]
 
 
 class Killed(BaseException):

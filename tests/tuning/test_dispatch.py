@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +348,53 @@ def test_several_searches_are_worked_through_one_after_the_other(tmp_path: Path)
     assert [job and job.folder for job in jobs] == ["a/0", "a/1", "b/0", "b/1", None]
     # the same seed and number: what the arms of a comparison share is drawn alike
     assert jobs[0].values == jobs[2].values  # type: ignore[union-attr]
+
+
+def test_what_follows_is_drawn_up_when_the_last_trial_has_ended(tmp_path: Path) -> None:
+    storage, drawn, told = open_journal(tmp_path), [], []
+
+    def search(name: str) -> Search:
+        return Search(Record.open(storage, name, SPACE, TUNING, 3, 9, name), 2, keep=1, place=f"{name}/")
+
+    def phases() -> Iterator[list[Search]]:
+        drawn.append("second")
+        yield [search("b")]
+        drawn.append("third")
+        yield []
+
+    first = [search("a")]
+    dispatcher = Dispatcher(first, Store(str(tmp_path / "trials")), 0, phases=phases(), on_phase=told.extend)
+    done = {"kind": "done", "values": [0.1], "attributes": {}}
+    one, two = dispatcher.next(), dispatcher.next()
+    assert one is not None
+    assert two is not None
+    dispatcher.on_report(two.start, done)
+    assert (dispatcher.next(), drawn, dispatcher.finished) == (None, [], False)
+    dispatcher.on_report(one.start, done)
+    assert drawn == []  # only who asks for another trial gets one
+    three = dispatcher.next()
+    assert three is not None
+    assert (three.folder, drawn, [search.name for search in told]) == ("b/0", ["second"], ["b"])
+    assert three.start not in (one.start, two.start)  # a worker of the first phase is told from one of the second
+    dispatcher.halt("a signal")
+    assert dispatcher.next() is None
+    # the next start goes on with the trial that was left, at once
+    again = Dispatcher(first, Store(str(tmp_path / "trials")), 0, phases=phases())
+    job = again.next()
+    assert job is not None
+    assert job.folder == "b/0"
+    for left in (job, again.next()):
+        assert left is not None
+        again.on_report(left.start, done)
+    assert (again.next(), again.finished, drawn) == (None, True, ["second", "second", "third"])
+
+
+def test_a_search_that_was_halted_goes_on_to_nothing(tmp_path: Path) -> None:
+    record = Record.open(open_journal(tmp_path), "a", SPACE, TUNING, 3, 9, "a")
+
+    def phases() -> Iterator[list[Search]]:
+        raise AssertionError("drawn up")
+        yield []
+
+    halted = Dispatcher([Search(record, 0, keep=1)], Store(str(tmp_path / "trials")), 0, halted="x", phases=phases())
+    assert halted.next() is None

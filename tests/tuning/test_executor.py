@@ -28,7 +28,7 @@ from ray.tune.search import Searcher
 
 from src.core.errors import AnyoError, Paused
 from src.tuning import executor
-from src.tuning.dispatch import RESTARTS
+from src.tuning.dispatch import RESTARTS, Dispatcher
 from src.tuning.executor import (
     RunningSearch,
     StudyScheduler,
@@ -79,6 +79,22 @@ def result(**report: Any) -> dict[str, Any]:
 def test_without_a_search_nothing_is_running() -> None:
     with pytest.raises(AnyoError, match="no search is running"):
         running_search()
+
+
+def test_tune_is_not_told_that_it_is_through_while_other_searches_follow(tmp_path: Path, drive: Drive) -> None:
+    """Its workers would end, and those of the next search begin anew: seconds each."""
+    (tmp_path / "then").mkdir()
+    second = Drive(tmp_path / "then", trials=1)
+    running_search().dispatcher = Dispatcher(drive.searches, drive.store, 0, phases=[second.searches])
+    searcher, scheduler = StudySearcher(), StudyScheduler()
+    done = result(kind="done", values=[0.5], attributes={})
+    for name in "abc":  # two trials, and the one that follows
+        proposal = searcher.suggest(name)
+        assert isinstance(proposal, dict)
+        scheduler.on_trial_result(None, FakeTrial(name), done)  # type: ignore[arg-type]
+        searcher.on_trial_complete(name, {"done": True})
+    assert (drive.states(), second.states()) == (["COMPLETE"] * 2, ["COMPLETE"])
+    assert searcher.suggest("d") == Searcher.FINISHED
 
 
 def test_none_while_running_trials_may_come_back_and_finished_when_all_ended(drive: Drive) -> None:

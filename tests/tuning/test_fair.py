@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from src.pipeline.run_folder import single_driver
 from src.pipeline.settings import ExperimentSettings
 from src.tuning import journal
 from src.tuning.dispatch import Dispatcher, Job, Search
-from src.tuning.fair import ARM, SEED, FairSearch, _open, best_final, work_arms
+from src.tuning.fair import ARM, SEED, FairSearch, _open, best_final, fair_phases
 from src.tuning.fair_answer import _tell_dashboard
 from src.tuning.finalists import STUDENT_SEED, TRIAL
 from src.tuning.population_groups import PopulationGroups
@@ -27,7 +27,7 @@ from src.tuning.search_space import FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.store import Store
 from tests.pipeline.toy import new_run, toy_settings
-from tests.tuning.killing import DyingBackend, Killed, table
+from tests.tuning.killing import EVERY, DyingBackend, Killed, table
 
 SPACE = SearchSpace(
     "distill",
@@ -83,13 +83,15 @@ class Toy:
             asked = SearchSettings(**experiment, trials=trials, tuning=self.tuning)
             storage = journal.open_journal(self.folder)
             fair = _open(asked, settings(), SPACE, {}, storage)
-            work_arms(fair, self._work_through, self.tuning, {}, storage)
+            self._work_through(fair_phases(fair, self.tuning, {}, storage))
         return fair
 
-    def _work_through(self, searches: Sequence[Search]) -> None:
+    def _work_through(self, phases: Iterator[Sequence[Search]]) -> None:
         groups = PopulationGroups(settings(), "distill", 24)
         store = Store(str(self.folder / "trials"))
-        dispatcher = Dispatcher(searches, store, retries=1, population_size=self.population_size, group=groups)
+        dispatcher = Dispatcher(
+            next(phases), store, retries=1, population_size=self.population_size, group=groups, phases=phases
+        )
         while jobs := dispatcher.together():
             self.crews.append(jobs)
             for job in jobs:
@@ -171,12 +173,13 @@ def test_without_finalists_the_best_value_decides(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("population_size", [1, 8])
-def test_a_comparison_killed_at_any_record_comes_to_the_same(tmp_path: Path, population_size: int) -> None:
+@pytest.mark.parametrize("every", EVERY)
+def test_a_comparison_killed_at_any_record_comes_to_the_same(tmp_path: Path, population_size: int, every: int) -> None:
     whole = Toy(tmp_path / "whole", population_size=population_size)
     expected = everything(whole.run())
     records = DyingBackend.written
     assert records > 50
-    for at in range(1, records + 1):
+    for at in range(1, records + 1, every):
         toy = Toy(tmp_path / f"{at}", population_size=population_size)
         DyingBackend.at, DyingBackend.partial, DyingBackend.written = at, at % 2 == 0, 0
         with pytest.raises(Killed):

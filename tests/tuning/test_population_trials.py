@@ -42,7 +42,7 @@ from src.tuning.trained_model import TrainedModel
 from src.tuning.trial_values import trial_values
 from src.tuning.worker_trials import WorkerTrials
 from tests.gpu.test_trial import DATASET, settings
-from tests.tuning.killing import EPOCHS, SPACE, DyingBackend, Killed, table, value
+from tests.tuning.killing import EPOCHS, EVERY, SPACE, DyingBackend, Killed, table, value
 from tests.tuning.test_trainable import CONFIG
 
 SHARE = {"share": 0.0, "memory": 0}
@@ -384,14 +384,15 @@ def without_times(record: Record) -> list[tuple[Any, ...]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["none", "asha"])
+@pytest.mark.parametrize("every", EVERY)
 @pytest.mark.usefixtures("dying")
-def test_killed_at_every_record(tmp_path: Path, pruner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_at_any_record(tmp_path: Path, pruner: str, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
     tuning = TuningSettings(sampler="random", pruner=pruner, pruner_warmup_epochs=1, reduction_factor=2)  # type: ignore[arg-type]
     whole = ToyTrials(tmp_path / "whole", tuning, monkeypatch)
     expected = without_times(whole.run())
     records = DyingBackend.written
     assert max(len(crew.jobs) for crew in whole.crews) > 1
-    for at in range(1, records + 1):
+    for at in range(1, records + 1, every):
         toy = ToyTrials(tmp_path / f"{at}", tuning, monkeypatch)
         DyingBackend.at, DyingBackend.partial, DyingBackend.written = at, at % 2 == 0, 0
         with pytest.raises(Killed):

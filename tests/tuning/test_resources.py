@@ -200,7 +200,7 @@ def test_the_driver_gives_its_memory_back_before_anything_is_measured(
     monkeypatch.setattr(search, "ray_session", ray_session)
     asked = SimpleNamespace(tuning=TuningSettings(), ray=RaySettings(), dashboard=False)
     stages = SimpleNamespace(
-        data=None, prior=None, item_text=None, text_source=None, other_priors={}, device="cuda:0",
+        data=None, prior=None, reads_text=False, item_text=None, other_priors={}, device="cuda:0",
         settings=SimpleNamespace(runtime=on("cuda")),
     )  # fmt: skip
     store = Store(str(tmp_path))

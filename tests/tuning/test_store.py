@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from src.core.errors import ArtefactError, ConfigError
-from src.tuning.store import KEPT, Store, below, folder_bytes, own_store
+from src.tuning.store import ALIKE, KEPT, Store, below, folder_bytes, own_store
 
 
 @pytest.fixture(params=["path", "url"])
@@ -43,6 +44,42 @@ def test_folders_are_replaced_whole(store: Store, tmp_path: Path) -> None:
     store.remove("7/model")
     assert not store.exists("7/model")
     assert store.exists("7")
+
+
+def test_what_uploads_have_alike_is_kept_once(tmp_path: Path) -> None:
+    store = Store.open(str(tmp_path / "trials"))
+    for number, prior in enumerate((b"p" * 1000, b"p" * 1000, b"q" * 1000)):
+        source = tmp_path / f"model {number}"
+        (source / "prior").mkdir(parents=True)
+        (source / "prior" / "weights").write_bytes(prior)
+        (source / "weights").write_bytes(b"w" * 10)
+        for _ in range(2):  # also where a trial is trained again
+            store.upload(source, f"{number}/model", alike="prior")
+    places = [tmp_path / "trials" / f"{number}" / "model" for number in range(3)]
+    first, second, third = ((place / "prior" / "weights").stat().st_ino for place in places)
+    assert first == second != third
+    assert len({(place / "weights").stat().st_ino for place in places}) == 3
+    assert folder_bytes(tmp_path / "trials") == 2 * 1000 + 3 * 10
+    assert sorted(path.name for path in (places[0] / "prior").iterdir()) == ["weights"]
+    # a trial whose model goes takes nothing from the others, and neither does the end of the search
+    store.remove("0/model")
+    store.remove(ALIKE)
+    assert [(place / "prior" / "weights").read_bytes()[:1] for place in places[1:]] == [b"p", b"q"]
+    store.upload(tmp_path / "model 0", "0/model", alike="no such folder")
+    assert (places[0] / "prior" / "weights").stat().st_nlink == 1
+
+
+def test_without_links_every_upload_has_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = Store.open(str(tmp_path / "trials"))
+    (tmp_path / "model" / "prior").mkdir(parents=True)
+    (tmp_path / "model" / "prior" / "weights").write_bytes(b"p")
+    for number in range(2):
+        store.upload(tmp_path / "model", f"{number}", alike="prior")
+        assert (tmp_path / "trials" / f"{number}" / "prior" / "weights").read_bytes() == b"p"
 
 
 def test_a_worker_gets_it_by_pickle(store: Store) -> None:

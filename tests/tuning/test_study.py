@@ -175,6 +175,34 @@ def test_without_a_terminal_a_line_every_half_minute_says_where_the_search_is(
     ]
 
 
+def test_the_searches_that_follow_have_a_count_and_a_pace_of_their_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("src.tuning.progress.is_terminal", lambda: False)
+    caplog.set_level("INFO", logger="src")
+    record, now = _record(tmp_path), [0.0]
+    record.ask()
+    screen = SearchDisplay([Search(record, 1, 1)], "no distillation", then="then more", clock=lambda: now[0])
+    with screen:
+        record.write_value(0, 1, 0.2)
+        _finish(record, 0, 0.2)
+        screen.update()
+        (tmp_path / "second").mkdir()
+        second = _record(tmp_path / "second")
+        for _ in range(2):
+            second.ask()
+        second.fail(0, "before an interruption")
+        screen.follow([Search(second, trials=3, keep=1, what="finalists", unit="training")])
+        now[0] = 40.0
+        screen.update()
+    # what had ended is not told again, and the pace of the search before is not theirs
+    assert caplog.messages == [
+        "trial 0  ndcg_20 0.2  (no distillation; 1 of 1)",
+        "going on after 1 ended trials",
+        "finalists: 1 of 3 trainings ended; training 1 begins; time left: unknown",
+    ]
+
+
 def test_the_time_left_is_unknown_where_there_is_nothing_to_tell_it_from(tmp_path: Path) -> None:
     record = _record(tmp_path)
     record.ask()
