@@ -9,7 +9,7 @@ import pytest
 from pydantic.dataclasses import dataclass
 
 import src.tuning.arms as arms_module
-import src.tuning.trial_values as applied
+import src.tuning.trial_values as trial_values
 from src.config.reading import read_settings
 from src.core.errors import ConfigError
 from src.core.settings import STRICT
@@ -187,7 +187,7 @@ def test_a_new_term_has_its_arm_its_part_of_the_space_and_its_neutral_value(
 ) -> None:
     """The registry alone knows it. Its settings' keys follow as well: `tests/docs/test_extend.py` plants a file."""
     planted = (*terms(), _Planted())
-    for module in (arms_module, applied):
+    for module in (arms_module, trial_values):
         monkeypatch.setattr(module, "terms", lambda: planted)
     values = {field: getattr(settings.distill, field) for field in DistillSettings.__dataclass_fields__}  # type: ignore[attr-defined]
     known = type("Known", (), {**values, "planted_weight": 0.0, "planted_depth": 3})()
@@ -200,4 +200,4 @@ def test_a_new_term_has_its_arm_its_part_of_the_space_and_its_neutral_value(
         "student.dropout", "distill.planted_weight", "distill.planted_depth",
     }  # fmt: skip
     assert fixed_values(found["ranking"], with_it)["distill.planted_weight"] == 0.0
-    assert applied.no_distillation(with_it)["distill.planted_weight"] == 0.0
+    assert trial_values.no_distillation(with_it)["distill.planted_weight"] == 0.0
