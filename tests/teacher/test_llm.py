@@ -85,7 +85,7 @@ def test_a_sound_folder_passes_the_check(llm: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "config.json").unlink(), "config.json cannot be read"),
+        (lambda f: (f / "config.json").unlink(), "has no config.json"),
         (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
         (lambda f: (f / "model.safetensors").unlink(), "weights are missing"),
         (lambda f: (f / "model.safetensors").write_bytes(b"no weights"), "model.safetensors cannot be read"),
@@ -127,7 +127,7 @@ def test_a_bert_without_its_tokenizer_is_refused_though_one_of_special_tokens_ca
 
 def test_several_problems_are_reported_together(llama: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(llama, tmp_path / "broken")
-    (folder / "config.json").unlink()
+    (folder / "config.json").write_text("{")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError) as caught:
         check_llm(settings_for(folder))
