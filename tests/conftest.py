@@ -11,6 +11,8 @@ import pytest
 # Ray ends workers when the machine's memory is nearly full, whoever filled it: not what these tests are about
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 
+gc.disable()  # until everything is imported
+
 GOLDEN_VECTORS = Path(__file__).parent / "golden" / "vectors"
 
 
@@ -34,3 +36,4 @@ def pytest_collection_finish() -> None:
     """What is imported by now stays: looking through it again and again would take a good part of the tests' time."""
     gc.freeze()
     gc.set_threshold(20_000)
+    gc.enable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import re
 import shlex
@@ -149,6 +150,25 @@ def test_a_run_leaves_its_record_and_prints_its_path_last(workplace: Path, capfd
     assert (composed["student"]["learning_rate"], composed["student"]["architecture"]) == (0.0123, "gru4rec")
     assert '"prepared": "ready"' in (folder / MANIFEST).read_text(encoding="utf-8")
     assert Path.cwd() == workplace
+
+
+def test_garbage_is_collected_from_the_check_on_and_not_while_modules_are_imported(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[str, bool]] = []
+
+    def note(what: str) -> None:
+        found.append((what, gc.isenabled()))
+
+    def work() -> Work[Any, Any]:
+        note("import")
+        return Work(lambda settings: note("check"), lambda settings, prepared, folder: finish(settings, None, folder))
+
+    monkeypatch.setattr(sys, "argv", ["test"])
+    monkeypatch.setattr("src.cli.entry.steady_standard_streams", lambda: None)  # those of pytest are its own
+    with pytest.raises(SystemExit) as left:
+        Entry("test", "config", "A test.", ExperimentSettings, work).main()
+    assert (left.value.code, found) == (0, [("import", False), ("check", True)])
 
 
 def test_two_runs_of_the_same_second_do_not_share_a_folder(workplace: Path) -> None:
