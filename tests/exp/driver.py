@@ -44,18 +44,20 @@ def finish(folder: Path, *arguments: str, command: str = "tune_student") -> int:
 
 
 def stopped(found: Path, at: int, trials: int, *arguments: str) -> subprocess.Popen[str]:
-    """A driver that is held (SIGSTOP) in the middle of its search.
+    """A driver that is held (SIGSTOP) in the middle of its search: of one that it begins, or goes on with.
 
     Args:
-        found: Where it writes its result.
+        found: Where it writes its result, or the result that is there.
         at: The lines of its journal from which on it is in the middle.
         trials: How many trials it makes in all.
-        arguments: Of the command, without these two.
+        arguments: Of the command, without these two; none to go on.
 
     It is started anew where it came to its end before this process was given time to look.
     """
+    before = shutil.copytree(found, found.with_name("before")) if found.exists() else None
+    place = f"hydra.run.dir={found}" if before is None else f"resume={found}"
     for _ in range(5):
-        process = start(found.parent, *arguments, f"trials={trials}", f"hydra.run.dir={found}")
+        process = start(found.parent, *arguments, f"trials={trials}", place)
         while process.poll() is None and records(found) < at:
             time.sleep(0.02)
         process.send_signal(signal.SIGSTOP)  # what follows meets it here, however late
@@ -64,6 +66,8 @@ def stopped(found: Path, at: int, trials: int, *arguments: str) -> subprocess.Po
             return process
         assert end(process, signal.SIGCONT) == 0, (found.parent / "out.txt").read_text()
         shutil.rmtree(found)
+        if before is not None:
+            shutil.copytree(before, found)
     raise AssertionError("the search was over too soon, five times")
 
 

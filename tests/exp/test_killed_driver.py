@@ -1,4 +1,4 @@
-"""The real driver, killed once: nothing lost, nothing trained twice, the same trials as without."""
+"""The real driver, ended and killed: nothing lost, nothing trained twice, the same trials as without."""
 
 from __future__ import annotations
 
@@ -34,15 +34,21 @@ def survivors(children: list[psutil.Process]) -> list[psutil.Process]:
     return [process for process in children if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.slow
-def test_sigkill_and_resume(uninterrupted: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    found = tmp_path / "found"
-    driver = stopped(found, records(uninterrupted) // 4, TRIALS, *ARGUMENTS)
+def end_by(number: signal.Signals, code: int, found: Path) -> None:
+    """Begin a search of four trials, and end it in its middle by a signal that it can answer."""
+    driver = stopped(found, 12, 4, *ARGUMENTS)
     children = psutil.Process(driver.pid).children(recursive=True)
-    end(driver, signal.SIGKILL)
-    assert not (found / MANIFEST).exists()
-    (found / "trials" / "scratch-of-a-killed-worker").mkdir()
-    assert finish(tmp_path, f"resume={found}") == 0, (tmp_path / "out.txt").read_text()
+    assert end(driver, number) == code
+    text = (found.parent / "out.txt").read_text()
+    assert f"paused: {'terminated' if number == signal.SIGTERM else 'interrupted'}" in text
+    assert f"tune_student resume={found}" in text
+    assert "Traceback" not in text
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE)
+    assert alive == []
+
+
+def require_as_if_nothing_had_happened(found: Path, uninterrupted: Path, ends: int) -> None:
+    """The same trials, examples and curves; of each of its earlier ends at most an epoch is trained twice."""
     assert trial_table(found) == trial_table(uninterrupted)
     examples = [(folder / "metrics" / "examples.json").read_bytes() for folder in (found, uninterrupted)]
     assert examples[0] == examples[1]
@@ -54,36 +60,51 @@ def test_sigkill_and_resume(uninterrupted: Path, tmp_path: Path, capfd: pytest.C
     epochs = trained_epochs(found)
     assert len(epochs) >= TRIALS
     assert sorted(set(epochs)) == sorted(set(trained_epochs(uninterrupted)))
-    # a worker outlives its driver for a moment: at most the epoch that it was in is trained again
-    assert len(epochs) - len(set(epochs)) <= 1
-    assert survivors(children) == []
+    # a worker outlives its driver for a moment
+    assert len(epochs) - len(set(epochs)) <= ends
     assert [path.name for path in (found / "trials").iterdir() if not path.name.isdigit()] == ["finalists"]
-    (line,) = (found / "resumes.jsonl").read_text().splitlines()
-    assert json.loads(line)["changes"] == []
+
+
+@pytest.mark.slow
+def test_terminated_then_given_more_trials_then_killed(
+    uninterrupted: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    found = tmp_path / "found"
+    end_by(signal.SIGTERM, 143, found)
+    driver = stopped(found, records(found) + 1, TRIALS)
+    children = psutil.Process(driver.pid).children(recursive=True)
+    end(driver, signal.SIGKILL)
+    assert not (found / MANIFEST).exists()
+    (found / "trials" / "scratch-of-a-killed-worker").mkdir()
+    assert finish(tmp_path, f"resume={found}") == 0, (tmp_path / "out.txt").read_text()
+    require_as_if_nothing_had_happened(found, uninterrupted, ends=2)
+    assert survivors(children) == []
+    told = [json.loads(line)["changes"] for line in (found / "resumes.jsonl").read_text().splitlines()]
+    assert [len(changes) for changes in told] == [1, 0]
     # what is finished is finished
     assert ENTRY.execute([f"resume={found}"]) == 0
     assert "nothing is left to do" in " ".join(capfd.readouterr().out.split())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.nightly)]
-)
+@pytest.mark.nightly
+def test_killed_once(uninterrupted: Path, tmp_path: Path) -> None:
+    found = tmp_path / "found"
+    end(stopped(found, records(uninterrupted) // 4, TRIALS, *ARGUMENTS), signal.SIGKILL)
+    assert finish(tmp_path, f"resume={found}") == 0, (tmp_path / "out.txt").read_text()
+    require_as_if_nothing_had_happened(found, uninterrupted, ends=1)
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_in_order_and_trials_can_be_added(
     uninterrupted: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     found = tmp_path / "found"
-    driver = stopped(found, 12, 4, *ARGUMENTS)
-    children = psutil.Process(driver.pid).children(recursive=True)
-    assert end(driver, number) == code
-    text = (tmp_path / "out.txt").read_text()
-    assert f"paused: {'terminated' if number == signal.SIGTERM else 'interrupted'}" in text
-    assert f"tune_student resume={found}" in text
-    assert "Traceback" not in text
-    _, alive = psutil.wait_procs(children, timeout=PATIENCE)
-    assert alive == []
+    end_by(number, code, found)
     assert finish(tmp_path, f"resume={found}", f"trials={TRIALS}") == 0
-    assert trial_table(found) == trial_table(uninterrupted)
+    require_as_if_nothing_had_happened(found, uninterrupted, ends=1)
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def cluster() -> Iterator[Cluster]:
 def test_every_trial_ends_although_a_node_dies(cluster: Cluster, tmp_path: Path) -> None:
     second = cluster.add_node(num_cpus=1)
     epochs = ["student.loop.epochs=6", "student.loop.patience=9"]
-    search = ["tuning.pruner=none", "tuning.keep_top=1", "tuning.retries=2", f"trials={TRIALS}"]
+    search = ["tuning.pruner=none", "tuning.keep_top=1", "tuning.finalists=1", "tuning.retries=2", f"trials={TRIALS}"]
     place = [f"ray.address={cluster.address}", f"storage={tmp_path}/shared"]
     asked = toy_arguments(tmp_path, *epochs, *search, *place)
     settings, stages = read_settings("tune_student", asked, SearchSettings)[0], toy_stages(tmp_path, *epochs)
