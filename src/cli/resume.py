@@ -19,7 +19,7 @@ from src.config.replay import Origin
 from src.core.documents import PARTIAL, append_json_line, conform, read_mapping, read_yaml_mapping
 from src.core.errors import ArtefactError, ConfigError, Problem
 from src.core.logging import get_logger
-from src.core.paths import strange_entries, write_json
+from src.core.paths import MANIFEST, strange_entries, write_json
 from src.core.result_files import COMMAND_FILE, RESUMES, SETTINGS_FILE, SPACE_FILE
 from src.core.settings import nested_plain
 from src.pipeline.run_folder import RunFolder, journal_locks
@@ -46,6 +46,7 @@ RESUMABLE = frozenset(
 OF_OTHERS = frozenset({"wandb", "mlruns"})
 #: values of `ray.address` that name no other machine: none, and what the user's own shell or machine says
 _OWN_CLUSTERS = ("", "auto")
+_ADDRESS = "ray.address"
 
 
 @document(frozen=True, config=PARTIAL)
@@ -139,6 +140,7 @@ def read_resumed(
     step = f"the study and the trials are intact: restore it from {folder}/config/config.yaml"
     # with what it lacks by default: a key may be newer than the search
     saved = nested_plain(_conform(read_yaml_mapping(path, step), schema, path))
+    known, consents = _address_in(saved), any(change.startswith(f"{_ADDRESS}=") for change in changes)
     if changes:
         nested = nested_plain(read_settings(config_name, changes, schema)[0])
         for change in changes:
@@ -151,11 +153,18 @@ def read_resumed(
         saved["tuning"]["search_space"] = str(folder / SPACE_FILE)
         saved["warm_start"] = None  # its trials are in the study, and the earlier result may be gone
     settings = absolute(_conform(saved, schema, path), folder)
-    if (address := _address(settings)) and not any(change.startswith("ray.address=") for change in changes):
+    if consents and _address_in(saved) == known:  # a consent to the cluster that the search has, and no change
+        changes = [change for change in changes if not change.startswith(f"{_ADDRESS}=")]
+    finished = (folder / MANIFEST).exists() and not changes  # nothing of it runs any more
+    if (address := _address(settings)) and not consents and not finished:
         rule = "is the cluster of who started this search: its trials would run there, and its answers here as code"
         step = f"if you trust it, name it yourself: ray.address={address}; else ray.address= for this machine"
         raise ConfigError.one("ray.address", address, rule, step)
     return ResumedSearch(folder, settings, changes, Origin(begun.arguments, Path(begun.cwd)))
+
+
+def _address_in(saved: Mapping[str, Any]) -> str:
+    return str(saved.get("ray", {}).get("address", ""))
 
 
 def _address(settings: object) -> str:

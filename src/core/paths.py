@@ -47,7 +47,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def disk_is_full(error: BaseException) -> bool:
     """Whether nothing more can be written: no space is left, or none of this user's share."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, shutil.Error):  # of a copied folder: what befell each file stands in its text alone
+        return any(f"[Errno {number}]" in str(error) for number in full)
+    return isinstance(error, OSError) and error.errno in full
 
 
 #: a file or folder that is somebody else's, read-only, on a disk that fails or is gone, or of the other kind

@@ -23,7 +23,7 @@ _NOTES = "language_models"
 
 @document(frozen=True, config=PARTIAL)
 class _Note:
-    """What identified the model that a folder held when it was last read."""
+    """What identified the model that a folder, or a hub id, held when it was last read."""
 
     folder: str
     fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
@@ -42,11 +42,12 @@ def note_fingerprint(cache: Path, folder: str, found: str) -> None:
         if noted_fingerprint(cache, folder) == found:
             return
     content = {"folder": folder, "fingerprint": found, "checksum": fingerprint(folder, found)}
-    write_json(_place(cache, folder), content)
+    with suppress(OSError):  # a cache that can only be read serves as well; what is not noted is asked for again
+        write_json(_place(cache, folder), content)
 
 
 def noted_fingerprint(cache: Path, folder: str) -> str:
-    """What identified the model that a folder held when it was last read.
+    """What identified the model that a folder, or a hub id, held when it was last read.
 
     Args:
         cache: the folder of finished stages.

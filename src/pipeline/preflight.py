@@ -130,13 +130,13 @@ def check_titles_alone(stages: Stages) -> None:
 
 
 def _finished_without_model(stages: Stages, read: Callable[[], object]) -> bool:
-    """Whether the language model's folder is gone, and what ``read`` asks of the stages lies finished in the cache."""
+    """Whether the language model is gone, and what ``read`` asks of the stages lies finished in the cache."""
     if not stages.llm_is_gone:
         return False
     try:
         with stages.cache.finished_only():
             read()
     except ProblemsFound as error:  # what is wrong with data or device is told where these are looked at
-        _log.warning("%s is gone, and is needed: %s", stages.settings.teacher.llm, error)
+        _log.warning("%s, and it is needed: %s", stages.why_gone, error)
         return False
     return True

@@ -81,8 +81,10 @@ class SourceStages:
         if is_local(llm):
             try:
                 return not any(Path(llm).iterdir())
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError):
                 return True
+            except OSError:  # it is there, and whoever reads it is told what is wrong
+                return False
         return self._was_known and not self._can_be_reached
 
     @property
@@ -133,7 +135,7 @@ class SourceStages:
             return fingerprint_llm(self.llm_folder)
         if self.llm_is_gone:
             found = noted_fingerprint(self.cache.root, llm)
-            _log.warning("%s is gone: its language model is known from a note in the cache (%s)", llm, found)
+            _log.warning("%s: it is known from a note in the cache (%s)", self.why_gone, found)
             return found
         found = fingerprint_llm(llm)
         note_fingerprint(self.cache.root, llm, found)

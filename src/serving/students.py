@@ -45,14 +45,6 @@ _UNREADABLE = (
 _EXPORT_AGAIN = "python -m src.exp.export result=FOLDER makes it again"
 
 
-@document(frozen=True, config=PARTIAL)
-class _Config:
-    """What is read of an export's `config.json`, where its student is not built again."""
-
-    name: str
-    fingerprints: dict[str, str]
-
-
 @dataclass(frozen=True)
 class Recommendation:
     """An item with its score; a greater one is better."""

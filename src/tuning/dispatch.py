@@ -133,7 +133,7 @@ class Dispatcher:
             for trial in search.record.running():
                 if not self._refused(search, trial):
                     self._waiting.append(self._job(search, trial))
-        self._ended_at_loss = self._ended()
+        self._losses, self._ended_at_loss = 0, self._ended()
 
     def _advance(self) -> bool:
         """Go on to the searches that follow, where these have ended; returns whether there are any."""

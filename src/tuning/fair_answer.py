@@ -136,14 +136,10 @@ def _tell_dashboard(fair: FairSearch, answer: Mapping[str, Any], folder: RunFold
         for arm in fair.described
     }
     for arm in fair.described:
-        left_out = [f"Left out of the comparison: {reason}"] if (reason := fair.missing.get(arm.title)) else []
-        note = [
-            f"**{arm.title}**",
-            *said[arm.name],
-            *left_out,
-            f"Trained again on other seeds in the study `{FINALS}`.",
-        ]
-        fair.arms[arm.name].record.describe("\n\n".join(note))
+        reason = fair.missing.get(arm.title)
+        again = f"Trained again on other seeds in the study `{FINALS}`."
+        what = f"Left out of the comparison: {reason}" if reason else again
+        fair.arms[arm.name].record.describe("\n\n".join([f"**{arm.title}**", *said[arm.name], what]))
     sentences, means = list(dict.fromkeys(line["sentence"] for line in lines)), "Means over seeds, on the test split."
     fair.finals.record.describe("\n\n".join([*sentences, means, STUDY_NOTE]))
     best = best_final(fair)

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass as document
 
 from src.core.checksums import checksum_files, verify_files
 from src.core.documents import PARTIAL, read_mapping
-from src.core.errors import ArtefactError
+from src.core.errors import ArtefactError, TrainingFailed
 from src.core.hardware import resolve_device
 from src.core.logging import get_logger
 from src.core.memory import give_back
@@ -95,6 +95,7 @@ def train_again(search: Search, number: int, experiment: ExperimentSettings, sto
         store: holds what trials read.
 
     Raises:
+        TrainingFailed: another model came out, of which the figures in the record would not be true.
         AnyoError: as `train_stage`.
     """
     trial, folder = search.record.trials()[number], search.folder(number)
@@ -105,7 +106,10 @@ def train_again(search: Search, number: int, experiment: ExperimentSettings, sto
     with store.scratch() as scratch:
         data = SharedData.load(store.download(FOLDER, Path(scratch) / FOLDER), device)
         trained = train_stage(search.record.space.stage, settings, data, device, silent, NO_CHECKPOINT)
+        if trained.weights != trial.user_attrs.get("weights"):
+            raise TrainingFailed(
+                f"the model of {folder} is gone, and came out otherwise when it was trained again (on another device, "
+                "or alone in place of among others): restore the folder, or start a new search"
+            )
         keep_model(trained, values, trial.user_attrs, Path(scratch) / MODEL, store, f"{folder}/{MODEL}")
-    if trained.weights != trial.user_attrs.get("weights"):
-        _log.warning("%s came out otherwise than before: what is judged is the model of now", folder)
     give_back(device)

@@ -49,8 +49,8 @@ class _Note:
 
     scratch: str
     mark: str
-    folder: str
     children: list[_Child]
+    folder: str = ""
 
 
 def remember_children(folder: Path, scratch: Path) -> None:
@@ -88,7 +88,8 @@ def end_survivors(folder: Path) -> int:
     if not scratch.exists():
         path.unlink(missing_ok=True)
         return 0
-    if note.folder != _identity(folder):
+    # a disk may have another number since the machine was started anew, but then nothing of the note lives
+    if note.folder != _identity(folder) and any(_works_in(child, scratch) for child in note.children):
         _log.warning(
             "%s was written in another folder, of which this one is a copy: its processes are left alone", path
         )

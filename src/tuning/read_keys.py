@@ -18,6 +18,8 @@ _INSTEAD = {
 }
 
 
+#: the options of an own student mean what it says
+_OWN = "student.options."
 #: how a training runs: it decides how long that takes, and nothing of what is learned
 _PACE = frozenset({"student.graphs", "teacher.compile", "teacher.gradient_checkpointing"})
 
@@ -113,6 +115,8 @@ def unread(
         possible: the values that another key can take where this one is searched; none for a key that there is not.
         timed: whether the seconds of a training are an objective.
     """
+    if key.startswith(_OWN):
+        return None
     if key.endswith(".threads"):
         return "a trial computes with as many threads as it occupies cores", "set tuning.cpu_per_trial instead"
     if key in _PACE:

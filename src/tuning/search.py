@@ -88,6 +88,8 @@ class SearchSession:
                 searches, self.store, self.settings.tuning.retries, screen.update, self._over_bound, self.interrupted,
                 self.population_size, self.groups, phases, screen.follow,
             )  # fmt: skip
+            if self.interrupted:  # while the phases that have ended were gone through
+                self._dispatcher.halt(self.interrupted)
             elastic = bool(self.settings.ray.address)
             with trial_curves(tracker_for(self.settings.runtime.tracking, self.folder)) as curves:
                 execute(self._dispatcher, self.trainable, self.resources, self.folder, self.scratch, elastic, curves)

@@ -150,11 +150,14 @@ class Store:
             target.parent.mkdir(parents=True, exist_ok=True)
             beside = target.with_name(f".{target.name}.{os.getpid()}")
             shutil.rmtree(beside, ignore_errors=True)
-            shutil.copytree(folder, beside)
-            if alike and (beside / alike).is_dir():
-                self._keep_once(self.local / ALIKE, beside / alike)
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(beside, target)
+            try:
+                shutil.copytree(folder, beside)
+                if alike and (beside / alike).is_dir():
+                    self._keep_once(self.local / ALIKE, beside / alike)
+                shutil.rmtree(target, ignore_errors=True)
+                os.replace(beside, target)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)  # on a disk that is full, above all
             return
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             self.write(f"{name}/{file.relative_to(folder).as_posix()}", file.read_bytes())

@@ -273,6 +273,13 @@ def test_another_machines_cluster_is_named_by_who_resumes(found: Path, capfd: py
     again = [f"resume={found}", "ray.address=10.0.0.1:6379"]
     assert entry(pause).execute(again) == 143
     assert f"to go on: python -m src.exp.tune_student {' '.join(again)}" in capfd.readouterr().out
+    # the consent is no change, and a finished search needs none: nothing of it runs
+    capfd.readouterr()
+    (found / MANIFEST).write_text("{}")
+    for asked in (again, again[:1]):
+        assert entry(pause).execute(asked) == 0
+        assert "nothing is left to do" in " ".join(capfd.readouterr().out.split())
+    (found / MANIFEST).unlink()
     settings["ray"]["address"] = "auto"  # what the user's own shell or machine says
     (found / "settings.yaml").write_text(yaml.safe_dump(settings))
     assert resumed(found).ray.address == "auto"

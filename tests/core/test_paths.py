@@ -236,6 +236,19 @@ def test_other_errors_are_no_full_disk(tmp_path: Path) -> None:
     assert not disk_is_full(ValueError("No space left on device"))
 
 
+def test_a_disk_that_fills_while_a_folder_is_copied_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"w")
+
+    def fill(source: str, target: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", target)
+
+    with pytest.raises(shutil.Error) as caught:
+        shutil.copytree(tmp_path / "model", tmp_path / "copy", copy_function=fill)
+    assert disk_is_full(caught.value)
+    assert not disk_is_full(shutil.Error([("a", "b", "[Errno 13] Permission denied: 'b'")]))
+
+
 def test_what_is_written_outlives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The content is on disk before it takes its name, and the folder that holds the name after."""
     events = list[str]()

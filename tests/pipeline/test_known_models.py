@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from src.core.checkpoints import load_weights
 from src.core.documents import read_json_document
 from src.core.errors import ArtefactError, ConfigError, ModelError
 from src.core.paths import write_json
+from src.pipeline import known_models
 from src.pipeline.known_models import note_fingerprint, noted_fingerprint
 from src.pipeline.preflight import check_experiment, check_trial_priors
 from src.pipeline.runs import run_distill
@@ -60,6 +62,25 @@ def test_a_folder_that_is_there_is_read_and_one_that_is_gone_is_what_it_last_was
     assert stages_of(tmp_path, model).llm_fingerprint == second
     with pytest.raises(ArtefactError, match=r"is missing → say with teacher\.llm where the model lies now"):
         _ = stages_of(tmp_path, tmp_path / "another").llm_fingerprint
+
+
+def test_a_folder_that_cannot_be_listed_is_not_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = stages_of(tmp_path, write_model(tmp_path / "model", b"one"))
+
+    def refuse(folder: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert not stages.llm_is_gone
+
+
+def test_a_cache_that_can_only_be_read_serves_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", "cache")
+
+    monkeypatch.setattr(known_models, "write_json", refuse)
+    model = write_model(tmp_path / "model", b"one")
+    assert stages_of(tmp_path, model).llm_fingerprint == fingerprint_llm(str(model))
 
 
 def test_a_hub_id_that_cannot_be_reached_is_what_it_last_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

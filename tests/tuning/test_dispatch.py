@@ -445,6 +445,25 @@ def test_what_follows_is_drawn_up_when_the_last_trial_has_ended(tmp_path: Path) 
     assert (again.next(), again.finished, drawn) == (None, True, ["second", "second", "third"])
 
 
+def test_workers_that_were_lost_in_one_phase_are_not_counted_in_the_next(tmp_path: Path) -> None:
+    storage, done = open_journal(tmp_path), {"kind": "done", "values": [0.1], "attributes": {}}
+    first, second = (
+        [Search(Record.open(storage, name, SPACE, TUNING, 3, 9, name), 1, keep=1, place=f"{name}/")] for name in "ab"
+    )
+    dispatcher = Dispatcher(first, Store(str(tmp_path / "trials")), 1, phases=[second])
+    job = dispatcher.next()
+    assert job is not None
+    dispatcher.on_loss([job.start], "no memory")
+    again = dispatcher.next()
+    assert again is not None
+    dispatcher.on_report(again.start, done)
+    job = dispatcher.next()
+    assert job is not None
+    assert job.folder == "b/0"
+    dispatcher.on_loss([job.start], "no memory")
+    assert (dispatcher.halted, dispatcher.next() is not None) == ("", True)
+
+
 def test_a_search_that_was_halted_goes_on_to_nothing(tmp_path: Path) -> None:
     record = Record.open(open_journal(tmp_path), "a", SPACE, TUNING, 3, 9, "a")
 

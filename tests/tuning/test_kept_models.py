@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from src.core.errors import TrainingFailed
 from src.core.training import NO_CHECKPOINT, silent
 from src.tuning import fair
 from src.tuning.dispatch import MODEL, Search
@@ -32,7 +33,9 @@ SPACE = SearchSpace(
 )
 
 
-def test_a_model_is_trained_again_to_the_last_bit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_is_trained_again_to_the_last_bit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stages, store = toy_stages(tmp_path, "student=sasrec"), Store(str(tmp_path / "trials"))
     (tmp_path / "trials").mkdir()
     shared = SharedData.of(stages.data, {}, stages.prior)
@@ -59,6 +62,13 @@ def test_a_model_is_trained_again_to_the_last_bit(tmp_path: Path, caplog: pytest
     assert whole_model(store, name, place) == model
     assert (model / "model.safetensors").read_bytes() == weights
     assert sorted(path.name for path in (tmp_path / "trials").iterdir()) == ["data", "finals"]
+
+    # another model is not put under the figures of the first one
+    lose(model, "a flipped byte")
+    monkeypatch.setattr(search, "values", lambda trial: {**trial.params, STUDENT_SEED: 45})
+    with pytest.raises(TrainingFailed, match="the model of finals/0 is gone, and came out otherwise"):
+        train_again(search, 0, stages.settings, store)
+    assert whole_model(store, name, place) is None
 
 
 def test_a_fair_comparison_gets_every_final_model_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from src.tuning import processes
 from src.tuning.processes import end_survivors, forget_children, remember_children
 
 NOTE = "processes.json"
@@ -106,6 +107,15 @@ def test_the_copy_of_a_live_search_leaves_its_workers_alone(
     assert not (copy / NOTE).exists()
     live.rename(moved)  # after a kill
     assert end_survivors(moved) == 1
+    assert not scratch.exists()
+
+
+def test_a_disk_with_another_number_after_a_restart_keeps_no_scratch_alive(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember_children(tmp_path, scratch)
+    monkeypatch.setattr(processes, "_identity", lambda folder: "another device")
+    assert end_survivors(tmp_path) == 0
     assert not scratch.exists()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +24,8 @@ from src.data.teacher_outputs import TeacherOutputs
 from src.distill.data_bridge import align
 from src.pipeline.settings import RuntimeSettings
 from src.tuning import resources, search
+from src.tuning.dispatch import Search
+from src.tuning.journal import open_journal
 from src.tuning.preflight import check_search
 from src.tuning.ray_session import check_ray
 from src.tuning.resources import CONTEXT_BYTES, GpuNeed, Resources, check_gpu, decide, most_that_fit, most_that_pay
@@ -32,6 +34,7 @@ from src.tuning.search_space import SearchSpace
 from src.tuning.settings import RaySettings, TuningSettings
 from src.tuning.shared_data import FOLDER, SharedData
 from src.tuning.store import Store
+from src.tuning.study import Record
 from tests.pipeline.toy import toy_settings
 
 GB = 10**9
@@ -207,6 +210,30 @@ def test_the_driver_gives_its_memory_back_before_anything_is_measured(
     with pytest.raises(Paused):
         search._session(asked, tmp_path, stages, {}, search_over("ndcg_20"), {}, store).__enter__()  # type: ignore[arg-type]
     assert told == ["data", "memory of cuda:0", "ray"]
+
+
+def test_a_signal_while_the_phases_that_have_ended_are_gone_through_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = SimpleNamespace(
+        tuning=TuningSettings(), ray=RaySettings(), runtime=SimpleNamespace(tracking="none"), dashboard=False
+    )
+    session = search.SearchSession(
+        asked, tmp_path, Store(str(tmp_path)), None, Resources(1.0, 0.0), tmp_path, lambda values: "",  # type: ignore[arg-type]
+    )  # fmt: skip
+    halted = list[str]()
+    monkeypatch.setattr(search, "tracker_for", lambda *_: None)
+    monkeypatch.setattr(search, "trial_curves", lambda tracker: nullcontext())
+    monkeypatch.setattr(search, "execute", lambda dispatcher, *_: halted.append(dispatcher.halted))
+    record = Record.open(open_journal(tmp_path), "a", search_over("ndcg_20"), TuningSettings(), 3, 9, "a")
+    ended = Search(record, 0, 1)
+
+    def phases() -> Iterator[list[Search]]:
+        yield [ended]
+        session.interrupt("terminated")
+
+    session.work_through(phases())
+    assert halted == ["terminated"]
 
 
 def test_a_dashboard_for_everyone_needs_authentication(monkeypatch: pytest.MonkeyPatch) -> None:

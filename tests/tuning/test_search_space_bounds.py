@@ -21,7 +21,7 @@ from src.student.models import closed_forms, student_settings
 from src.teacher.settings import training_settings
 from src.tuning.preflight import prepare_space
 from src.tuning.ranges import range_problem
-from src.tuning.read_keys import read_where
+from src.tuning.read_keys import read_where, unread
 from src.tuning.search_settings import SearchSettings, TuneSettings, experiment
 from src.tuning.search_space import (
     CategoricalParameter,
@@ -265,6 +265,12 @@ def test_what_no_key_of_a_stage_holds_is_not_searched(tmp_path, settings, stage:
         if not said(tmp_path, settings, f"  {stage}.{key}: {{type: categorical, choices: [1]}}\n", stage)
     ]
     assert accepted == []
+
+
+@pytest.mark.parametrize("option", ["graphs", "threads", "checkpoint_minutes"])
+def test_an_option_of_an_own_student_may_be_called_like_what_decides_nothing(option: str) -> None:
+    assert unread("student", f"student.options.{option}", lambda key: ()) is None
+    assert unread("student", f"student.{option}", lambda key: ()) is not None
 
 
 @pytest.mark.parametrize(("weight", "told"), [("", "only where student.text_weight is above 0"), ("0.1", "")])

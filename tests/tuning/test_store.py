@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,21 @@ def test_what_uploads_have_alike_is_kept_once(tmp_path: Path) -> None:
     assert [(place / "prior" / "weights").read_bytes()[:1] for place in places[1:]] == [b"p", b"q"]
     store.upload(tmp_path / "model 0", "0/model", alike="no such folder")
     assert (places[0] / "prior" / "weights").stat().st_nlink == 1
+
+
+def test_an_upload_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.open(str(tmp_path / "trials"))
+    (tmp_path / "model").mkdir()
+
+    def fill(folder: Path, target: Path) -> None:
+        target.mkdir()
+        (target / "half").write_bytes(b"w")
+        raise shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")])
+
+    monkeypatch.setattr(shutil, "copytree", fill)
+    with pytest.raises(shutil.Error):
+        store.upload(tmp_path / "model", "7/model")
+    assert list((tmp_path / "trials" / "7").iterdir()) == []
 
 
 def test_without_links_every_upload_has_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
