@@ -97,7 +97,7 @@ class Entry(Generic[S]):
         """Run with ``sys.argv``; leaves with exit code 0, 1 (failed or paused while running), 2 (bad input),
         129 (the terminal was closed), 130 (Ctrl-C) or 143 (SIGTERM)."""
         steady_standard_streams()
-        gc.disable()  # looking for garbage among what is imported took a fifth of a command's start
+        gc.disable()  # what is imported stays: to look for garbage in it takes long
         sys.exit(replace(self, work=cache(lambda: _collecting(self.work()))).execute(sys.argv[1:]))
 
     def execute(self, arguments: list[str]) -> int:

@@ -140,7 +140,7 @@ def read_resumed(
     step = f"the study and the trials are intact: restore it from {folder}/config/config.yaml"
     # with what it lacks by default: a key may be newer than the search
     saved = nested_plain(_conform(read_yaml_mapping(path, step), schema, path))
-    known, consents = _address_in(saved), any(change.startswith(f"{_ADDRESS}=") for change in changes)
+    ray = dict(saved.get("ray", {}))
     if changes:
         nested = nested_plain(read_settings(config_name, changes, schema)[0])
         for change in changes:
@@ -153,7 +153,8 @@ def read_resumed(
         saved["tuning"]["search_space"] = str(folder / SPACE_FILE)
         saved["warm_start"] = None  # its trials are in the study, and the earlier result may be gone
     settings = absolute(_conform(saved, schema, path), folder)
-    if consents and _address_in(saved) == known:  # a consent to the cluster that the search has, and no change
+    consents = any(change.startswith(f"{_ADDRESS}=") for change in changes)
+    if consents and saved["ray"] == ray:  # to the cluster that the search has: no change
         changes = [change for change in changes if not change.startswith(f"{_ADDRESS}=")]
     finished = (folder / MANIFEST).exists() and not changes  # nothing of it runs any more
     if (address := _address(settings)) and not consents and not finished:
@@ -161,10 +162,6 @@ def read_resumed(
         step = f"if you trust it, name it yourself: ray.address={address}; else ray.address= for this machine"
         raise ConfigError.one("ray.address", address, rule, step)
     return ResumedSearch(folder, settings, changes, Origin(begun.arguments, Path(begun.cwd)))
-
-
-def _address_in(saved: Mapping[str, Any]) -> str:
-    return str(saved.get("ray", {}).get("address", ""))
 
 
 def _address(settings: object) -> str:

@@ -37,7 +37,8 @@ from src.tuning.finalists import (
 from src.tuning.identity import content_of
 from src.tuning.journal import open_journal
 from src.tuning.kept_models import train_again
-from src.tuning.search import SearchSession, open_finalists, open_search, open_session, winner
+from src.tuning.search import open_finalists, open_search, winner
+from src.tuning.search_session import SearchSession, open_session
 from src.tuning.search_settings import SearchSettings
 from src.tuning.search_space import CategoricalParameter, IntParameter, SearchSpace, Value
 from src.tuning.settings import TuningSettings

@@ -18,7 +18,8 @@ from src.tuning.dispatch import CHECKPOINT, MODEL, TRACEBACK, Dispatcher, Job, S
 from src.tuning.finalists import Finalist
 from src.tuning.journal import open_journal
 from src.tuning.kept_models import TRIAL_FILE, keep_model
-from src.tuning.search import SearchSession, published
+from src.tuning.search import published
+from src.tuning.search_session import SearchSession
 from src.tuning.search_space import FloatParameter, SearchSpace
 from src.tuning.settings import TuningSettings
 from src.tuning.store import Store

@@ -23,7 +23,7 @@ from src.data.settings import DatasetSettings
 from src.data.teacher_outputs import TeacherOutputs
 from src.distill.data_bridge import align
 from src.pipeline.settings import RuntimeSettings
-from src.tuning import resources, search
+from src.tuning import resources, search_session
 from src.tuning.dispatch import Search
 from src.tuning.journal import open_journal
 from src.tuning.preflight import check_search
@@ -198,9 +198,9 @@ def test_the_driver_gives_its_memory_back_before_anything_is_measured(
         raise Paused("enough")
 
     kept = SimpleNamespace(save=lambda store: told.append("data"))
-    monkeypatch.setattr(search, "SharedData", SimpleNamespace(of=lambda *_: kept))
-    monkeypatch.setattr(search, "give_back", lambda device: told.append(f"memory of {device}"))
-    monkeypatch.setattr(search, "ray_session", ray_session)
+    monkeypatch.setattr(search_session, "SharedData", SimpleNamespace(of=lambda *_: kept))
+    monkeypatch.setattr(search_session, "give_back", lambda device: told.append(f"memory of {device}"))
+    monkeypatch.setattr(search_session, "ray_session", ray_session)
     asked = SimpleNamespace(tuning=TuningSettings(), ray=RaySettings(), dashboard=False)
     stages = SimpleNamespace(
         data=None, prior=None, reads_text=False, item_text=None, other_priors={}, device="cuda:0",
@@ -208,7 +208,7 @@ def test_the_driver_gives_its_memory_back_before_anything_is_measured(
     )  # fmt: skip
     store = Store(str(tmp_path))
     with pytest.raises(Paused):
-        search._session(asked, tmp_path, stages, {}, search_over("ndcg_20"), {}, store).__enter__()  # type: ignore[arg-type]
+        search_session._session(asked, tmp_path, stages, {}, search_over("ndcg_20"), {}, store).__enter__()  # type: ignore[arg-type]
     assert told == ["data", "memory of cuda:0", "ray"]
 
 
@@ -218,13 +218,13 @@ def test_a_signal_while_the_phases_that_have_ended_are_gone_through_is_heard(
     asked = SimpleNamespace(
         tuning=TuningSettings(), ray=RaySettings(), runtime=SimpleNamespace(tracking="none"), dashboard=False
     )
-    session = search.SearchSession(
+    session = search_session.SearchSession(
         asked, tmp_path, Store(str(tmp_path)), None, Resources(1.0, 0.0), tmp_path, lambda values: "",  # type: ignore[arg-type]
     )  # fmt: skip
     halted = list[str]()
-    monkeypatch.setattr(search, "tracker_for", lambda *_: None)
-    monkeypatch.setattr(search, "trial_curves", lambda tracker: nullcontext())
-    monkeypatch.setattr(search, "execute", lambda dispatcher, *_: halted.append(dispatcher.halted))
+    monkeypatch.setattr(search_session, "tracker_for", lambda *_: None)
+    monkeypatch.setattr(search_session, "trial_curves", lambda tracker: nullcontext())
+    monkeypatch.setattr(search_session, "execute", lambda dispatcher, *_: halted.append(dispatcher.halted))
     record = Record.open(open_journal(tmp_path), "a", search_over("ndcg_20"), TuningSettings(), 3, 9, "a")
     ended = Search(record, 0, 1)
 
